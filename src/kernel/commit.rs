@@ -1,0 +1,269 @@
+//! The commit list: one link a transaction, densely numbered. Its head is the clock.
+
+use smallvec::SmallVec;
+
+use super::sync::{
+    AtomicPtr, Guard, Mutant,
+    Ordering::{Relaxed, SeqCst},
+    Plain, mutant, pin, retire, spin,
+};
+use super::transaction::{ACTIVE, Handle, Transaction};
+use super::{Kernel, State};
+
+/// A transaction's link in the list.
+pub(super) struct Entry<S: State> {
+    body: Plain<EntryBody<S>>,
+    before: Plain<SmallVec<[S; 2]>>,
+}
+
+pub(super) struct EntryBody<S: State> {
+    /// Null for the entry that the list began with.
+    pub(super) transaction: *const Transaction<S>,
+    pub(super) sequence: u64,
+    pub(super) time: u64,
+    pub(super) refusal: Option<(u32, S::Reject)>,
+    pub(super) prev: *mut Entry<S>,
+}
+
+impl<S: State> Entry<S> {
+    /// An entry that nobody has filled yet.
+    pub(super) fn empty() -> Self {
+        Entry::begin(0, 0)
+    }
+
+    /// The entry before the first transaction: sequence and time that the ledger continues from.
+    pub(super) fn begin(sequence: u64, time: u64) -> Self {
+        let body =
+            EntryBody { transaction: std::ptr::null(), sequence, time, refusal: None, prev: std::ptr::null_mut() };
+        Entry { body: Plain::new(body), before: Plain::new(SmallVec::new()) }
+    }
+
+    #[inline]
+    pub(super) fn body(&self) -> &EntryBody<S> {
+        // Safety: filled before the CAS that linked it; only linked entries are shared (I3).
+        unsafe { self.body.get() }
+    }
+
+    #[inline]
+    pub(super) fn before(&self) -> &[S] {
+        // Safety: as for `body`.
+        unsafe { self.before.get() }
+    }
+}
+
+/// An entry that a driver fills and tries to link.
+enum Draft<S: State> {
+    Embedded(*mut Entry<S>),
+    Boxed(Box<Entry<S>>),
+}
+
+impl<S: State> Draft<S> {
+    fn new(transaction: &Transaction<S>) -> Self {
+        match transaction.take_embedded() {
+            Some(entry) => Draft::Embedded(entry),
+            None => Draft::Boxed(Box::new(Entry::empty())),
+        }
+    }
+
+    fn as_ptr(&mut self) -> *mut Entry<S> {
+        match self {
+            Draft::Embedded(entry) => *entry,
+            Draft::Boxed(entry) => &raw mut **entry,
+        }
+    }
+
+    /// Gives the entry to the list.
+    fn linked(self) {
+        if let Draft::Boxed(entry) = self {
+            // I5: freed by its transaction's Drop.
+            let _ = Box::into_raw(entry);
+        }
+    }
+}
+
+impl<S: State> Kernel<S> {
+    #[inline]
+    fn head(&self) -> *mut Entry<S> {
+        // SeqCst: the list is the clock; one order with the bitmap and the slots (Dekker, see snapshot.rs).
+        self.list.load(SeqCst)
+    }
+
+    /// Publishes the decision of a linked entry, so that nobody follows or reads an undecided one.
+    #[inline]
+    fn finalize<'g>(&self, entry: *const Entry<S>, _guard: &'g Guard) -> &'g EntryBody<S> {
+        // Safety: I3, loaded from the list (or linked) after the pin.
+        let body = unsafe { &*entry }.body();
+        // Safety: I3, the list's reference keeps the transaction of its entry.
+        if let Some(transaction) = unsafe { body.transaction.as_ref() } {
+            transaction.decide(entry, body);
+        }
+        body
+    }
+
+    /// The newest commit sequence; everything up to it is decided.
+    #[inline]
+    pub(crate) fn now(&self, guard: &Guard) -> u64 {
+        if mutant(Mutant::SequenceBeforePublish) {
+            return self.drawn.load(SeqCst);
+        }
+        if mutant(Mutant::SnapshotNotFinalized) {
+            // Safety: I3, loaded from the list after the pin.
+            return unsafe { &*self.head() }.body().sequence;
+        }
+        self.finalize(self.head(), guard).sequence
+    }
+
+    /// Links `transaction` into the list with its verdict, unless someone has. All its legs are installed.
+    pub(super) fn append(
+        &self,
+        transaction: &Transaction<S>,
+        refusal: Option<(u32, S::Reject)>,
+        before: SmallVec<[S; 2]>,
+        guard: &Guard,
+    ) {
+        let mut draft = Draft::new(transaction);
+        let entry = draft.as_ptr();
+        // Safety: I5, the draft lives until it is linked, and with its transaction after that.
+        let filled = unsafe { &*entry };
+        // Safety: the draft is ours alone until it is linked.
+        unsafe { filled.before.set(before) };
+        if mutant(Mutant::SequenceBeforePublish) {
+            return self.append_by_ticket(transaction, refusal, draft);
+        }
+        loop {
+            let current = self.head();
+            let predecessor = if mutant(Mutant::PredecessorNotFinalized) {
+                // Safety: I3, loaded from the list after the pin.
+                unsafe { &*current }.body()
+            } else {
+                self.finalize(current, guard)
+            };
+            if transaction.state() != ACTIVE {
+                return;
+            }
+            let body = EntryBody {
+                transaction,
+                sequence: predecessor.sequence + 1,
+                time: predecessor.time.max(transaction.plan.time),
+                refusal,
+                prev: current,
+            };
+            // Safety: the draft is ours alone until it is linked.
+            unsafe { filled.body.set(body) };
+            if self.link(current, entry) {
+                draft.linked();
+                self.finalize(entry, guard);
+                if !self.consumed {
+                    self.let_go(current, guard);
+                }
+                return;
+            }
+            spin();
+        }
+    }
+
+    #[inline]
+    fn link(&self, current: *mut Entry<S>, entry: *mut Entry<S>) -> bool {
+        if mutant(Mutant::RelaxedList) {
+            use super::sync::Ordering::Relaxed;
+            return self.list.compare_exchange(current, entry, Relaxed, Relaxed).is_ok();
+        }
+        // SeqCst: as in `head`; also publishes the entry's body. No ABA: `current` was loaded under our guard.
+        self.list.compare_exchange(current, entry, SeqCst, SeqCst).is_ok()
+    }
+
+    /// The seeded bug "draw a number, then publish": two transactions may publish in the other order.
+    fn append_by_ticket(&self, transaction: &Transaction<S>, refusal: Option<(u32, S::Reject)>, draft: Draft<S>) {
+        let mut draft = draft;
+        let entry = draft.as_ptr();
+        let sequence = self.drawn.fetch_add(1, SeqCst) + 1;
+        let body = EntryBody { transaction, sequence, time: 0, refusal, prev: std::ptr::null_mut() };
+        // Safety: leaked by `linked` or embedded in the transaction.
+        let filled = unsafe { &*entry };
+        // Safety: the draft is ours alone until it is published.
+        unsafe { filled.body.set(body) };
+        draft.linked();
+        transaction.decide(entry, filled.body());
+    }
+
+    /// Gives back the list's reference to an entry that is no longer its head.
+    pub(super) fn let_go(&self, entry: *const Entry<S>, guard: &Guard) {
+        // Safety: I3, it was the head when loaded under `guard`, and its reference is only given back here.
+        let transaction = unsafe { &*entry }.body().transaction;
+        if !transaction.is_null() {
+            // Safety: I3, the list's own reference; its successor is linked, and only the winner of that CAS gets here.
+            unsafe { Transaction::drop_reference(transaction, guard) };
+        }
+    }
+}
+
+/// The one who takes decided transactions off the list, in commit order: a kernel made for a consumer has exactly one.
+pub(crate) struct Consumer<S: State> {
+    /// Tells kernels apart; never followed.
+    kernel: *const Entry<S>,
+}
+
+// Safety: the pointer is only compared.
+unsafe impl<S: State> Send for Consumer<S> {}
+
+impl<S: State> Consumer<S> {
+    pub(super) fn new(genesis: *const Entry<S>) -> Self {
+        Consumer { kernel: genesis }
+    }
+
+    /// Appends to `into`, in commit order, everything committed since the last call up to `through`.
+    pub(crate) fn take(&mut self, kernel: &Kernel<S>, through: u64, into: &mut Vec<Handle<S>>, guard: &Guard) {
+        assert!(std::ptr::eq(self.kernel, kernel.genesis), "a consumer belongs to one kernel");
+        // Relaxed: only the consumer writes it.
+        let last = kernel.consumed_to.load(Relaxed);
+        let mut entry = kernel.head();
+        kernel.finalize(entry, guard);
+        let start = into.len();
+        let mut newest: *mut Entry<S> = std::ptr::null_mut();
+        while !std::ptr::eq(entry, last) {
+            // Safety: I4, between the list's head and the entry that the consumer kept, all are referenced.
+            let body = unsafe { &*entry }.body();
+            if body.sequence <= through {
+                if newest.is_null() {
+                    newest = entry;
+                }
+                // Safety: I4, the list's reference to this entry, handed over to the handle.
+                into.push(unsafe { Handle::from_counted(body.transaction) });
+            }
+            entry = body.prev;
+        }
+        if newest.is_null() {
+            return;
+        }
+        // The newest stays referenced by the list as well: it may be the head, and the next call stops at it.
+        std::mem::forget(into[start].clone());
+        into[start..].reverse();
+        kernel.let_go(last, guard);
+        kernel.consumed_to.store(newest, Relaxed);
+    }
+}
+
+impl<S: State> Drop for Kernel<S> {
+    fn drop(&mut self) {
+        let guard = &pin();
+        let consumed_to = self.consumed_to.load(Relaxed);
+        let mut entry = self.head();
+        loop {
+            // Safety: I4 with a consumer; without one only the head is visited, which the list references.
+            let prev = unsafe { &*entry }.body().prev;
+            self.let_go(entry, guard);
+            if !self.consumed || std::ptr::eq(entry, consumed_to) {
+                break;
+            }
+            entry = prev;
+        }
+        // Safety: the kernel made it, and nobody who could have loaded it from the list is left.
+        unsafe { retire(guard, self.genesis) };
+    }
+}
+
+/// Where the list begins; owned by the kernel.
+pub(super) fn genesis<S: State>(sequence: u64, time: u64) -> (*mut Entry<S>, AtomicPtr<Entry<S>>) {
+    let entry = Box::into_raw(Box::new(Entry::begin(sequence, time)));
+    (entry, AtomicPtr::new(entry))
+}

@@ -1,0 +1,233 @@
+//! Driving a transaction to its decision: owner, duplicate and helper run the same steps.
+
+use smallvec::SmallVec;
+
+use super::seqlock::{Body, Chain, REFUSED, UNDECIDED, Version};
+use super::step::{Step, step};
+use super::sync::{Guard, Mutant, Ordering::Relaxed, count_kept, mutant, retire, spin};
+use super::transaction::{ACTIVE, Decision, Gate, Handle, Leg, Transaction, accepted_sequence};
+use super::{Kernel, State};
+
+/// How often a writer looks again before it helps an undecided transaction in its way.
+const PATIENCE: usize = 64;
+
+/// A version that a driver fills until one installation succeeds.
+struct Spare<S: State>(Option<Box<Version<S>>>);
+
+impl<S: State> Spare<S> {
+    fn fill(&mut self, body: Body<S>) -> *mut Version<S> {
+        let version = match &mut self.0 {
+            Some(version) => {
+                // Safety: never published, `installed` would have taken it.
+                unsafe { version.rewrite(body) };
+                version
+            }
+            none => none.insert(Box::new(Version::new(UNDECIDED, body))),
+        };
+        &raw mut **version
+    }
+
+    fn installed(&mut self) {
+        if let Some(version) = self.0.take() {
+            // I1: the account's cell owns it now.
+            let _ = Box::into_raw(version);
+        }
+    }
+}
+
+/// What a driver found out about one leg.
+struct Installed<S: State> {
+    before: S,
+    refusal: Option<(u32, S::Reject)>,
+}
+
+impl<S: State> Kernel<S> {
+    /// Drives `handle` to its decision. A no-op on a closed gate.
+    ///
+    /// Lock-free: whatever stands in the way is finished on the way. Must not be called while the gate is unsettled.
+    #[inline]
+    pub(crate) fn drive<'h>(&self, handle: &'h Handle<S>, guard: &Guard) -> Option<Decision<'h, S>> {
+        if handle.gate() == Gate::Open || mutant(Mutant::DriveBeforeGate) {
+            self.finish(handle, guard);
+            handle.release(guard);
+        }
+        handle.decision()
+    }
+
+    /// The protocol: install a version in every leg, ascending; then the verdict; then the list.
+    pub(super) fn finish(&self, transaction: &Transaction<S>, guard: &Guard) {
+        let mut spare = Spare(None);
+        let mut before = SmallVec::new();
+        let mut refusal = transaction.plan.refusal;
+        for leg in &transaction.plan.legs {
+            if mutant(Mutant::VerdictBeforeInstall) {
+                let base = leg.account().read(guard).1;
+                if let Err(reject) = leg.fold(base) {
+                    refusal = Some(refusal.map_or(reject, |first| first.min(reject)));
+                    before.push(base);
+                    break;
+                }
+            }
+            let Some(installed) = self.install(transaction, leg, &mut spare, guard) else { return };
+            step(Step::Installed);
+            before.push(installed.before);
+            let earlier = refusal.is_some();
+            refusal = match (refusal, installed.refusal) {
+                (Some(first), Some(second)) => Some(first.min(second)),
+                (first, second) => first.or(second),
+            };
+            if mutant(Mutant::DecidedBeforeLastLeg) && !earlier && refusal.is_some() {
+                break;
+            }
+        }
+        step(Step::Append);
+        self.append(transaction, refusal, before, guard);
+        step(Step::Appended);
+    }
+
+    /// Installs the transaction's version in `leg`'s account, or finds it there; None when it is decided already.
+    #[inline]
+    fn install(
+        &self,
+        transaction: &Transaction<S>,
+        leg: &Leg<S>,
+        spare: &mut Spare<S>,
+        guard: &Guard,
+    ) -> Option<Installed<S>> {
+        let account = leg.account();
+        loop {
+            if mutant(Mutant::StateBeforeHead) && transaction.state() != ACTIVE {
+                return None;
+            }
+            // (1) The head first,
+            let (head, version) = account.head(guard);
+            step(Step::HeadLoaded);
+            if mutant(Mutant::StateBeforeSequence) && transaction.state() != ACTIVE {
+                return None;
+            }
+            // (2) then: is it ours already? The cached sequence is asked first, for addresses recur.
+            if let Some(version) = version
+                && version.cached() == UNDECIDED
+                && std::ptr::eq(version.body().transaction, transaction)
+            {
+                let before = version.body().old;
+                return Some(Installed { before, refusal: leg.fold(before).err() });
+            }
+            // (3) and the state last: a transaction decided by now had all its legs installed before (1) was loaded,
+            // or the CAS below fails. This order is what prevents a second application.
+            let late = mutant(Mutant::StateBeforeHead) || mutant(Mutant::StateBeforeSequence);
+            if !late && transaction.state() != ACTIVE {
+                return None;
+            }
+            step(Step::StateLoaded);
+            let early = mutant(Mutant::KeepBeforeResolve).then(|| self.keep(version, u64::MAX >> 2));
+            let (base_sequence, base) = version.map_or((0, S::ABSENT), |version| self.resolve(version, guard));
+            step(Step::Resolved);
+            let folded = leg.fold(base);
+            let kept = early.unwrap_or_else(|| self.keep(version, base_sequence));
+            let installed = spare.fill(Body {
+                transaction,
+                new: folded.unwrap_or(base),
+                old_sequence: base_sequence,
+                old: base,
+                prev: kept.chain,
+            });
+            step(Step::Install);
+            if account.install(head, installed) {
+                spare.installed();
+                self.retire_replaced(head, &kept, guard);
+                return Some(Installed { before: base, refusal: folded.err() });
+            }
+            if kept.rebuilt {
+                free_chain(kept.chain);
+            }
+        }
+    }
+
+    /// Decides the transaction of `version`, caches that, and returns what holds after it.
+    #[inline]
+    fn resolve(&self, version: &Version<S>, guard: &Guard) -> (u64, S) {
+        let body = version.body();
+        let mut decision = version.cached();
+        if decision == UNDECIDED {
+            // Safety: I2, undecided in the cache after the pin.
+            let transaction = unsafe { &*body.transaction };
+            for _ in 0..PATIENCE {
+                if cfg!(any(equipoise_loom, equipoise_shuttle)) || transaction.state() != ACTIVE {
+                    break;
+                }
+                spin();
+            }
+            if transaction.state() == ACTIVE {
+                self.count_help();
+                self.finish(transaction, guard);
+            }
+            decision = accepted_sequence(transaction.state());
+            if !mutant(Mutant::UncachedOnReplace) {
+                version.cache(decision);
+            }
+        }
+        if decision == REFUSED { (body.old_sequence, body.old) } else { (decision, body.new) }
+    }
+
+    /// Retires what the installation took out of the chain.
+    #[inline]
+    fn retire_replaced(&self, head: *mut Version<S>, kept: &super::snapshot::Kept<S>, guard: &Guard) {
+        // Safety: I1, still protected by the guard.
+        let Some(replaced) = (unsafe { head.as_ref() }) else { return };
+        if std::ptr::eq(kept.chain.head(), head) {
+            count_kept::<Version<S>>(1);
+            return;
+        }
+        let below = replaced.body().prev;
+        // Safety: I1, our CAS took the head out of the only chain it was in.
+        unsafe { retire(guard, head) };
+        if kept.rebuilt {
+            count_kept::<Version<S>>(kept.chain.depth() as i64);
+        }
+        if kept.rebuilt || kept.chain.head().is_null() {
+            retire_chain(below, guard);
+        }
+    }
+
+    fn count_help(&self) {
+        #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+        // Relaxed: a statistic.
+        self.helps.fetch_add(1, Relaxed);
+        #[cfg(any(equipoise_loom, equipoise_shuttle))]
+        let _ = Relaxed;
+    }
+
+    /// How often a thread finished a transaction that was not its own.
+    #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+    pub(crate) fn helps(&self) -> u64 {
+        // Relaxed: a statistic.
+        self.helps.load(Relaxed)
+    }
+}
+
+/// Retires every version of a chain that a CAS of ours took out.
+pub(super) fn retire_chain<S: State>(chain: Chain<S>, guard: &Guard) {
+    let mut version = chain.head();
+    while !version.is_null() {
+        // Safety: I1, still protected by the guard.
+        let next = unsafe { &*version }.body().prev.head();
+        // Safety: I1, unreachable since the caller's CAS.
+        unsafe { retire(guard, version) };
+        count_kept::<Version<S>>(-1);
+        version = next;
+    }
+}
+
+/// Frees a chain of copies that were never published, or one that nobody is left to read; says how many it had.
+pub(super) fn free_chain<S: State>(chain: Chain<S>) -> i64 {
+    let mut freed = 0;
+    let mut version = chain.head();
+    while !version.is_null() {
+        // Safety: never published, or the last reader is gone: the caller's claim.
+        let owned = unsafe { Box::from_raw(version) };
+        version = owned.body().prev.head();
+        freed += 1;
+    }
+    freed
+}

@@ -1,0 +1,362 @@
+//! Transactions: the plan that any thread can finish, and the counted handles that keep it alive.
+
+use std::ops::Deref;
+use std::ptr::NonNull;
+
+use smallvec::SmallVec;
+
+use super::State;
+use super::commit::{Entry, EntryBody};
+use super::seqlock::{Account, REFUSED, UNDECIDED};
+use super::sync::{
+    AtomicBool, AtomicPtr, AtomicU64, Guard, Mutant,
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
+    mutant, pin, retire,
+};
+
+/// A transaction's state word before its decision; after it, `sequence << 1 | accepted`.
+pub(super) const ACTIVE: u64 = 0;
+
+/// The gate's word before anyone settled it.
+const UNSETTLED: u64 = 0;
+/// The gate's word once the transaction may be driven.
+const OPEN: u64 = 1;
+
+/// What a state word says to a version's cache: the sequence, or [`REFUSED`].
+#[inline]
+pub(super) fn accepted_sequence(state: u64) -> u64 {
+    if state & 1 == 1 { state >> 1 } else { REFUSED }
+}
+
+/// One account's part in a transaction: its operations, each with its place in the request, in request order.
+pub(crate) struct Leg<S: State> {
+    pub(super) account: *const Account<S>,
+    pub(super) ops: SmallVec<[(u32, S::Op); 1]>,
+}
+
+impl<S: State> Leg<S> {
+    /// A leg on `account`, which must belong to the kernel that will drive it.
+    pub(crate) fn new(account: &Account<S>) -> Self {
+        Leg { account, ops: SmallVec::new() }
+    }
+
+    /// Adds an operation: `place` is its index in the request.
+    pub(crate) fn push(&mut self, place: u32, op: S::Op) {
+        self.ops.push((place, op));
+    }
+
+    fn key(&self) -> &S::Key {
+        self.account().key()
+    }
+
+    /// The operations, each with its place in the request.
+    pub(crate) fn ops(&self) -> &[(u32, S::Op)] {
+        &self.ops
+    }
+
+    #[inline]
+    pub(super) fn account(&self) -> &Account<S> {
+        // Safety: I7, the slab outlives every transaction on its accounts.
+        unsafe { &*self.account }
+    }
+
+    /// The state after all operations on top of `base`, or the first refusal and its place.
+    #[inline]
+    pub(super) fn fold(&self, base: S) -> Result<S, (u32, S::Reject)> {
+        self.ops.iter().try_fold(base, |state, (place, op)| state.apply(op).map_err(|reject| (*place, reject)))
+    }
+}
+
+// Safety: I7; the account is Sync and the operations are Send and Sync.
+unsafe impl<S: State> Send for Leg<S> {}
+// Safety: as for Send.
+unsafe impl<S: State> Sync for Leg<S> {}
+
+/// What a transaction is to do, complete before anyone sees it.
+pub(crate) struct Plan<S: State> {
+    /// One leg an account, in ascending id order.
+    pub(crate) legs: SmallVec<[Leg<S>; 2]>,
+    /// A refusal that is known before any leg is looked at (an unknown account), with its place in the request.
+    pub(crate) refusal: Option<(u32, S::Reject)>,
+    /// Nanoseconds since the epoch; the entry's time is at least its predecessor's.
+    pub(crate) time: u64,
+    /// What the journal needs to know of the request.
+    pub(crate) request: S::Request,
+}
+
+pub(crate) struct Transaction<S: State> {
+    state: AtomicU64,
+    entry: AtomicPtr<Entry<S>>,
+    references: AtomicU64,
+    gate: AtomicU64,
+    /// Whether some driver has taken the embedded entry.
+    embedded_taken: AtomicBool,
+    /// Whether the decision was cached in every head that is still ours.
+    released: AtomicBool,
+    embedded: Entry<S>,
+    pub(super) plan: Plan<S>,
+}
+
+// Safety: the raw pointers inside are the kernel's own (I3, I5, I7); everything else is Send and Sync by State's bounds.
+unsafe impl<S: State> Send for Transaction<S> {}
+// Safety: as for Send; every shared field is atomic or immutable once published.
+unsafe impl<S: State> Sync for Transaction<S> {}
+
+/// What the gate of a transaction says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gate {
+    /// Nobody has settled yet whether the transaction may run.
+    Unsettled,
+    /// It may be driven, by anyone.
+    Open,
+    /// It never runs; the number is the caller's reason.
+    Closed(u64),
+}
+
+impl Gate {
+    fn word(self) -> u64 {
+        match self {
+            Gate::Unsettled => UNSETTLED,
+            Gate::Open => OPEN,
+            Gate::Closed(reason) => reason.saturating_add(2),
+        }
+    }
+
+    fn of(word: u64) -> Gate {
+        match word {
+            UNSETTLED => Gate::Unsettled,
+            OPEN => Gate::Open,
+            word => Gate::Closed(word - 2),
+        }
+    }
+}
+
+impl<S: State> Transaction<S> {
+    /// [`ACTIVE`], or how it was decided.
+    #[inline]
+    pub(super) fn state(&self) -> u64 {
+        // Acquire: pairs with the CAS in `decide`; the entry and its results are visible after a decision.
+        self.state.load(Acquire)
+    }
+
+    /// Publishes the decision that the linked `entry` stands for. Idempotent.
+    #[inline]
+    pub(super) fn decide(&self, entry: *const Entry<S>, body: &EntryBody<S>) {
+        if self.state() != ACTIVE {
+            return;
+        }
+        // Release: pairs with the Acquire in `entry`. Only one entry of a transaction is ever linked, so all store the same.
+        self.entry.store(entry.cast_mut(), Release);
+        let decided = body.sequence << 1 | u64::from(body.refusal.is_none());
+        // AcqRel: releases every account at once, with what its versions hold, to the Acquire in `state`.
+        if let Err(earlier) = self.state.compare_exchange(ACTIVE, decided, AcqRel, Acquire) {
+            assert_eq!(earlier, decided, "two entries of one transaction were linked");
+        }
+    }
+
+    /// The embedded entry, for the first who asks.
+    pub(super) fn take_embedded(&self) -> Option<*mut Entry<S>> {
+        // Relaxed: only uniqueness matters; nobody reads the entry before a list CAS publishes it.
+        let taken = self.embedded_taken.swap(true, Relaxed);
+        (!taken).then(|| std::ptr::from_ref(&self.embedded).cast_mut())
+    }
+
+    /// Caches the decision in those of its versions that are still heads.
+    pub(super) fn release(&self, guard: &Guard) {
+        let decision = accepted_sequence(self.state());
+        for leg in &self.plan.legs {
+            let (_, Some(head)) = leg.account().head(guard) else { continue };
+            if head.cached() == UNDECIDED && std::ptr::eq(head.body().transaction, self) {
+                head.cache(decision);
+            }
+        }
+        // Release: pairs with the Acquire in `drop_reference`.
+        self.released.store(true, Release);
+    }
+
+    /// Gives one counted reference back.
+    ///
+    /// # Safety
+    /// The caller owns that reference and uses `transaction` no more, but for what `guard` still protects.
+    pub(super) unsafe fn drop_reference(transaction: *const Self, guard: &Guard) {
+        // Safety: the reference that is being given back kept it alive until here.
+        let this = unsafe { &*transaction };
+        // AcqRel: every holder's last use happens before the free.
+        if this.references.fetch_sub(1, AcqRel) > 1 {
+            return;
+        }
+        // Acquire: pairs with the Release in `release`. A driver that died on the way never got there.
+        if !this.released.load(Acquire)
+            && this.gate() == Gate::Open
+            && this.state() != ACTIVE
+            && !mutant(Mutant::HeadsNotReleased)
+        {
+            this.release(guard);
+        }
+        // Safety: I2, no head asks this transaction any more, and the count says that no handle is left.
+        unsafe { retire(guard, transaction.cast_mut()) };
+    }
+
+    #[inline]
+    pub(super) fn gate(&self) -> Gate {
+        // Acquire: pairs with the CAS in `Handle::settle`.
+        Gate::of(self.gate.load(Acquire))
+    }
+}
+
+impl<S: State> Drop for Transaction<S> {
+    fn drop(&mut self) {
+        // Relaxed: `&mut self`, nobody else is left.
+        let entry = self.entry.load(Relaxed);
+        if !entry.is_null() && !std::ptr::eq(entry, &self.embedded) {
+            // Safety: I5, a helper's linked entry dies with its transaction, and this one was linked.
+            drop(unsafe { Box::from_raw(entry) });
+        }
+    }
+}
+
+/// A transaction that nobody else has seen.
+pub(crate) struct Owned<S: State>(Box<Transaction<S>>);
+
+impl<S: State> Owned<S> {
+    pub(crate) fn new(plan: Plan<S>) -> Self {
+        debug_assert!(plan.legs.is_sorted_by(|a, b| a.key() < b.key()), "legs ascend by account id");
+        Owned(Box::new(Transaction {
+            state: AtomicU64::new(ACTIVE),
+            entry: AtomicPtr::new(std::ptr::null_mut()),
+            // The handle's, and the one that the commit list will hold.
+            references: AtomicU64::new(2),
+            gate: AtomicU64::new(UNSETTLED),
+            embedded_taken: AtomicBool::new(false),
+            released: AtomicBool::new(false),
+            embedded: Entry::empty(),
+            plan,
+        }))
+    }
+
+    /// Makes it shareable; it runs once its gate is open.
+    pub(crate) fn publish(self) -> Handle<S> {
+        Handle(NonNull::from(Box::leak(self.0)))
+    }
+
+    /// As [`Owned::publish`], with the gate open from the start.
+    #[cfg(test)]
+    pub(super) fn publish_open(mut self) -> Handle<S> {
+        self.0.gate = AtomicU64::new(OPEN);
+        self.publish()
+    }
+}
+
+/// A counted reference to a transaction. Its Drop defers through the epoch, so a handle may sit in a map that reclaims
+/// by another scheme.
+pub(crate) struct Handle<S: State>(NonNull<Transaction<S>>);
+
+// Safety: a handle is a counted reference to a Send and Sync transaction (I6).
+unsafe impl<S: State> Send for Handle<S> {}
+// Safety: as for Send.
+unsafe impl<S: State> Sync for Handle<S> {}
+
+impl<S: State> Handle<S> {
+    /// # Safety
+    /// The caller owns a counted reference and gives it to the handle.
+    pub(super) unsafe fn from_counted(transaction: *const Transaction<S>) -> Self {
+        // Safety: the caller's promise; a counted reference is never null.
+        Handle(unsafe { NonNull::new_unchecked(transaction.cast_mut()) })
+    }
+
+    /// Settles whether the transaction runs; the first value wins and is returned.
+    pub(crate) fn settle(&self, gate: Gate) -> Gate {
+        debug_assert_ne!(gate, Gate::Unsettled, "settling says something");
+        if mutant(Mutant::GateOverwritten) {
+            use super::sync::Ordering::SeqCst;
+            self.gate.store(gate.word(), SeqCst);
+            return gate;
+        }
+        // AcqRel: whoever sees the gate settled sees what its settler saw.
+        match self.gate.compare_exchange(UNSETTLED, gate.word(), AcqRel, Acquire) {
+            Ok(_) => {
+                if let Gate::Closed(_) = gate {
+                    // Safety: I3, a closed transaction is never linked, so the list's reference is nobody's; only the
+                    // winner of this CAS gets here.
+                    unsafe { Transaction::drop_reference(self.0.as_ptr(), &pin()) };
+                }
+                gate
+            }
+            Err(earlier) => Gate::of(earlier),
+        }
+    }
+
+    /// What the gate says now.
+    pub(crate) fn gate_state(&self) -> Gate {
+        self.gate()
+    }
+
+    /// Whether both are handles of one transaction.
+    pub(crate) fn same(&self, other: &Handle<S>) -> bool {
+        self.0 == other.0
+    }
+
+    /// What was asked.
+    pub(crate) fn request(&self) -> &S::Request {
+        &self.plan.request
+    }
+
+    /// How it ended; None while it is undecided.
+    #[inline]
+    pub(crate) fn decision(&self) -> Option<Decision<'_, S>> {
+        if self.state() == ACTIVE {
+            return None;
+        }
+        // Acquire: pairs with the Release in `decide`, which came before the state.
+        let entry = self.entry.load(Acquire);
+        // Safety: I3, I5: the linked entry lives as long as its transaction, which this handle keeps alive.
+        let entry = unsafe { &*entry };
+        let body = entry.body();
+        Some(Decision {
+            sequence: body.sequence,
+            time: body.time,
+            refusal: body.refusal,
+            legs: &self.plan.legs,
+            before: entry.before(),
+        })
+    }
+}
+
+impl<S: State> Deref for Handle<S> {
+    type Target = Transaction<S>;
+
+    #[inline]
+    fn deref(&self) -> &Transaction<S> {
+        // Safety: I6, the handle counts.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl<S: State> Clone for Handle<S> {
+    fn clone(&self) -> Self {
+        // Relaxed: made from a live handle, so the count cannot reach zero meanwhile.
+        self.references.fetch_add(1, Relaxed);
+        Handle(self.0)
+    }
+}
+
+impl<S: State> Drop for Handle<S> {
+    fn drop(&mut self) {
+        // Safety: I6, the handle owns one reference and is gone after this.
+        unsafe { Transaction::drop_reference(self.0.as_ptr(), &pin()) };
+    }
+}
+
+/// How a transaction ended.
+pub(crate) struct Decision<'a, S: State> {
+    /// Its place in the commit list.
+    pub(crate) sequence: u64,
+    /// Nanoseconds since the epoch, never before an earlier entry's.
+    pub(crate) time: u64,
+    /// The first operation that was refused, and why; None when all were applied.
+    pub(crate) refusal: Option<(u32, S::Reject)>,
+    /// The legs, in ascending account order.
+    pub(crate) legs: &'a [Leg<S>],
+    /// The state of each leg's account before the transaction.
+    pub(crate) before: &'a [S],
+}
