@@ -1,0 +1,83 @@
+//! The kernel's proofs: loom and shuttle models beside plain tests, over the smallest state there is.
+
+use std::sync::Arc;
+
+use super::{Account, Handle, Kernel, Leg, Owned, Plan, State, pin};
+
+#[cfg(equipoise_loom)]
+mod loom;
+#[cfg(equipoise_shuttle)]
+mod shuttle;
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+mod stale_reader;
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+mod suspend;
+
+impl State for i64 {
+    type Op = i64;
+    type Reject = ();
+    type Key = u64;
+    type Request = u64;
+    const ABSENT: i64 = 0;
+
+    fn apply(&self, delta: &i64) -> Result<i64, ()> {
+        self.checked_add(*delta).filter(|balance| *balance >= 0).ok_or(())
+    }
+}
+
+/// Two or more accounts and their kernel.
+pub(super) struct World {
+    // Before the accounts: its Drop may still release heads.
+    pub(super) kernel: Kernel<i64>,
+    pub(super) accounts: Vec<Account<i64>>,
+}
+
+impl World {
+    pub(super) fn new(balances: &[i64]) -> Arc<World> {
+        World::over(Kernel::new(0, 0), balances)
+    }
+
+    pub(super) fn over(kernel: Kernel<i64>, balances: &[i64]) -> Arc<World> {
+        let accounts = (0..balances.len() as u64).map(Account::new).collect();
+        let world = World { kernel, accounts };
+        for (account, balance) in balances.iter().enumerate() {
+            if *balance != 0 {
+                world.apply(&[(account, *balance)]);
+            }
+        }
+        Arc::new(world)
+    }
+
+    /// A transaction that adds each delta to its account, ready to be driven.
+    pub(super) fn prepare(&self, deltas: &[(usize, i64)]) -> Handle<i64> {
+        let mut deltas = deltas.to_vec();
+        deltas.sort_unstable();
+        let legs = deltas.iter().map(|(account, delta)| {
+            let mut leg = Leg::new(&self.accounts[*account]);
+            leg.push(0, *delta);
+            leg
+        });
+        Owned::new(Plan { legs: legs.collect(), refusal: None, time: 0, request: 0 }).publish_open()
+    }
+
+    pub(super) fn apply(&self, deltas: &[(usize, i64)]) -> Outcome {
+        self.drive(&self.prepare(deltas))
+    }
+
+    pub(super) fn drive(&self, handle: &Handle<i64>) -> Outcome {
+        let guard = &pin();
+        let decision = self.kernel.drive(handle, guard).expect("driven");
+        assert_eq!(decision.before.len(), decision.legs.len(), "a result an account");
+        Outcome { sequence: decision.sequence, accepted: decision.refusal.is_none() }
+    }
+
+    pub(super) fn balance(&self, account: usize) -> i64 {
+        self.accounts[account].read(&pin()).1
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Outcome {
+    pub(super) sequence: u64,
+    pub(super) accepted: bool,
+}

@@ -1,0 +1,151 @@
+//! A writer suspended at each step in turn: the others finish, and they finish it.
+
+use std::cell::Cell;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use super::super::step::{Step, hook};
+use super::super::{Kernel, pin};
+use super::World;
+
+const STEPS: [Step; 7] =
+    [Step::HeadLoaded, Step::StateLoaded, Step::Resolved, Step::Install, Step::Installed, Step::Append, Step::Appended];
+
+/// Suspends the calling thread when it reaches `step` for the `nth` time, until `resume` hears something.
+fn suspend_at(step: Step, nth: usize, suspended: Sender<()>, resume: Receiver<()>) {
+    let seen = Cell::new(0);
+    hook::set(move |reached| {
+        if reached != step {
+            return;
+        }
+        seen.set(seen.get() + 1);
+        if seen.get() == nth {
+            suspended.send(()).expect("the test listens");
+            let _ = resume.recv_timeout(Duration::from_secs(60));
+        }
+    });
+}
+
+/// A4, A7, A8, A9, E7: wherever a transfer is suspended, reads, snapshots, and transfers over the same accounts go on
+/// and finish, nobody sees half of it, and once a version of it is in the way it is finished by others.
+#[test]
+fn a_writer_suspended_at_any_step_holds_nobody_up() {
+    for step in STEPS {
+        for nth in 1..=2 {
+            if nth == 2 && matches!(step, Step::Append | Step::Appended) {
+                continue;
+            }
+            let world = World::new(&[100, 200]);
+            let (suspended, is_suspended) = channel();
+            let (resume, resumed) = channel();
+            let writer = std::thread::spawn({
+                let world = world.clone();
+                move || {
+                    let handle = world.prepare(&[(0, -50), (1, 50)]);
+                    suspend_at(step, nth, suspended, resumed);
+                    world.drive(&handle)
+                }
+            });
+            is_suspended.recv().expect("the writer reaches every step");
+
+            let installed = usize::from(step == Step::Installed) + nth - 1;
+            let decided = step == Step::Appended;
+            let before = [world.balance(0), world.balance(1)];
+            assert_eq!(before, if decided { [50, 250] } else { [100, 200] }, "at {step:?} {nth}");
+            let odd = (0..2).filter(|account| world.accounts[*account].word(&pin()) & 1 == 1).count();
+            let expected = if decided {
+                0
+            } else if step == Step::Append {
+                2
+            } else {
+                installed
+            };
+            assert_eq!(odd, expected, "seqlock words at {step:?} {nth}");
+            let guard = pin();
+            let snapshot = world.kernel.open(&guard).expect("a free slot");
+            let sum = |at| {
+                let read = |account: usize| world.accounts[account].read_at(at, &guard).expect("registered").1;
+                read(0) + read(1)
+            };
+            assert_eq!(sum(snapshot.sequence), 300);
+
+            let helps = world.kernel.helps();
+            assert!(world.apply(&[(0, -1), (1, 1)]).accepted);
+            assert!(world.apply(&[(0, 1), (1, -1)]).accepted);
+            let helped = world.kernel.helps() - helps;
+            assert_eq!(helped > 0, expected > 0, "helping at {step:?} {nth}");
+            if expected > 0 {
+                assert_eq!([world.balance(0), world.balance(1)], [50, 250], "finished by others at {step:?} {nth}");
+            }
+            assert_eq!(sum(snapshot.sequence), 300, "the snapshot stays whole");
+            let asks = world.accounts.iter().any(|account| account.asks_transaction(&guard));
+            assert!(!asks, "a replaced version has its decision cached, at {step:?} {nth}");
+            world.kernel.close(snapshot);
+            drop(guard);
+
+            resume.send(()).expect("the writer waits");
+            assert!(writer.join().expect("the writer finishes").accepted);
+            assert_eq!([world.balance(0), world.balance(1)], [50, 250], "once, at {step:?} {nth}");
+            assert_eq!(world.kernel.now(&pin()), 5, "five transactions, dense");
+        }
+    }
+}
+
+/// A12, A15: a refused transaction is finished by others in the same way, and changes nothing.
+#[test]
+fn a_refused_writer_suspended_at_any_step_is_refused_by_its_helpers() {
+    for step in STEPS {
+        let world = World::new(&[10, 200]);
+        let (suspended, is_suspended) = channel();
+        let (resume, resumed) = channel();
+        let writer = std::thread::spawn({
+            let world = world.clone();
+            move || {
+                let handle = world.prepare(&[(0, -50), (1, 50)]);
+                suspend_at(step, 1, suspended, resumed);
+                world.drive(&handle)
+            }
+        });
+        is_suspended.recv().expect("the writer reaches every step");
+        assert!(world.apply(&[(0, -1), (1, 1)]).accepted);
+        assert!(world.apply(&[(0, 1), (1, -1)]).accepted);
+        resume.send(()).expect("the writer waits");
+        assert!(!writer.join().expect("the writer finishes").accepted);
+        assert_eq!([world.balance(0), world.balance(1)], [10, 200]);
+    }
+}
+
+/// C1: the consumer takes every entry once, in order, whoever linked it.
+#[test]
+fn the_consumer_takes_every_entry_once_in_order() {
+    let (kernel, mut consumer) = Kernel::with_consumer(7, 0);
+    let world = World::over(kernel, &[5, 5]);
+    let mut taken = Vec::new();
+    for round in 0..10 {
+        for _ in 0..round {
+            world.apply(&[(0, -1), (1, 1)]);
+            world.apply(&[(0, 1), (1, -1)]);
+        }
+        let guard = pin();
+        let through = world.kernel.begin_flush(&guard);
+        consumer.take(&world.kernel, through, &mut taken, &guard);
+        world.kernel.end_flush(through);
+    }
+    let sequences: Vec<_> = taken.iter().map(|entry| entry.decision().expect("committed").sequence).collect();
+    assert_eq!(sequences, (8..8 + 92).collect::<Vec<_>>());
+}
+
+/// I2: the last handle releases the heads even when no driver got that far.
+#[test]
+fn the_last_handle_releases_heads_that_no_driver_released() {
+    let world = World::new(&[1, 1]);
+    let guard = pin();
+    let handle = world.prepare(&[(0, -1), (1, 1)]);
+    world.kernel.finish(&handle, &guard);
+    // The next entry takes the list's reference away.
+    world.kernel.drive(&world.prepare(&[]), &guard);
+    assert!(world.accounts.iter().all(|account| account.asks_transaction(&guard)));
+    drop(handle);
+    assert!(world.accounts.iter().all(|account| !account.asks_transaction(&guard)));
+    assert_eq!([world.balance(0), world.balance(1)], [0, 2]);
+}
