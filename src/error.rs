@@ -1,0 +1,205 @@
+//! Everything that can be wrong with a request, with the texts that callers see. They live here and nowhere else.
+
+use thiserror::Error;
+
+use crate::account::{AccountId, TransactionId};
+
+/// A request that is wrong in itself, whatever the accounts hold. It changes nothing and uses no id up.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum InvalidRequest {
+    /// An id that is empty or too long.
+    #[error("{field} must be 1 to 128 bytes long, got {bytes}")]
+    IdLength {
+        /// Which id, by its name in the contract.
+        field: &'static str,
+        /// How long it was.
+        bytes: usize,
+    },
+    /// An id with a control character in it.
+    #[error("{field} ({bytes} bytes) must not contain control characters, found one at byte {position}")]
+    IdControl {
+        /// Which id, by its name in the contract.
+        field: &'static str,
+        /// How long it was.
+        bytes: usize,
+        /// Where the first one stands, in bytes.
+        position: usize,
+    },
+    /// An account cannot be opened with less than nothing.
+    #[error("Initial balance cannot be negative")]
+    NegativeInitialBalance,
+    /// Source and destination of a transfer are one account.
+    #[error("Cannot transfer to the same account")]
+    SameAccount,
+    /// A transfer of nothing or less.
+    #[error("Transfer amount must be positive")]
+    AmountNotPositive,
+    /// A chain without operations.
+    #[error("a linked group needs at least one operation")]
+    EmptyChain,
+    /// More accounts than one transaction may touch.
+    #[error("a linked group has at most 1024 legs, got {legs}")]
+    TooManyLegs {
+        /// How many there were.
+        legs: usize,
+    },
+    /// One id on two members of a chain.
+    #[error("transaction_id {id} appears twice in one linked group")]
+    IdTwiceInChain {
+        /// The id.
+        id: TransactionId,
+    },
+    /// One account in two legs of a posting.
+    #[error("account {account} appears twice in one posting")]
+    PostingTwice {
+        /// The account.
+        account: AccountId,
+    },
+    /// The legs of a posting make or destroy something.
+    #[error("the legs of a posting must add up to 0, got {sum}")]
+    PostingUnbalanced {
+        /// What they add up to, smallest units.
+        sum: i128,
+    },
+    /// The id belongs to a request that said something else.
+    #[error("transaction_id {id} was used with another {field}")]
+    IdReused {
+        /// The id.
+        id: TransactionId,
+        /// The first field that differs, by its name and order in the contract; `operation` when the kind does.
+        field: &'static str,
+    },
+    /// A member of a chain carries an id that is already another transaction's.
+    #[error("transaction_id {id} of operation {index} belongs to another transaction")]
+    IdOfAnother {
+        /// The id.
+        id: TransactionId,
+        /// Which member carries it, from 0.
+        index: usize,
+    },
+}
+
+/// An operation that was decided, journaled and refused: it changed nothing, and its id keeps this answer.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Nobody opened the account.
+    #[error("Account {account} not found")]
+    NotFound {
+        /// The account.
+        account: AccountId,
+    },
+    /// Somebody opened the account before.
+    #[error("Account {account} already exists")]
+    AlreadyExists {
+        /// The account.
+        account: AccountId,
+    },
+    /// An update below the floor.
+    #[error("Insufficient balance: current={current}, delta={delta}")]
+    Insufficient {
+        /// The account's balance.
+        current: i64,
+        /// What was to be added.
+        delta: i64,
+    },
+    /// A transfer or posting of more than the account holds.
+    #[error("Insufficient balance in account {account}: current={current}, required={required}")]
+    InsufficientIn {
+        /// The account.
+        account: AccountId,
+        /// Its balance.
+        current: i64,
+        /// What it was to give.
+        required: i128,
+    },
+    /// An update past the end of i64.
+    #[error("Balance out of range: current={current}, delta={delta}")]
+    OutOfRange {
+        /// The account's balance.
+        current: i64,
+        /// What was to be added.
+        delta: i64,
+    },
+    /// A transfer or posting that the receiving account cannot hold.
+    #[error("Balance out of range in account {account}: current={current}, amount={amount}")]
+    OutOfRangeIn {
+        /// The account.
+        account: AccountId,
+        /// Its balance.
+        current: i64,
+        /// What it was to get.
+        amount: i64,
+    },
+    /// Another member of the chain was refused.
+    #[error("Linked group failed at operation {index}")]
+    Group {
+        /// Which member, from 0.
+        index: usize,
+    },
+}
+
+/// A request that was not decided.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum SubmitError {
+    /// It is wrong in itself, or its id was used for something else.
+    #[error(transparent)]
+    Invalid(#[from] InvalidRequest),
+    /// Nothing was decided; the same request may succeed later.
+    #[error(transparent)]
+    Exhausted(#[from] Exhausted),
+    /// The ledger was shut down.
+    #[error("the ledger is shutting down")]
+    Closed,
+}
+
+/// A limit that protects the process. Nothing changed; trying again later helps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Exhausted {
+    /// Too much memory waits for a suspended thread (requirement E7); reads go on.
+    #[error("{bytes} bytes wait for a suspended thread, the cap is {cap}")]
+    Garbage {
+        /// Bytes waiting.
+        bytes: u64,
+        /// The configured cap.
+        cap: u64,
+    },
+    /// Too many decided transactions wait to become durable.
+    #[error("{entries} transactions wait to become durable, the limit is {limit}")]
+    Backlog {
+        /// How many wait.
+        entries: u64,
+        /// How many may.
+        limit: u64,
+    },
+    /// Too many snapshots are open.
+    #[error("too many open snapshots, the limit is {limit}")]
+    Snapshots {
+        /// How many may be open.
+        limit: u32,
+    },
+    /// The slab of accounts is full.
+    #[error("no room for another account")]
+    Accounts,
+}
+
+/// What the convenience methods of a ledger return: not decided, or refused.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Decided and refused.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Not decided.
+    #[error(transparent)]
+    NotDecided(#[from] SubmitError),
+}
+
+impl From<InvalidRequest> for Error {
+    fn from(invalid: InvalidRequest) -> Self {
+        Error::NotDecided(SubmitError::Invalid(invalid))
+    }
+}

@@ -1,0 +1,324 @@
+//! `Ledger`: the embedded API. It owns the parts and delegates to them.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+
+use crate::account::{AccountId, AccountState, Balance, TransactionId};
+use crate::builder::Builder;
+use crate::core::Core;
+use crate::error::{Error, Exhausted, SubmitError};
+use crate::handle::Account;
+use crate::ids::Claim;
+use crate::journal::{Flushed, HistoryGone};
+use crate::kernel::{garbage, pin};
+use crate::outcome::Outcome;
+use crate::request::{Operation, Posting, Request};
+use crate::snapshot::Snapshot;
+use crate::wait::{Closed, Ticket, Waiters, Watermark, block_on};
+
+/// The accounts touched by an operation, after it, in the order of its fields.
+pub type Accounts = SmallVec<[AccountState; 2]>;
+
+/// A ledger: accounts whose balances many threads change at once. Cheap to clone; all clones are one ledger.
+#[derive(Clone)]
+pub struct Ledger {
+    front: Arc<Front>,
+}
+
+/// What the last clone of a ledger takes down.
+struct Front {
+    core: Arc<Core>,
+    flusher: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Ledger::new()
+    }
+}
+
+impl Ledger {
+    pub(crate) fn over(core: Arc<Core>, flusher: Option<JoinHandle<()>>) -> Self {
+        Ledger { front: Arc::new(Front { core, flusher: Mutex::new(flusher) }) }
+    }
+
+    /// A ledger in memory, without a history and without a thread of its own: what is committed is durable, as far as
+    /// memory goes.
+    #[must_use]
+    pub fn new() -> Self {
+        Builder::default().build()
+    }
+
+    /// How to make another one.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Decides `request`, or answers what was decided for its id before. Never waits for another thread, and needs no
+    /// async: a transaction in its way is finished on the way.
+    ///
+    /// # Errors
+    /// [`SubmitError`]: nothing was decided, and no id was used up. A refusal by an account is not an error here but
+    /// the [`Outcome::result`]: it was decided, and its id keeps it.
+    pub fn submit(&self, request: Request) -> Result<Outcome, SubmitError> {
+        let core = self.core();
+        let guard = &pin();
+        core.submit(request, guard, |id| core.directory.find(id, guard))
+    }
+
+    /// Opens `account` with `initial` units.
+    ///
+    /// # Errors
+    /// A negative `initial`, or an account that exists.
+    pub fn create(&self, account: &AccountId, initial: i64) -> Result<Accounts, Error> {
+        self.execute(Operation::create(account.clone(), initial)?)
+    }
+
+    /// Adds `delta` to `account`.
+    ///
+    /// # Errors
+    /// An unknown account, or one whose balance would leave `0..=i64::MAX`.
+    pub fn update(&self, account: &AccountId, delta: i64) -> Result<Accounts, Error> {
+        self.execute(Operation::update(account.clone(), delta))
+    }
+
+    /// Moves `amount` from one account to another.
+    ///
+    /// # Errors
+    /// In this order: one account twice, an amount that is not positive, an unknown source, an unknown destination, a
+    /// lack of funds, a balance past `i64::MAX`.
+    pub fn transfer(&self, from: &AccountId, to: &AccountId, amount: i64) -> Result<Accounts, Error> {
+        self.execute(Operation::transfer(from.clone(), to.clone(), amount)?)
+    }
+
+    /// Adds each delta to its account; the deltas add up to 0.
+    ///
+    /// # Errors
+    /// As for [`Operation::post`] and [`Ledger::transfer`].
+    pub fn post(&self, legs: Vec<Posting>) -> Result<Accounts, Error> {
+        self.execute(Operation::post(legs)?)
+    }
+
+    /// As [`Ledger::transfer`], without the look-up.
+    ///
+    /// # Errors
+    /// As for [`Ledger::transfer`]; accounts of another ledger are unknown here.
+    pub fn transfer_between(&self, from: &Account, to: &Account, amount: i64) -> Result<Accounts, Error> {
+        let operation = Operation::transfer(from.id().clone(), to.id().clone(), amount)?;
+        let core = self.core();
+        let guard = &pin();
+        let found = [from, to].map(|account| account.of(core).map(|found| (account.id(), found)));
+        let known = |id: &AccountId| found.iter().flatten().find(|(of, _)| *of == id).map(|(_, found)| *found);
+        Ok(core.submit(Request::single(operation, None), guard, known)?.result()?)
+    }
+
+    fn execute(&self, operation: Operation) -> Result<Accounts, Error> {
+        Ok(self.submit(Request::single(operation, None))?.result()?)
+    }
+
+    /// The newest committed state of `account`; None when nobody opened it. Never waits, for nobody.
+    #[must_use]
+    pub fn balance(&self, account: &AccountId) -> Option<AccountState> {
+        let guard = &pin();
+        let found = self.core().directory.find(account, guard)?;
+        state_of(account, found.read(guard))
+    }
+
+    /// The state of `account` at the durable sequence: the newest that can no longer be lost. Never waits either.
+    #[must_use]
+    pub fn balance_durable(&self, account: &AccountId) -> Option<AccountState> {
+        let core = self.core();
+        if core.flusher.is_none() {
+            return self.balance(account);
+        }
+        let guard = &pin();
+        let found = core.directory.find(account, guard)?;
+        state_of(account, core.kernel.read_durable(found, guard))
+    }
+
+    /// A handle on `account` that skips the look-up from now on; None when nobody opened it.
+    #[must_use]
+    pub fn account(&self, account: &AccountId) -> Option<Account> {
+        let core = self.core();
+        let guard = &pin();
+        let index = core.directory.index(account, guard)?;
+        let opened = core.directory.at(index)?.read(guard).1.version > 0;
+        opened.then(|| Account::new(self.clone(), account.clone(), index))
+    }
+
+    /// Every account at the newest commit sequence, without stopping anybody.
+    ///
+    /// # Errors
+    /// [`Exhausted::Snapshots`].
+    pub fn snapshot(&self) -> Result<Snapshot, Exhausted> {
+        let core = self.core();
+        Snapshot::open(self, &core.newest, core.kernel.now(&pin()), || core.kernel.open(&pin()))
+    }
+
+    /// Every account at the durable sequence.
+    ///
+    /// # Errors
+    /// [`Exhausted::Snapshots`].
+    pub fn snapshot_durable(&self) -> Result<Snapshot, Exhausted> {
+        let core = self.core();
+        if core.flusher.is_none() {
+            return self.snapshot();
+        }
+        Snapshot::open(self, &core.newest_durable, core.kernel.durable(), || core.kernel.open_durable())
+    }
+
+    /// What was decided for the request with this id; None when it was never seen, or forgotten.
+    #[must_use]
+    pub fn transaction(&self, id: &TransactionId) -> Option<Outcome> {
+        let Claim { handle, member } = self.core().ids.find(id)?;
+        handle.decision()?;
+        Some(Outcome::new(handle, Some(member), false))
+    }
+
+    /// Up to `limit` durable journal entries from sequence `from` on (0: the oldest kept).
+    ///
+    /// # Errors
+    /// [`HistoryGone`] when `from` is no longer kept; always, but for future sequences, in a ledger without
+    /// [`Builder::history`].
+    pub fn history(&self, from: u64, limit: usize) -> Result<Vec<Outcome>, HistoryGone> {
+        match &self.core().flusher {
+            Some(flusher) => flusher.sink().read(from, limit),
+            None => {
+                let oldest = self.sequence().saturating_add(1);
+                if from < oldest { Err(HistoryGone { oldest }) } else { Ok(Vec::new()) }
+            }
+        }
+    }
+
+    /// The newest commit sequence.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.core().kernel.now(&pin())
+    }
+
+    /// The durable sequence: nothing up to it can be lost any more, as far as the journal's place goes. Without a
+    /// history it is the newest one.
+    #[must_use]
+    pub fn durable(&self) -> u64 {
+        let core = self.core();
+        if core.flusher.is_some() { core.kernel.durable() } else { self.sequence() }
+    }
+
+    /// Blocks the thread until `sequence` is durable; without a history, returns at once.
+    ///
+    /// # Errors
+    /// [`Closed`] when the ledger was closed before.
+    pub fn wait_durable(&self, sequence: u64) -> Result<(), Closed> {
+        block_on(self.durable_at(sequence))
+    }
+
+    /// Resolves when `sequence` is durable, under any async runtime; without a history, at once.
+    pub fn durable_at(&self, sequence: u64) -> impl Future<Output = Result<(), Closed>> + Send + Unpin + use<> {
+        Ticket::new(self.clone(), sequence)
+    }
+
+    /// Numbers about the ledger.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let core = self.core();
+        Stats {
+            accounts: core.opened.get(),
+            ids: core.ids.len() as u64,
+            sequence: self.sequence(),
+            durable: self.durable(),
+            open_snapshots: u64::from(core.kernel.open_snapshots()),
+            helps: core.kernel.helps(),
+            garbage_bytes: garbage::bytes(),
+            history_oldest: core.flusher.as_ref().map_or(self.sequence() + 1, |flusher| flusher.sink().oldest()),
+        }
+    }
+
+    /// Refuses new requests from now on, makes what was committed durable, and wakes whoever waits for more. Reads go
+    /// on. Idempotent.
+    pub fn close(&self) {
+        let core = self.core();
+        core.closed.set();
+        if let Some(flusher) = &core.flusher {
+            flusher.flush(&core.kernel, &core.waiters);
+        }
+        core.waiters.close();
+        core.bell.ring();
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.front.core
+    }
+}
+
+impl std::fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Ledger").field(&self.stats()).finish()
+    }
+}
+
+/// What a read found, unless nobody had opened the account.
+pub(crate) fn state_of(id: &AccountId, (sequence, state): (u64, Balance)) -> Option<AccountState> {
+    (state.version > 0).then(|| AccountState {
+        id: id.clone(),
+        balance: state.amount,
+        version: state.version,
+        sequence,
+    })
+}
+
+impl Watermark for Ledger {
+    fn waiters(&self) -> &Waiters {
+        &self.core().waiters
+    }
+
+    fn is_durable(&self, sequence: u64) -> bool {
+        let core = self.core();
+        let Some(flusher) = &core.flusher else { return true };
+        if core.kernel.durable() >= sequence {
+            return true;
+        }
+        // The sink is memory: to flush costs less than to wait for the flusher's thread.
+        if flusher.try_flush(&core.kernel, &core.waiters) == Flushed::Busy {
+            core.bell.ring();
+        }
+        core.kernel.durable() >= sequence
+    }
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        self.core.closed.set();
+        self.core.bell.ring();
+        if let Some(flusher) = self.flusher.lock().take()
+            && flusher.thread().id() != std::thread::current().id()
+        {
+            // The flusher does not panic; if it did, that was printed.
+            let _ = flusher.join();
+        }
+    }
+}
+
+/// Numbers about a ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// Accounts opened.
+    pub accounts: u64,
+    /// Ids kept in memory.
+    pub ids: u64,
+    /// The newest commit sequence.
+    pub sequence: u64,
+    /// The durable sequence.
+    pub durable: u64,
+    /// Snapshots open now; equal sequences share one.
+    pub open_snapshots: u64,
+    /// How often a thread finished a transaction that was not its own.
+    pub helps: u64,
+    /// Bytes that wait for a pinned thread, over the whole process.
+    pub garbage_bytes: u64,
+    /// The oldest sequence of the history, or the next one to come.
+    pub history_oldest: u64,
+}

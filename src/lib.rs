@@ -1,0 +1,167 @@
+//! Equipoise is a lock-free account engine: it keeps balances (money, stock, quotas) that many threads change at once,
+//! and never loses, doubles or tears one.
+//!
+//! # Use
+//!
+//! A [`Ledger`] is a handle; clones are the same ledger, and every method can be called from any thread, also from
+//! async code: none of them waits for another thread (those that do say so).
+//!
+//! ```
+//! use equipoise::{AccountId, Ledger};
+//!
+//! let ledger = Ledger::new();
+//! let [alice, bob] = ["alice", "bob"].map(|name| AccountId::new(name).expect("a valid id"));
+//! ledger.create(&alice, 100)?;
+//! ledger.create(&bob, 200)?;
+//! let after = ledger.transfer(&alice, &bob, 50)?;
+//! assert_eq!((after[0].balance, after[1].balance), (50, 250));
+//!
+//! let refused = ledger.transfer(&alice, &bob, 51).unwrap_err();
+//! assert_eq!(refused.to_string(), "Insufficient balance in account alice: current=50, required=51");
+//! # Ok::<(), equipoise::Error>(())
+//! ```
+//!
+//! A request that carries a [`TransactionId`] has its effect once, however often it is sent, and everybody who sends it
+//! gets the first answer:
+//!
+//! ```
+//! # use equipoise::{AccountId, Ledger, Operation, Request, TransactionId};
+//! # let ledger = Ledger::new();
+//! # let alice = AccountId::new("alice")?;
+//! # ledger.create(&alice, 100)?;
+//! let id = TransactionId::new("order-4711")?;
+//! let request = Request::single(Operation::update(alice.clone(), -30), Some(id.clone()));
+//! let first = ledger.submit(request.clone())?;
+//! let again = ledger.submit(request)?;
+//! assert!(!first.replayed() && again.replayed());
+//! assert_eq!(first.sequence(), again.sequence());
+//! assert_eq!(ledger.balance(&alice).map(|state| state.balance), Some(70));
+//! assert!(ledger.transaction(&id).is_some());
+//! # Ok::<(), equipoise::Error>(())
+//! ```
+//!
+//! A chain commits under one sequence or not at all, and each operation sees the ones before it:
+//!
+//! ```
+//! # use equipoise::{AccountId, Ledger, Member, Operation, Request};
+//! # let ledger = Ledger::new();
+//! # let [a, b] = ["a", "b"].map(|name| AccountId::new(name).expect("a valid id"));
+//! let members = [
+//!     Operation::create(a.clone(), 0)?,
+//!     Operation::create(b.clone(), 0)?,
+//!     // Netted, these two would change nothing; in order, the first one has nothing to give.
+//!     Operation::transfer(a.clone(), b.clone(), 50)?,
+//!     Operation::transfer(b, a, 50)?,
+//! ];
+//! let chain = members.map(|operation| Member { id: None, operation }).to_vec();
+//! let outcome = ledger.submit(Request::chain(chain)?)?;
+//! let texts: Vec<_> = outcome.results().into_iter().map(|result| result.unwrap_err().to_string()).collect();
+//! assert_eq!(texts[2], "Insufficient balance in account a: current=0, required=50");
+//! assert_eq!(texts[3], "Linked group failed at operation 2");
+//! # Ok::<(), equipoise::Error>(())
+//! ```
+//!
+//! A snapshot shows every account at one commit sequence, while everybody goes on:
+//!
+//! ```
+//! # use equipoise::{AccountId, Ledger};
+//! # let ledger = Ledger::new();
+//! # let alice = AccountId::new("alice")?;
+//! # ledger.create(&alice, 100)?;
+//! let snapshot = ledger.snapshot().expect("few are open");
+//! ledger.update(&alice, 11)?;
+//! assert_eq!(snapshot.total(), 100);
+//! assert_eq!(snapshot.iter().count(), 1);
+//! # Ok::<(), equipoise::Error>(())
+//! ```
+//!
+//! # What a read is guaranteed to see
+//!
+//! Every decided request has a place in one list, its *commit sequence*: 1, 2, 3, … There is one order, and everybody
+//! sees it.
+//!
+//! * [`Ledger::balance`] returns the newest committed state. It never waits: an account that a writer holds is read
+//!   from the state before. Whoever saw one side of a transfer sees the other. Reads of one thread never go back, and
+//!   see what the thread wrote.
+//! * [`Ledger::snapshot`] at sequence *n* holds exactly what replaying the first *n* entries of the journal gives.
+//! * [`Ledger::balance_durable`] and [`Ledger::snapshot_durable`] are the same at the *durable* sequence: what they
+//!   show cannot be lost any more. Wait for one's own write first: [`Ledger::wait_durable`], [`Ledger::durable_at`].
+//!   In memory, durable means "in the history", see [`Builder::history`].
+//!
+//! # What an error means
+//!
+//! * [`SubmitError`] (and [`InvalidRequest`] inside it): nothing was decided, nothing changed, no id was used up.
+//! * [`Refusal`]: decided, at a sequence of its own, and it changed nothing. Its id keeps that answer: sent again, it is
+//!   refused again, even if the money has come meanwhile.
+//! * [`Exhausted`]: a limit that protects the process; the same request may succeed later.
+//!
+//! # What it costs
+//!
+//! A read is a look-up and two loads. A transfer allocates a transaction and two versions, installs each with one CAS,
+//! and is decided with one more on the commit list, the one word that all writers share: two writers at full speed are
+//! not twice as fast as one. A snapshot costs 30 ns to open; while it is open, an account that changes keeps one old
+//! version (64 bytes). An account takes about 300 bytes with the look-up cache, an id about 550 bytes while it is kept.
+//!
+//! Lock-free: deciding, reading, snapshots. Not lock-free: opening accounts and growing the tables (see
+//! [`Builder::reserve`]). A thread that sleeps inside the engine stops nobody, but memory is not freed meanwhile: at
+//! [`Builder::garbage_cap`] writes are refused, and reads go on.
+
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+mod account;
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+mod builder;
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+mod core;
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+mod directory;
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+mod error;
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+mod handle;
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+mod ids;
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+mod journal;
+mod kernel;
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+mod ledger;
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+mod outcome;
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+mod plan;
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+mod request;
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+mod snapshot;
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+mod wait;
+
+#[cfg(feature = "server")]
+pub mod cli;
+#[cfg(feature = "server")]
+pub mod config;
+#[cfg(feature = "server")]
+pub mod grpc;
+#[cfg(feature = "server")]
+pub mod telemetry;
+
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+pub use account::{AccountId, AccountState, MAX_ID_BYTES, TransactionId};
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+pub use builder::Builder;
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+pub use error::{Error, Exhausted, InvalidRequest, Refusal, SubmitError};
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+pub use handle::Account;
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+pub use journal::HistoryGone;
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+pub use ledger::{Accounts, Ledger, Stats};
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+pub use outcome::{AccountChange, MemberResult, Outcome};
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+pub use request::{Kind, MAX_BATCH_OPERATIONS, MAX_LEGS, Member, Operation, Posting, Request};
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+pub use snapshot::Snapshot;
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+pub use wait::Closed;

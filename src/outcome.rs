@@ -1,0 +1,229 @@
+//! How a request ended, and what the journal says about it.
+
+use smallvec::SmallVec;
+
+use crate::account::{AccountId, AccountState, Balance, Reason, Reject};
+use crate::error::Refusal;
+use crate::kernel::{Handle, State};
+use crate::request::{Kind, Member, Operation};
+
+/// One operation's end: the accounts touched, in the order of the contract's fields, or why it was refused.
+pub type MemberResult = Result<SmallVec<[AccountState; 2]>, Refusal>;
+
+/// A decided transaction: a place in the commit list, and what happened there. Cheap to clone.
+#[derive(Clone)]
+pub struct Outcome {
+    handle: Handle<Balance>,
+    /// Which member the caller asked about; None for all of them.
+    member: Option<u32>,
+    replayed: bool,
+}
+
+impl std::fmt::Debug for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outcome")
+            .field("sequence", &self.sequence())
+            .field("replayed", &self.replayed)
+            .field("result", &self.result())
+            .finish()
+    }
+}
+
+impl Outcome {
+    /// The outcome of a decided transaction.
+    pub(crate) fn new(handle: Handle<Balance>, member: Option<u32>, replayed: bool) -> Self {
+        debug_assert!(handle.decision().is_some(), "an outcome was decided");
+        Outcome { handle, member, replayed }
+    }
+
+    /// Its place in the commit list: 1, 2, 3, …
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.handle.decision().map_or(0, |decision| decision.sequence)
+    }
+
+    /// When it was committed, nanoseconds since the Unix epoch; never before an earlier sequence.
+    #[must_use]
+    pub fn time(&self) -> u64 {
+        self.handle.decision().map_or(0, |decision| decision.time)
+    }
+
+    /// Whether the id had been used before, and this is the answer of that time.
+    #[must_use]
+    pub fn replayed(&self) -> bool {
+        self.replayed
+    }
+
+    /// The request's operations: one, or the chain's.
+    #[must_use]
+    pub fn members(&self) -> &[Member] {
+        let members = self.handle.request().members();
+        match self.member {
+            Some(index) => members.get(index as usize..index as usize + 1).unwrap_or(members),
+            None => members,
+        }
+    }
+
+    /// The same transaction once for each of its members, as if each were asked about alone.
+    #[must_use]
+    pub fn split(&self) -> Vec<Outcome> {
+        let first = self.first_place();
+        (first..).take(self.members().len()).map(|place| Outcome { member: Some(place), ..self.clone() }).collect()
+    }
+
+    /// The result of the first (of a single operation: the only) member.
+    ///
+    /// # Errors
+    /// The refusal that was decided.
+    pub fn result(&self) -> MemberResult {
+        match self.refused(self.first_place()) {
+            Some(refusal) => Err(refusal),
+            None => {
+                Ok(self.states().map_while(|(place, state)| (place == self.first_place()).then_some(state)).collect())
+            }
+        }
+    }
+
+    /// Every member's result, in order.
+    #[must_use]
+    pub fn results(&self) -> Vec<MemberResult> {
+        let mut states = self.states().peekable();
+        (self.first_place()..)
+            .take(self.members().len())
+            .map(|place| match self.refused(place) {
+                Some(refusal) => Err(refusal),
+                None => {
+                    let mine = std::iter::from_fn(|| states.next_if(|(of, _)| *of == place));
+                    Ok(mine.map(|(_, state)| state).collect())
+                }
+            })
+            .collect()
+    }
+
+    /// What the journal says: every change of every member, in the order of the request. A refused one changed
+    /// nothing: it shows the balance and version that it met (version 0: nobody had opened the account).
+    #[must_use]
+    pub fn changes(&self) -> Vec<AccountChange> {
+        let mut effects = self.effects().into_iter().peekable();
+        let mut changes = Vec::new();
+        for (member, place) in self.members().iter().zip(self.first_place()..) {
+            for (account, position) in member.operation.accounts().into_iter().zip(0..) {
+                let state = effects.next_if(|effect| (effect.place, effect.position) == (place, position));
+                let state = state.map_or(Balance::ABSENT, |effect| effect.state);
+                changes.push(AccountChange {
+                    account: account.clone(),
+                    delta: member.operation.delta(position),
+                    balance: state.amount,
+                    version: state.version,
+                });
+            }
+        }
+        changes
+    }
+
+    fn first_place(&self) -> u32 {
+        self.member.unwrap_or(0)
+    }
+
+    /// Why the member at `place` was refused.
+    fn refused(&self, place: u32) -> Option<Refusal> {
+        let (refused, reject) = self.handle.decision()?.refusal?;
+        if refused != place {
+            return Some(Refusal::Group { index: refused as usize });
+        }
+        let member = self.handle.request().members().get(place as usize)?;
+        Some(refusal(&member.operation, reject))
+    }
+
+    /// The accounts after each accepted change, with its member's place, in the order of the request.
+    fn states(&self) -> impl Iterator<Item = (u32, AccountState)> + '_ {
+        let members = self.handle.request().members();
+        let sequence = self.sequence();
+        self.effects().into_iter().filter_map(move |Effect { place, position, state }| {
+            let id = members.get(place as usize)?.operation.account(position)?.clone();
+            Some((place, AccountState { id, balance: state.amount, version: state.version, sequence }))
+        })
+    }
+
+    /// What the asked members' changes led to, in the order of the request. Asks the request and not the accounts: an
+    /// outcome may outlive its ledger.
+    fn effects(&self) -> SmallVec<[Effect; 2]> {
+        let Some(decision) = self.handle.decision() else { return SmallVec::new() };
+        let accepted = decision.refusal.is_none();
+        let mut effects = SmallVec::<[Effect; 2]>::new();
+        for (leg, before) in decision.legs.iter().zip(decision.before) {
+            let mut state = *before;
+            for (place, change) in leg.ops() {
+                if accepted {
+                    state = state.apply(change).unwrap_or(state);
+                }
+                if self.member.is_none_or(|asked| asked == *place) {
+                    effects.push(Effect { place: *place, position: change.position(), state });
+                }
+            }
+        }
+        effects.sort_unstable_by_key(|effect| (effect.place, effect.position));
+        effects
+    }
+
+    /// Whether it touches `account`, or was refused because nobody opened it.
+    #[must_use]
+    pub fn concerns(&self, account: &AccountId) -> bool {
+        self.members().iter().any(|member| member.operation.accounts().contains(&account))
+    }
+
+    /// The answer to a caller that sent it again.
+    #[must_use]
+    pub fn as_replay(mut self) -> Self {
+        self.replayed = true;
+        self
+    }
+}
+
+/// What one change of one member led to.
+struct Effect {
+    place: u32,
+    position: usize,
+    state: Balance,
+}
+
+/// One change in the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountChange {
+    /// The account.
+    pub account: AccountId,
+    /// What was added, or was to be added; smallest units.
+    pub delta: i64,
+    /// The balance after it.
+    pub balance: i64,
+    /// The version after it; 0: nobody had opened the account.
+    pub version: u64,
+}
+
+/// The refusal that `reject` stands for in `operation`.
+fn refusal(operation: &Operation, reject: Reject) -> Refusal {
+    let leg = usize::from(reject.leg);
+    let current = reject.current;
+    let account = operation.accounts()[leg].clone();
+    match (reject.reason, operation.kind()) {
+        (Reason::NotFound, _) => Refusal::NotFound { account },
+        (Reason::AlreadyExists, _) => Refusal::AlreadyExists { account },
+        (Reason::Insufficient, Kind::Transfer { amount, .. }) => {
+            Refusal::InsufficientIn { account, current, required: i128::from(*amount) }
+        }
+        (Reason::Insufficient, Kind::Post { legs }) => {
+            Refusal::InsufficientIn { account, current, required: -i128::from(legs[leg].delta) }
+        }
+        (Reason::OutOfRange, Kind::Transfer { amount, .. }) => {
+            Refusal::OutOfRangeIn { account, current, amount: *amount }
+        }
+        (Reason::OutOfRange, Kind::Post { legs }) => {
+            Refusal::OutOfRangeIn { account, current, amount: legs[leg].delta }
+        }
+        (Reason::Insufficient, Kind::Update { delta, .. }) => Refusal::Insufficient { current, delta: *delta },
+        (Reason::OutOfRange, Kind::Update { delta, .. }) => Refusal::OutOfRange { current, delta: *delta },
+        (Reason::Insufficient | Reason::OutOfRange, Kind::Create { initial_balance, .. }) => {
+            Refusal::OutOfRange { current, delta: *initial_balance }
+        }
+    }
+}

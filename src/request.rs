@@ -1,0 +1,260 @@
+//! What can be asked: operations, checked when they are made, and requests that carry an id.
+
+use smallvec::SmallVec;
+
+use crate::account::{AccountId, Change, TransactionId};
+use crate::error::InvalidRequest;
+
+/// The most operations in one batch.
+pub const MAX_BATCH_OPERATIONS: usize = 10_000;
+
+/// The most legs in one transaction: accounts touched, counted once an operation.
+pub const MAX_LEGS: usize = 1_024;
+
+/// One account's part of a posting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Posting {
+    /// The account.
+    pub account: AccountId,
+    /// What is added to it, smallest units; negative takes away.
+    pub delta: i64,
+}
+
+/// One change, valid in itself: made by the constructors, which check everything that needs no account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operation(pub(crate) Kind);
+
+/// What an [`Operation`] does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Opens an account.
+    Create {
+        /// The new account.
+        account: AccountId,
+        /// Its first balance, not negative.
+        initial_balance: i64,
+    },
+    /// Adds a signed delta.
+    Update {
+        /// The account.
+        account: AccountId,
+        /// What is added; negative takes away.
+        delta: i64,
+    },
+    /// Moves an amount.
+    Transfer {
+        /// Where it comes from.
+        from: AccountId,
+        /// Where it goes, another account.
+        to: AccountId,
+        /// How much, positive.
+        amount: i64,
+    },
+    /// Changes several accounts so that the sum stays the same.
+    Post {
+        /// Two or more accounts, each once; the deltas add up to 0.
+        legs: Vec<Posting>,
+    },
+}
+
+impl Operation {
+    /// Opens `account` with `initial_balance`.
+    ///
+    /// # Errors
+    /// [`InvalidRequest::NegativeInitialBalance`].
+    pub fn create(account: AccountId, initial_balance: i64) -> Result<Self, InvalidRequest> {
+        if initial_balance < 0 {
+            return Err(InvalidRequest::NegativeInitialBalance);
+        }
+        Ok(Operation(Kind::Create { account, initial_balance }))
+    }
+
+    /// Adds `delta` to `account`.
+    #[must_use]
+    pub fn update(account: AccountId, delta: i64) -> Self {
+        Operation(Kind::Update { account, delta })
+    }
+
+    /// Moves `amount` from one account to another.
+    ///
+    /// # Errors
+    /// [`InvalidRequest::SameAccount`], then [`InvalidRequest::AmountNotPositive`].
+    pub fn transfer(from: AccountId, to: AccountId, amount: i64) -> Result<Self, InvalidRequest> {
+        if from == to {
+            return Err(InvalidRequest::SameAccount);
+        }
+        if amount <= 0 {
+            return Err(InvalidRequest::AmountNotPositive);
+        }
+        Ok(Operation(Kind::Transfer { from, to, amount }))
+    }
+
+    /// Changes several accounts at once; the deltas must add up to 0, so nothing is made or lost.
+    ///
+    /// # Errors
+    /// [`InvalidRequest::TooManyLegs`], [`InvalidRequest::PostingTwice`], [`InvalidRequest::PostingUnbalanced`].
+    pub fn post(legs: Vec<Posting>) -> Result<Self, InvalidRequest> {
+        if legs.len() > MAX_LEGS {
+            return Err(InvalidRequest::TooManyLegs { legs: legs.len() });
+        }
+        let mut accounts: Vec<_> = legs.iter().map(|leg| &leg.account).collect();
+        accounts.sort_unstable();
+        if let Some(twice) = accounts.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(InvalidRequest::PostingTwice { account: twice[0].clone() });
+        }
+        let sum: i128 = legs.iter().map(|leg| i128::from(leg.delta)).sum();
+        if sum != 0 || legs.is_empty() {
+            return Err(InvalidRequest::PostingUnbalanced { sum });
+        }
+        Ok(Operation(Kind::Post { legs }))
+    }
+
+    /// What it does.
+    #[must_use]
+    pub fn kind(&self) -> &Kind {
+        &self.0
+    }
+
+    /// The journal's name for it: `create`, `update`, `transfer` or `post`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self.0 {
+            Kind::Create { .. } => "create",
+            Kind::Update { .. } => "update",
+            Kind::Transfer { .. } => "transfer",
+            Kind::Post { .. } => "post",
+        }
+    }
+
+    /// The accounts that it touches, in the order of the contract's fields.
+    #[must_use]
+    pub fn accounts(&self) -> SmallVec<[&AccountId; 2]> {
+        match &self.0 {
+            Kind::Create { account, .. } | Kind::Update { account, .. } => SmallVec::from_iter([account]),
+            Kind::Transfer { from, to, .. } => SmallVec::from_iter([from, to]),
+            Kind::Post { legs } => legs.iter().map(|leg| &leg.account).collect(),
+        }
+    }
+
+    /// The account at `position` of [`Self::accounts`].
+    pub(crate) fn account(&self, position: usize) -> Option<&AccountId> {
+        match (&self.0, position) {
+            (Kind::Create { account, .. } | Kind::Update { account, .. }, 0) => Some(account),
+            (Kind::Transfer { from, .. }, 0) => Some(from),
+            (Kind::Transfer { to, .. }, 1) => Some(to),
+            (Kind::Post { legs }, position) => legs.get(position).map(|leg| &leg.account),
+            _ => None,
+        }
+    }
+
+    /// What is added to the account at `position`.
+    pub(crate) fn delta(&self, position: usize) -> i64 {
+        match (&self.0, position) {
+            (Kind::Create { initial_balance, .. }, _) => *initial_balance,
+            (Kind::Update { delta, .. }, _) => *delta,
+            // Positive by construction, so it has a negation.
+            (Kind::Transfer { amount, .. }, 0) => amount.saturating_neg(),
+            (Kind::Transfer { amount, .. }, _) => *amount,
+            (Kind::Post { legs }, position) => legs.get(position).map_or(0, |leg| leg.delta),
+        }
+    }
+
+    /// The changes that it makes, each with the account's position.
+    pub(crate) fn change(&self, position: usize) -> Change {
+        match &self.0 {
+            Kind::Create { initial_balance, .. } => Change::Open { initial: *initial_balance },
+            _ => Change::Add { delta: self.delta(position), leg: position as u16 },
+        }
+    }
+
+    /// The first field, by its name and order in the contract, in which `other` differs.
+    pub(crate) fn first_difference(&self, other: &Operation) -> Option<&'static str> {
+        let fields: &[(&'static str, bool)] = match (&self.0, &other.0) {
+            (
+                Kind::Create { account, initial_balance },
+                Kind::Create { account: other_account, initial_balance: other_balance },
+            ) => &[("account_id", account != other_account), ("initial_balance", initial_balance != other_balance)],
+            (Kind::Update { account, delta }, Kind::Update { account: other_account, delta: other_delta }) => {
+                &[("account_id", account != other_account), ("delta", delta != other_delta)]
+            }
+            (
+                Kind::Transfer { from, to, amount },
+                Kind::Transfer { from: other_from, to: other_to, amount: other_amount },
+            ) => &[
+                ("from_account_id", from != other_from),
+                ("to_account_id", to != other_to),
+                ("amount", amount != other_amount),
+            ],
+            (Kind::Post { legs }, Kind::Post { legs: other_legs }) => &[("legs", legs != other_legs)],
+            _ => &[("operation", true)],
+        };
+        fields.iter().find(|(_, differs)| *differs).map(|(field, _)| *field)
+    }
+}
+
+/// One operation with the id under which it may be sent again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The id; without one the operation has no protection against being sent twice.
+    pub id: Option<TransactionId>,
+    /// What to do.
+    pub operation: Operation,
+}
+
+/// What is committed under one sequence, or not at all: one operation, or a chain of them in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    members: SmallVec<[Member; 1]>,
+}
+
+impl Request {
+    /// One operation.
+    #[must_use]
+    pub fn single(operation: Operation, id: Option<TransactionId>) -> Self {
+        Request { members: SmallVec::from_iter([Member { id, operation }]) }
+    }
+
+    /// A linked chain: each operation sees the ones before it; all are applied, or none.
+    ///
+    /// # Errors
+    /// [`InvalidRequest::EmptyChain`], [`InvalidRequest::TooManyLegs`]; [`InvalidRequest::IdTwiceInChain`] when two
+    /// members carry one id.
+    pub fn chain(members: Vec<Member>) -> Result<Self, InvalidRequest> {
+        if members.is_empty() {
+            return Err(InvalidRequest::EmptyChain);
+        }
+        let legs = members.iter().map(|member| member.operation.accounts().len()).sum();
+        if legs > MAX_LEGS {
+            return Err(InvalidRequest::TooManyLegs { legs });
+        }
+        let mut ids: Vec<_> = members.iter().filter_map(|member| member.id.as_ref()).collect();
+        ids.sort_unstable();
+        if let Some(twice) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(InvalidRequest::IdTwiceInChain { id: twice[0].clone() });
+        }
+        Ok(Request { members: members.into() })
+    }
+
+    /// The operations, in order.
+    #[must_use]
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// How `other` differs: the first member and field that say something else under the same ids, or nothing that can
+    /// be named, when the ids themselves are others.
+    pub(crate) fn first_difference(&self, other: &Request) -> Option<Option<(TransactionId, &'static str)>> {
+        if self == other {
+            return None;
+        }
+        let ids = |request: &'_ Request| request.members.iter().map(|member| member.id.clone()).collect::<Vec<_>>();
+        if ids(self) != ids(other) {
+            return Some(None);
+        }
+        Some(
+            self.members.iter().zip(&other.members).find_map(|(known, asked)| {
+                Some((asked.id.clone()?, known.operation.first_difference(&asked.operation)?))
+            }),
+        )
+    }
+}

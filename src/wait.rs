@@ -1,0 +1,141 @@
+//! Waiting for the durable watermark: tickets that any runtime, or a plain thread, can wait on.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+
+use parking_lot::Mutex;
+use thiserror::Error;
+
+/// The ledger was closed before the sequence became durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the ledger was closed")]
+pub struct Closed;
+
+/// Who waits for which sequence. Off the hot path: only callers that must wait come here.
+#[derive(Default)]
+pub(crate) struct Waiters {
+    queue: Mutex<Queue>,
+}
+
+#[derive(Default)]
+struct Queue {
+    closed: bool,
+    tickets: u64,
+    waiting: BTreeMap<(u64, u64), Waker>,
+}
+
+impl Waiters {
+    /// Wakes whoever waits for a sequence up to `durable`; true if others wait for a later one.
+    pub(crate) fn reached(&self, durable: u64) -> bool {
+        let mut queue = self.queue.lock();
+        let later = queue.waiting.split_off(&(durable.saturating_add(1), 0));
+        let woken = std::mem::replace(&mut queue.waiting, later);
+        let more = !queue.waiting.is_empty();
+        drop(queue);
+        // Outside the lock: a waker runs its runtime's code.
+        for waker in woken.into_values() {
+            waker.wake();
+        }
+        more
+    }
+
+    /// Wakes everybody; from now on waiting for what is not durable fails.
+    pub(crate) fn close(&self) {
+        let mut queue = self.queue.lock();
+        queue.closed = true;
+        let woken = std::mem::take(&mut queue.waiting);
+        drop(queue);
+        for waker in woken.into_values() {
+            waker.wake();
+        }
+    }
+
+    /// Leaves `waker` under `ticket`, made at the first call; Err when closed.
+    fn register(&self, sequence: u64, ticket: &mut Option<u64>, waker: &Waker) -> Result<(), Closed> {
+        let mut queue = self.queue.lock();
+        if queue.closed {
+            return Err(Closed);
+        }
+        let number = *ticket.get_or_insert_with(|| {
+            queue.tickets = queue.tickets.wrapping_add(1);
+            queue.tickets
+        });
+        queue.waiting.insert((sequence, number), waker.clone());
+        Ok(())
+    }
+
+    fn leave(&self, sequence: u64, ticket: u64) {
+        self.queue.lock().waiting.remove(&(sequence, ticket));
+    }
+}
+
+/// What a ticket waits on.
+pub(crate) trait Watermark {
+    fn waiters(&self) -> &Waiters;
+    /// Whether `sequence` is durable; may do the flusher's work where that is cheap.
+    fn is_durable(&self, sequence: u64) -> bool;
+}
+
+/// Resolves when a sequence is durable.
+pub(crate) struct Ticket<W: Watermark> {
+    watermark: W,
+    sequence: u64,
+    number: Option<u64>,
+}
+
+impl<W: Watermark> Ticket<W> {
+    pub(crate) fn new(watermark: W, sequence: u64) -> Self {
+        Ticket { watermark, sequence, number: None }
+    }
+}
+
+impl<W: Watermark + Unpin> Future for Ticket<W> {
+    type Output = Result<(), Closed>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        if this.watermark.is_durable(this.sequence) {
+            return Poll::Ready(Ok(()));
+        }
+        let registered = this.watermark.waiters().register(this.sequence, &mut this.number, context.waker());
+        // Again, now that a flush that ends from here on wakes us.
+        match (this.watermark.is_durable(this.sequence), registered) {
+            (true, _) => Poll::Ready(Ok(())),
+            (false, Ok(())) => Poll::Pending,
+            (false, Err(closed)) => Poll::Ready(Err(closed)),
+        }
+    }
+}
+
+impl<W: Watermark> Drop for Ticket<W> {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            self.watermark.waiters().leave(self.sequence, number);
+        }
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Blocks the calling thread until `future` is ready.
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+    let mut future = std::pin::pin!(future);
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut context = Context::from_waker(&waker);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}
