@@ -1,0 +1,120 @@
+//! The log of failed operations (requirement A13): one ERROR event each, bounded, without control characters.
+
+use std::fmt::{self, Write as _};
+
+use tonic::{Code, Status};
+
+use super::status::Failure;
+
+/// The longest text of one field, in characters.
+const MAX_TEXT: usize = 512;
+
+/// What a failed operation was about, as the request spelled it.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Subject<'a> {
+    pub(super) accounts: [&'a str; 2],
+    pub(super) transaction: &'a str,
+}
+
+impl<'a> Subject<'a> {
+    pub(super) fn account(id: &'a str, transaction: &'a str) -> Self {
+        Subject { accounts: [id, ""], transaction }
+    }
+}
+
+/// Logs `failure` and makes the status of it.
+pub(super) fn refused(operation: &'static str, subject: Subject<'_>, failure: &Failure) -> Status {
+    failed(operation, subject, failure.code(), &failure.to_string());
+    failure.status()
+}
+
+/// Logs one failed operation.
+pub(super) fn failed(operation: &'static str, subject: Subject<'_>, code: Code, details: &str) {
+    tracing::error!(
+        target: "equipoise::audit",
+        operation,
+        account_ids = %Ids(subject.accounts),
+        transaction_id = %Escaped(subject.transaction),
+        code = name(code),
+        details = %Escaped(details),
+        "operation failed"
+    );
+}
+
+/// The name of a code as gRPC spells it.
+fn name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+/// Text in which whatever could forge a line or steer a terminal (controls, bidirectional marks, invisible characters)
+/// is spelled as an escape, cut after [`MAX_TEXT`] characters.
+struct Escaped<'a>(&'a str);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rest = self.0.chars();
+        for character in rest.by_ref().take(MAX_TEXT) {
+            match character {
+                '\'' | '"' => f.write_char(character)?,
+                _ => write!(f, "{}", character.escape_debug())?,
+            }
+        }
+        match rest.as_str().len() {
+            0 => Ok(()),
+            more => write!(f, "… ({more} more bytes)"),
+        }
+    }
+}
+
+/// The ids that are there, separated by spaces.
+struct Ids<'a>([&'a str; 2]);
+
+impl fmt::Display for Ids<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for id in self.0.iter().filter(|id| !id.is_empty()) {
+            write!(f, "{separator}{}", Escaped(id))?;
+            separator = " ";
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A13, A09: an id cannot forge a log line or turn the text around.
+    #[test]
+    fn what_could_forge_a_line_is_escaped() {
+        let hostile = "a\n2026-01-01 ERROR\u{1b}[2J\u{7f}\u{9b}\u{202e}\u{feff}";
+        let logged = Escaped(hostile).to_string();
+        assert_eq!(logged, r"a\n2026-01-01 ERROR\u{1b}[2J\u{7f}\u{9b}\u{202e}\u{feff}");
+        assert_eq!(Escaped("é \"quoted\"").to_string(), "é \"quoted\"");
+    }
+
+    #[test]
+    fn a_long_text_is_cut() {
+        let logged = Escaped(&"x".repeat(1 << 20)).to_string();
+        assert!(logged.len() < 600, "{}", logged.len());
+        assert!(logged.ends_with("more bytes)"));
+    }
+}

@@ -1,0 +1,173 @@
+//! ExecuteBatch: operations in order, each with its own result; linked ones as one chain.
+
+use super::audit;
+use super::convert;
+use super::proto::{self, OperationResult, operation::Operation as Kind};
+use super::status::Failure;
+use crate::{InvalidRequest, Ledger, MAX_BATCH_OPERATIONS, MAX_LEGS, Member, MemberResult, Outcome, Refusal, Request};
+
+/// The longest result: two accounts with ids of 128 bytes, in the protobuf encoding.
+const RESULT_BYTES: usize = 360;
+/// Operations decided before others get a turn on this thread.
+const TURN: usize = 256;
+
+/// Decides every operation; returns when all outcomes are durable.
+///
+/// # Errors
+/// What is wrong with the batch as a whole (nothing was applied then), or that the ledger was closed.
+pub(super) async fn execute(
+    ledger: &Ledger,
+    operations: &[proto::Operation],
+    max_bytes: usize,
+) -> Result<Vec<OperationResult>, Failure> {
+    check(operations, max_bytes)?;
+    let mut run = Run { ledger, observed: 0, results: Vec::with_capacity(operations.len()) };
+    let mut turn = TURN;
+    for group in operations.split_inclusive(|operation| !operation.linked) {
+        run.group(group);
+        // Between groups only: nothing is ever half decided.
+        if run.results.len() >= turn {
+            turn = run.results.len() + TURN;
+            tokio::task::yield_now().await;
+        }
+    }
+    ledger.durable_at(run.observed).await?;
+    Ok(run.results)
+}
+
+/// What refuses the whole batch.
+fn check(operations: &[proto::Operation], max_bytes: usize) -> Result<(), Failure> {
+    let wrong = |reason, text| Err(Failure::Field { field: "operations", reason, text });
+    let count = operations.len();
+    if count > MAX_BATCH_OPERATIONS {
+        let text = format!("a batch has at most {MAX_BATCH_OPERATIONS} operations, got {count}");
+        return wrong("BATCH_TOO_LONG", text);
+    }
+    if count * RESULT_BYTES > max_bytes {
+        let text = format!("the answer to {count} operations could be longer than {max_bytes} bytes");
+        return wrong("BATCH_TOO_LONG", text);
+    }
+    if operations.last().is_some_and(|last| last.linked) {
+        return wrong("LINKED_TO_NOTHING", "the last operation of a batch must not be linked".to_owned());
+    }
+    Ok(())
+}
+
+struct Run<'a> {
+    ledger: &'a Ledger,
+    /// The highest sequence that a result tells of.
+    observed: u64,
+    results: Vec<OperationResult>,
+}
+
+impl Run<'_> {
+    fn group(&mut self, group: &[proto::Operation]) {
+        match self.decide(group) {
+            Ok(outcome) => self.decided(&outcome, group),
+            Err((culprit, failure)) => self.undecided(culprit, failure, group),
+        }
+    }
+
+    /// One request of the whole group; an error comes with the member that is at fault.
+    fn decide(&self, group: &[proto::Operation]) -> Result<Outcome, (usize, Failure)> {
+        let mut members = Vec::with_capacity(group.len());
+        for (index, operation) in group.iter().enumerate() {
+            members.push(convert::operation(operation).map_err(|failure| (index, failure))?);
+        }
+        let whole = |failure: Failure| (culprit(&failure, group), failure);
+        let request = match <[Member; 1]>::try_from(members) {
+            Ok([member]) => Request::single(member.operation, member.id),
+            Err(members) => Request::chain(members).map_err(|invalid| whole(invalid.into()))?,
+        };
+        self.ledger.submit(request).map_err(|error| whole(error.into()))
+    }
+
+    fn decided(&mut self, outcome: &Outcome, group: &[proto::Operation]) {
+        self.observed = self.observed.max(outcome.sequence());
+        let results = outcome.results();
+        self.results.extend(group.iter().zip(results).map(|(operation, result)| decided(outcome, operation, result)));
+    }
+
+    /// The culprit keeps its text, the others say that their group failed.
+    fn undecided(&mut self, culprit: usize, failure: Failure, group: &[proto::Operation]) {
+        if let Failure::Invalid(InvalidRequest::IdReused { .. } | InvalidRequest::IdOfAnother { .. }) = failure {
+            // The id's first use may not be durable yet.
+            self.observed = self.observed.max(self.ledger.sequence());
+        }
+        let of_group = Failure::Refused { refusal: Refusal::Group { index: culprit }, replayed: false };
+        // Shutting down or out of memory: that is true of every member.
+        let everybody = matches!(failure, Failure::Closed | Failure::Exhausted(_));
+        self.results.extend(group.iter().enumerate().map(|(index, operation)| {
+            failed(operation, if everybody || index == culprit { &failure } else { &of_group })
+        }));
+    }
+}
+
+/// What became of one member of a decided group.
+fn decided(outcome: &Outcome, operation: &proto::Operation, result: MemberResult) -> OperationResult {
+    let (sequence, replayed) = (outcome.sequence(), outcome.replayed());
+    match result {
+        Ok(accounts) => OperationResult {
+            code: 0,
+            message: String::new(),
+            sequence,
+            replayed,
+            accounts: convert::accounts(accounts),
+        },
+        Err(refusal) => {
+            let failure = Failure::Refused { refusal, replayed };
+            OperationResult { sequence, replayed, ..failed(operation, &failure) }
+        }
+    }
+}
+
+fn failed(operation: &proto::Operation, failure: &Failure) -> OperationResult {
+    let (name, subject) = convert::subject(operation);
+    let (code, message) = (failure.code(), failure.to_string());
+    audit::failed(name, subject, code, &message);
+    OperationResult { code: code.into(), message, ..OperationResult::default() }
+}
+
+/// Which member of `group` a failure of the whole group is about.
+fn culprit(failure: &Failure, group: &[proto::Operation]) -> usize {
+    let Failure::Invalid(invalid) = failure else { return 0 };
+    let id_of = |operation: &proto::Operation| convert::subject(operation).1.transaction.to_owned();
+    let found = match invalid {
+        InvalidRequest::IdReused { id, .. } => group.iter().position(|operation| id_of(operation) == id.as_str()),
+        InvalidRequest::IdTwiceInChain { id } => group.iter().rposition(|operation| id_of(operation) == id.as_str()),
+        InvalidRequest::IdOfAnother { index, .. } => Some(*index),
+        InvalidRequest::TooManyLegs { .. } => {
+            let mut legs = 0;
+            group.iter().position(|operation| {
+                legs += if let Some(Kind::TransferFunds(_)) = operation.operation { 2 } else { 1 };
+                legs > MAX_LEGS
+            })
+        }
+        _ => None,
+    };
+    found.unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::*;
+
+    /// A14: the answer to the longest batch, all ids at their limit, stays under 4 MiB.
+    #[test]
+    fn the_longest_answer_fits() {
+        let account =
+            proto::Account { account_id: "x".repeat(128), balance: i64::MIN, version: u64::MAX, sequence: u64::MAX };
+        let result = OperationResult {
+            code: 0,
+            message: String::new(),
+            sequence: u64::MAX,
+            replayed: true,
+            accounts: vec![account.clone(), account],
+        };
+        let response = proto::ExecuteBatchResponse { results: vec![result; MAX_BATCH_OPERATIONS] };
+        assert!(response.encoded_len() <= RESULT_BYTES * MAX_BATCH_OPERATIONS, "{}", response.encoded_len());
+        const { assert!(RESULT_BYTES * MAX_BATCH_OPERATIONS < 4 * 1024 * 1024) };
+    }
+}

@@ -1,0 +1,133 @@
+//! One call's future: the deadline, and a look at how it ended.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+use tonic::body::Body;
+use tonic::codegen::{BoxFuture, http::Response};
+use tonic::{Code, Status};
+
+use super::audit::{self, Subject};
+use super::deadline;
+use super::status::Failure;
+
+/// How long the text of a status that is not ours may be in a header.
+const MAX_FOREIGN: usize = 200;
+
+/// A call until its answer begins. A unary answer is whole by then; a stream goes on under [`super::pull`].
+pub(super) struct Call {
+    operation: &'static str,
+    state: State,
+    /// What the client allowed.
+    deadline: Option<Instant>,
+    /// What the service allows, from the first time that the call has to wait.
+    cap: Duration,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+enum State {
+    New(BoxFuture<Response<Body>, Infallible>),
+    Waiting(BoxFuture<Response<Body>, Infallible>),
+    Refused(Failure),
+    Ended,
+}
+
+impl Call {
+    pub(super) fn new(
+        operation: &'static str,
+        answer: BoxFuture<Response<Body>, Infallible>,
+        timeout: Option<Duration>,
+        cap: Duration,
+    ) -> Self {
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        Call { operation, state: State::New(answer), deadline, cap, sleep: None }
+    }
+
+    pub(super) fn refused(operation: &'static str, failure: Failure) -> Self {
+        Call { operation, state: State::Refused(failure), deadline: None, cap: Duration::ZERO, sleep: None }
+    }
+
+    fn end(&mut self, failure: &Failure) -> Poll<Result<Response<Body>, Infallible>> {
+        self.state = State::Ended;
+        Poll::Ready(Ok(audit::refused(self.operation, Subject::default(), failure).into_http()))
+    }
+
+    fn answered(&mut self, response: Response<Body>) -> Poll<Result<Response<Body>, Infallible>> {
+        self.state = State::Ended;
+        if let Some(deadline) = self.deadline {
+            deadline::ends_at(deadline);
+        }
+        if response.headers().contains_key("grpc-status") {
+            return Poll::Ready(Ok(self.failed(response)));
+        }
+        Poll::Ready(Ok(response))
+    }
+
+    /// Statuses of ours are logged already; those of the layers below are logged here, and told as ours would be.
+    fn failed(&self, response: Response<Body>) -> Response<Body> {
+        let Some(status) = response.extensions().get::<Status>() else {
+            audit::failed(self.operation, Subject::default(), Code::Unimplemented, "no such method");
+            return response;
+        };
+        if !status.details().is_empty() {
+            return response;
+        }
+        let text: String = status.message().chars().take(MAX_FOREIGN).collect();
+        match status.code() {
+            // The contract's codes are fewer than tonic's.
+            Code::OutOfRange => {
+                audit::refused(self.operation, Subject::default(), &Failure::TooLong { text }).into_http()
+            }
+            Code::Internal => {
+                let failure = Failure::Field { field: "message", reason: "MESSAGE_MALFORMED", text };
+                audit::refused(self.operation, Subject::default(), &failure).into_http()
+            }
+            code => {
+                audit::failed(self.operation, Subject::default(), code, &text);
+                response
+            }
+        }
+    }
+}
+
+impl Future for Call {
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        match std::mem::replace(&mut this.state, State::Ended) {
+            // A caller that is gone gets nothing started.
+            State::New(_) if this.deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
+                return this.end(&Failure::Deadline);
+            }
+            State::New(mut answer) | State::Waiting(mut answer) => match answer.as_mut().poll(context) {
+                Poll::Ready(Ok(response)) => return this.answered(response),
+                Poll::Pending => this.state = State::Waiting(answer),
+            },
+            State::Refused(failure) => return this.end(&failure),
+            State::Ended => return Poll::Pending,
+        }
+        let (deadline, cap) = (this.deadline, this.cap);
+        let sleep = this.sleep.get_or_insert_with(|| {
+            let longest = Instant::now() + cap;
+            Box::pin(sleep_until(deadline.map_or(longest, |deadline| deadline.min(longest))))
+        });
+        match sleep.as_mut().poll(context) {
+            Poll::Ready(()) => this.end(&Failure::Deadline),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if let State::Waiting(_) = self.state {
+            let details = "the caller left before the answer";
+            audit::failed(self.operation, Subject::default(), Code::Cancelled, details);
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Between the contract's messages and the domain. Ids are parsed here, once.
+
+use super::audit::Subject;
+use super::proto;
+use super::proto::operation::Operation as Kind;
+use super::status::Failure;
+use crate::{AccountId, AccountState, InvalidRequest, Member, MemberResult, Operation, Outcome, TransactionId};
+
+/// Fields in contract order, then what needs no account.
+pub(super) fn create(message: &proto::CreateAccountRequest) -> Result<Member, InvalidRequest> {
+    let account = AccountId::parse("account_id", &message.account_id)?;
+    let id = match message.transaction_id.as_str() {
+        "" => None,
+        text => Some(TransactionId::parse("transaction_id", text)?),
+    };
+    Ok(Member { id, operation: Operation::create(account, message.initial_balance)? })
+}
+
+pub(super) fn update(message: &proto::UpdateBalanceRequest) -> Result<Member, InvalidRequest> {
+    let account = AccountId::parse("account_id", &message.account_id)?;
+    let id = TransactionId::parse("transaction_id", &message.transaction_id)?;
+    Ok(Member { id: Some(id), operation: Operation::update(account, message.delta) })
+}
+
+pub(super) fn transfer(message: &proto::TransferFundsRequest) -> Result<Member, InvalidRequest> {
+    let from = AccountId::parse("from_account_id", &message.from_account_id)?;
+    let to = AccountId::parse("to_account_id", &message.to_account_id)?;
+    let id = TransactionId::parse("transaction_id", &message.transaction_id)?;
+    Ok(Member { id: Some(id), operation: Operation::transfer(from, to, message.amount)? })
+}
+
+/// One operation of a batch.
+pub(super) fn operation(operation: &proto::Operation) -> Result<Member, Failure> {
+    let member = match &operation.operation {
+        Some(Kind::CreateAccount(message)) => create(message),
+        Some(Kind::UpdateBalance(message)) => update(message),
+        Some(Kind::TransferFunds(message)) => transfer(message),
+        None => {
+            let text = "operation must be set".to_owned();
+            return Err(Failure::Field { field: "operation", reason: "OPERATION_MISSING", text });
+        }
+    };
+    Ok(member?)
+}
+
+/// The name, in the log, of one operation of a batch, and what it is about.
+pub(super) fn subject(operation: &proto::Operation) -> (&'static str, Subject<'_>) {
+    match &operation.operation {
+        Some(Kind::CreateAccount(message)) => {
+            ("ExecuteBatch/CreateAccount", Subject::account(&message.account_id, &message.transaction_id))
+        }
+        Some(Kind::UpdateBalance(message)) => {
+            ("ExecuteBatch/UpdateBalance", Subject::account(&message.account_id, &message.transaction_id))
+        }
+        Some(Kind::TransferFunds(message)) => ("ExecuteBatch/TransferFunds", transfer_subject(message)),
+        None => ("ExecuteBatch", Subject::default()),
+    }
+}
+
+pub(super) fn transfer_subject(message: &proto::TransferFundsRequest) -> Subject<'_> {
+    Subject { accounts: [&message.from_account_id, &message.to_account_id], transaction: &message.transaction_id }
+}
+
+pub(super) fn account(state: AccountState) -> proto::Account {
+    proto::Account {
+        account_id: state.id.as_str().to_owned(),
+        balance: state.balance,
+        version: state.version,
+        sequence: state.sequence,
+    }
+}
+
+pub(super) fn accounts(states: impl IntoIterator<Item = AccountState>) -> Vec<proto::Account> {
+    states.into_iter().map(account).collect()
+}
+
+/// `nanos` since the Unix epoch.
+pub(super) fn timestamp(nanos: u64) -> prost_types::Timestamp {
+    const SECOND: u64 = 1_000_000_000;
+    prost_types::Timestamp {
+        seconds: i64::try_from(nanos / SECOND).unwrap_or(i64::MAX),
+        nanos: i32::try_from(nanos % SECOND).unwrap_or(0),
+    }
+}
+
+/// The journal's entry as the contract spells it: one message for each operation, all with the entry's sequence.
+pub(super) fn transactions(outcome: &Outcome) -> Vec<proto::Transaction> {
+    let mut legs = outcome.changes().into_iter().map(|change| proto::Leg {
+        account_id: change.account.as_str().to_owned(),
+        delta: change.delta,
+        balance: change.balance,
+        version: change.version,
+    });
+    let transaction = |(member, result): (&Member, MemberResult)| {
+        let (code, message) = match result {
+            Ok(_) => (0, String::new()),
+            Err(refusal) => {
+                let failure = Failure::Refused { refusal, replayed: false };
+                (i32::from(failure.code()), failure.to_string())
+            }
+        };
+        proto::Transaction {
+            sequence: outcome.sequence(),
+            transaction_id: member.id.as_ref().map(|id| id.as_str().to_owned()).unwrap_or_default(),
+            commit_time: Some(timestamp(outcome.time())),
+            operation: member.operation.name().to_owned(),
+            legs: legs.by_ref().take(member.operation.accounts().len()).collect(),
+            code,
+            message,
+        }
+    };
+    outcome.members().iter().zip(outcome.results()).map(transaction).collect()
+}

@@ -1,0 +1,102 @@
+//! How long a call may take: the `grpc-timeout` header, and the end of what outlives it.
+
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// How long after its deadline a call whose client does not take the answer is cut off.
+const OVERTIME: Duration = Duration::from_secs(1);
+
+/// The header's value is not 1 to 8 digits and a unit.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Malformed;
+
+/// Reads a `grpc-timeout`: at most 8 digits, then H, M, S, m, u or n. Zero is allowed: it has passed.
+pub(super) fn parse(value: &[u8]) -> Result<Duration, Malformed> {
+    let (unit, digits) = value.split_last().ok_or(Malformed)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(Malformed);
+    }
+    let number = digits.iter().fold(0, |number: u64, digit| number * 10 + u64::from(digit - b'0'));
+    match unit {
+        b'H' => Ok(Duration::from_secs(number * 3_600)),
+        b'M' => Ok(Duration::from_secs(number * 60)),
+        b'S' => Ok(Duration::from_secs(number)),
+        b'm' => Ok(Duration::from_millis(number)),
+        b'u' => Ok(Duration::from_micros(number)),
+        b'n' => Ok(Duration::from_nanos(number)),
+        _ => Err(Malformed),
+    }
+}
+
+thread_local! {
+    /// The deadline of the call whose answer began during the poll under way on this thread.
+    static ANSWERED: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// Says, within a [`Tasks`] task, that the rest of it (sending the answer) must end soon after `deadline`.
+pub(super) fn ends_at(deadline: Instant) {
+    ANSWERED.set(Some(deadline));
+}
+
+/// Spawns one task a call, as hyper asks. HTTP/2 flow control lets a client that does not read hold such a task for
+/// ever, and nothing inside is polled then; so the task itself ends after the call's deadline, which resets the stream.
+#[derive(Clone)]
+pub(super) struct Tasks;
+
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Tasks {
+    fn execute(&self, task: F) {
+        tokio::spawn(bounded(task));
+    }
+}
+
+async fn bounded(task: impl Future<Output = ()>) {
+    let mut task = pin!(task);
+    let mut end: Option<Pin<Box<Sleep>>> = None;
+    poll_fn(|context| {
+        ANSWERED.set(None);
+        if task.as_mut().poll(context).is_ready() {
+            return Poll::Ready(());
+        }
+        if let Some(at) = ANSWERED.take().and_then(|deadline| deadline.checked_add(OVERTIME)) {
+            end = Some(Box::pin(sleep_until(at)));
+        }
+        end.as_mut().map_or(Poll::Pending, |end| end.as_mut().poll(context))
+    })
+    .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A03: odd values are honoured or refused, and the longest does not wrap.
+    #[test]
+    fn every_timeout_is_honoured_or_refused() {
+        assert_eq!(parse(b"1n"), Ok(Duration::from_nanos(1)));
+        assert_eq!(parse(b"0m"), Ok(Duration::ZERO));
+        assert_eq!(parse(b"99999999H"), Ok(Duration::from_secs(99_999_999 * 3_600)));
+        for malformed in ["", "5", "S", "5x", "-1S", "+1S", "1 S", "123456789S", "1.5S", "é"] {
+            assert_eq!(parse(malformed.as_bytes()), Err(Malformed), "{malformed}");
+        }
+    }
+
+    /// E4: a task that is not done a second after its call's deadline ends.
+    #[tokio::test]
+    async fn a_task_ends_after_its_deadline() {
+        let (held, mut dropped) = tokio::sync::mpsc::channel::<()>(1);
+        let began = Instant::now();
+        let stuck = async move {
+            ends_at(began);
+            std::future::pending::<()>().await;
+            drop(held);
+        };
+        hyper::rt::Executor::execute(&Tasks, stuck);
+        assert!(dropped.recv().await.is_none());
+        assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    }
+}

@@ -1,0 +1,86 @@
+//! The gRPC door: `equipoise.v1.AccountService` as `proto/equipoise/v1/accounts.proto` describes it, beside
+//! `grpc.health.v1` and reflection (v1 and v1alpha).
+//!
+//! Every answer waits until what it says can no longer be lost. Failures carry `google.rpc` details: an `ErrorInfo`
+//! with a stable reason (its metadata says `replayed: true` when the refusal was decided by an earlier call of the
+//! same id), a `BadRequest` naming the field, a `RetryInfo` where trying again helps.
+//!
+//! Limits that hold whatever a client does: [`Options`].
+
+use std::time::Duration;
+
+use thiserror::Error;
+
+mod audit;
+mod batch;
+mod call;
+mod convert;
+mod deadline;
+mod door;
+mod pull;
+mod server;
+mod service;
+mod status;
+mod walk;
+mod watch;
+
+pub use server::serve;
+
+/// What prost and tonic make of the contract: messages, client and server.
+pub mod proto {
+    #![allow(missing_docs, clippy::all, clippy::pedantic, clippy::restriction, reason = "generated code")]
+
+    tonic::include_proto!("equipoise.v1");
+
+    /// The compiled contract, for reflection.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/accounts.bin"));
+}
+
+/// The service's limits.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The longest message read or written, in bytes. A longer request gets RESOURCE_EXHAUSTED.
+    pub max_message_bytes: usize,
+    /// The most connections at once; less when the process may not open that many files. One more is closed at once.
+    pub max_connections: usize,
+    /// The most calls at once on one connection.
+    pub max_streams: u32,
+    /// How long a call may take to begin its answer, whatever deadline the client named.
+    pub request_timeout: Duration,
+    /// How long a ListAccounts walk or a SnapshotBalances stream keeps its snapshot without being read.
+    pub walk_lease: Duration,
+    /// The most walks and snapshot streams at once.
+    pub max_walks: usize,
+    /// How often an idle connection is asked whether its client is still there.
+    pub keepalive_interval: Duration,
+    /// How long the client has to answer that, and a new connection to begin to speak HTTP/2.
+    pub keepalive_timeout: Duration,
+    /// How long calls may go on after shutdown began; then their connections are cut.
+    pub shutdown_grace: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            max_message_bytes: 4 * 1024 * 1024,
+            max_connections: 10_000,
+            max_streams: 1_024,
+            request_timeout: Duration::from_secs(30),
+            walk_lease: Duration::from_secs(60),
+            max_walks: 32,
+            keepalive_interval: Duration::from_secs(30),
+            keepalive_timeout: Duration::from_secs(10),
+            // With what closing the ledger and the log may take after it: less than five seconds.
+            shutdown_grace: Duration::from_secs(3),
+        }
+    }
+}
+
+/// Why the service could not start.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The compiled contract is damaged.
+    #[error("reflection cannot read the contract: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}

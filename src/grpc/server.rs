@@ -1,0 +1,231 @@
+//! The wiring: accepts connections, within limits, and ends them all soon after it is told to.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tonic::server::NamedService as _;
+use tonic::service::Routes;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use super::deadline::Tasks;
+use super::door::Door;
+use super::proto::account_service_server::AccountServiceServer;
+use super::service::Accounts;
+use super::walk::Walks;
+use super::{Error, Options, proto};
+use crate::Ledger;
+
+type Service = AccountServiceServer<Accounts>;
+
+/// Open files kept for everything but connections.
+const RESERVED_FILES: u64 = 64;
+/// How many streams a client may reset faster than the server accepts them (one that cancels much is no attack: its
+/// other calls go on), and how many errors of a client on single streams its connection survives.
+const MAX_RESETS: usize = 10_000;
+/// The longest header block.
+const MAX_HEADER_BYTES: u32 = 16 * 1024;
+/// How long the accept loop rests when the system has no descriptor left.
+const ACCEPT_REST: Duration = Duration::from_millis(50);
+/// How long closing the ledger may take at the end.
+const CLOSE_TIME: Duration = Duration::from_millis(500);
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Serves `ledger` on `listener` until `shutdown` is ready; then ends every stream, lets calls under way finish within
+/// [`Options::shutdown_grace`], cuts what is left, and closes the ledger.
+///
+/// # Errors
+/// [`Error`] when the service cannot start. Trouble with single connections is logged.
+pub async fn serve(
+    listener: TcpListener,
+    ledger: Ledger,
+    options: Options,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), Error> {
+    let (stop, stopping) = watch::channel(false);
+    let walks = Arc::new(Walks::new(options.walk_lease, options.max_walks));
+    let (health, door) = door(&ledger, &options, &walks, &stopping)?;
+    health.set_serving::<Service>().await;
+    let mut server = Server {
+        http: http(&options),
+        door,
+        stopping,
+        limit: connection_limit(options.max_connections),
+        keepalive_timeout: options.keepalive_timeout,
+        connections: JoinSet::new(),
+        complained: None,
+    };
+    server.accept_until(&listener, &walks, shutdown).await;
+
+    for service in ["", Service::NAME] {
+        health.set_service_status(service, ServingStatus::NotServing).await;
+    }
+    drop(listener);
+    stop.send_replace(true);
+    server.drain(options.shutdown_grace).await;
+    let closing = tokio::task::spawn_blocking(move || ledger.close());
+    if timeout(CLOSE_TIME, closing).await.is_err() {
+        tracing::warn!("the ledger takes longer than {CLOSE_TIME:?} to close");
+    }
+    Ok(())
+}
+
+/// The services behind the door, and the switch of their health.
+fn door(
+    ledger: &Ledger,
+    options: &Options,
+    walks: &Arc<Walks>,
+    stopping: &watch::Receiver<bool>,
+) -> Result<(HealthReporter, Door), Error> {
+    let accounts = Service::new(Accounts {
+        ledger: ledger.clone(),
+        walks: walks.clone(),
+        stopping: stopping.clone(),
+        max_message_bytes: options.max_message_bytes,
+    })
+    .max_decoding_message_size(options.max_message_bytes)
+    .max_encoding_message_size(options.max_message_bytes);
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let (health, health_service) = tonic_health::server::health_reporter();
+    let others = Routes::new(health_service)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
+        .prepare();
+    Ok((health, Door { accounts, others, cap: options.request_timeout }))
+}
+
+fn http(options: &Options) -> http2::Builder<Tasks> {
+    let mut http = http2::Builder::new(Tasks);
+    http.timer(TokioTimer::new())
+        .max_concurrent_streams(options.max_streams)
+        .max_pending_accept_reset_streams(MAX_RESETS)
+        .max_local_error_reset_streams(MAX_RESETS)
+        .max_header_list_size(MAX_HEADER_BYTES)
+        .keep_alive_interval(options.keepalive_interval)
+        .keep_alive_timeout(options.keepalive_timeout);
+    http
+}
+
+/// As many connections as asked for, or as the process may open, raising its soft limit where that is allowed.
+fn connection_limit(asked: usize) -> usize {
+    let wanted = (asked as u64).saturating_add(RESERVED_FILES);
+    let files = rlimit::increase_nofile_limit(wanted).unwrap_or(wanted);
+    let room = usize::try_from(files.saturating_sub(RESERVED_FILES)).unwrap_or(usize::MAX);
+    if room < asked {
+        tracing::warn!(asked, room, "the limit on open files allows fewer connections than configured");
+    }
+    asked.min(room)
+}
+
+struct Server {
+    http: http2::Builder<Tasks>,
+    door: Door,
+    stopping: watch::Receiver<bool>,
+    limit: usize,
+    keepalive_timeout: Duration,
+    connections: JoinSet<()>,
+    complained: Option<Instant>,
+}
+
+impl Server {
+    async fn accept_until(&mut self, listener: &TcpListener, walks: &Walks, shutdown: impl Future<Output = ()>) {
+        let mut shutdown = pin!(shutdown);
+        let mut sweep = interval(Duration::from_secs(1));
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut shutdown => break,
+                _ = sweep.tick() => walks.sweep(),
+                Some(_) = self.connections.join_next() => {}
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => self.accepted(stream),
+                    Err(error) => {
+                        self.complain(&format!("cannot accept a connection: {error}"));
+                        // The error may last (no descriptors left): do not spin on it.
+                        sleep(ACCEPT_REST).await;
+                    }
+                },
+            }
+        }
+    }
+
+    fn accepted(&mut self, stream: TcpStream) {
+        if self.connections.len() >= self.limit {
+            drop(stream);
+            self.complain(&format!("refused a connection: {} are open, the limit", self.limit));
+            return;
+        }
+        let (http, door, stopping) = (self.http.clone(), self.door.clone(), self.stopping.clone());
+        self.connections.spawn(connection(stream, http, door, stopping, self.keepalive_timeout));
+    }
+
+    /// Logs at most once in ten seconds: whoever causes it can cause a million.
+    fn complain(&mut self, what: &str) {
+        if self.complained.is_none_or(|last| last.elapsed() >= Duration::from_secs(10)) {
+            self.complained = Some(Instant::now());
+            tracing::error!("{what}");
+        }
+    }
+
+    /// Waits for the connections to end by themselves, at most `grace`.
+    async fn drain(&mut self, grace: Duration) {
+        let ended = timeout(grace, async { while self.connections.join_next().await.is_some() {} }).await;
+        if ended.is_err() {
+            tracing::warn!(connections = self.connections.len(), "cutting connections that did not end in time");
+            self.connections.shutdown().await;
+        }
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    http: http2::Builder<Tasks>,
+    door: Door,
+    mut stopping: watch::Receiver<bool>,
+    patience: Duration,
+) {
+    // Fails only on a socket that is dead already.
+    let _ = stream.set_nodelay(true);
+    let speaks = tokio::select! {
+        speaks = timeout(patience, speaks_http2(&stream)) => speaks.unwrap_or(false),
+        _ = stopping.wait_for(|stopping| *stopping) => false,
+    };
+    if !speaks {
+        return;
+    }
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), door));
+    tokio::select! {
+        ended = &mut connection => return drop(ended),
+        _ = stopping.wait_for(|stopping| *stopping) => connection.as_mut().graceful_shutdown(),
+    }
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "a connection ended");
+    }
+}
+
+/// Whether the client begins as HTTP/2 does. hyper would wait for that as long as the client likes.
+async fn speaks_http2(stream: &TcpStream) -> bool {
+    let mut seen = [0; PREFACE.len()];
+    loop {
+        match stream.peek(&mut seen).await {
+            Ok(0) | Err(_) => return false,
+            Ok(bytes) if seen[..bytes] != PREFACE[..bytes] => return false,
+            Ok(bytes) if bytes == PREFACE.len() => return true,
+            // Peeking is ready at once again: rest.
+            Ok(_) => sleep(Duration::from_millis(20)).await,
+        }
+    }
+}

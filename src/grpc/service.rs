@@ -1,0 +1,199 @@
+//! The account service: one short function a call.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::audit::{self, Subject};
+use super::proto::account_service_server::AccountService;
+use super::proto::{
+    CreateAccountRequest, CreateAccountResponse, ExecuteBatchRequest, ExecuteBatchResponse, GetBalanceRequest,
+    GetBalanceResponse, GetTransactionRequest, GetTransactionResponse, ListAccountsRequest, ListAccountsResponse,
+    SnapshotBalancesRequest, SnapshotBalancesResponse, TransferFundsRequest, TransferFundsResponse,
+    UpdateBalanceRequest, UpdateBalanceResponse, WatchTransactionsRequest, WatchTransactionsResponse,
+};
+use super::pull::{BoxStream, Ends, pull};
+use super::status::Failure;
+use super::walk::{Place, Walks};
+use super::watch::Watch;
+use super::{batch, convert};
+use crate::{AccountId, AccountState, InvalidRequest, Ledger, Member, Outcome, Refusal, SubmitError, TransactionId};
+
+/// What the calls need.
+pub(super) struct Accounts {
+    pub(super) ledger: Ledger,
+    pub(super) walks: Arc<Walks>,
+    /// True once shutdown began.
+    pub(super) stopping: watch::Receiver<bool>,
+    pub(super) max_message_bytes: usize,
+}
+
+#[tonic::async_trait]
+impl AccountService for Accounts {
+    type ExecuteStreamStream = tokio_stream::Empty<Result<ExecuteBatchResponse, Status>>;
+    type SnapshotBalancesStream = BoxStream<SnapshotBalancesResponse>;
+    type WatchTransactionsStream = BoxStream<WatchTransactionsResponse>;
+
+    async fn create_account(
+        &self,
+        request: Request<CreateAccountRequest>,
+    ) -> Result<Response<CreateAccountResponse>, Status> {
+        let message = request.into_inner();
+        let subject = Subject::account(&message.account_id, &message.transaction_id);
+        answer("CreateAccount", subject, self.create(&message).await)
+    }
+
+    async fn get_balance(&self, request: Request<GetBalanceRequest>) -> Result<Response<GetBalanceResponse>, Status> {
+        let message = request.into_inner();
+        answer("GetBalance", Subject::account(&message.account_id, ""), self.balance(&message))
+    }
+
+    async fn update_balance(
+        &self,
+        request: Request<UpdateBalanceRequest>,
+    ) -> Result<Response<UpdateBalanceResponse>, Status> {
+        let message = request.into_inner();
+        let subject = Subject::account(&message.account_id, &message.transaction_id);
+        answer("UpdateBalance", subject, self.update(&message).await)
+    }
+
+    async fn transfer_funds(
+        &self,
+        request: Request<TransferFundsRequest>,
+    ) -> Result<Response<TransferFundsResponse>, Status> {
+        let message = request.into_inner();
+        answer("TransferFunds", convert::transfer_subject(&message), self.transfer(&message).await)
+    }
+
+    async fn execute_batch(
+        &self,
+        request: Request<ExecuteBatchRequest>,
+    ) -> Result<Response<ExecuteBatchResponse>, Status> {
+        let operations = request.into_inner().operations;
+        let results = batch::execute(&self.ledger, &operations, self.max_message_bytes).await;
+        answer("ExecuteBatch", Subject::default(), results.map(|results| ExecuteBatchResponse { results }))
+    }
+
+    async fn execute_stream(
+        &self,
+        _: Request<Streaming<ExecuteBatchRequest>>,
+    ) -> Result<Response<Self::ExecuteStreamStream>, Status> {
+        answer("ExecuteStream", Subject::default(), Err(Failure::Unimplemented))
+    }
+
+    async fn snapshot_balances(
+        &self,
+        request: Request<SnapshotBalancesRequest>,
+    ) -> Result<Response<Self::SnapshotBalancesStream>, Status> {
+        let ends = Ends::new("SnapshotBalances", request.metadata(), self.stopping.clone());
+        let place = Place::first(&self.walks, &self.ledger, request.into_inner().prefix);
+        let stream = place.map(|place| pull(place, ends, |place| async { place.step() }));
+        answer("SnapshotBalances", Subject::default(), stream)
+    }
+
+    async fn list_accounts(
+        &self,
+        request: Request<ListAccountsRequest>,
+    ) -> Result<Response<ListAccountsResponse>, Status> {
+        answer("ListAccounts", Subject::default(), self.walks.list(&self.ledger, request.get_ref()))
+    }
+
+    async fn get_transaction(
+        &self,
+        request: Request<GetTransactionRequest>,
+    ) -> Result<Response<GetTransactionResponse>, Status> {
+        let id = request.into_inner().transaction_id;
+        answer("GetTransaction", Subject { transaction: &id, ..Subject::default() }, self.transaction(&id).await)
+    }
+
+    async fn watch_transactions(
+        &self,
+        request: Request<WatchTransactionsRequest>,
+    ) -> Result<Response<Self::WatchTransactionsStream>, Status> {
+        let ends = Ends::new("WatchTransactions", request.metadata(), self.stopping.clone());
+        let message = request.into_inner();
+        let watch = Watch::new(self.ledger.clone(), &message);
+        let stream = watch.map(|watch| pull(watch, ends, Watch::step));
+        answer("WatchTransactions", Subject::account(&message.account_id, ""), stream)
+    }
+}
+
+/// The answer, or the status; every failure is logged here.
+fn answer<T>(operation: &'static str, subject: Subject<'_>, result: Result<T, Failure>) -> Result<Response<T>, Status> {
+    match result {
+        Ok(message) => Ok(Response::new(message)),
+        Err(failure) => Err(audit::refused(operation, subject, &failure)),
+    }
+}
+
+impl Accounts {
+    async fn create(&self, message: &CreateAccountRequest) -> Result<CreateAccountResponse, Failure> {
+        let (outcome, [account]) = self.decide(convert::create(message)?).await?;
+        Ok(CreateAccountResponse { account: Some(convert::account(account)), replayed: outcome.replayed() })
+    }
+
+    /// Never waits: the balance at the durable sequence.
+    fn balance(&self, message: &GetBalanceRequest) -> Result<GetBalanceResponse, Failure> {
+        let account = AccountId::parse("account_id", &message.account_id)?;
+        match self.ledger.balance_durable(&account) {
+            Some(AccountState { balance, version, sequence, .. }) => {
+                Ok(GetBalanceResponse { balance, version, sequence })
+            }
+            None => Err(Failure::Refused { refusal: Refusal::NotFound { account }, replayed: false }),
+        }
+    }
+
+    async fn update(&self, message: &UpdateBalanceRequest) -> Result<UpdateBalanceResponse, Failure> {
+        let (outcome, [account]) = self.decide(convert::update(message)?).await?;
+        Ok(UpdateBalanceResponse {
+            new_balance: account.balance,
+            version: account.version,
+            sequence: outcome.sequence(),
+            replayed: outcome.replayed(),
+            commit_time: Some(convert::timestamp(outcome.time())),
+        })
+    }
+
+    async fn transfer(&self, message: &TransferFundsRequest) -> Result<TransferFundsResponse, Failure> {
+        let (outcome, [from, to]) = self.decide(convert::transfer(message)?).await?;
+        Ok(TransferFundsResponse {
+            from_balance: from.balance,
+            to_balance: to.balance,
+            from_version: from.version,
+            to_version: to.version,
+            sequence: outcome.sequence(),
+            replayed: outcome.replayed(),
+            commit_time: Some(convert::timestamp(outcome.time())),
+        })
+    }
+
+    async fn transaction(&self, id: &str) -> Result<GetTransactionResponse, Failure> {
+        let id = TransactionId::new(id)?;
+        let Some(outcome) = self.ledger.transaction(&id) else {
+            return Err(Failure::UnknownTransaction { id: id.to_string() });
+        };
+        self.ledger.durable_at(outcome.sequence()).await?;
+        Ok(GetTransactionResponse { transaction: convert::transactions(&outcome).into_iter().next() })
+    }
+
+    /// Decides one operation, in one go, then waits until its outcome can no longer be lost. A call that is cancelled
+    /// while it waits has been decided all the same: its id tells.
+    async fn decide<const N: usize>(&self, member: Member) -> Result<(Outcome, [AccountState; N]), Failure> {
+        let outcome = match self.ledger.submit(crate::Request::single(member.operation, member.id)) {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                if let SubmitError::Invalid(InvalidRequest::IdReused { .. }) = error {
+                    // The id's first use may not be durable yet.
+                    self.ledger.durable_at(self.ledger.sequence()).await?;
+                }
+                return Err(error.into());
+            }
+        };
+        self.ledger.durable_at(outcome.sequence()).await?;
+        let accounts =
+            outcome.result().map_err(|refusal| Failure::Refused { refusal, replayed: outcome.replayed() })?;
+        let accounts = <[AccountState; N]>::try_from(accounts.into_vec());
+        Ok((outcome, accounts.map_err(|_| Failure::Internal("an outcome without its accounts"))?))
+    }
+}

@@ -1,0 +1,238 @@
+//! Walks over all accounts at one sequence: pages for ListAccounts, a stream for SnapshotBalances.
+//!
+//! A walk holds a snapshot between its messages, so walks are few, and each has a lease: whoever does not ask for the
+//! next page in time loses it. [`Walks::sweep`] takes back what nobody asks for any more.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use parking_lot::Mutex;
+
+use super::convert;
+use super::proto;
+use super::pull::Step;
+use super::status::Failure;
+use crate::{AccountId, AccountState, Ledger, MAX_ID_BYTES, Snapshot};
+
+/// Accounts in one message of a snapshot stream, and the most in one page: under 200 KB with the longest ids.
+const MAX_PAGE: usize = 1_000;
+/// Accounts in a page when the request does not say.
+const DEFAULT_PAGE: usize = 100;
+
+/// The walks under way.
+pub(super) struct Walks {
+    table: Mutex<HashMap<u64, Walk>>,
+    lease: Duration,
+    limit: usize,
+}
+
+struct Walk {
+    snapshot: Snapshot,
+    prefix: String,
+    expires: Instant,
+}
+
+impl Walks {
+    pub(super) fn new(lease: Duration, limit: usize) -> Self {
+        Walks { table: Mutex::default(), lease, limit }
+    }
+
+    /// Ends the walks whose lease is over.
+    pub(super) fn sweep(&self) {
+        let now = Instant::now();
+        // Dropped outside the lock.
+        let expired: Vec<Walk> =
+            self.table.lock().extract_if(|_, walk| walk.expires <= now).map(|(_, walk)| walk).collect();
+        drop(expired);
+    }
+
+    fn open(&self, snapshot: Snapshot, prefix: String) -> Result<u64, Failure> {
+        let mut table = self.table.lock();
+        if table.len() >= self.limit {
+            return Err(Failure::Walks { limit: self.limit });
+        }
+        // Unlikely to be guessed, and never one of an earlier process.
+        let mut walk = RandomState::new().hash_one(table.len());
+        while table.contains_key(&walk) {
+            walk = walk.wrapping_add(1);
+        }
+        table.insert(walk, Walk { snapshot, prefix, expires: self.expiry() });
+        Ok(walk)
+    }
+
+    /// The walk's snapshot and prefix, and a new lease; None: it is over.
+    fn renew(&self, walk: u64) -> Option<(Snapshot, String)> {
+        let mut table = self.table.lock();
+        let walk = table.get_mut(&walk)?;
+        walk.expires = self.expiry();
+        Some((walk.snapshot.clone(), walk.prefix.clone()))
+    }
+
+    fn close(&self, walk: u64) {
+        let walk = self.table.lock().remove(&walk);
+        drop(walk);
+    }
+
+    fn expiry(&self) -> Instant {
+        Instant::now() + self.lease
+    }
+
+    /// One page of a walk.
+    pub(super) fn list(
+        &self,
+        ledger: &Ledger,
+        request: &proto::ListAccountsRequest,
+    ) -> Result<proto::ListAccountsResponse, Failure> {
+        check_prefix(&request.prefix)?;
+        let size = page_size(request.page_size)?;
+        let (snapshot, token) = match request.page_token.as_str() {
+            "" => (ledger.snapshot_durable()?, None),
+            text => {
+                let token = Token::parse(text).ok_or_else(|| page_token("is not one of this service's"))?;
+                let (snapshot, prefix) =
+                    self.renew(token.walk).ok_or_else(|| page_token("has expired; begin the walk again"))?;
+                if prefix != request.prefix {
+                    return Err(page_token("belongs to a walk with another prefix"));
+                }
+                (snapshot, Some(token))
+            }
+        };
+        // One more than asked for tells whether there is another page.
+        let mut page = snapshot.page(&request.prefix, token.as_ref().map(|token| &token.after), size + 1);
+        let more = page.len() > size;
+        page.truncate(size);
+        let sequence = snapshot.sequence();
+        let next_page_token = match (page.last(), more, token) {
+            (Some(last), true, token) => {
+                let walk = match token {
+                    Some(token) => token.walk,
+                    None => self.open(snapshot, request.prefix.clone())?,
+                };
+                Token { walk, after: last.id.clone() }.text()
+            }
+            (_, _, Some(token)) => {
+                self.close(token.walk);
+                String::new()
+            }
+            (_, _, None) => String::new(),
+        };
+        Ok(proto::ListAccountsResponse { accounts: convert::accounts(page), next_page_token, sequence })
+    }
+}
+
+/// A snapshot stream's place. Dropping it ends its walk.
+pub(super) struct Place {
+    walks: Arc<Walks>,
+    walk: u64,
+    after: Option<AccountId>,
+    ended: bool,
+}
+
+impl Place {
+    pub(super) fn first(walks: &Arc<Walks>, ledger: &Ledger, prefix: String) -> Result<Self, Failure> {
+        check_prefix(&prefix)?;
+        let walk = walks.open(ledger.snapshot_durable()?, prefix)?;
+        Ok(Place { walks: walks.clone(), walk, after: None, ended: false })
+    }
+
+    /// The next message. There is always one, so that the sequence is told also when there is no account.
+    pub(super) fn step(mut self) -> Step<Place, proto::SnapshotBalancesResponse> {
+        if self.ended {
+            return Ok(None);
+        }
+        let Some((snapshot, prefix)) = self.walks.renew(self.walk) else {
+            return Err(Failure::Lease { seconds: self.walks.lease.as_secs() });
+        };
+        let page: Vec<AccountState> = snapshot.page(&prefix, self.after.as_ref(), MAX_PAGE);
+        self.ended = page.len() < MAX_PAGE;
+        self.after = page.last().map(|last| last.id.clone());
+        let message =
+            proto::SnapshotBalancesResponse { sequence: snapshot.sequence(), accounts: convert::accounts(page) };
+        Ok(Some((message, self)))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.walks.close(self.walk);
+    }
+}
+
+/// Which walk, and the last account that it told. Opaque to clients.
+#[derive(Debug, PartialEq)]
+struct Token {
+    walk: u64,
+    after: AccountId,
+}
+
+impl Token {
+    fn text(&self) -> String {
+        let mut bytes = self.walk.to_be_bytes().to_vec();
+        bytes.extend_from_slice(self.after.as_str().as_bytes());
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        if text.len() > 2 * (size_of::<u64>() + MAX_ID_BYTES) {
+            return None;
+        }
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let (walk, after) = bytes.split_first_chunk()?;
+        let after = AccountId::new(std::str::from_utf8(after).ok()?).ok()?;
+        Some(Token { walk: u64::from_be_bytes(*walk), after })
+    }
+}
+
+fn page_token(what: &str) -> Failure {
+    Failure::Field { field: "page_token", reason: "PAGE_TOKEN", text: format!("page_token {what}") }
+}
+
+fn page_size(asked: i32) -> Result<usize, Failure> {
+    match usize::try_from(asked) {
+        Ok(0) => Ok(DEFAULT_PAGE),
+        Ok(size) => Ok(size.min(MAX_PAGE)),
+        Err(_) => {
+            let text = format!("page_size must not be negative, got {asked}");
+            Err(Failure::Field { field: "page_size", reason: "PAGE_SIZE", text })
+        }
+    }
+}
+
+fn check_prefix(prefix: &str) -> Result<(), Failure> {
+    if prefix.len() <= MAX_ID_BYTES {
+        return Ok(());
+    }
+    let text = format!("prefix must be at most {MAX_ID_BYTES} bytes long, got {}", prefix.len());
+    Err(Failure::Field { field: "prefix", reason: "PREFIX", text })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_survives_its_text_and_nothing_else_passes() {
+        let token = Token { walk: u64::MAX, after: AccountId::new("é/ 🎉").unwrap() };
+        assert_eq!(Token::parse(&token.text()), Some(token));
+        for garbled in ["AAAA", "!!!", "AAAAAAAAAAA", "//////////////", &"A".repeat(10_000)] {
+            assert_eq!(Token::parse(garbled), None, "{garbled}");
+        }
+    }
+
+    /// A10: a walk that nobody goes on with gives its snapshot back.
+    #[test]
+    fn an_expired_walk_is_swept() {
+        let ledger = Ledger::new();
+        let walks = Walks::new(Duration::ZERO, 2);
+        let walk = walks.open(ledger.snapshot().unwrap(), String::new()).unwrap();
+        walks.open(ledger.snapshot().unwrap(), String::new()).unwrap();
+        assert!(matches!(walks.open(ledger.snapshot().unwrap(), String::new()), Err(Failure::Walks { limit: 2 })));
+        walks.sweep();
+        assert!(walks.renew(walk).is_none());
+        assert_eq!(ledger.stats().open_snapshots, 0);
+    }
+}

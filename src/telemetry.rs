@@ -1,0 +1,145 @@
+//! The log: JSON lines on standard error, written by a thread of its own.
+//!
+//! Logging never blocks a call: lines wait in a bounded queue, and when nobody reads standard error, or its disk is
+//! full, lines are lost and counted.
+
+use std::io;
+
+use thiserror::Error;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
+
+/// Lines that may wait; a line is about 300 bytes, at most a few KB.
+const QUEUE_LINES: usize = 16_384;
+
+/// Why there is no log.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The filter is not one: a level, or `target=level` pairs with commas between.
+    #[error("bad log filter: {0}")]
+    Filter(#[from] ParseError),
+    /// The process has a log already.
+    #[error(transparent)]
+    Installed(#[from] TryInitError),
+}
+
+/// Keeps the log going; dropping it writes what waits, for at most a second.
+#[must_use = "the log ends when this is dropped"]
+#[derive(Debug)]
+pub struct Guard {
+    _worker: WorkerGuard,
+    lost: ErrorCounter,
+}
+
+impl Guard {
+    /// Lines lost so far because they could not be written in time.
+    #[must_use]
+    pub fn lost_lines(&self) -> usize {
+        self.lost.dropped_lines()
+    }
+}
+
+/// Starts the log of this process. `filter` is a level (`info`) or `target=level` pairs with commas between.
+///
+/// # Errors
+/// [`Error`] for a bad filter, or when a log was started before.
+pub fn init(filter: &str) -> Result<Guard, Error> {
+    let filter = EnvFilter::try_new(filter)?;
+    let (writer, guard) = writer(io::stderr());
+    subscriber(filter, writer).try_init()?;
+    Ok(guard)
+}
+
+fn writer(to: impl io::Write + Send + 'static) -> (NonBlocking, Guard) {
+    let (writer, worker) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(QUEUE_LINES)
+        .thread_name("equipoise-log")
+        .finish(to);
+    let lost = writer.error_counter();
+    (writer, Guard { _worker: worker, lost })
+}
+
+fn subscriber(filter: EnvFilter, writer: NonBlocking) -> impl tracing::Subscriber + Send + Sync {
+    tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_current_span(false)
+        .with_span_list(false)
+        .with_env_filter(filter)
+        .with_writer(writer)
+        .finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A13: one JSON line an event, whatever is in it.
+    #[test]
+    fn an_event_is_one_json_line() {
+        let lines = Lines::default();
+        let (writer, guard) = writer(lines.clone());
+        tracing::subscriber::with_default(subscriber(EnvFilter::new("error"), writer), || {
+            tracing::error!(operation = "GetBalance", details = "a\nb", "operation failed");
+            tracing::info!("below the level");
+        });
+        drop(guard);
+        let text = String::from_utf8(lines.0.lock().clone()).unwrap();
+        let line: serde_json::Value = serde_json::from_str(text.trim_end()).unwrap();
+        assert_eq!(line["operation"], "GetBalance");
+        assert_eq!(line["details"], "a\nb");
+        assert_eq!(line["level"], "ERROR");
+        assert!(line["timestamp"].is_string());
+        assert_eq!(text.matches('\n').count(), 1);
+    }
+
+    struct Stuck;
+
+    impl io::Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            std::thread::sleep(Duration::from_millis(500));
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A13, A09: a reader that does not read loses lines and holds up nobody.
+    #[test]
+    fn a_stuck_reader_holds_up_nobody() {
+        let (writer, guard) = writer(Stuck);
+        let began = Instant::now();
+        tracing::subscriber::with_default(subscriber(EnvFilter::new("error"), writer), || {
+            for _ in 0..2 * QUEUE_LINES {
+                tracing::error!("operation failed");
+            }
+        });
+        assert!(guard.lost_lines() > 0);
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    }
+}

@@ -1,0 +1,157 @@
+//! What a client may not do, and what it may: message sizes, deadlines, connections, cancelling.
+
+use std::time::{Duration, Instant};
+
+use equipoise::grpc::Options;
+use equipoise::grpc::proto::{GetBalanceRequest, WatchTransactionsRequest};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+use tonic::codegen::http::Request;
+use tonic::{Code, Status};
+
+use crate::harness::*;
+
+/// GetBalance of account `a`, framed.
+const GET_A: &str = "\0\0\0\0\x03\x0a\x01a";
+
+/// Sends what no proper client would; the status in the headers, if the answer is one.
+async fn raw(service: &Service, path: &str, timeout: Option<&str>, body: &str) -> Option<Status> {
+    let stream = TcpStream::connect(service.address).await.unwrap();
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let mut request =
+        Request::post(format!("http://{}{path}", service.address)).header("content-type", "application/grpc");
+    if let Some(timeout) = timeout {
+        request = request.header("grpc-timeout", timeout);
+    }
+    let response = sender.send_request(request.body(body.to_owned()).unwrap()).await.unwrap();
+    Status::from_header_map(response.headers())
+}
+
+const GET_BALANCE: &str = "/equipoise.v1.AccountService/GetBalance";
+
+/// A03: odd deadlines are honoured or refused as malformed; the longest does not expire at once.
+#[tokio::test]
+async fn odd_deadlines_are_honoured_or_refused() {
+    let service = Service::start().await;
+    service.ledger.create(&"a".parse().unwrap(), 1).unwrap();
+    service.settle().await;
+    for passed in ["1n", "0m", "0n"] {
+        let status = raw(&service, GET_BALANCE, Some(passed), GET_A).await.expect(passed);
+        assert_eq!(status.code(), Code::DeadlineExceeded, "{passed}");
+    }
+    for malformed in ["5x", "-1S", "", "123456789S", "+1S"] {
+        let status = raw(&service, GET_BALANCE, Some(malformed), GET_A).await.expect(malformed);
+        assert_eq!(status.code(), Code::InvalidArgument, "{malformed}");
+    }
+    for long in ["99999999H", "10S"] {
+        assert!(raw(&service, GET_BALANCE, Some(long), GET_A).await.is_none(), "{long}");
+    }
+    assert!(raw(&service, GET_BALANCE, None, GET_A).await.is_none());
+}
+
+/// E4: a stream ends with its deadline.
+#[tokio::test]
+async fn a_stream_ends_with_its_deadline() {
+    let service = Service::start().await;
+    let mut client = service.client().await;
+    let mut request = tonic::Request::new(WatchTransactionsRequest::default());
+    request.set_timeout(Duration::from_millis(300));
+    let began = Instant::now();
+    let mut stream = client.watch_transactions(request).await.unwrap().into_inner();
+    assert_eq!(stream.message().await.unwrap_err().code(), Code::DeadlineExceeded);
+    assert!(began.elapsed() < Duration::from_secs(3));
+}
+
+/// A half-sent request is ended by the service's own limit.
+#[tokio::test]
+async fn a_half_sent_request_is_ended() {
+    let service = Service::with(Options { request_timeout: Duration::from_millis(300), ..Options::default() }).await;
+    let client = service.client().await;
+    let (_held, requests) = tokio::sync::mpsc::channel::<equipoise::grpc::proto::GetBalanceRequest>(1);
+    let mut grpc = tonic::client::Grpc::new(service.channel().await);
+    grpc.ready().await.unwrap();
+    let path = tonic::codegen::http::uri::PathAndQuery::from_static(GET_BALANCE);
+    let codec = tonic_prost::ProstCodec::<_, equipoise::grpc::proto::GetBalanceResponse>::default();
+    let stream = tokio_stream::wrappers::ReceiverStream::new(requests);
+    let status = grpc.client_streaming(tonic::Request::new(stream), path, codec).await.map(drop).unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    refused(balance(&client, "a").await, Code::NotFound, "Account a not found");
+}
+
+/// A14: messages past the limit are refused as overload is; the connection goes on.
+#[tokio::test]
+async fn a_message_past_the_limit_is_refused() {
+    let service = Service::start().await;
+    let client = service.client().await;
+    let status = balance(&client, &"x".repeat(5 << 20)).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    refused(balance(&client, "a").await, Code::NotFound, "Account a not found");
+}
+
+/// A13: what cannot be decoded is the caller's fault, not an internal error.
+#[tokio::test]
+async fn garbage_is_an_invalid_argument() {
+    let service = Service::start().await;
+    let status = raw(&service, GET_BALANCE, None, "\0\0\0\0\x01\x0f").await.unwrap();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    let status = raw(&service, "/equipoise.v1.AccountService/Nothing", None, "").await.unwrap();
+    assert_eq!(status.code(), Code::Unimplemented);
+    let status = raw(&service, "/nobody.Service/Nothing", None, "").await.unwrap();
+    assert_eq!(status.code(), Code::Unimplemented);
+}
+
+/// Connections past the limit are closed at once; when one ends there is room again.
+#[tokio::test]
+async fn connections_past_the_limit_are_closed() {
+    let service = Service::with(Options { max_connections: 2, ..Options::default() }).await;
+    service.ledger.create(&"a".parse().unwrap(), 1).unwrap();
+    service.settle().await;
+    let (first, second) = (service.client().await, service.client().await);
+    balance(&first, "a").await.unwrap();
+    balance(&second, "a").await.unwrap();
+    let endpoint = tonic::transport::Channel::from_shared(format!("http://{}", service.address)).unwrap();
+    let third = Client::new(endpoint.connect_lazy());
+    let status = balance(&third, "a").await.unwrap_err();
+    assert!(std::error::Error::source(&status).is_some(), "the transport's error, not an answer: {status:?}");
+    drop(first);
+    tokio::time::timeout(Duration::from_secs(5), async {
+        while balance(&third, "a").await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("room again");
+    balance(&second, "a").await.unwrap();
+}
+
+/// A03: a client that cancels much loses nothing else on its connection, and every cancelled id is applied once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cancelled_calls_disturb_no_others() {
+    let service = Service::start().await;
+    let client = service.client().await;
+    create(&client, "a", 0).await.unwrap();
+    let patient = {
+        let client = client.clone();
+        tokio::spawn(async move {
+            for _ in 0..500 {
+                client.clone().get_balance(GetBalanceRequest { account_id: "a".into() }).await.unwrap();
+            }
+        })
+    };
+    let mut calls = tokio::task::JoinSet::new();
+    for call in 0..2_000 {
+        let client = client.clone();
+        calls.spawn(async move {
+            let id = format!("u{call}");
+            let patience = Duration::from_micros(call % 300 * 10);
+            if tokio::time::timeout(patience, update(&client, "a", 1, &id)).await.is_err() {
+                update(&client, "a", 1, &id).await.unwrap();
+            }
+        });
+    }
+    calls.join_all().await;
+    patient.await.unwrap();
+    assert_eq!(balance(&client, "a").await.unwrap().balance, 2_000);
+}
