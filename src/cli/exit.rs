@@ -1,0 +1,226 @@
+//! How a command ends: its exit code, and what is said on stderr.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anstream::{AutoStream, ColorChoice};
+use anstyle::{AnsiColor, Style};
+use serde::Serialize;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use super::output::escape;
+use crate::config::ConfigError;
+
+/// The exit codes. They are part of the interface: scripts branch on them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exit {
+    Done = 0,
+    Refused = 1,
+    Usage = 2,
+    Unreachable = 3,
+    Failed = 4,
+}
+
+/// Why a command did not do what it was asked.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// A setting or argument that cannot be used.
+    Usage(String),
+    /// What the service answered, or what came in place of an answer.
+    Call {
+        status: Box<Status>,
+        /// The id of the change: whoever does not know how it ended may send it again under it.
+        id: Option<String>,
+        /// What may be done about it.
+        note: Option<String>,
+    },
+    /// Results cannot be written.
+    Output(io::Error),
+    /// Anything else.
+    Other(String),
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Failure::Usage(error.to_string())
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Failure::Output(error)
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        Failure::Call { status: Box::new(status), id: None, note: None }
+    }
+}
+
+/// An error as `--json` prints it.
+#[derive(Serialize)]
+struct ErrorRecord<'a> {
+    code: &'static str,
+    /// The service's reason, for programs: `INSUFFICIENT_BALANCE`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    message: &'a str,
+    exit: u8,
+    /// An earlier call with this id was refused so, and this is its answer.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    replayed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transaction_id: Option<&'a str>,
+}
+
+impl Failure {
+    /// The failure of a change that had `id`: says under which id it may be sent again when nobody knows how it ended.
+    pub(super) fn of_change(self, change_id: &str) -> Self {
+        match self {
+            Failure::Call { status, note, .. } => {
+                let unknown = exit_of(status.code()) == Exit::Unreachable;
+                let again = || format!("it may have been done; sending it again with --id '{change_id}' is safe");
+                let note = note.or_else(|| unknown.then(again));
+                Failure::Call { status, note, id: Some(change_id.to_owned()) }
+            }
+            other => other,
+        }
+    }
+
+    /// Whether the service was not there to answer: worth another try.
+    pub(super) fn unavailable(&self) -> bool {
+        matches!(self, Failure::Call { status, .. } if status.code() == Code::Unavailable)
+    }
+
+    /// Adds what may be done about it.
+    pub(super) fn with_note(mut self, text: String) -> Self {
+        if let Failure::Call { note, .. } = &mut self {
+            *note = Some(text);
+        }
+        self
+    }
+
+    /// Says on stderr what went wrong, and how the process ends. Whoever closes our pipe has seen enough: that is no
+    /// failure (case A20).
+    pub(super) fn report(&self, json: bool) -> ExitCode {
+        let exit = self.exit();
+        if exit != Exit::Done {
+            let said = if json { self.say_json(exit) } else { self.say() };
+            // There is no third place to complain in.
+            let _ = said;
+        }
+        ExitCode::from(exit as u8)
+    }
+
+    fn exit(&self) -> Exit {
+        match self {
+            Failure::Usage(_) => Exit::Usage,
+            Failure::Call { status, .. } => exit_of(status.code()),
+            Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
+            Failure::Output(_) | Failure::Other(_) => Exit::Failed,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Failure::Usage(_) => name(Code::InvalidArgument),
+            Failure::Call { status, .. } => name(status.code()),
+            Failure::Output(_) | Failure::Other(_) => name(Code::Internal),
+        }
+    }
+
+    fn message(&self) -> String {
+        match self {
+            Failure::Usage(text) | Failure::Other(text) => text.clone(),
+            Failure::Call { status, .. } if status.message().is_empty() => name(status.code()).to_owned(),
+            Failure::Call { status, .. } => status.message().to_owned(),
+            Failure::Output(error) => format!("cannot write the output: {error}"),
+        }
+    }
+
+    /// The service's reason, and whether an earlier call with the same id was refused so.
+    fn details(&self) -> (Option<String>, bool) {
+        let Failure::Call { status, .. } = self else { return (None, false) };
+        match status.get_details_error_info() {
+            Some(info) => (Some(info.reason), info.metadata.get("replayed").is_some_and(|value| value == "true")),
+            None => (None, false),
+        }
+    }
+
+    fn say(&self) -> io::Result<()> {
+        let mut stderr = io::stderr().lock();
+        let colour = AutoStream::choice(&stderr) != ColorChoice::Never;
+        let style = if colour { AnsiColor::Red.on_default().bold() } else { Style::new() };
+        writeln!(stderr, "{style}error:{style:#} {}", escape(&self.message()))?;
+        if self.details().1 {
+            writeln!(stderr, "  note: replayed, this is the answer of the first time")?;
+        }
+        match self {
+            Failure::Call { note: Some(note), .. } => writeln!(stderr, "  note: {}", escape(note)),
+            _ => Ok(()),
+        }
+    }
+
+    fn say_json(&self, exit: Exit) -> io::Result<()> {
+        let transaction_id = match self {
+            Failure::Call { id, .. } => id.as_deref(),
+            _ => None,
+        };
+        let (reason, replayed) = self.details();
+        let message = self.message();
+        let error =
+            ErrorRecord { code: self.code(), reason, message: &message, exit: exit as u8, replayed, transaction_id };
+        let line = serde_json::to_string(&BTreeMap::from([("error", error)]))?;
+        writeln!(io::stderr().lock(), "{line}")
+    }
+}
+
+/// What clap has to say: help and version on stdout, errors on stderr.
+pub(super) fn usage(error: &clap::Error) -> ExitCode {
+    match error.print() {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Failure::Output(error).report(false),
+        _ => ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8)),
+    }
+}
+
+fn exit_of(code: Code) -> Exit {
+    match code {
+        Code::Ok => Exit::Done,
+        Code::NotFound
+        | Code::AlreadyExists
+        | Code::FailedPrecondition
+        | Code::OutOfRange
+        | Code::Aborted
+        | Code::PermissionDenied
+        | Code::Unauthenticated => Exit::Refused,
+        Code::InvalidArgument => Exit::Usage,
+        Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted | Code::Cancelled => Exit::Unreachable,
+        Code::Unknown | Code::Internal | Code::DataLoss | Code::Unimplemented => Exit::Failed,
+    }
+}
+
+/// The name of a status code in gRPC's own spelling.
+pub(super) fn name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}

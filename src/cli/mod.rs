@@ -1,0 +1,156 @@
+//! The `equipoise` command: the service, and a client for people and scripts.
+//!
+//! Results go to stdout, everything else to stderr; `--json` prints one object a line on either. How a command ended is
+//! in its exit code, which `equipoise --help` lists.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Environment;
+
+mod accounts;
+mod change;
+mod client;
+mod exit;
+mod output;
+mod record;
+mod serve;
+mod transactions;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done (also when the reader of the output closed the pipe)
+  1  the service refused: unknown or existing account, insufficient balance, ...
+  2  wrong usage, a setting that cannot be used, or a request the service calls invalid
+  3  the service cannot be reached, is overloaded, or did not answer in time
+  4  anything else: the output cannot be written, a port is taken, an internal error
+
+Results go to stdout, messages to stderr. With --json both are one JSON object a line; an error
+is {\"error\":{\"code\":...,\"message\":...,\"exit\":...}}, a wrong command line stays text. Numbers are
+JSON numbers and exact, up to 9223372036854775807 (totals beyond): read them with a parser that
+keeps integers whole (jq from 1.7 on).
+
+Example:
+  equipoise serve &
+  equipoise create alice --balance 100
+  equipoise create bob
+  equipoise transfer alice bob 30";
+
+/// Account balances that many callers change at once, never lost, doubled or torn.
+#[derive(Debug, Parser)]
+#[command(name = "equipoise", version, arg_required_else_help = true, after_help = EXIT_CODES, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Serve),
+    Create(change::Create),
+    Balance(accounts::Balance),
+    Update(change::Update),
+    Transfer(change::Transfer),
+    Accounts(accounts::Accounts),
+    Snapshot(accounts::Snapshot),
+    Transaction(transactions::Transaction),
+    Watch(transactions::Watch),
+}
+
+/// What every client command takes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Connection and output")]
+struct Common {
+    /// Where the service is: http://HOST:PORT, or HOST:PORT [env: EQUIPOISE_SERVER] [default: http://127.0.0.1:50051]
+    #[arg(long, value_name = "URL")]
+    server: Option<String>,
+    /// How long to wait for an answer, as in 500ms or 1m [env: EQUIPOISE_TIMEOUT] [default: 10s]
+    ///
+    /// A service that is not there, or says UNAVAILABLE, is asked up to three times within it; a change always
+    /// under the same id, so that it has no second effect. Where many messages come, it is the wait for each; watch
+    /// waits for ever.
+    #[arg(long, value_name = "DURATION")]
+    timeout: Option<String>,
+    /// Print one JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command that `arguments` (the program's name first) ask for; the answer is its exit code.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let command = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli.command,
+        Err(error) => return exit::usage(&error),
+    };
+    let environment = Environment::of_process();
+    warn_of_unknown(&environment);
+    let (result, json) = match &command {
+        Command::Serve(serve) => (serve.run(&environment), false),
+        Command::Create(create) => (create.run(&environment), create.common.json),
+        Command::Balance(balance) => (balance.run(&environment), balance.common.json),
+        Command::Update(update) => (update.run(&environment), update.common.json),
+        Command::Transfer(transfer) => (transfer.run(&environment), transfer.common.json),
+        Command::Accounts(accounts) => (accounts.run(&environment), accounts.common.json),
+        Command::Snapshot(snapshot) => (snapshot.run(&environment), snapshot.common.json),
+        Command::Transaction(transaction) => (transaction.run(&environment), transaction.common.json),
+        Command::Watch(watch) => (watch.run(&environment), watch.common.json),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(json),
+    }
+}
+
+fn warn_of_unknown(environment: &Environment) {
+    let unknown: Vec<_> = environment.unknown().map(output::escape).map(|name| name.to_string()).collect();
+    if !unknown.is_empty() {
+        // Nobody can be told when stderr is closed, and the command can do without.
+        let _ = writeln!(std::io::stderr(), "warning: no setting is called {}; ignored", unknown.join(", "));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn the_definitions_are_sound() {
+        Cli::command().debug_assert();
+    }
+
+    /// The defaults in the help are those of [`Config`].
+    #[test]
+    fn help_of_serve_names_each_variable_and_default() {
+        let mut cli = Cli::command();
+        let help = cli.find_subcommand_mut("serve").expect("serve").render_long_help().to_string();
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        let defaults: toml::Table = Config::default().to_toml().parse().expect("TOML");
+        for (key, value) in defaults {
+            let value = value.as_str().map_or(value.to_string(), str::to_owned);
+            let expected = format!("[env: EQUIPOISE_{}] [default: {value}]", key.to_uppercase());
+            assert!(help.contains(&expected), "{expected} is not in {help}");
+        }
+    }
+
+    /// The service's limit is the one that the settings say.
+    #[test]
+    fn limits_have_one_default() {
+        assert_eq!(Config::default().max_connections, crate::grpc::Options::default().max_connections);
+    }
+
+    /// Case A20: every command shows how it is used.
+    #[test]
+    fn every_command_has_an_example() {
+        for command in Cli::command().get_subcommands_mut() {
+            let help = command.render_help().to_string();
+            assert!(help.contains(&format!("equipoise {}", command.get_name())), "{help}");
+            assert!(help.contains("Example"), "{help}");
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The commands that read the journal: `transaction`, `watch`.
+
+use clap::Args;
+
+use super::Common;
+use super::client::{self, Client};
+use super::exit::Failure;
+use super::output::Output;
+use super::record::TransactionRecord;
+use crate::config::Environment;
+use crate::grpc::proto;
+
+/// Show how a transaction ended
+///
+/// The command succeeds also when that transaction was refused: its code and message are part of what is shown.
+#[derive(Debug, Args)]
+#[command(
+    allow_negative_numbers = true,
+    after_help = "\
+Example:
+  equipoise transaction order-4711"
+)]
+pub(super) struct Transaction {
+    /// The transaction id; write -- before one that begins with a dash
+    #[arg(value_name = "ID")]
+    id: String,
+    #[command(flatten)]
+    pub(super) common: Common,
+}
+
+/// Print transactions as they are committed, in order and without a gap, until it is interrupted
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  equipoise watch --from 1 --account alice")]
+pub(super) struct Watch {
+    /// The first sequence wanted; 0 for the oldest that is kept
+    #[arg(long, value_name = "SEQUENCE", default_value_t = 0)]
+    from: u64,
+    /// Only transactions that touch it
+    #[arg(long, value_name = "ACCOUNT", default_value = "", hide_default_value = true, allow_hyphen_values = true)]
+    account: String,
+    #[command(flatten)]
+    pub(super) common: Common,
+}
+
+impl Transaction {
+    pub(super) fn run(&self, environment: &Environment) -> Result<(), Failure> {
+        client::run(&self.common, environment, |client| self.call(client))
+    }
+
+    async fn call(&self, client: Client) -> Result<(), Failure> {
+        let request = proto::GetTransactionRequest { transaction_id: self.id.clone() };
+        let ask = |mut stub: client::Stub, request| async move { stub.get_transaction(request).await };
+        let answer: proto::GetTransactionResponse = client.call(request, ask).await?;
+        let mut output = Output::new(self.common.json);
+        output.record(&TransactionRecord::from(answer.transaction.unwrap_or_default()))?;
+        Ok(output.flush()?)
+    }
+}
+
+impl Watch {
+    pub(super) fn run(&self, environment: &Environment) -> Result<(), Failure> {
+        client::run(&self.common, environment, |client| self.call(client))
+    }
+
+    async fn call(&self, client: Client) -> Result<(), Failure> {
+        tokio::select! {
+            failure = client::reader_gone() => Err(failure.into()),
+            result = self.follow(&client) => result,
+        }
+    }
+
+    async fn follow(&self, client: &Client) -> Result<(), Failure> {
+        let mut next = self.from;
+        let request = proto::WatchTransactionsRequest { from_sequence: self.from, account_id: self.account.clone() };
+        let ask = |mut stub: client::Stub, request| async move { stub.watch_transactions(request).await };
+        let mut stream = client.open(request, ask).await?;
+        let mut output = Output::new(self.common.json);
+        loop {
+            let cut_off = |failure: Failure| match next {
+                0 => failure,
+                next => failure.with_note(format!("go on with --from {next}")),
+            };
+            let Some(message) = client.wait(&mut stream).await.map_err(cut_off)? else {
+                return Ok(());
+            };
+            for transaction in message.transactions {
+                next = transaction.sequence.saturating_add(1);
+                output.record(&TransactionRecord::from(transaction))?;
+            }
+            output.flush()?;
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! The command line, as people and scripts meet it: the real binary, a real service, exit codes and both streams.
+//! Case A20 unless a test says otherwise.
+
+#![cfg(all(feature = "server", unix))]
+
+mod changes;
+mod habits;
+mod program;
+mod serve;
+mod settings;

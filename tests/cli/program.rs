@@ -1,0 +1,160 @@
+//! Runs the binary, and a service that ends with its test.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use equipoise::grpc::proto::account_service_client::AccountServiceClient;
+use equipoise::grpc::proto::operation::Operation as Kind;
+use equipoise::grpc::proto::{CreateAccountRequest, ExecuteBatchRequest, Operation};
+use serde_json::Value;
+
+/// The binary, in an environment that says nothing to it.
+pub fn equipoise(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_equipoise"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("EQUIPOISE_") || name == "NO_COLOR" || name == "CLICOLOR_FORCE" {
+            command.env_remove(name);
+        }
+    }
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// What a command that ended left behind.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ended {
+    /// The lines of stdout, as JSON.
+    pub fn json(&self) -> Vec<Value> {
+        self.stdout.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
+    }
+
+    /// The only line of stderr, as a JSON error.
+    pub fn error(&self) -> Value {
+        let mut error: Value = serde_json::from_str(self.stderr.trim_end()).expect(&self.stderr);
+        error["error"].take()
+    }
+}
+
+pub fn run(command: &mut Command) -> Ended {
+    let Output { status, stdout, stderr } = command.output().expect("the binary runs");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    Ended { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
+}
+
+/// Sends `signal` (`TERM`, `INT`) to a child.
+pub fn signal(child: &Child, signal: &str) {
+    let status = Command::new("sh").args(["-c", &format!("kill -{signal} {}", child.id())]).status();
+    assert!(status.expect("sh runs").success());
+}
+
+/// Waits for a child that should end soon.
+pub fn ends_within(child: &mut Child, limit: Duration) -> ExitStatus {
+    let began = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().expect("a child") {
+            return status;
+        }
+        assert!(began.elapsed() < limit, "still running after {limit:?}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A service on a free port, killed when it is dropped.
+pub struct Service {
+    pub child: Child,
+    pub address: String,
+}
+
+impl Service {
+    pub fn start() -> Self {
+        Self::start_as(&mut equipoise(&["serve", "--listen", "127.0.0.1:0"]))
+    }
+
+    pub fn start_as(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("the binary runs");
+        let stderr = BufReader::new(child.stderr.take().expect("piped"));
+        let (lines, told) = mpsc::channel();
+        // Reads to the end: the service must not wait for us.
+        thread::spawn(move || stderr.lines().map_while(Result::ok).for_each(|line| drop(lines.send(line))));
+        let mut service = Service { child, address: String::new() };
+        while service.address.is_empty() {
+            let line = told.recv_timeout(Duration::from_secs(20)).expect("the service tells its address");
+            service.address = line.strip_prefix("listening on ").unwrap_or_default().to_owned();
+        }
+        service
+    }
+
+    /// A client command for this service.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = equipoise(arguments);
+        command.env("EQUIPOISE_SERVER", &self.address);
+        command
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Ended {
+        run(&mut self.command(arguments))
+    }
+
+    /// Opens `count` accounts in one batch.
+    pub fn open(&self, prefix: &str, count: usize) {
+        let server = format!("http://{}", self.address);
+        let operation = |number| {
+            let account_id = format!("{prefix}{number:06}");
+            let create = CreateAccountRequest { account_id, initial_balance: 1, transaction_id: String::new() };
+            Operation { operation: Some(Kind::CreateAccount(create)), linked: false }
+        };
+        let request = ExecuteBatchRequest { operations: (0..count).map(operation).collect() };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let answer = runtime.block_on(async {
+            let mut client = AccountServiceClient::connect(server).await.expect("a connection");
+            client.execute_batch(request).await.expect("an answer").into_inner()
+        });
+        assert!(answer.results.len() == count && answer.results.iter().all(|result| result.code == 0));
+    }
+
+    /// Runs what must succeed, with `--json`.
+    pub fn json(&self, arguments: &[&str]) -> Vec<Value> {
+        let ended = self.run(&[arguments, &["--json"]].concat());
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{arguments:?}");
+        ended.json()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A file of this test, removed with it.
+pub struct TempFile(pub PathBuf);
+
+impl TempFile {
+    pub fn new(name: &str, text: &str) -> Self {
+        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{name}.toml", std::process::id()));
+        std::fs::write(&path, text).expect("a file");
+        TempFile(path)
+    }
+
+    pub fn path(&self) -> &str {
+        self.0.to_str().expect("UTF-8")
+    }
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
