@@ -1,0 +1,177 @@
+//! Who asks for what: account ids, request ids, random choices, latencies; the same for every contender.
+
+#![allow(dead_code, reason = "each bench uses its part")]
+
+use std::time::Duration;
+
+use equipoise::{AccountId, TransactionId};
+
+/// What an account opens with: enough for any run.
+pub const INITIAL: i64 = 1_000_000_000;
+
+/// `count` ids of 16 bytes.
+pub fn account_ids(count: usize) -> Vec<AccountId> {
+    (0..count).map(|number| AccountId::new(&format!("account-{number:08}")).expect("a short id")).collect()
+}
+
+/// A request id: the number's digits.
+#[inline]
+pub fn transaction_id(number: u64) -> TransactionId {
+    let mut digits = [0_u8; 20];
+    let mut first = digits.len();
+    let mut rest = number;
+    loop {
+        first -= 1;
+        digits[first] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    let text = std::str::from_utf8(&digits[first..]).expect("digits");
+    TransactionId::new(text).expect("at most 20 digits")
+}
+
+/// splitmix64: cheap, and good enough to choose accounts.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    #[inline]
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    #[inline]
+    pub fn below(&mut self, bound: usize) -> usize {
+        ((u128::from(self.next()) * bound as u128) >> 64) as usize
+    }
+
+    /// Two different numbers below `bound`.
+    #[inline]
+    pub fn pair(&mut self, bound: usize) -> (usize, usize) {
+        let first = self.below(bound);
+        let second = self.below(bound - 1);
+        (first, if second >= first { second + 1 } else { second })
+    }
+}
+
+/// Which accounts the transfers touch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spread {
+    /// All, each as likely.
+    Uniform,
+    /// Ten of them.
+    Hot,
+}
+
+impl Spread {
+    pub const BOTH: [Spread; 2] = [Spread::Uniform, Spread::Hot];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Spread::Uniform => "uniform",
+            Spread::Hot => "hot",
+        }
+    }
+
+    pub fn of(self, accounts: &[AccountId]) -> &[AccountId] {
+        match self {
+            Spread::Uniform => accounts,
+            Spread::Hot => &accounts[..10],
+        }
+    }
+}
+
+/// Latencies in nanoseconds, to within 2 %: 64 steps a power of two.
+#[derive(Clone)]
+pub struct Latencies {
+    counts: Vec<u64>,
+    longest: u64,
+}
+
+const STEPS: u64 = 64;
+
+impl Default for Latencies {
+    fn default() -> Self {
+        Latencies { counts: vec![0; (64 * STEPS) as usize], longest: 0 }
+    }
+}
+
+impl Latencies {
+    pub fn record(&mut self, took: Duration) {
+        let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.longest = self.longest.max(nanoseconds);
+        self.counts[Self::place(nanoseconds)] += 1;
+    }
+
+    fn place(nanoseconds: u64) -> usize {
+        let place = match nanoseconds.checked_ilog2() {
+            Some(power) if power >= 6 => u64::from(power - 5) * STEPS + ((nanoseconds >> (power - 6)) - STEPS),
+            _ => nanoseconds,
+        };
+        place as usize
+    }
+
+    fn value(place: usize) -> u64 {
+        let place = place as u64;
+        match place / STEPS {
+            0 => place,
+            power => (STEPS + place % STEPS) << (power - 1),
+        }
+    }
+
+    pub fn merge(&mut self, other: &Latencies) {
+        self.longest = self.longest.max(other.longest);
+        for (mine, theirs) in self.counts.iter_mut().zip(&other.counts) {
+            *mine += theirs;
+        }
+    }
+
+    pub fn percentile(&self, per_mille: u64) -> Duration {
+        let total: u64 = self.counts.iter().sum();
+        let wanted = (total * per_mille).div_ceil(1000);
+        let mut seen = 0;
+        let place = self.counts.iter().position(|count| {
+            seen += count;
+            seen >= wanted
+        });
+        Duration::from_nanos(Self::value(place.unwrap_or(0)))
+    }
+
+    pub fn longest(&self) -> Duration {
+        Duration::from_nanos(self.longest)
+    }
+}
+
+/// The middle one.
+pub fn median(values: &mut [f64]) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// 3_140_000.0 as `3.14 M/s`.
+pub fn rate(per_second: f64) -> String {
+    match per_second {
+        high if high >= 1e6 => format!("{:.2} M/s", high / 1e6),
+        high if high >= 1e3 => format!("{:.1} k/s", high / 1e3),
+        low => format!("{low:.1} /s"),
+    }
+}
+
+/// 0.79 of a goal of at least 1.00, and whether that is reached.
+pub fn at_least(ratio: f64, goal: f64) -> String {
+    format!("ratio {ratio:.2} (goal {goal:.2}: {})", if ratio >= goal { "reached" } else { "MISSED" })
+}
+
+/// 1.30 of a goal of at most 1.50, and whether that is kept.
+pub fn at_most(ratio: f64, goal: f64) -> String {
+    format!("ratio {ratio:.2} (goal at most {goal:.2}: {})", if ratio <= goal { "reached" } else { "MISSED" })
+}
