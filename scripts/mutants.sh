@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Seeds each bug of `enum Mutant` (src/kernel/sync.rs) into the kernel, one at a time, and fails unless a model or test
+# catches every one of them. Prints the table that ARCHITECTURE.md records.
+#   scripts/mutants.sh --bounded         what CI runs
+#   scripts/mutants.sh                   many more schedules before a mutant counts as missed
+#   scripts/mutants.sh [--bounded] NAME  that mutant only
+#   scripts/mutants.sh [--bounded] --all goes on after the first test that catches a mutant, and names them all
+source "$(dirname "$0")/common.sh"
+
+exec python3 scripts/mutants.py "$@"

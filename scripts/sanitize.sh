@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Stress tests in release under ThreadSanitizer, then under AddressSanitizer with LeakSanitizer. crossbeam-epoch knows
+# that TSan has no fences and gives it equivalent accesses, so nothing of it is suppressed.
+#   scripts/sanitize.sh [thread|address ...]    (default: both)
+# Wants a nightly toolchain; builds the standard library with the sanitizer where its source can be had.
+source "$(dirname "$0")/common.sh"
+
+rustup toolchain list | grep -q '^nightly' || fail "needs a nightly toolchain: rustup toolchain install nightly"
+build_std=()
+source_of_std="$(rustc +nightly --print sysroot)/lib/rustlib/src/rust/library/Cargo.lock"
+if [ -e "$source_of_std" ] || timeout 180 rustup component add rust-src --toolchain nightly; then
+    build_std=(-Zbuild-std)
+fi
+
+[ $# -gt 0 ] || set -- thread address
+for sanitizer in "$@"; do
+    flags="-Zsanitizer=$sanitizer"
+    std=("${build_std[@]}")
+    case $sanitizer in
+        thread)
+            options="halt_on_error=1 second_deadlock_stack=1"
+            if [ ${#build_std[@]} -eq 0 ]; then
+                echo "the standard library's source is not to be had: it stays uninstrumented, scripts/tsan.supp applies"
+                flags+=" -Cunsafe-allow-abi-mismatch=sanitizer"
+                options+=" suppressions=$PWD/scripts/tsan.supp"
+            fi
+            export TSAN_OPTIONS=$options
+            ;;
+        address)
+            # The standard library as it ships will do: ASan intercepts the allocator.
+            std=()
+            export ASAN_OPTIONS="detect_leaks=1 detect_stack_use_after_return=1"
+            ;;
+        *) fail "unknown sanitizer: $sanitizer" ;;
+    esac
+    say "${sanitizer}Sanitizer: the engine's stress tests, release"
+    RUSTFLAGS=$flags CARGO_TARGET_DIR="target-sanitize-$sanitizer" tested timeout 1500 cargo +nightly test --locked \
+        "${std[@]}" --release --no-default-features --target "$host" \
+        --lib --test ledgers --test load --test history
+done
+echo "$total_passed tests passed under sanitizers"
