@@ -120,7 +120,7 @@ fn handles_and_ids_change_one_account() {
     let answers = together(8, |thread| {
         let mut last = 0;
         for _ in 0..500 {
-            let version = if thread % 2 == 0 {
+            let version = if thread.is_multiple_of(2) {
                 handle.update(1).expect("no ceiling is near").version
             } else {
                 ledger.update(&account("a"), 1).expect("no ceiling is near")[0].version

@@ -115,7 +115,7 @@ fn duplicates_leave_one_entry() {
     let ids = rounds(400);
     together(10, |thread| {
         for number in 0..ids {
-            let number = if thread % 2 == 0 { number } else { ids - 1 - number };
+            let number = if thread.is_multiple_of(2) { number } else { ids - 1 - number };
             decide(&ledger, named(update("a", 1), &format!("id-{number}")));
         }
     });

@@ -77,7 +77,7 @@ fn postings_keep_the_total() {
         let mut random = Random(thread as u64);
         (0..rounds(3_000))
             .filter(|round| {
-                if round % 64 == 0 {
+                if round.is_multiple_of(64) {
                     assert_eq!(ledger.snapshot().expect("few are open").total(), 4_000);
                 }
                 let count = 2 + random.below(7);

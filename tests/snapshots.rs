@@ -113,7 +113,7 @@ fn a_snapshot_does_not_change() {
 fn pages_are_the_snapshot_in_pieces() {
     let ledger = Ledger::new();
     for number in 0..500 {
-        let name = if number % 3 == 0 { format!("x/{number}") } else { format!("y/{number}") };
+        let name = if number.is_multiple_of(3) { format!("x/{number}") } else { format!("y/{number}") };
         ledger.create(&account(&name), number).expect("fresh");
     }
     // An account that was never opened, in the middle of the others.
@@ -199,7 +199,7 @@ fn reads_follow_writes_and_never_go_back() {
     together(6, |thread| {
         let mut last = 0;
         for round in 0..rounds(6_000) {
-            let own = if thread % 2 == 0 {
+            let own = if thread.is_multiple_of(2) {
                 let written = ledger.update(&account("a"), 1).expect("no ceiling is near")[0].clone();
                 assert!(written.version > last, "a writer's versions rise");
                 written
@@ -208,7 +208,7 @@ fn reads_follow_writes_and_never_go_back() {
             };
             let read = state(&ledger, "a");
             assert!(read.version >= own.version.max(last) && read.sequence >= own.sequence);
-            if round % 16 == 0 {
+            if round.is_multiple_of(16) {
                 let snapshot = open_now(&ledger);
                 assert!(snapshot.sequence() >= read.sequence);
                 let found = snapshot.get(&account("a")).expect("open");
@@ -248,6 +248,7 @@ fn a_slow_reader_keeps_its_snapshot() {
     for history in [false, true] {
         let ledger = if history { Ledger::builder().history(64).build() } else { Ledger::new() };
         let (ledger, names) = ten_accounts(ledger, 1_000);
+        ledger.wait_durable(ledger.sequence()).expect("not closed");
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let slow: Vec<_> = (0..3_u64)
@@ -324,7 +325,7 @@ fn random_request(random: &mut Random, names: &[String]) -> Request {
 #[test]
 fn a_snapshot_is_a_replay_of_the_history() {
     for seed in 0..4 {
-        let builder = Ledger::builder().history(1_000_000).look_up_cache(seed % 2 == 0);
+        let builder = Ledger::builder().history(1_000_000).look_up_cache(seed.is_multiple_of(2));
         let ledger = builder.build();
         let names = names(12);
         let done = AtomicBool::new(false);

@@ -74,7 +74,7 @@ fn transfers_in_both_directions_end() {
     let ledger = with_accounts(&[("A", 1000), ("B", 1000)]);
     let started = Instant::now();
     together(100, |thread| {
-        let (from, to) = if thread % 2 == 0 { ("A", "B") } else { ("B", "A") };
+        let (from, to) = if thread.is_multiple_of(2) { ("A", "B") } else { ("B", "A") };
         ledger.transfer(&account(from), &account(to), 10).expect("enough")
     });
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());

@@ -132,6 +132,9 @@ impl<S: State> Kernel<S> {
                 old: base,
                 prev: kept.chain,
             });
+            if kept.chain.depth() > 0 {
+                transaction.note_kept();
+            }
             step(Step::Install);
             if account.install(head, installed) {
                 spare.installed();

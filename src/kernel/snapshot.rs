@@ -267,10 +267,12 @@ impl<S: State> Kernel<S> {
         }
     }
 
-    /// Trims the accounts of `handle`'s transaction.
+    /// Trims the accounts of `handle`'s transaction, if it kept older versions below its own.
     pub(crate) fn trim_legs(&self, handle: &Handle<S>, guard: &Guard) {
-        for leg in &handle.plan.legs {
-            self.trim(leg.account(), guard);
+        if handle.kept_older() {
+            for leg in &handle.plan.legs {
+                self.trim(leg.account(), guard);
+            }
         }
     }
 

@@ -91,6 +91,8 @@ pub(crate) struct Transaction<S: State> {
     gate: AtomicU64,
     /// Whether some driver has taken the embedded entry.
     embedded_taken: AtomicBool,
+    /// Whether some version of it has older ones below.
+    kept_older: AtomicBool,
     /// Whether the decision was cached in every head that is still ours.
     released: AtomicBool,
     embedded: Entry<S>,
@@ -161,6 +163,19 @@ impl<S: State> Transaction<S> {
         (!taken).then(|| std::ptr::from_ref(&self.embedded).cast_mut())
     }
 
+    /// Notes that a version of it is being installed above older ones.
+    #[inline]
+    pub(super) fn note_kept(&self) {
+        // Relaxed: a hint for the janitor; the decision, which it reads first, comes after with AcqRel.
+        self.kept_older.store(true, Relaxed);
+    }
+
+    /// Whether some version of it was installed above older ones.
+    pub(super) fn kept_older(&self) -> bool {
+        // Relaxed: as in `note_kept`.
+        self.kept_older.load(Relaxed)
+    }
+
     /// Caches the decision in those of its versions that are still heads.
     pub(super) fn release(&self, guard: &Guard) {
         let decision = accepted_sequence(self.state());
@@ -228,6 +243,7 @@ impl<S: State> Owned<S> {
             references: AtomicU64::new(2),
             gate: AtomicU64::new(UNSETTLED),
             embedded_taken: AtomicBool::new(false),
+            kept_older: AtomicBool::new(false),
             released: AtomicBool::new(false),
             embedded: Entry::empty(),
             plan,
