@@ -32,7 +32,7 @@ pub struct Config {
     pub listen: String,
     /// How many journal entries stay in memory for `WatchTransactions` and `GetTransaction`.
     pub history: usize,
-    /// How many transaction ids stay in memory; past it the older half is forgotten (requirement B5).
+    /// How many transaction ids stay in memory; past it the oldest are forgotten (requirement B5).
     pub ids: usize,
     /// How many connections may be open at once.
     pub max_connections: usize,

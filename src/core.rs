@@ -133,10 +133,9 @@ impl Core {
         }
         if self.flusher.is_some() {
             self.bell.ring();
-        }
-        if members.iter().any(|member| member.id.is_some()) {
-            let durable = if self.flusher.is_some() { self.kernel.durable() } else { u64::MAX };
-            self.ids.forget_excess(durable);
+            self.ids.forget_backlog(self.kernel.durable());
+        } else if members.iter().any(|member| member.id.is_some()) {
+            self.ids.forget_excess(u64::MAX);
         }
         Outcome::new(handle, None, false)
     }
@@ -167,6 +166,10 @@ impl Core {
         for (index, member) in request.members().iter().enumerate() {
             let Some(id) = &member.id else { continue };
             while let Some(claim) = self.ids.find(id) {
+                // A chain whose gate closes owned nothing: the id is free again.
+                if self.ids.settle(&claim.handle) != Gate::Open {
+                    continue;
+                }
                 let owner = claim.handle.request();
                 let asked_alone = request.members().len() == 1;
                 let differs = match owner.members().get(claim.member as usize) {
@@ -182,12 +185,9 @@ impl Core {
                 if let Some(invalid) = differs {
                     return Err(invalid.into());
                 }
-                // A chain whose gate closed owns nothing: the id is free again.
-                if self.ids.settle(&claim.handle) == Gate::Open {
-                    self.kernel.drive(&claim.handle, guard);
-                    let asked = asked_alone.then_some(claim.member);
-                    return Ok(Some(Outcome::new(claim.handle, asked, true)));
-                }
+                self.kernel.drive(&claim.handle, guard);
+                let asked = asked_alone.then_some(claim.member);
+                return Ok(Some(Outcome::new(claim.handle, asked, true)));
             }
         }
         Ok(None)
@@ -209,6 +209,7 @@ impl Core {
         while !self.closed.is_set() {
             self.bell.listen(|| self.closed.is_set() || self.kernel.now(&pin()) > self.kernel.durable());
             flusher.flush(&self.kernel, &self.waiters);
+            self.ids.forget_excess(self.kernel.durable());
             if !self.closed.is_set() {
                 std::thread::sleep(BREATHER);
             }

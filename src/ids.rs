@@ -11,8 +11,8 @@ use papaya::HashMap;
 use crate::account::{Balance, TransactionId};
 use crate::kernel::{Gate, Handle};
 
-/// More than one, so that the table shrinks back after ids that could not be forgotten at once.
-const FORGOTTEN_AT_ONCE: usize = 2;
+/// More than one, so that the table shrinks back.
+const FORGOTTEN_BY_A_CALLER: usize = 2;
 
 /// Whose an id is: a transaction, and which of its members carries it.
 #[derive(Clone)]
@@ -121,14 +121,24 @@ impl Ids {
         let _ = self.claims.pin().remove_if(id, |_, claim| claim.handle.same(handle));
     }
 
-    /// Forgets the ids claimed first, while there are more than the table keeps: a few a call, so that no caller pays
-    /// for many. One whose transaction is undecided, or later than `durable`, stays.
-    #[inline]
+    /// Forgets the ids claimed first, while there are more than the table keeps. One whose transaction is undecided, or
+    /// later than `durable`, stays.
     pub(crate) fn forget_excess(&self, durable: u64) {
-        for _ in 0..FORGOTTEN_AT_ONCE {
-            if self.order.len() <= self.capacity {
-                return;
-            }
+        let excess = self.order.len().saturating_sub(self.capacity);
+        self.forget(excess, durable);
+    }
+
+    /// As [`Self::forget_excess`], but only when whoever does it in the background has fallen behind, and only a few:
+    /// no caller pays for many.
+    #[inline]
+    pub(crate) fn forget_backlog(&self, durable: u64) {
+        if self.order.len() > self.capacity.saturating_add(self.capacity / 8) {
+            self.forget(FORGOTTEN_BY_A_CALLER, durable);
+        }
+    }
+
+    fn forget(&self, count: usize, durable: u64) {
+        for _ in 0..count {
             let Some(oldest) = self.order.pop() else { return };
             let settled = |_: &TransactionId, claim: &Claim| {
                 claim.handle.decision().is_some_and(|decision| decision.sequence <= durable)

@@ -45,7 +45,7 @@ pub(super) struct Serve {
     /// How many journal entries stay in memory [env: EQUIPOISE_HISTORY] [default: 100000]
     #[arg(long, value_name = "ENTRIES")]
     history: Option<String>,
-    /// How many transaction ids stay in memory; past it the older half is forgotten [env: EQUIPOISE_IDS] [default: 100000]
+    /// How many transaction ids stay in memory; past it the oldest are forgotten [env: EQUIPOISE_IDS] [default: 100000]
     #[arg(long, value_name = "N")]
     ids: Option<String>,
     /// How many connections may be open at once [env: EQUIPOISE_MAX_CONNECTIONS] [default: 10000]
