@@ -34,6 +34,15 @@ fn thousand(call: impl Fn(usize) + Sync) -> Duration {
     last - first
 }
 
+/// Tells the writers to stop, also when the test fails.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// A4: 1000 concurrent reads of one account complete within 100 ms, beside a writer that never rests.
 #[test]
 fn a_thousand_read_one_account() {
@@ -45,8 +54,8 @@ fn a_thousand_read_one_account() {
                 ledger.update(&account("b"), 1).expect("no ceiling is near");
             }
         });
+        let _done = Done(&done);
         within(Duration::from_millis(100), || thousand(|_| assert_eq!(balance(&ledger, "a"), 5)));
-        done.store(true, Ordering::Relaxed);
     });
 }
 
@@ -82,6 +91,7 @@ fn reads_do_not_wait_for_writers() {
                 }
             });
         }
+        let _done = Done(&done);
         let handle = ledger.account(&account("a")).expect("open");
         let mut last = 0;
         for _ in 0..rounds(400_000) {
@@ -90,7 +100,6 @@ fn reads_do_not_wait_for_writers() {
             assert!(read.version >= last);
             last = read.version;
         }
-        done.store(true, Ordering::Relaxed);
         assert!(last > 1, "there were writers");
     });
 }
