@@ -6,6 +6,10 @@ use std::time::Duration;
 
 use equipoise::{AccountId, TransactionId};
 
+/// The allocator of the `equipoise` binary, for every contender.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What an account opens with: enough for any run.
 pub const INITIAL: i64 = 1_000_000_000;
 

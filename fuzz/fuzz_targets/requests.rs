@@ -29,27 +29,60 @@ const MOST_LISTENED: usize = 2;
 
 fuzz_target!(|calls: Vec<Call>| {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
-    let runtime = RUNTIME.get_or_init(|| {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
-    });
+    let runtime =
+        RUNTIME.get_or_init(|| tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime"));
     runtime.block_on(run(&calls));
 });
 
 /// A call: the method, and a message for it, well-formed or just bytes.
 #[derive(Arbitrary, Clone, Debug)]
 enum Call {
-    Bytes { method: u8, bytes: Vec<u8> },
-    Create { account: Name, initial: Amount, id: Option<Name> },
-    Balance { account: Name },
-    Update { account: Name, delta: Amount, id: Option<Name> },
-    Transfer { from: Name, to: Name, amount: Amount, id: Option<Name> },
-    Batch { operations: Vec<BatchOperation> },
-    Snapshot { prefix: Option<Name> },
-    List { prefix: Option<Name>, size: i32, token: Option<Vec<u8>> },
+    Bytes {
+        method: u8,
+        bytes: Vec<u8>,
+    },
+    Create {
+        account: Name,
+        initial: Amount,
+        id: Option<Name>,
+    },
+    Balance {
+        account: Name,
+    },
+    Update {
+        account: Name,
+        delta: Amount,
+        id: Option<Name>,
+    },
+    Transfer {
+        from: Name,
+        to: Name,
+        amount: Amount,
+        id: Option<Name>,
+    },
+    Batch {
+        operations: Vec<BatchOperation>,
+    },
+    Snapshot {
+        prefix: Option<Name>,
+    },
+    List {
+        prefix: Option<Name>,
+        size: i32,
+        token: Option<Vec<u8>>,
+    },
     /// The next page of the last ListAccounts.
-    ListOn { prefix: Option<Name>, size: i32 },
-    Transaction { id: Name },
-    Watch { from: u8, account: Option<Name> },
+    ListOn {
+        prefix: Option<Name>,
+        size: i32,
+    },
+    Transaction {
+        id: Name,
+    },
+    Watch {
+        from: u8,
+        account: Option<Name>,
+    },
 }
 
 #[derive(Arbitrary, Clone, Debug)]
@@ -92,9 +125,7 @@ impl Call {
         let prefix_text = |prefix: &Option<Name>| prefix.map(Name::text).unwrap_or_default();
         match self {
             Call::Bytes { method, bytes } => (METHODS[usize::from(*method) % METHODS.len()], bytes.clone()),
-            Call::Create { account, initial, id } => {
-                ("CreateAccount", create(*account, *initial, id).encode_to_vec())
-            }
+            Call::Create { account, initial, id } => ("CreateAccount", create(*account, *initial, id).encode_to_vec()),
             Call::Balance { account } => {
                 ("GetBalance", proto::GetBalanceRequest { account_id: account.text() }.encode_to_vec())
             }
@@ -218,8 +249,8 @@ impl<Q, A> Asked<Q, A> {
             assert!(self.request.is_some(), "an answer to what is no request");
             return;
         };
-        let contract =
-            [Code::NotFound, Code::InvalidArgument, Code::FailedPrecondition, Code::AlreadyExists].contains(&status.code());
+        let contract = [Code::NotFound, Code::InvalidArgument, Code::FailedPrecondition, Code::AlreadyExists]
+            .contains(&status.code());
         let unreadable = self.request.is_none() && status.code() == Code::Internal;
         assert!(contract || unreadable || beyond.contains(&status.code()), "{status:?}");
     }
@@ -229,7 +260,8 @@ impl Session {
     async fn call(&mut self, method: &'static str, bytes: &[u8]) {
         match method {
             "CreateAccount" => {
-                let asked = self.unary::<proto::CreateAccountRequest, proto::CreateAccountResponse>(method, bytes).await;
+                let asked =
+                    self.unary::<proto::CreateAccountRequest, proto::CreateAccountResponse>(method, bytes).await;
                 asked.allowed(&[]);
                 if let (Some(request), Ok(answer)) = (asked.request, asked.answer)
                     && !answer.replayed
@@ -245,7 +277,8 @@ impl Session {
                 }
             }
             "UpdateBalance" => {
-                let asked = self.unary::<proto::UpdateBalanceRequest, proto::UpdateBalanceResponse>(method, bytes).await;
+                let asked =
+                    self.unary::<proto::UpdateBalanceRequest, proto::UpdateBalanceResponse>(method, bytes).await;
                 asked.allowed(&[]);
                 if let (Some(request), Ok(answer)) = (asked.request, asked.answer) {
                     assert!(answer.new_balance >= 0);
@@ -253,7 +286,8 @@ impl Session {
                 }
             }
             "TransferFunds" => {
-                let asked = self.unary::<proto::TransferFundsRequest, proto::TransferFundsResponse>(method, bytes).await;
+                let asked =
+                    self.unary::<proto::TransferFundsRequest, proto::TransferFundsResponse>(method, bytes).await;
                 asked.allowed(&[]);
                 if let Ok(answer) = asked.answer {
                     assert!(answer.from_balance >= 0 && answer.to_balance >= 0);
@@ -271,7 +305,8 @@ impl Session {
                     .allowed(&[]);
             }
             "SnapshotBalances" => {
-                let asked = self.stream::<proto::SnapshotBalancesRequest, proto::SnapshotBalancesResponse>(method, bytes);
+                let asked =
+                    self.stream::<proto::SnapshotBalancesRequest, proto::SnapshotBalancesResponse>(method, bytes);
                 asked.await.allowed(&[Code::ResourceExhausted]);
             }
             "WatchTransactions" => {
@@ -313,7 +348,8 @@ impl Session {
     /// What was told adds up to what is there, in the ledger and through the service.
     async fn check_total(&mut self) {
         assert_eq!(self.ledger.snapshot().expect("a free slot").total(), self.total);
-        let asked = self.stream::<proto::SnapshotBalancesRequest, proto::SnapshotBalancesResponse>("SnapshotBalances", &[]);
+        let asked =
+            self.stream::<proto::SnapshotBalancesRequest, proto::SnapshotBalancesResponse>("SnapshotBalances", &[]);
         let messages = match asked.await.answer {
             Ok(messages) => messages,
             // The input left as many walks open as there may be.
@@ -337,11 +373,7 @@ impl Session {
     }
 
     /// The messages of a stream until it ends or nothing comes for a while.
-    async fn stream<Q: Message + Default, A: Message + Default>(
-        &self,
-        method: &str,
-        bytes: &[u8],
-    ) -> Asked<Q, Vec<A>> {
+    async fn stream<Q: Message + Default, A: Message + Default>(&self, method: &str, bytes: &[u8]) -> Asked<Q, Vec<A>> {
         Asked { request: Q::decode(bytes).ok(), answer: self.messages(method, bytes).await }
     }
 

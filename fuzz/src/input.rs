@@ -99,11 +99,8 @@ fn checked(made: Result<Operation, InvalidRequest>, text: &str) -> Option<Operat
 }
 
 fn post(legs: &[(Name, Amount)], balanced: bool) -> Option<Operation> {
-    let mut legs: Vec<_> = legs
-        .iter()
-        .take(8)
-        .map(|(account, amount)| Posting { account: account.account(), delta: amount.0 })
-        .collect();
+    let mut legs: Vec<_> =
+        legs.iter().take(8).map(|(account, amount)| Posting { account: account.account(), delta: amount.0 }).collect();
     if balanced && let Some((last, others)) = legs.split_last_mut() {
         let rest: i128 = others.iter().map(|leg| i128::from(leg.delta)).sum();
         last.delta = i64::try_from(-rest).unwrap_or(last.delta);

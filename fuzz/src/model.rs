@@ -164,9 +164,11 @@ impl Model {
             return Err(of_another);
         }
         // The same ids on a chain that says something else.
-        let differing = known.members.iter().zip(members).find_map(|(known, asked)| {
-            Some((asked.id.clone()?, difference(&known.operation, &asked.operation)?))
-        });
+        let differing = known
+            .members
+            .iter()
+            .zip(members)
+            .find_map(|(known, asked)| Some((asked.id.clone()?, difference(&known.operation, &asked.operation)?)));
         Err(differing.map_or(of_another, |(id, field)| InvalidRequest::IdReused { id, field }))
     }
 }
