@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Stress tests in release under ThreadSanitizer, then under AddressSanitizer with LeakSanitizer. crossbeam-epoch knows
-# that TSan has no fences and gives it equivalent accesses, so nothing of it is suppressed.
+# Stress tests in release under ThreadSanitizer, then under AddressSanitizer with LeakSanitizer. TSan knows no fences:
+# crossbeam-epoch gives it equivalent accesses, so nothing of the kernel is suppressed; scripts/tsan.supp has the rest.
 #   scripts/sanitize.sh [thread|address ...]    (default: both)
 # Wants a nightly toolchain; builds the standard library with the sanitizer where its source can be had.
 source "$(dirname "$0")/common.sh"
@@ -18,13 +18,13 @@ for sanitizer in "$@"; do
     std=("${build_std[@]}")
     case $sanitizer in
         thread)
-            options="halt_on_error=1 second_deadlock_stack=1"
+            cp scripts/tsan.supp "$cache/tsan.supp"
             if [ ${#build_std[@]} -eq 0 ]; then
-                echo "the standard library's source is not to be had: it stays uninstrumented, scripts/tsan.supp applies"
+                echo "the standard library's source is not to be had: it stays uninstrumented, scripts/tsan-std.supp applies"
                 flags+=" -Cunsafe-allow-abi-mismatch=sanitizer"
-                options+=" suppressions=$PWD/scripts/tsan.supp"
+                cat scripts/tsan-std.supp >>"$cache/tsan.supp"
             fi
-            export TSAN_OPTIONS=$options
+            export TSAN_OPTIONS="halt_on_error=1 second_deadlock_stack=1 suppressions=$cache/tsan.supp"
             ;;
         address)
             # The standard library as it ships will do: ASan intercepts the allocator.
@@ -33,9 +33,11 @@ for sanitizer in "$@"; do
             ;;
         *) fail "unknown sanitizer: $sanitizer" ;;
     esac
+    # The two tests with a time limit measure the engine, not a sanitizer.
     say "${sanitizer}Sanitizer: the engine's stress tests, release"
+    # Skipped: A4's stopwatch over a thousand threads, which measures nothing here but the sanitizer.
     RUSTFLAGS=$flags CARGO_TARGET_DIR="target-sanitize-$sanitizer" tested timeout 1500 cargo +nightly test --locked \
         "${std[@]}" --release --no-default-features --target "$host" \
-        --lib --test ledgers --test load --test history
+        --lib --test ledgers --test load --test history -- --skip a_thousand_read
 done
 echo "$total_passed tests passed under sanitizers"

@@ -5,13 +5,13 @@
 source "$(dirname "$0")/common.sh"
 
 say "all features, debug: unit, integration and documentation tests"
-tested cargo test --locked
+tested cargo test --locked --no-fail-fast
 
 say "all features, release"
-tested cargo test --locked --release
+tested cargo test --locked --release --no-fail-fast
 
 say "the engine alone, release"
-tested cargo test --locked --release --no-default-features
+tested cargo test --locked --release --no-default-features --no-fail-fast
 
 say "a Python client against the real binary"
 venv="$cache/python"
