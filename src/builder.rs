@@ -69,7 +69,7 @@ impl Builder {
     }
 
     /// How many bytes of garbage may wait for a suspended thread, over the whole process (default 1 GiB), before
-    /// writes are refused with [`Exhausted::Garbage`]. Reads go on.
+    /// writes are refused with [`Exhausted::Garbage`](crate::Exhausted::Garbage). Reads go on.
     #[must_use]
     pub fn garbage_cap(mut self, bytes: u64) -> Self {
         self.garbage_cap = bytes;
@@ -77,7 +77,7 @@ impl Builder {
     }
 
     /// How many decided transactions may wait to become durable (default 1,000,000) before writes are refused with
-    /// [`Exhausted::Backlog`].
+    /// [`Exhausted::Backlog`](crate::Exhausted::Backlog).
     #[must_use]
     pub fn max_backlog(mut self, entries: u64) -> Self {
         self.max_backlog = entries;

@@ -10,7 +10,7 @@ use crate::error::{Exhausted, InvalidRequest, SubmitError};
 use crate::ids::Ids;
 use crate::journal::Flusher;
 use crate::kernel::doorbell::{Counter, Doorbell, Latch};
-use crate::kernel::{Account, Gate, Guard, Handle, Kernel, garbage, pin};
+use crate::kernel::{Account, Gate, Guard, Handle, Kernel, Owned, garbage, pin};
 use crate::outcome::Outcome;
 use crate::plan;
 use crate::request::{Kind, Member, Request};
@@ -19,6 +19,9 @@ use crate::wait::Waiters;
 
 /// How long the flusher collects before it looks again, while nobody waits for it.
 const BREATHER: Duration = Duration::from_millis(1);
+
+/// Transactions whose ids a caller forgets; more than one, so that the table shrinks back.
+const FORGOTTEN_BY_A_CALLER: usize = 2;
 
 /// The parts, in the order in which they must go: handles before the kernel, the kernel before the accounts.
 pub(crate) struct Core {
@@ -104,13 +107,13 @@ impl Core {
                 opens = true;
             }
         }
-        let time = self.clock.now();
+        let (time, now) = (self.clock.now(), || self.kernel.now(guard));
         let planned = if opens {
-            plan::plan(request, time, |id| self.directory.find(id, guard))
+            plan::plan(request, time, now, |id| self.directory.find(id, guard))
         } else {
-            plan::plan(request, time, known)
+            plan::plan(request, time, now, known)
         };
-        Ok(planned.publish())
+        Ok(Owned::new(planned).publish())
     }
 
     /// Claims the ids of a planned transaction; it runs if its gate is open then.
@@ -131,11 +134,15 @@ impl Core {
         if accepted {
             self.note_opened(members, guard);
         }
+        if members.iter().any(|member| member.id.is_some()) {
+            self.ids.note_claimed(&handle);
+            // The flusher forgets, where there is one and it keeps up.
+            if self.flusher.is_none() || self.ids.is_overfull() {
+                self.ids.forget_excess(self.durable(), FORGOTTEN_BY_A_CALLER);
+            }
+        }
         if self.flusher.is_some() {
             self.bell.ring();
-            self.ids.forget_backlog(self.kernel.durable());
-        } else if members.iter().any(|member| member.id.is_some()) {
-            self.ids.forget_excess(u64::MAX);
         }
         Outcome::new(handle, None, false)
     }
@@ -203,13 +210,18 @@ impl Core {
         }
     }
 
+    /// The durable sequence; without a flusher, any.
+    fn durable(&self) -> u64 {
+        if self.flusher.is_some() { self.kernel.durable() } else { u64::MAX }
+    }
+
     /// The flusher's thread.
     pub(crate) fn flush_until_closed(&self) {
         let Some(flusher) = &self.flusher else { return };
         while !self.closed.is_set() {
             self.bell.listen(|| self.closed.is_set() || self.kernel.now(&pin()) > self.kernel.durable());
             flusher.flush(&self.kernel, &self.waiters);
-            self.ids.forget_excess(self.kernel.durable());
+            self.ids.forget_excess(self.kernel.durable(), usize::MAX);
             if !self.closed.is_set() {
                 std::thread::sleep(BREATHER);
             }

@@ -7,12 +7,14 @@
 use crossbeam_queue::SegQueue;
 use foldhash::fast::RandomState;
 use papaya::HashMap;
+use parking_lot::Mutex;
+use seize::Collector;
 
 use crate::account::{Balance, TransactionId};
 use crate::kernel::{Gate, Handle};
 
-/// More than one, so that the table shrinks back.
-const FORGOTTEN_BY_A_CALLER: usize = 2;
+/// How many removed entries papaya reclaims together: each batch costs a barrier that interrupts every thread.
+const RECLAIM_BATCH: usize = 1024;
 
 /// Whose an id is: a transaction, and which of its members carries it.
 #[derive(Clone)]
@@ -24,8 +26,10 @@ pub(crate) struct Claim {
 pub(crate) struct Ids {
     // Handles free through crossbeam-epoch, so it does not matter that papaya reclaims by seize (I6).
     claims: HashMap<TransactionId, Claim, RandomState>,
-    /// The ids in the order in which they were claimed, the next to be forgotten first.
-    order: SegQueue<TransactionId>,
+    /// The transactions whose ids were claimed, the next to be forgotten first.
+    order: SegQueue<Handle<Balance>>,
+    /// One at a time forgets; here lies the one whose turn it is, while it may not go yet.
+    forgetting: Mutex<Option<Handle<Balance>>>,
     capacity: usize,
 }
 
@@ -33,8 +37,13 @@ impl Ids {
     /// A table that keeps `capacity` ids, grown for `reserved`. Not lock-free while it grows further.
     pub(crate) fn new(capacity: usize, reserved: usize) -> Self {
         Ids {
-            claims: HashMap::with_capacity_and_hasher(reserved, RandomState::default()),
+            claims: HashMap::builder()
+                .capacity(reserved)
+                .hasher(RandomState::default())
+                .collector(Collector::new().batch_size(RECLAIM_BATCH))
+                .build(),
             order: SegQueue::new(),
+            forgetting: Mutex::new(None),
             capacity,
         }
     }
@@ -97,10 +106,7 @@ impl Ids {
             let claims = self.claims.pin();
             let claim = Claim { handle: handle.clone(), member };
             let owner = match claims.try_insert(id.clone(), claim) {
-                Ok(_) => {
-                    self.order.push(id.clone());
-                    return true;
-                }
+                Ok(_) => return true,
                 Err(occupied) => occupied.current.handle.clone(),
             };
             drop(claims);
@@ -121,30 +127,33 @@ impl Ids {
         let _ = self.claims.pin().remove_if(id, |_, claim| claim.handle.same(handle));
     }
 
-    /// Forgets the ids claimed first, while there are more than the table keeps. One whose transaction is undecided, or
-    /// later than `durable`, stays.
-    pub(crate) fn forget_excess(&self, durable: u64) {
-        let excess = self.order.len().saturating_sub(self.capacity);
-        self.forget(excess, durable);
-    }
-
-    /// As [`Self::forget_excess`], but only when whoever does it in the background has fallen behind, and only a few:
-    /// no caller pays for many.
+    /// Notes that `handle`'s ids are claimed and its gate open: its turn to be forgotten comes after the ones before.
     #[inline]
-    pub(crate) fn forget_backlog(&self, durable: u64) {
-        if self.order.len() > self.capacity.saturating_add(self.capacity / 8) {
-            self.forget(FORGOTTEN_BY_A_CALLER, durable);
-        }
+    pub(crate) fn note_claimed(&self, handle: &Handle<Balance>) {
+        self.order.push(handle.clone());
     }
 
-    fn forget(&self, count: usize, durable: u64) {
-        for _ in 0..count {
-            let Some(oldest) = self.order.pop() else { return };
-            let settled = |_: &TransactionId, claim: &Claim| {
-                claim.handle.decision().is_some_and(|decision| decision.sequence <= durable)
-            };
-            if self.claims.pin().remove_if(&oldest, settled).is_err() {
-                self.order.push(oldest);
+    /// Whether so many more ids are kept than the bound says that callers must help to forget.
+    #[inline]
+    pub(crate) fn is_overfull(&self) -> bool {
+        self.order.len() > self.capacity.saturating_add(self.capacity / 8)
+    }
+
+    /// Forgets the ids claimed first, while there are more than the table keeps; of at most `transactions`, so that no
+    /// caller pays for many. One that is undecided, or later than `durable`, holds up the ones after it.
+    pub(crate) fn forget_excess(&self, durable: u64, transactions: usize) {
+        let Some(mut next) = self.forgetting.try_lock() else { return };
+        for _ in 0..transactions {
+            if self.claims.len() <= self.capacity {
+                return;
+            }
+            let Some(oldest) = next.take().or_else(|| self.order.pop()) else { return };
+            if oldest.decision().is_none_or(|decision| decision.sequence > durable) {
+                *next = Some(oldest);
+                return;
+            }
+            for id in oldest.request().members().iter().filter_map(|member| member.id.as_ref()) {
+                self.withdraw(id, &oldest);
             }
         }
     }

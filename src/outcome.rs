@@ -42,6 +42,14 @@ impl Outcome {
         self.handle.decision().map_or(0, |decision| decision.sequence)
     }
 
+    /// The sequence as of which it was refused, when that was for an account that nobody had opened: such an account is
+    /// looked for before the commit, so another request may have opened it in between. `None` otherwise: any other
+    /// result is exactly what the entries before this one make it.
+    #[must_use]
+    pub fn as_of(&self) -> Option<u64> {
+        self.handle.as_of()
+    }
+
     /// When it was committed, nanoseconds since the Unix epoch; never before an earlier sequence.
     #[must_use]
     pub fn time(&self) -> u64 {

@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 
 use crate::account::{AccountId, Balance, Change, Reason, Reject};
-use crate::kernel::{Account, Leg, Owned, Plan};
+use crate::kernel::{Account, Leg, Plan};
 use crate::request::Request;
 
 /// One change, on its way to its leg.
@@ -14,12 +14,29 @@ struct Step<'g> {
 }
 
 /// Plans `request`, to be committed not before `time`. An account that `known` does not find has no leg: the first such
-/// operation is refused, whatever the others say.
+/// operation is refused, whatever the others say. That is true of the moment of the look-up, not of the commit: so
+/// `now` is asked for a sequence first, and the accounts are looked for again.
 pub(crate) fn plan<'g>(
     request: Request,
     time: u64,
+    now: impl Fn() -> u64,
     known: impl Fn(&AccountId) -> Option<&'g Account<Balance>>,
-) -> Owned<Balance> {
+) -> Plan<Balance> {
+    let (mut legs, mut refusal) = legs(&request, &known);
+    let mut as_of = 0;
+    if refusal.is_some() {
+        as_of = now();
+        (legs, refusal) = self::legs(&request, &known);
+    }
+    Plan { legs, refusal, as_of, time, request }
+}
+
+type Legs = SmallVec<[Leg<Balance>; 2]>;
+
+fn legs<'g>(
+    request: &Request,
+    known: impl Fn(&AccountId) -> Option<&'g Account<Balance>>,
+) -> (Legs, Option<(u32, Reject)>) {
     let mut steps = SmallVec::<[Step<'g>; 2]>::new();
     let mut refusal: Option<(u32, Reject)> = None;
     for (member, place) in request.members().iter().zip(0_u32..) {
@@ -37,7 +54,7 @@ pub(crate) fn plan<'g>(
     }
     // Stable: the changes of one account stay in the order of the request.
     steps.sort_by(|a, b| a.account.key().cmp(b.account.key()));
-    let mut legs = SmallVec::<[Leg<Balance>; 2]>::new();
+    let mut legs = Legs::new();
     let mut last: Option<&Account<Balance>> = None;
     for Step { account, place, change } in steps {
         if last.is_none_or(|last| !std::ptr::eq(last, account)) {
@@ -48,5 +65,5 @@ pub(crate) fn plan<'g>(
             leg.push(place, change);
         }
     }
-    Owned::new(Plan { legs, refusal, time, request })
+    (legs, refusal)
 }

@@ -45,7 +45,7 @@ impl Guard {
 /// Starts the log of this process. `filter` is a level (`info`) or `target=level` pairs with commas between.
 ///
 /// # Errors
-/// [`Error`] for a bad filter, or when a log was started before.
+/// [`enum@Error`] for a bad filter, or when a log was started before.
 pub fn init(filter: &str) -> Result<Guard, Error> {
     let filter = EnvFilter::try_new(filter)?;
     let (writer, guard) = writer(io::stderr());

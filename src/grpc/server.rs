@@ -43,7 +43,7 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// [`Options::shutdown_grace`], cuts what is left, and closes the ledger.
 ///
 /// # Errors
-/// [`Error`] when the service cannot start. Trouble with single connections is logged.
+/// [`enum@Error`] when the service cannot start. Trouble with single connections is logged.
 pub async fn serve(
     listener: TcpListener,
     ledger: Ledger,

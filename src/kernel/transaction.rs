@@ -78,6 +78,8 @@ pub(crate) struct Plan<S: State> {
     pub(crate) legs: SmallVec<[Leg<S>; 2]>,
     /// A refusal that is known before any leg is looked at (an unknown account), with its place in the request.
     pub(crate) refusal: Option<(u32, S::Reject)>,
+    /// The sequence up to which `refusal` holds for certain: read before its account was looked for.
+    pub(crate) as_of: u64,
     /// Nanoseconds since the epoch; the entry's time is at least its predecessor's.
     pub(crate) time: u64,
     /// What the journal needs to know of the request.
@@ -315,6 +317,12 @@ impl<S: State> Handle<S> {
     /// What was asked.
     pub(crate) fn request(&self) -> &S::Request {
         &self.plan.request
+    }
+
+    /// The sequence at which its planned refusal was true, if that is what refused it.
+    pub(crate) fn as_of(&self) -> Option<u64> {
+        let planned = self.plan.refusal?;
+        (self.decision()?.refusal == Some(planned)).then_some(self.plan.as_of)
     }
 
     /// How it ended; None while it is undecided.

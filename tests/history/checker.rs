@@ -18,7 +18,7 @@ pub struct Record {
 #[derive(Clone, Debug)]
 pub enum Call {
     /// A decided request.
-    Write { members: Vec<Member>, sequence: u64, replayed: bool, answers: Vec<Answer> },
+    Write { members: Vec<Member>, sequence: u64, as_of: Option<u64>, replayed: bool, answers: Vec<Answer> },
     /// A read of the newest state.
     Read { account: String, found: Option<Entry> },
     /// A snapshot of the newest sequence.
@@ -115,8 +115,8 @@ fn replay(history: &[Record], executions: &BTreeMap<u64, usize>, found: &mut BTr
     let mut model = Model::default();
     let mut states = States::default();
     for (&sequence, &call) in executions {
-        let Call::Write { members, answers, .. } = &history[call].call else { continue };
-        let expected = model.apply(members, sequence);
+        let Call::Write { members, as_of, answers, .. } = &history[call].call else { continue };
+        let expected = model.settle(members, sequence, *as_of, answers);
         if *answers != expected {
             found.insert(Violation::WrongAnswer { call, sequence });
         }
@@ -184,7 +184,7 @@ fn check_replays(history: &[Record], executions: &BTreeMap<u64, usize>, found: &
         }
     }
     for (call, record) in history.iter().enumerate() {
-        let Call::Write { members, sequence, replayed: true, answers } = &record.call else { continue };
+        let Call::Write { members, sequence, replayed: true, answers, .. } = &record.call else { continue };
         let id = members.iter().find_map(|member| member.id.as_ref()).map(|id| id.as_str());
         let same = id.and_then(|id| owners.get(id)).is_some_and(|owner| match &history[*owner].call {
             Call::Write { members: first, sequence: at, answers: said, .. } => {

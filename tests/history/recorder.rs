@@ -40,6 +40,7 @@ impl<'l> Recorder<'l> {
             |outcome| Call::Write {
                 members,
                 sequence: outcome.sequence(),
+                as_of: outcome.as_of(),
                 replayed: outcome.replayed(),
                 answers: answers(&outcome),
             },
@@ -54,6 +55,7 @@ impl<'l> Recorder<'l> {
             |state| Call::Write {
                 members,
                 sequence: state.sequence,
+                as_of: None,
                 replayed: false,
                 answers: vec![Ok(vec![plain(&state)])],
             },

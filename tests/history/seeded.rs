@@ -22,12 +22,18 @@ fn touched(states: &[(&str, i64, u64)], sequence: u64) -> Answer {
 }
 
 fn write(operation: Operation, sequence: u64, answer: Answer) -> Call {
-    Call::Write { members: vec![Member { id: None, operation }], sequence, replayed: false, answers: vec![answer] }
+    Call::Write {
+        members: vec![Member { id: None, operation }],
+        sequence,
+        as_of: None,
+        replayed: false,
+        answers: vec![answer],
+    }
 }
 
 fn named(operation: Operation, name: &str, sequence: u64, replayed: bool, answer: Answer) -> Call {
     let members = vec![Member { id: Some(id(name)), operation }];
-    Call::Write { members, sequence, replayed, answers: vec![answer] }
+    Call::Write { members, sequence, as_of: None, replayed, answers: vec![answer] }
 }
 
 fn read(account: &str, found: Option<Entry>) -> Call {

@@ -57,7 +57,7 @@ impl World {
             leg.push(0, *delta);
             leg
         });
-        Owned::new(Plan { legs: legs.collect(), refusal: None, time: 0, request: 0 }).publish_open()
+        Owned::new(Plan { legs: legs.collect(), refusal: None, as_of: 0, time: 0, request: 0 }).publish_open()
     }
 
     pub(super) fn apply(&self, deltas: &[(usize, i64)]) -> Outcome {

@@ -323,7 +323,7 @@ fn the_first_to_settle_a_gate_decides_for_all() {
         let world = World::new(&[10]);
         let mut leg = Leg::new(&world.accounts[0]);
         leg.push(0, -3);
-        let plan = Plan { legs: [leg].into_iter().collect(), refusal: None, time: 0, request: 0 };
+        let plan = Plan { legs: [leg].into_iter().collect(), refusal: None, as_of: 0, time: 0, request: 0 };
         let handle = Arc::new(Owned::new(plan).publish());
         let settle = |gate: Gate| {
             let (world, handle) = (world.clone(), handle.clone());
