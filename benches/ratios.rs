@@ -302,9 +302,13 @@ fn write(settings: &Settings) {
         seqlocks: Arc::new(Seqlocks::build(&ids, INITIAL, limits)),
         ids: Arc::new(ids),
     };
-    let callers = [(Callers::Threads(1), 0.5), (Callers::Threads(2), 1.0), (Callers::Threads(200), 1.0)];
-    #[cfg(feature = "server")]
-    callers.push((Callers::Tasks(200), 1.0));
+    let callers = [
+        (Callers::Threads(1), 0.5),
+        (Callers::Threads(2), 1.0),
+        (Callers::Threads(200), 1.0),
+        #[cfg(feature = "server")]
+        (Callers::Tasks(200), 1.0),
+    ];
     for spread in Spread::BOTH {
         for (callers, goal) in &callers {
             compare(settings, &contenders, spread, *callers, *goal);
