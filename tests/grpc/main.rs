@@ -11,5 +11,6 @@ mod limits;
 mod log;
 mod operators;
 mod shutdown;
+mod trials;
 mod walks;
 mod watch;
