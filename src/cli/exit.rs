@@ -12,6 +12,7 @@ use tonic_types::StatusExt;
 
 use super::output::escape;
 use crate::config::ConfigError;
+use crate::grpc::code_name;
 
 /// The exit codes. They are part of the interface: scripts branch on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,16 +127,16 @@ impl Failure {
 
     fn code(&self) -> &'static str {
         match self {
-            Failure::Usage(_) => name(Code::InvalidArgument),
-            Failure::Call { status, .. } => name(status.code()),
-            Failure::Output(_) | Failure::Other(_) => name(Code::Internal),
+            Failure::Usage(_) => code_name(Code::InvalidArgument),
+            Failure::Call { status, .. } => code_name(status.code()),
+            Failure::Output(_) | Failure::Other(_) => code_name(Code::Internal),
         }
     }
 
     fn message(&self) -> String {
         match self {
             Failure::Usage(text) | Failure::Other(text) => text.clone(),
-            Failure::Call { status, .. } if status.message().is_empty() => name(status.code()).to_owned(),
+            Failure::Call { status, .. } if status.message().is_empty() => code_name(status.code()).to_owned(),
             Failure::Call { status, .. } => status.message().to_owned(),
             Failure::Output(error) => format!("cannot write the output: {error}"),
         }
@@ -199,28 +200,5 @@ fn exit_of(code: Code) -> Exit {
         Code::InvalidArgument => Exit::Usage,
         Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted | Code::Cancelled => Exit::Unreachable,
         Code::Unknown | Code::Internal | Code::DataLoss | Code::Unimplemented => Exit::Failed,
-    }
-}
-
-/// The name of a status code in gRPC's own spelling.
-pub(super) fn name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }

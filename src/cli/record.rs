@@ -8,9 +8,8 @@ use prost_types::Timestamp;
 use serde::Serialize;
 use tonic::Code;
 
-use super::exit;
 use super::output::{Page, Record, escape};
-use crate::grpc::proto;
+use crate::grpc::{code_name, proto};
 
 /// The line above accounts. The id comes last: it is as wide as it likes.
 pub(super) fn accounts_heading() -> impl Display {
@@ -154,7 +153,7 @@ impl From<proto::Transaction> for TransactionRecord {
             transaction_id: transaction.transaction_id,
             commit_time: transaction.commit_time.as_ref().map(rfc3339),
             operation: transaction.operation,
-            code: exit::name(Code::from(transaction.code)),
+            code: code_name(Code::from(transaction.code)),
             message: transaction.message,
             legs: transaction.legs.into_iter().map(leg).collect(),
         }
@@ -167,7 +166,7 @@ impl Record for TransactionRecord {
         let id = if self.transaction_id.is_empty() { "-" } else { &self.transaction_id };
         let (sequence, operation) = (self.sequence, escape(&self.operation));
         page.line(format_args!("{sequence:>12}  {time}  {operation}  {}", escape(id)))?;
-        let accepted = self.code == exit::name(Code::Ok);
+        let accepted = self.code == code_name(Code::Ok);
         if !accepted {
             let style = page.refusal();
             page.line(format_args!("{:>12}  {style}{}{style:#}  {}", "", self.code, escape(&self.message)))?;

@@ -42,7 +42,7 @@ pub(super) fn failed(operation: &'static str, subject: Subject<'_>, code: Code, 
 }
 
 /// The name of a code as gRPC spells it.
-fn name(code: Code) -> &'static str {
+pub(crate) fn name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

@@ -24,6 +24,7 @@ mod status;
 mod walk;
 mod watch;
 
+pub(crate) use audit::name as code_name;
 pub use server::serve;
 
 /// What prost and tonic make of the contract: messages, client and server.
