@@ -58,7 +58,7 @@ impl Ids {
     pub(crate) fn find(&self, id: &TransactionId) -> Option<Claim> {
         loop {
             let claim = self.claims.pin().get(id).cloned()?;
-            if !matches!(claim.handle.gate_state(), Gate::Closed(_)) {
+            if !matches!(claim.handle.gate(), Gate::Closed(_)) {
                 return Some(claim);
             }
             self.withdraw(id, &claim.handle);
@@ -76,7 +76,7 @@ impl Ids {
     /// Settles the gate of `handle`'s transaction: open once every id of it is claimed, closed (with the member's
     /// index) when one is another's. Idempotent: duplicates and those in its way run it as well.
     pub(crate) fn settle(&self, handle: &Handle<Balance>) -> Gate {
-        if let gate @ (Gate::Open | Gate::Closed(_)) = handle.gate_state() {
+        if let gate @ (Gate::Open | Gate::Closed(_)) = handle.gate() {
             return gate;
         }
         let mut members: Vec<_> = handle

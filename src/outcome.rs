@@ -179,13 +179,6 @@ impl Outcome {
     pub fn concerns(&self, account: &AccountId) -> bool {
         self.members().iter().any(|member| member.operation.accounts().contains(&account))
     }
-
-    /// The answer to a caller that sent it again.
-    #[must_use]
-    pub fn as_replay(mut self) -> Self {
-        self.replayed = true;
-        self
-    }
 }
 
 /// What one change of one member led to.

@@ -1,6 +1,7 @@
 //! The commands that change something: `create`, `update`, `transfer`.
 
 use clap::Args;
+use prost_types::Timestamp;
 use uuid::Uuid;
 
 use super::Common;
@@ -113,12 +114,7 @@ impl Create {
                 account_id: account.account_id,
                 balance: account.balance,
                 version: account.version,
-                commit: CommitRecord {
-                    sequence: account.sequence,
-                    transaction_id: id.to_owned(),
-                    replayed: answer.replayed,
-                    commit_time: None,
-                },
+                commit: commit(account.sequence, id, answer.replayed, None),
             },
         )
     }
@@ -145,12 +141,7 @@ impl Update {
                 account_id: self.account.clone(),
                 balance: answer.new_balance,
                 version: answer.version,
-                commit: CommitRecord {
-                    sequence: answer.sequence,
-                    transaction_id: id.to_owned(),
-                    replayed: answer.replayed,
-                    commit_time: answer.commit_time.as_ref().map(rfc3339),
-                },
+                commit: commit(answer.sequence, id, answer.replayed, answer.commit_time.as_ref()),
             },
         )
     }
@@ -181,15 +172,14 @@ impl Transfer {
                 to_account_id: self.to.clone(),
                 to_balance: answer.to_balance,
                 to_version: answer.to_version,
-                commit: CommitRecord {
-                    sequence: answer.sequence,
-                    transaction_id: id.to_owned(),
-                    replayed: answer.replayed,
-                    commit_time: answer.commit_time.as_ref().map(rfc3339),
-                },
+                commit: commit(answer.sequence, id, answer.replayed, answer.commit_time.as_ref()),
             },
         )
     }
+}
+
+fn commit(sequence: u64, id: &str, replayed: bool, time: Option<&Timestamp>) -> CommitRecord {
+    CommitRecord { sequence, transaction_id: id.to_owned(), replayed, commit_time: time.map(rfc3339) }
 }
 
 fn print(common: &Common, record: &impl super::output::Record) -> Result<(), Failure> {

@@ -149,7 +149,7 @@ impl<S: State> Transaction<S> {
         if self.state() != ACTIVE {
             return;
         }
-        // Release: pairs with the Acquire in `entry`. Only one entry of a transaction is ever linked, so all store the same.
+        // Release: pairs with the Acquire in `Handle::decision`. Only one entry of a transaction is ever linked, so all store the same.
         self.entry.store(entry.cast_mut(), Release);
         let decided = body.sequence << 1 | u64::from(body.refusal.is_none());
         // AcqRel: releases every account at once, with what its versions hold, to the Acquire in `state`.
@@ -214,8 +214,9 @@ impl<S: State> Transaction<S> {
         unsafe { retire(guard, transaction.cast_mut()) };
     }
 
+    /// What the gate says now.
     #[inline]
-    pub(super) fn gate(&self) -> Gate {
+    pub(crate) fn gate(&self) -> Gate {
         // Acquire: pairs with the CAS in `Handle::settle`.
         Gate::of(self.gate.load(Acquire))
     }
@@ -302,11 +303,6 @@ impl<S: State> Handle<S> {
             }
             Err(earlier) => Gate::of(earlier),
         }
-    }
-
-    /// What the gate says now.
-    pub(crate) fn gate_state(&self) -> Gate {
-        self.gate()
     }
 
     /// Whether both are handles of one transaction.

@@ -58,6 +58,14 @@ impl Journaled {
         balances
     }
 
+    /// What was seen of each account at a sequence is what the journal's prefix makes it.
+    fn check_reads(&self, seen: &[(usize, u64, i64)]) {
+        self.flush();
+        for (account, at, balance) in seen {
+            assert_eq!(self.replay(*at)[*account], *balance, "account {account} at {at} differs from the journal");
+        }
+    }
+
     fn check_dense(&self) {
         let taken = self.taken.lock().unwrap();
         for (entry, sequence) in taken.iter().zip(1..) {
@@ -175,10 +183,7 @@ fn durable_reads(held_open: bool) {
         thread.join().unwrap();
     }
     let seen: Vec<_> = readers.into_iter().flat_map(|reader| reader.join().unwrap()).collect();
-    journaled.flush();
-    for (account, at, balance) in seen {
-        assert_eq!(journaled.replay(at)[account], balance, "a durable read differs from the journal's prefix");
-    }
+    journaled.check_reads(&seen);
     journaled.check_dense();
     held.into_iter().for_each(|held| journaled.world.kernel.close(held));
 }
@@ -261,10 +266,7 @@ fn snapshots_beside_a_janitor_and_a_flusher() {
             thread.join().unwrap();
         }
         let seen: Vec<_> = readers.into_iter().flat_map(|reader| reader.join().unwrap()).collect();
-        journaled.flush();
-        for (account, at, balance) in seen {
-            assert_eq!(journaled.replay(at)[account], balance, "a snapshot differs from the journal's prefix");
-        }
+        journaled.check_reads(&seen);
     });
 }
 

@@ -1,12 +1,14 @@
 //! A writer suspended at each step in turn: the others finish, and they finish it.
 
 use std::cell::Cell;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::super::step::{Step, hook};
 use super::super::{Kernel, pin};
-use super::World;
+use super::{Outcome, World};
 
 const STEPS: [Step; 7] =
     [Step::HeadLoaded, Step::StateLoaded, Step::Resolved, Step::Install, Step::Installed, Step::Append, Step::Appended];
@@ -26,6 +28,20 @@ fn suspend_at(step: Step, nth: usize, suspended: Sender<()>, resume: Receiver<()
     });
 }
 
+/// A transfer of 50 from the first account to the second, suspended at `step` by now; it goes on when told to.
+fn suspended_transfer(world: &Arc<World>, step: Step, nth: usize) -> (Sender<()>, JoinHandle<Outcome>) {
+    let (suspended, is_suspended) = channel();
+    let (resume, resumed) = channel();
+    let world = world.clone();
+    let writer = std::thread::spawn(move || {
+        let handle = world.prepare(&[(0, -50), (1, 50)]);
+        suspend_at(step, nth, suspended, resumed);
+        world.drive(&handle)
+    });
+    is_suspended.recv().expect("the writer reaches every step");
+    (resume, writer)
+}
+
 /// A4, A7, A8, A9, E7: wherever a transfer is suspended, reads, snapshots, and transfers over the same accounts go on
 /// and finish, nobody sees half of it, and once a version of it is in the way it is finished by others.
 #[test]
@@ -36,17 +52,7 @@ fn a_writer_suspended_at_any_step_holds_nobody_up() {
                 continue;
             }
             let world = World::new(&[100, 200]);
-            let (suspended, is_suspended) = channel();
-            let (resume, resumed) = channel();
-            let writer = std::thread::spawn({
-                let world = world.clone();
-                move || {
-                    let handle = world.prepare(&[(0, -50), (1, 50)]);
-                    suspend_at(step, nth, suspended, resumed);
-                    world.drive(&handle)
-                }
-            });
-            is_suspended.recv().expect("the writer reaches every step");
+            let (resume, writer) = suspended_transfer(&world, step, nth);
 
             let installed = usize::from(step == Step::Installed) + nth - 1;
             let decided = step == Step::Appended;
@@ -96,17 +102,7 @@ fn a_writer_suspended_at_any_step_holds_nobody_up() {
 fn a_refused_writer_suspended_at_any_step_is_refused_by_its_helpers() {
     for step in STEPS {
         let world = World::new(&[10, 200]);
-        let (suspended, is_suspended) = channel();
-        let (resume, resumed) = channel();
-        let writer = std::thread::spawn({
-            let world = world.clone();
-            move || {
-                let handle = world.prepare(&[(0, -50), (1, 50)]);
-                suspend_at(step, 1, suspended, resumed);
-                world.drive(&handle)
-            }
-        });
-        is_suspended.recv().expect("the writer reaches every step");
+        let (resume, writer) = suspended_transfer(&world, step, 1);
         assert!(world.apply(&[(0, -1), (1, 1)]).accepted);
         assert!(world.apply(&[(0, 1), (1, -1)]).accepted);
         resume.send(()).expect("the writer waits");
