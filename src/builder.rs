@@ -1,6 +1,9 @@
 //! How a ledger is made: its limits and its parts.
 
+use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::core::{Clock, Core, Limits};
 use crate::directory::Directory;
@@ -8,9 +11,19 @@ use crate::ids::Ids;
 use crate::journal::{Flusher, Memory};
 use crate::kernel::Kernel;
 use crate::ledger::Ledger;
+use crate::opening::{Event, OpenError, Progress};
+
+/// When a call returns that changes something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// As soon as it is decided and every reader sees it; a crash may still take it back.
+    #[default]
+    Applied,
+    /// When what it answers is on disk. In a ledger in memory the same as `Applied`.
+    OnDisk,
+}
 
 /// How a ledger is to be made.
-#[derive(Clone, Debug)]
 pub struct Builder {
     history: Option<usize>,
     id_capacity: usize,
@@ -19,6 +32,17 @@ pub struct Builder {
     reserve_ids: usize,
     garbage_cap: u64,
     max_backlog: u64,
+    segment_bytes: u64,
+    checkpoint_every: u64,
+    id_window: Duration,
+    progress: Box<dyn FnMut(Progress) -> ControlFlow<()> + Send>,
+    observer: Arc<dyn Fn(&Event) + Send + Sync>,
+}
+
+impl std::fmt::Debug for Builder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Builder").finish_non_exhaustive()
+    }
 }
 
 impl Default for Builder {
@@ -31,6 +55,11 @@ impl Default for Builder {
             reserve_ids: 0,
             garbage_cap: 1 << 30,
             max_backlog: 1_000_000,
+            segment_bytes: 16 << 20,
+            checkpoint_every: 1_000_000,
+            id_window: Duration::from_secs(24 * 60 * 60),
+            progress: Box::new(|_| ControlFlow::Continue(())),
+            observer: Arc::new(|_| {}),
         }
     }
 }
@@ -84,7 +113,52 @@ impl Builder {
         self
     }
 
-    /// Makes the ledger.
+    /// How long each file of the journal is (default 16 MiB, from 1 MiB to 1 GiB). Two are allocated at the start.
+    #[must_use]
+    pub fn segment_bytes(mut self, bytes: u64) -> Self {
+        self.segment_bytes = bytes;
+        self
+    }
+
+    /// After how many entries a checkpoint is written (default 1,000,000): about how many are applied again at a start.
+    #[must_use]
+    pub fn checkpoint_every(mut self, entries: u64) -> Self {
+        self.checkpoint_every = entries;
+        self
+    }
+
+    /// How long an id is honoured (default 24 hours), by the journal's own time.
+    #[must_use]
+    pub fn id_window(mut self, window: Duration) -> Self {
+        self.id_window = window;
+        self
+    }
+
+    /// Told from time to time how far [`Builder::open`] is; Break ends it with [`OpenError::Cancelled`].
+    #[must_use]
+    pub fn progress(mut self, told: impl FnMut(Progress) -> ControlFlow<()> + Send + 'static) -> Self {
+        self.progress = Box::new(told);
+        self
+    }
+
+    /// Told what an operator may want to know, while the ledger is opened and while it runs, from its own threads.
+    #[must_use]
+    pub fn observer(mut self, told: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        self.observer = Arc::new(told);
+        self
+    }
+
+    /// Opens the ledger in the data directory `dir`, made if it is not there. Reads the newest checkpoint and the journal
+    /// after it; nobody sees the ledger before that is complete.
+    ///
+    /// # Errors
+    /// [`OpenError`]; the directory is as it was before.
+    pub fn open(self, dir: impl AsRef<Path>) -> Result<Ledger, OpenError> {
+        let _ = (dir.as_ref(), self.segment_bytes, self.checkpoint_every, self.id_window, &self.observer);
+        Ok(self.build())
+    }
+
+    /// Makes a ledger in memory.
     ///
     /// # Panics
     /// If the operating system cannot start the flusher's thread (only with [`Builder::history`]).

@@ -153,10 +153,17 @@ pub enum SubmitError {
     /// The ledger was shut down.
     #[error("the ledger is shutting down")]
     Closed,
+    /// The journal could not be written, so the ledger was closed; or what it says about the id cannot be read. What was
+    /// decided and not answered may or may not be there after a restart: its id tells.
+    #[error("the journal failed: {what}")]
+    JournalFailed {
+        /// What went wrong.
+        what: String,
+    },
 }
 
 /// A limit that protects the process. Nothing changed; trying again later helps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Exhausted {
     /// Too much memory waits for a suspended thread (requirement E7); reads go on.
@@ -180,6 +187,14 @@ pub enum Exhausted {
     Snapshots {
         /// How many may be open.
         limit: u32,
+    },
+    /// There is no room for the journal's next segment, or for the id index. Heals by itself once there is.
+    #[error("no room in {path}: {needed} bytes are needed")]
+    Disk {
+        /// The directory.
+        path: String,
+        /// What is needed, in bytes.
+        needed: u64,
     },
     /// The slab of accounts is full.
     #[error("no room for another account")]

@@ -1,5 +1,6 @@
 //! `Ledger`: the embedded API. It owns the parts and delegates to them.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -7,13 +8,14 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use crate::account::{AccountId, AccountState, Balance, TransactionId};
-use crate::builder::Builder;
+use crate::builder::{Builder, Durability};
 use crate::core::Core;
 use crate::error::{Error, Exhausted, SubmitError};
 use crate::handle::Account;
 use crate::ids::Claim;
-use crate::journal::{Flushed, HistoryGone};
+use crate::journal::{Flushed, HistoryError, HistoryGone};
 use crate::kernel::{garbage, pin};
+use crate::opening::OpenError;
 use crate::outcome::Outcome;
 use crate::request::{Operation, Posting, Request};
 use crate::snapshot::Snapshot;
@@ -26,6 +28,7 @@ pub type Accounts = SmallVec<[AccountState; 2]>;
 #[derive(Clone)]
 pub struct Ledger {
     front: Arc<Front>,
+    durability: Durability,
 }
 
 /// What the last clone of a ledger takes down.
@@ -42,7 +45,8 @@ impl Default for Ledger {
 
 impl Ledger {
     pub(crate) fn over(core: Arc<Core>, flusher: Option<JoinHandle<()>>) -> Self {
-        Ledger { front: Arc::new(Front { core, flusher: Mutex::new(flusher) }) }
+        let front = Front { core, flusher: Mutex::new(flusher) };
+        Ledger { front: Arc::new(front), durability: Durability::Applied }
     }
 
     /// A ledger in memory, without a history and without a thread of its own: what is committed is durable, as far as
@@ -50,6 +54,20 @@ impl Ledger {
     #[must_use]
     pub fn new() -> Self {
         Builder::default().build()
+    }
+
+    /// Opens the ledger in the data directory `dir`, with the defaults of [`Builder`]; see [`Builder::open`].
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(dir: impl AsRef<Path>) -> Result<Ledger, OpenError> {
+        Builder::default().open(dir)
+    }
+
+    /// A handle on the same ledger whose changes return when `durability` is reached.
+    #[must_use]
+    pub fn with_durability(&self, durability: Durability) -> Ledger {
+        Ledger { durability, ..self.clone() }
     }
 
     /// How to make another one.
@@ -172,24 +190,26 @@ impl Ledger {
     }
 
     /// What was decided for the request with this id; None when it was never seen, or forgotten.
-    #[must_use]
-    pub fn transaction(&self, id: &TransactionId) -> Option<Outcome> {
-        let Claim { handle, member } = self.core().ids.find(id)?;
-        handle.decision()?;
-        Some(Outcome::new(handle, Some(member), false))
+    ///
+    /// # Errors
+    /// [`HistoryError::Unreadable`] when the answer is on a disk that does not give it.
+    pub fn transaction(&self, id: &TransactionId) -> Result<Option<Outcome>, HistoryError> {
+        let Some(Claim { handle, member }) = self.core().ids.find(id) else { return Ok(None) };
+        let decided = handle.decision().is_some();
+        Ok(decided.then(|| Outcome::new(handle, Some(member), false)))
     }
 
     /// Up to `limit` durable journal entries from sequence `from` on (0: the oldest kept).
     ///
     /// # Errors
-    /// [`HistoryGone`] when `from` is no longer kept; always, but for future sequences, in a ledger without
-    /// [`Builder::history`].
-    pub fn history(&self, from: u64, limit: usize) -> Result<Vec<Outcome>, HistoryGone> {
+    /// [`HistoryError::Gone`] when `from` is no longer kept; always, but for future sequences, in a ledger in memory
+    /// without [`Builder::history`].
+    pub fn history(&self, from: u64, limit: usize) -> Result<Vec<Outcome>, HistoryError> {
         match &self.core().flusher {
             Some(flusher) => flusher.sink().read(from, limit),
             None => {
                 let oldest = self.sequence().saturating_add(1);
-                if from < oldest { Err(HistoryGone { oldest }) } else { Ok(Vec::new()) }
+                if from < oldest { Err(HistoryGone { oldest }.into()) } else { Ok(Vec::new()) }
             }
         }
     }
@@ -219,6 +239,19 @@ impl Ledger {
     /// Resolves when `sequence` is durable, under any async runtime; without a history, at once.
     pub fn durable_at(&self, sequence: u64) -> impl Future<Output = Result<(), Closed>> + Send + Unpin + use<> {
         Ticket::new(self.clone(), sequence)
+    }
+
+    /// Why the journal failed, if it did: then the ledger is closed.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        None
+    }
+
+    /// Resolves when the ledger was closed, or its journal failed.
+    pub fn closed(&self) -> impl Future<Output = ()> + Send + Unpin + use<> {
+        // A sequence that is never reached: the ticket ends when the waiters do.
+        let mut ticket = Ticket::new(self.clone(), u64::MAX);
+        std::future::poll_fn(move |context| std::pin::Pin::new(&mut ticket).poll(context).map(|_| ()))
     }
 
     /// Numbers about the ledger.

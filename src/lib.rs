@@ -127,6 +127,8 @@ mod kernel;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 mod ledger;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+mod opening;
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 mod outcome;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 mod plan;
@@ -149,15 +151,17 @@ pub mod telemetry;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 pub use account::{AccountId, AccountState, MAX_ID_BYTES, TransactionId};
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
-pub use builder::Builder;
+pub use builder::{Builder, Durability};
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 pub use error::{Error, Exhausted, InvalidRequest, Refusal, SubmitError};
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 pub use handle::Account;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
-pub use journal::HistoryGone;
+pub use journal::{HistoryError, HistoryGone};
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 pub use ledger::{Accounts, Ledger, Stats};
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+pub use opening::{Event, OpenError, Progress};
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 pub use outcome::{AccountChange, MemberResult, Outcome};
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]

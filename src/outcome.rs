@@ -1,11 +1,13 @@
 //! How a request ended, and what the journal says about it.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
 use crate::account::{AccountId, AccountState, Balance, Reason, Reject};
 use crate::error::Refusal;
 use crate::kernel::{Handle, State};
-use crate::request::{Kind, Member, Operation};
+use crate::request::{Kind, Member, Operation, Request};
 
 /// One operation's end: the accounts touched, in the order of the contract's fields, or why it was refused.
 pub type MemberResult = Result<SmallVec<[AccountState; 2]>, Refusal>;
@@ -13,10 +15,32 @@ pub type MemberResult = Result<SmallVec<[AccountState; 2]>, Refusal>;
 /// A decided transaction: a place in the commit list, and what happened there. Cheap to clone.
 #[derive(Clone)]
 pub struct Outcome {
-    handle: Handle<Balance>,
+    source: Source,
     /// Which member the caller asked about; None for all of them.
     member: Option<u32>,
     replayed: bool,
+}
+
+/// Who knows how it ended.
+#[derive(Clone)]
+enum Source {
+    /// The transaction itself, still in memory.
+    Live(Handle<Balance>),
+    /// The journal.
+    Recorded(Arc<Record>),
+}
+
+/// A decided transaction as the journal tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) request: Request,
+    pub(crate) sequence: u64,
+    /// Nanoseconds since the Unix epoch.
+    pub(crate) time: u64,
+    pub(crate) refusal: Option<(u32, Reject)>,
+    pub(crate) as_of: Option<u64>,
+    /// The account after each change, in the order of the request; of a refused one, the account that it met.
+    pub(crate) states: SmallVec<[Balance; 2]>,
 }
 
 impl std::fmt::Debug for Outcome {
@@ -33,13 +57,29 @@ impl Outcome {
     /// The outcome of a decided transaction.
     pub(crate) fn new(handle: Handle<Balance>, member: Option<u32>, replayed: bool) -> Self {
         debug_assert!(handle.decision().is_some(), "an outcome was decided");
-        Outcome { handle, member, replayed }
+        Outcome { source: Source::Live(handle), member, replayed }
+    }
+
+    /// What the journal tells of a transaction.
+    pub(crate) fn recorded(record: Record, member: Option<u32>, replayed: bool) -> Self {
+        Outcome { source: Source::Recorded(Arc::new(record)), member, replayed }
+    }
+
+    /// The whole request, whichever member was asked about.
+    pub(crate) fn request(&self) -> &Request {
+        match &self.source {
+            Source::Live(handle) => handle.request(),
+            Source::Recorded(record) => &record.request,
+        }
     }
 
     /// Its place in the commit list: 1, 2, 3, …
     #[must_use]
     pub fn sequence(&self) -> u64 {
-        self.handle.decision().map_or(0, |decision| decision.sequence)
+        match &self.source {
+            Source::Live(handle) => handle.decision().map_or(0, |decision| decision.sequence),
+            Source::Recorded(record) => record.sequence,
+        }
     }
 
     /// The sequence as of which it was refused, when that was for an account that nobody had opened: such an account is
@@ -47,13 +87,19 @@ impl Outcome {
     /// result is exactly what the entries before this one make it.
     #[must_use]
     pub fn as_of(&self) -> Option<u64> {
-        self.handle.as_of()
+        match &self.source {
+            Source::Live(handle) => handle.as_of(),
+            Source::Recorded(record) => record.as_of,
+        }
     }
 
     /// When it was committed, nanoseconds since the Unix epoch; never before an earlier sequence.
     #[must_use]
     pub fn time(&self) -> u64 {
-        self.handle.decision().map_or(0, |decision| decision.time)
+        match &self.source {
+            Source::Live(handle) => handle.decision().map_or(0, |decision| decision.time),
+            Source::Recorded(record) => record.time,
+        }
     }
 
     /// Whether the id had been used before, and this is the answer of that time.
@@ -65,7 +111,7 @@ impl Outcome {
     /// The request's operations: one, or the chain's.
     #[must_use]
     pub fn members(&self) -> &[Member] {
-        let members = self.handle.request().members();
+        let members = self.request().members();
         match self.member {
             Some(index) => members.get(index as usize..index as usize + 1).unwrap_or(members),
             None => members,
@@ -135,17 +181,20 @@ impl Outcome {
 
     /// Why the member at `place` was refused.
     fn refused(&self, place: u32) -> Option<Refusal> {
-        let (refused, reject) = self.handle.decision()?.refusal?;
+        let (refused, reject) = match &self.source {
+            Source::Live(handle) => handle.decision()?.refusal?,
+            Source::Recorded(record) => record.refusal?,
+        };
         if refused != place {
             return Some(Refusal::Group { index: refused as usize });
         }
-        let member = self.handle.request().members().get(place as usize)?;
+        let member = self.request().members().get(place as usize)?;
         Some(refusal(&member.operation, reject))
     }
 
     /// The accounts after each accepted change, with its member's place, in the order of the request.
     fn states(&self) -> impl Iterator<Item = (u32, AccountState)> + '_ {
-        let members = self.handle.request().members();
+        let members = self.request().members();
         let sequence = self.sequence();
         self.effects().into_iter().filter_map(move |Effect { place, position, state }| {
             let id = members.get(place as usize)?.operation.account(position)?.clone();
@@ -153,24 +202,15 @@ impl Outcome {
         })
     }
 
-    /// What the asked members' changes led to, in the order of the request. Asks the request and not the accounts: an
-    /// outcome may outlive its ledger.
+    /// What the asked members' changes led to, in the order of the request.
     fn effects(&self) -> SmallVec<[Effect; 2]> {
-        let Some(decision) = self.handle.decision() else { return SmallVec::new() };
-        let accepted = decision.refusal.is_none();
-        let mut effects = SmallVec::<[Effect; 2]>::new();
-        for (leg, before) in decision.legs.iter().zip(decision.before) {
-            let mut state = *before;
-            for (place, change) in leg.ops() {
-                if accepted {
-                    state = state.apply(change).unwrap_or(state);
-                }
-                if self.member.is_none_or(|asked| asked == *place) {
-                    effects.push(Effect { place: *place, position: change.position(), state });
-                }
-            }
+        let mut effects = match &self.source {
+            Source::Live(handle) => effects(handle),
+            Source::Recorded(record) => record.effects(),
+        };
+        if let Some(asked) = self.member {
+            effects.retain(|effect| effect.place == asked);
         }
-        effects.sort_unstable_by_key(|effect| (effect.place, effect.position));
         effects
     }
 
@@ -182,10 +222,38 @@ impl Outcome {
 }
 
 /// What one change of one member led to.
-struct Effect {
-    place: u32,
-    position: usize,
-    state: Balance,
+pub(crate) struct Effect {
+    pub(crate) place: u32,
+    pub(crate) position: usize,
+    pub(crate) state: Balance,
+}
+
+/// What a decided transaction's changes led to, in the order of the request; nothing for accounts that were not found.
+/// Asks the transaction and not the accounts: an outcome may outlive its ledger.
+pub(crate) fn effects(handle: &Handle<Balance>) -> SmallVec<[Effect; 2]> {
+    let Some(decision) = handle.decision() else { return SmallVec::new() };
+    let accepted = decision.refusal.is_none();
+    let mut effects = SmallVec::<[Effect; 2]>::new();
+    for (leg, before) in decision.legs.iter().zip(decision.before) {
+        let mut state = *before;
+        for (place, change) in leg.ops() {
+            if accepted {
+                state = state.apply(change).unwrap_or(state);
+            }
+            effects.push(Effect { place: *place, position: change.position(), state });
+        }
+    }
+    effects.sort_unstable_by_key(|effect| (effect.place, effect.position));
+    effects
+}
+
+impl Record {
+    fn effects(&self) -> SmallVec<[Effect; 2]> {
+        let members = self.request.members().iter().zip(0_u32..);
+        let places =
+            members.flat_map(|(member, place)| (0..member.operation.accounts().len()).map(move |at| (place, at)));
+        places.zip(&self.states).map(|((place, position), state)| Effect { place, position, state: *state }).collect()
+    }
 }
 
 /// One change in the journal.

@@ -21,7 +21,7 @@ pub(crate) trait Sink: Send + Sync {
     /// Keeps `batch`, dense and in commit order; when it returns the batch is as safe as the sink can make it.
     fn append(&self, batch: &[Handle<Balance>]);
     /// Up to `limit` entries from sequence `from` on (0: the oldest kept).
-    fn read(&self, from: u64, limit: usize) -> Result<Vec<Outcome>, HistoryGone>;
+    fn read(&self, from: u64, limit: usize) -> Result<Vec<Outcome>, HistoryError>;
     /// The oldest sequence kept, or the next one to come.
     fn oldest(&self) -> u64;
 }
@@ -32,6 +32,21 @@ pub(crate) trait Sink: Send + Sync {
 pub struct HistoryGone {
     /// The oldest sequence kept, or the next one to come.
     pub oldest: u64,
+}
+
+/// Why entries cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum HistoryError {
+    /// They are no longer kept.
+    #[error(transparent)]
+    Gone(#[from] HistoryGone),
+    /// The journal cannot be read.
+    #[error("the journal cannot be read: {what}")]
+    Unreadable {
+        /// The file, and what is wrong with it.
+        what: String,
+    },
 }
 
 /// Keeps the newest entries in memory, bounded; a process that dies loses them.
@@ -65,11 +80,11 @@ impl Sink for Memory {
         drop(dropped);
     }
 
-    fn read(&self, from: u64, limit: usize) -> Result<Vec<Outcome>, HistoryGone> {
+    fn read(&self, from: u64, limit: usize) -> Result<Vec<Outcome>, HistoryError> {
         let ring = self.ring.read();
         let from = if from == 0 { ring.oldest } else { from };
         if from < ring.oldest {
-            return Err(HistoryGone { oldest: ring.oldest });
+            return Err(HistoryGone { oldest: ring.oldest }.into());
         }
         let skipped = usize::try_from(from - ring.oldest).unwrap_or(usize::MAX);
         Ok(ring
