@@ -5,13 +5,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::account::Balance;
 use crate::core::{Clock, Core, Limits};
 use crate::directory::Directory;
 use crate::ids::Ids;
+use crate::journal::disk::Disk;
+use crate::journal::disk::checkpoint::Recorded;
+use crate::journal::disk::files::{Files, OnDisk};
+use crate::journal::disk::recovery::Recovery;
 use crate::journal::{Flusher, Memory};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, pin};
 use crate::ledger::Ledger;
+use crate::lock::Lock;
 use crate::opening::{Event, OpenError, Progress};
+use crate::upkeep;
 
 /// When a call returns that changes something.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -154,8 +161,41 @@ impl Builder {
     /// # Errors
     /// [`OpenError`]; the directory is as it was before.
     pub fn open(self, dir: impl AsRef<Path>) -> Result<Ledger, OpenError> {
-        let _ = (dir.as_ref(), self.segment_bytes, self.checkpoint_every, self.id_window, &self.observer);
-        Ok(self.build())
+        let dir = dir.as_ref();
+        let files = OnDisk::new(dir).map_err(|error| OpenError::Io { path: dir.to_owned(), what: "make", error })?;
+        self.open_in(Arc::new(files))
+    }
+
+    /// As [`Builder::open`], on any kind of disk.
+    pub(crate) fn open_in(mut self, files: Arc<dyn Files>) -> Result<Ledger, OpenError> {
+        let mut lock = Lock::take(files.root())?;
+        let directory = Directory::new(self.look_up_cache, self.reserve_accounts);
+        let mut opened = 0;
+        let observer = self.observer.clone();
+        let recovery = Recovery {
+            install: &mut |Recorded { id, state, sequence }| {
+                let made = directory.restore(&id, sequence, state, &pin());
+                opened += i64::from(made.map_err(|_| too_many_accounts())?);
+                Ok(())
+            },
+            progress: &mut self.progress,
+            tell: &*observer,
+        };
+        let (disk, position) = Disk::open(files.clone(), self.segment_bytes, recovery, self.observer.clone())?;
+        lock.sign();
+        let disk = Arc::new(disk);
+        let clock = Clock::start(position.time);
+        let (kernel, consumer) = Kernel::with_consumer(position.sequence, position.time);
+        let flusher = Flusher::new(disk.clone(), consumer);
+        let core = self.core(kernel, Some(flusher), Some((disk, lock)), directory, clock);
+        core.opened.add(opened);
+        let threads = upkeep::start(&core, position.checkpoint);
+        let threads = threads.map_err(|error| OpenError::Io {
+            path: files.root().to_owned(),
+            what: "start threads for",
+            error,
+        })?;
+        Ok(Ledger::over(core, threads))
     }
 
     /// Makes a ledger in memory.
@@ -164,27 +204,38 @@ impl Builder {
     /// If the operating system cannot start the flusher's thread (only with [`Builder::history`]).
     #[must_use]
     pub fn build(self) -> Ledger {
-        let clock = Clock::start();
+        let clock = Clock::start(0);
         let (kernel, flusher) = match self.history {
             Some(entries) => {
                 let (kernel, consumer) = Kernel::with_consumer(0, clock.now());
-                (kernel, Some(Flusher::new(Box::new(Memory::new(entries, 0)), consumer)))
+                (kernel, Some(Flusher::new(Arc::new(Memory::new(entries, 0)), consumer)))
             }
             None => (Kernel::new(0, clock.now()), None),
         };
-        let core = Arc::new(Core::new(
-            kernel,
-            flusher,
-            Directory::new(self.look_up_cache, self.reserve_accounts),
-            Ids::new(self.id_capacity, self.reserve_ids),
-            clock,
-            Limits { garbage: self.garbage_cap, backlog: self.max_backlog },
-        ));
-        let thread = core.flusher.is_some().then(|| {
-            let core = Arc::clone(&core);
-            let builder = std::thread::Builder::new().name("equipoise-flusher".into());
-            builder.spawn(move || core.flush_until_closed()).expect("the flusher's thread starts")
-        });
-        Ledger::over(core, thread)
+        let directory = Directory::new(self.look_up_cache, self.reserve_accounts);
+        let core = self.core(kernel, flusher, None, directory, clock);
+        let threads = upkeep::start(&core, 0).expect("the flusher's thread starts");
+        Ledger::over(core, threads)
     }
+
+    fn core(
+        &self,
+        kernel: Kernel<Balance>,
+        flusher: Option<Flusher>,
+        disk: Option<(Arc<Disk>, Lock)>,
+        directory: Directory,
+        clock: Clock,
+    ) -> Arc<Core> {
+        let ids = Ids::new(self.id_capacity, self.reserve_ids);
+        let limits = Limits {
+            garbage: self.garbage_cap,
+            backlog: self.max_backlog,
+            checkpoint_every: self.checkpoint_every.max(1),
+        };
+        Arc::new(Core::new(kernel, flusher, disk, directory, ids, clock, limits))
+    }
+}
+
+fn too_many_accounts() -> OpenError {
+    OpenError::Setting { setting: "accounts", expected: "at most 4294967295", value: "more".to_owned() }
 }

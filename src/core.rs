@@ -1,5 +1,6 @@
 //! What happens between a request and its outcome: admission, ids, plan, drive, and what follows a commit.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapWeak;
@@ -8,17 +9,17 @@ use crate::account::{AccountId, Balance};
 use crate::directory::Directory;
 use crate::error::{Exhausted, InvalidRequest, SubmitError};
 use crate::ids::Ids;
-use crate::journal::Flusher;
+use crate::journal::disk::Disk;
+use crate::journal::{Flushed, Flusher};
 use crate::kernel::doorbell::{Counter, Doorbell, Latch};
-use crate::kernel::{Account, Gate, Guard, Handle, Kernel, Owned, garbage, pin};
+use crate::kernel::{Account, Gate, Guard, Handle, Kernel, Owned, garbage};
+use crate::lock::Lock;
+use crate::opening::Event;
 use crate::outcome::Outcome;
 use crate::plan;
 use crate::request::{Kind, Member, Request};
 use crate::snapshot::Open;
 use crate::wait::Waiters;
-
-/// How long the flusher collects before it looks again, while nobody waits for it.
-const BREATHER: Duration = Duration::from_millis(1);
 
 /// Transactions whose ids a caller forgets; more than one, so that the table shrinks back.
 const FORGOTTEN_BY_A_CALLER: usize = 2;
@@ -27,16 +28,22 @@ const FORGOTTEN_BY_A_CALLER: usize = 2;
 pub(crate) struct Core {
     pub(crate) ids: Ids,
     pub(crate) flusher: Option<Flusher>,
+    /// The flusher's sink, where that is a disk.
+    pub(crate) disk: Option<Arc<Disk>>,
     pub(crate) kernel: Kernel<Balance>,
     pub(crate) directory: Directory,
     pub(crate) waiters: Waiters,
     pub(crate) bell: Doorbell,
+    /// Wakes the thread that writes checkpoints.
+    pub(crate) checkpoint_bell: Doorbell,
     pub(crate) closed: Latch,
     pub(crate) opened: Counter,
     pub(crate) newest: ArcSwapWeak<Open>,
     pub(crate) newest_durable: ArcSwapWeak<Open>,
     clock: Clock,
-    limits: Limits,
+    pub(crate) limits: Limits,
+    /// Held as long as anything may touch the data directory.
+    _lock: Option<Lock>,
 }
 
 /// What protects the process.
@@ -46,30 +53,37 @@ pub(crate) struct Limits {
     pub(crate) garbage: u64,
     /// Decided entries that are not durable, before writes are refused.
     pub(crate) backlog: u64,
+    /// Entries between checkpoints.
+    pub(crate) checkpoint_every: u64,
 }
 
 impl Core {
     pub(crate) fn new(
         kernel: Kernel<Balance>,
         flusher: Option<Flusher>,
+        disk: Option<(Arc<Disk>, Lock)>,
         directory: Directory,
         ids: Ids,
         clock: Clock,
         limits: Limits,
     ) -> Self {
+        let (disk, lock) = disk.unzip();
         Core {
             ids,
             flusher,
+            disk,
             kernel,
             directory,
             waiters: Waiters::default(),
             bell: Doorbell::new(),
+            checkpoint_bell: Doorbell::new(),
             closed: Latch::new(),
             opened: Counter::new(),
             newest: ArcSwapWeak::default(),
             newest_durable: ArcSwapWeak::default(),
             clock,
             limits,
+            _lock: lock,
         }
     }
 
@@ -151,14 +165,17 @@ impl Core {
     #[inline]
     fn admit(&self, guard: &Guard) -> Result<(), SubmitError> {
         if self.closed.is_set() {
-            return Err(SubmitError::Closed);
+            return Err(self.why_closed());
         }
         let bytes = garbage::bytes();
         if bytes > self.limits.garbage {
             guard.flush();
             return Err(Exhausted::Garbage { bytes, cap: self.limits.garbage }.into());
         }
-        if self.flusher.is_some() {
+        if let Some(flusher) = &self.flusher {
+            if let Some((path, needed)) = flusher.sink().shortage() {
+                return Err(Exhausted::Disk { path, needed }.into());
+            }
             let entries = self.kernel.now(guard).saturating_sub(self.kernel.durable());
             if entries > self.limits.backlog {
                 self.bell.ring();
@@ -215,17 +232,62 @@ impl Core {
         if self.flusher.is_some() { self.kernel.durable() } else { u64::MAX }
     }
 
-    /// The flusher's thread.
-    pub(crate) fn flush_until_closed(&self) {
-        let Some(flusher) = &self.flusher else { return };
-        while !self.closed.is_set() {
-            self.bell.listen(|| self.closed.is_set() || self.kernel.now(&pin()) > self.kernel.durable());
-            flusher.flush(&self.kernel, &self.waiters);
-            self.ids.forget_excess(self.kernel.durable(), usize::MAX);
-            if !self.closed.is_set() {
-                std::thread::sleep(BREATHER);
+    /// Makes everything committed durable, and sees to what follows that.
+    pub(crate) fn flush(&self) {
+        if let Some(flusher) = &self.flusher {
+            flusher.flush(&self.kernel, &self.waiters, |_| {});
+            self.note_failure(flusher);
+        }
+    }
+
+    /// As [`Core::flush`], unless somebody is at it.
+    pub(crate) fn try_flush(&self) -> Flushed {
+        let Some(flusher) = &self.flusher else { return Flushed::Done };
+        let flushed = flusher.try_flush(&self.kernel, &self.waiters, |_| {});
+        self.note_failure(flusher);
+        flushed
+    }
+
+    /// A ledger whose journal failed is closed.
+    fn note_failure(&self, flusher: &Flusher) {
+        if let Some(failure) = flusher.failure()
+            && !self.closed.is_set()
+        {
+            self.closed.set();
+            if let Some(disk) = &self.disk {
+                disk.tell(&Event::JournalFailed { what: failure.what.clone() });
             }
         }
+    }
+
+    /// What a closed ledger says to a request.
+    pub(crate) fn why_closed(&self) -> SubmitError {
+        match self.failure() {
+            Some(what) => SubmitError::JournalFailed { what },
+            None => SubmitError::Closed,
+        }
+    }
+
+    /// Why the journal failed, if it did.
+    pub(crate) fn failure(&self) -> Option<String> {
+        Some(self.flusher.as_ref()?.failure()?.what.clone())
+    }
+
+    /// Refuses what comes from now on, makes durable what was committed, and wakes whoever waits for more. Idempotent.
+    pub(crate) fn close(&self) {
+        let first = !self.closed.is_set();
+        self.closed.set();
+        if let Some(flusher) = &self.flusher {
+            flusher.sink().close();
+            self.flush();
+            if first && flusher.failure().is_none() {
+                // The next start does without it.
+                let _ = flusher.sink().finish();
+            }
+        }
+        self.waiters.close();
+        self.bell.ring();
+        self.checkpoint_bell.ring();
     }
 }
 
@@ -236,9 +298,10 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    pub(crate) fn start() -> Self {
+    /// A clock that is never before `newest`, the time of the newest entry.
+    pub(crate) fn start(newest: u64) -> Self {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Clock { started: Instant::now(), origin: nanoseconds(since_epoch) }
+        Clock { started: Instant::now(), origin: nanoseconds(since_epoch).max(newest) }
     }
 
     /// Nanoseconds since the Unix epoch.

@@ -114,6 +114,26 @@ impl Directory {
         }
     }
 
+    /// Gives the account called `id` the state that it had after commit `sequence`; true if it was not there before.
+    pub(crate) fn restore(
+        &self,
+        id: &AccountId,
+        sequence: u64,
+        state: Balance,
+        guard: &Guard,
+    ) -> Result<bool, Exhausted> {
+        let known = self.find(id, guard);
+        let account = match known {
+            Some(account) => account,
+            None => self.find_or_make(id, guard)?,
+        };
+        account.restore(sequence, state, guard);
+        if known.is_none() {
+            self.cache(id, guard);
+        }
+        Ok(known.is_none())
+    }
+
     /// Up to `limit` accounts whose id begins with `prefix`, in id order, after `after`.
     pub(crate) fn walk<'g>(
         &'g self,

@@ -56,10 +56,10 @@ impl Account {
     /// # Errors
     /// When the balance would leave `0..=i64::MAX`.
     pub fn update(&self, delta: i64) -> Result<AccountState, Error> {
-        let guard = &pin();
         let core = self.ledger.core();
         let request = Request::single(Operation::update(self.id.clone(), delta), None);
-        let mut accounts = core.submit(request, guard, |_| core.directory.at(self.index))?.result()?;
+        let decided = core.submit(request, &pin(), |_| core.directory.at(self.index));
+        let mut accounts = self.ledger.answer(decided)?.result()?;
         Ok(accounts.swap_remove(0))
     }
 

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use crate::account::{AccountId, AccountState, Balance, TransactionId};
 use crate::builder::{Builder, Durability};
 use crate::core::Core;
-use crate::error::{Error, Exhausted, SubmitError};
+use crate::error::{Error, Exhausted, InvalidRequest, SubmitError};
 use crate::handle::Account;
 use crate::ids::Claim;
 use crate::journal::{Flushed, HistoryError, HistoryGone};
@@ -34,7 +34,7 @@ pub struct Ledger {
 /// What the last clone of a ledger takes down.
 struct Front {
     core: Arc<Core>,
-    flusher: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Default for Ledger {
@@ -44,8 +44,9 @@ impl Default for Ledger {
 }
 
 impl Ledger {
-    pub(crate) fn over(core: Arc<Core>, flusher: Option<JoinHandle<()>>) -> Self {
-        let front = Front { core, flusher: Mutex::new(flusher) };
+    /// The ledger over its parts and the threads that work for it.
+    pub(crate) fn over(core: Arc<Core>, threads: Vec<JoinHandle<()>>) -> Self {
+        let front = Front { core, threads: Mutex::new(threads) };
         Ledger { front: Arc::new(front), durability: Durability::Applied }
     }
 
@@ -84,8 +85,11 @@ impl Ledger {
     /// the [`Outcome::result`]: it was decided, and its id keeps it.
     pub fn submit(&self, request: Request) -> Result<Outcome, SubmitError> {
         let core = self.core();
-        let guard = &pin();
-        core.submit(request, guard, |id| core.directory.find(id, guard))
+        let decided = {
+            let guard = &pin();
+            core.submit(request, guard, |id| core.directory.find(id, guard))
+        };
+        self.answer(decided)
     }
 
     /// Opens `account` with `initial` units.
@@ -128,10 +132,10 @@ impl Ledger {
     pub fn transfer_between(&self, from: &Account, to: &Account, amount: i64) -> Result<Accounts, Error> {
         let operation = Operation::transfer(from.id().clone(), to.id().clone(), amount)?;
         let core = self.core();
-        let guard = &pin();
         let found = [from, to].map(|account| account.of(core).map(|found| (account.id(), found)));
         let known = |id: &AccountId| found.iter().flatten().find(|(of, _)| *of == id).map(|(_, found)| *found);
-        Ok(core.submit(Request::single(operation, None), guard, known)?.result()?)
+        let decided = core.submit(Request::single(operation, None), &pin(), known);
+        Ok(self.answer(decided)?.result()?)
     }
 
     fn execute(&self, operation: Operation) -> Result<Accounts, Error> {
@@ -206,7 +210,7 @@ impl Ledger {
     /// without [`Builder::history`].
     pub fn history(&self, from: u64, limit: usize) -> Result<Vec<Outcome>, HistoryError> {
         match &self.core().flusher {
-            Some(flusher) => flusher.sink().read(from, limit),
+            Some(flusher) => flusher.sink().read(from, self.durable(), limit),
             None => {
                 let oldest = self.sequence().saturating_add(1);
                 if from < oldest { Err(HistoryGone { oldest }.into()) } else { Ok(Vec::new()) }
@@ -244,7 +248,7 @@ impl Ledger {
     /// Why the journal failed, if it did: then the ledger is closed.
     #[must_use]
     pub fn failure(&self) -> Option<String> {
-        None
+        self.core().failure()
     }
 
     /// Resolves when the ledger was closed, or its journal failed.
@@ -273,13 +277,23 @@ impl Ledger {
     /// Refuses new requests from now on, makes what was committed durable, and wakes whoever waits for more. Reads go
     /// on. Idempotent.
     pub fn close(&self) {
-        let core = self.core();
-        core.closed.set();
-        if let Some(flusher) = &core.flusher {
-            flusher.flush(&core.kernel, &core.waiters);
+        self.core().close();
+    }
+
+    /// The end of a call that changes something: waits until what it says can no longer be lost, where that was asked for.
+    pub(crate) fn answer(&self, result: Result<Outcome, SubmitError>) -> Result<Outcome, SubmitError> {
+        if self.durability == Durability::OnDisk {
+            let observed = match &result {
+                Ok(outcome) => outcome.sequence(),
+                // The id's first use may not be durable yet.
+                Err(SubmitError::Invalid(InvalidRequest::IdReused { .. } | InvalidRequest::IdOfAnother { .. })) => {
+                    self.sequence()
+                }
+                Err(_) => 0,
+            };
+            self.wait_durable(observed).map_err(|Closed| self.core().why_closed())?;
         }
-        core.waiters.close();
-        core.bell.ring();
+        result
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {
@@ -314,8 +328,8 @@ impl Watermark for Ledger {
         if core.kernel.durable() >= sequence {
             return true;
         }
-        // The sink is memory: to flush costs less than to wait for the flusher's thread.
-        if flusher.try_flush(&core.kernel, &core.waiters) == Flushed::Busy {
+        // Where the sink is memory, to flush costs less than to wait for the flusher's thread.
+        if flusher.sink().waits() || core.try_flush() == Flushed::Busy {
             core.bell.ring();
         }
         core.kernel.durable() >= sequence
@@ -324,13 +338,11 @@ impl Watermark for Ledger {
 
 impl Drop for Front {
     fn drop(&mut self) {
-        self.core.closed.set();
-        self.core.bell.ring();
-        if let Some(flusher) = self.flusher.lock().take()
-            && flusher.thread().id() != std::thread::current().id()
-        {
-            // The flusher does not panic; if it did, that was printed.
-            let _ = flusher.join();
+        self.core.close();
+        let own = std::thread::current().id();
+        for thread in self.threads.get_mut().drain(..).filter(|thread| thread.thread().id() != own) {
+            // None of them panics; if one did, that was printed.
+            let _ = thread.join();
         }
     }
 }

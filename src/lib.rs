@@ -127,6 +127,8 @@ mod kernel;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 mod ledger;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+mod lock;
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 mod opening;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 mod outcome;
@@ -136,6 +138,8 @@ mod plan;
 mod request;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 mod snapshot;
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+mod upkeep;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 mod wait;
 

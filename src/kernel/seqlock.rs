@@ -153,6 +153,23 @@ impl<S: State> Account<S> {
         &self.key
     }
 
+    /// Gives it the state that it had after commit `sequence` of an earlier process. Before anybody changes it.
+    #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+    pub(crate) fn restore(&self, sequence: u64, state: S, guard: &Guard) {
+        debug_assert!((1..REFUSED).contains(&sequence), "a commit sequence");
+        let body =
+            Body { transaction: std::ptr::null(), new: state, old_sequence: 0, old: S::ABSENT, prev: Chain::EMPTY };
+        let restored = Box::into_raw(Box::new(Version::new(sequence, body)));
+        let (old, _) = self.head(guard);
+        if !self.install(old, restored) {
+            debug_assert!(false, "nobody changes an account that is being restored");
+            super::drive::free_chain(Chain::new(restored, 1));
+        } else if !old.is_null() {
+            // Safety: I1, our CAS took it out of the only chain it was in.
+            unsafe { super::sync::retire(guard, old) };
+        }
+    }
+
     #[inline]
     pub(super) fn head<'g>(&self, _guard: &'g Guard) -> (*mut Version<S>, Option<&'g Version<S>>) {
         // Acquire: pairs with the AcqRel CAS that installed the version; its body is visible after this.

@@ -1,0 +1,241 @@
+//! The batch: what becomes durable together, and what is torn or damaged as a whole.
+
+use std::ops::Range;
+
+use super::bytes::Bytes;
+
+/// The length of a batch's header, in bytes.
+pub(super) const HEADER: usize = 80;
+/// Batches begin at multiples of this.
+pub(super) const ALIGNMENT: usize = 8;
+
+const MAGIC: [u8; 4] = *b"EQBT";
+const CLOSING: u32 = 1;
+/// What the checksum covers begins here, and what the hash covers too.
+const COVERED: usize = 8;
+/// Where the hash stands.
+const HASH: usize = 48;
+
+/// The chained hash of a batch and, through it, of everything before.
+pub(super) type Hash = [u8; 32];
+/// What makes the checksums of one segment its own.
+pub(super) type Salt = [u8; 16];
+
+/// A batch's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) number: u64,
+    /// The sequence of its first entry.
+    pub(super) first: u64,
+    pub(super) count: u32,
+    /// The length of the body.
+    pub(super) length: u32,
+    /// How much of the body, at its start, are source offsets.
+    offsets: u32,
+    pub(super) closing: bool,
+    /// The journal's time at its newest entry.
+    pub(super) time: u64,
+    pub(super) hash: Hash,
+    checksum: u32,
+}
+
+impl Header {
+    /// The sequence after its last entry.
+    pub(super) fn next(&self) -> u64 {
+        self.first + u64::from(self.count)
+    }
+
+    /// From the batch's first byte to the next one's.
+    pub(super) fn span(&self) -> usize {
+        (HEADER + self.length as usize).next_multiple_of(ALIGNMENT)
+    }
+
+    /// The header at the start of `bytes`, unchecked; None when there is none.
+    pub(super) fn read(bytes: &[u8]) -> Option<Header> {
+        let mut header = Bytes(bytes.get(..HEADER)?);
+        if header.array()? != MAGIC {
+            return None;
+        }
+        let checksum = header.u32()?;
+        let (number, first, count, length, offsets) =
+            (header.u64()?, header.u64()?, header.u32()?, header.u32()?, header.u32()?);
+        let flags = header.u32()?;
+        let (time, hash) = (header.u64()?, header.array()?);
+        let sound = flags & !CLOSING == 0 && offsets <= length && first.checked_add(u64::from(count)).is_some();
+        let closing = flags & CLOSING != 0;
+        sound.then_some(Header { number, first, count, length, offsets, closing, time, hash, checksum })
+    }
+}
+
+/// A batch in memory whose checksum is right.
+#[derive(Clone, Copy)]
+pub(super) struct Batch<'a> {
+    pub(super) header: Header,
+    bytes: &'a [u8],
+}
+
+impl<'a> Batch<'a> {
+    /// The batch at the start of `bytes`; None when there is no good one.
+    pub(super) fn read(bytes: &'a [u8], salt: &Salt) -> Option<Self> {
+        let header = Header::read(bytes)?;
+        let bytes = bytes.get(..HEADER + header.length as usize)?;
+        let good = checksum(salt, &bytes[COVERED..]) == header.checksum;
+        good.then_some(Batch { header, bytes })
+    }
+
+    /// Its frames.
+    pub(super) fn frames(&self) -> Bytes<'a> {
+        Bytes(&self.bytes[HEADER + self.header.offsets as usize..])
+    }
+
+    /// Whether it follows on a batch with hash `before`.
+    pub(super) fn continues(&self, before: &Hash) -> bool {
+        hash(before, self.bytes) == self.header.hash
+    }
+}
+
+fn checksum(salt: &Salt, covered: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(salt), covered)
+}
+
+fn hash(before: &Hash, batch: &[u8]) -> Hash {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(before).update(&batch[COVERED..HASH]).update(&batch[HEADER..]);
+    *hasher.finalize().as_bytes()
+}
+
+/// A batch that is being put together.
+pub(super) struct Draft {
+    bytes: Vec<u8>,
+    count: u32,
+    time: u64,
+}
+
+impl Draft {
+    pub(super) fn new() -> Self {
+        Draft { bytes: vec![0; HEADER], count: 0, time: 0 }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// How long it is so far, with its header.
+    pub(super) fn length(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Adds a frame, which `encode` appends; it returns the entry's time.
+    pub(super) fn push(&mut self, encode: impl FnOnce(&mut Vec<u8>) -> u64) {
+        self.time = encode(&mut self.bytes);
+        self.count += 1;
+    }
+
+    /// Fills the header in; a draft without frames becomes a closing batch at `closing_time`. Returns the header and what is to
+    /// be written.
+    pub(super) fn seal(
+        &mut self,
+        number: u64,
+        first: u64,
+        closing_time: u64,
+        before: &Hash,
+        salt: &Salt,
+    ) -> (Header, &[u8]) {
+        let length = (self.bytes.len() - HEADER) as u32;
+        let closing = self.is_empty();
+        let time = if closing { closing_time } else { self.time };
+        let mut fields = [0; HEADER - COVERED];
+        let mut at = 0;
+        let mut put = |bytes: &[u8]| {
+            fields[at..at + bytes.len()].copy_from_slice(bytes);
+            at += bytes.len();
+        };
+        put(&number.to_le_bytes());
+        put(&first.to_le_bytes());
+        put(&self.count.to_le_bytes());
+        put(&length.to_le_bytes());
+        put(&0_u32.to_le_bytes());
+        put(&(if closing { CLOSING } else { 0 }).to_le_bytes());
+        put(&time.to_le_bytes());
+        self.bytes[..4].copy_from_slice(&MAGIC);
+        self.bytes[COVERED..HEADER].copy_from_slice(&fields);
+        let hash = hash(before, &self.bytes);
+        self.bytes[HASH..HEADER].copy_from_slice(&hash);
+        let checksum = checksum(salt, &self.bytes[COVERED..]);
+        self.bytes[4..COVERED].copy_from_slice(&checksum.to_le_bytes());
+        self.bytes.resize(self.bytes.len().next_multiple_of(ALIGNMENT), 0);
+        let header = Header { number, first, count: self.count, length, offsets: 0, closing, time, hash, checksum };
+        (header, &self.bytes)
+    }
+
+    /// Ready for the next one.
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        self.bytes.resize(HEADER, 0);
+        (self.count, self.time) = (0, 0);
+    }
+}
+
+/// Where in `bytes`, looked for from `from` on, a good batch begins.
+pub(super) fn find(bytes: &[u8], from: usize, salt: &Salt) -> Option<usize> {
+    let places: Range<usize> = from.next_multiple_of(ALIGNMENT)..bytes.len();
+    places.step_by(ALIGNMENT).find(|at| bytes[*at..].starts_with(&MAGIC) && Batch::read(&bytes[*at..], salt).is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sealed(frames: &[&[u8]], before: &Hash) -> Vec<u8> {
+        let mut draft = Draft::new();
+        for frame in frames {
+            draft.push(|into| {
+                into.extend_from_slice(frame);
+                7
+            });
+        }
+        draft.seal(3, 40, 9, before, &[1; 16]).1.to_vec()
+    }
+
+    #[test]
+    fn a_sealed_batch_reads_back() {
+        let bytes = sealed(&[b"one", b"two!"], &[5; 32]);
+        assert_eq!(bytes.len() % ALIGNMENT, 0);
+        let batch = Batch::read(&bytes, &[1; 16]).expect("good");
+        assert_eq!((batch.header.number, batch.header.first, batch.header.next()), (3, 40, 42));
+        assert_eq!((batch.header.time, batch.header.closing, batch.header.span()), (7, false, bytes.len()));
+        assert_eq!(batch.frames().0, b"onetwo!");
+        assert!(batch.continues(&[5; 32]));
+        assert!(!batch.continues(&[6; 32]));
+    }
+
+    #[test]
+    fn a_batch_without_frames_is_a_closing_one() {
+        let bytes = sealed(&[], &[0; 32]);
+        let batch = Batch::read(&bytes, &[1; 16]).expect("good");
+        assert!(batch.header.closing);
+        assert_eq!((batch.header.time, batch.header.next()), (9, 40));
+    }
+
+    /// C2: what another segment wrote into the same blocks is no batch of this one.
+    #[test]
+    fn another_salt_or_any_flipped_bit_is_no_batch() {
+        let bytes = sealed(&[b"one"], &[5; 32]);
+        assert!(Batch::read(&bytes, &[2; 16]).is_none());
+        for bit in 0..(HEADER + 3) * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(Batch::read(&flipped, &[1; 16]).is_none(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_good_batch_is_found_behind_a_bad_one() {
+        let mut bytes = sealed(&[b"one"], &[5; 32]);
+        let second = bytes.len();
+        bytes.extend(sealed(&[b"two"], &[5; 32]));
+        bytes[10] ^= 1;
+        assert_eq!(find(&bytes, 0, &[1; 16]), Some(second));
+        assert_eq!(find(&bytes, second + 1, &[1; 16]), None);
+    }
+}

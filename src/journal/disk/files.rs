@@ -1,0 +1,159 @@
+//! The system calls that the journal makes, as a seam: tests put a disk there that crashes, fills up and fails.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// The folder of the segments, in a data directory.
+pub(crate) const JOURNAL: &str = "journal";
+/// The folder of the checkpoints.
+pub(crate) const CHECKPOINTS: &str = "checkpoints";
+
+/// A data directory. Names are relative to it.
+pub(crate) trait Files: Send + Sync {
+    /// Where it is.
+    fn root(&self) -> &Path;
+    /// The names of what is in `folder`, in no order.
+    fn list(&self, folder: &str) -> io::Result<Vec<String>>;
+    /// Opens an existing file for reading and writing.
+    fn open(&self, name: &str) -> io::Result<Box<dyn File>>;
+    /// Makes a file, empty whatever was there.
+    fn create(&self, name: &str) -> io::Result<Box<dyn File>>;
+    /// Renames a file, over whatever has the name.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// Makes the names in `folder` durable.
+    fn sync_folder(&self, folder: &str) -> io::Result<()>;
+
+    /// The whole path of `name`, for people.
+    fn path(&self, name: &str) -> PathBuf {
+        self.root().join(name)
+    }
+}
+
+/// An open file.
+pub(crate) trait File: Send + Sync {
+    /// How long it is, in bytes.
+    fn length(&self) -> io::Result<u64>;
+    /// Reads some bytes at `offset`; 0 at the end.
+    fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Writes some of `bytes` at `offset`.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
+    /// Cuts it, or makes it longer with zeros.
+    fn set_length(&self, length: u64) -> io::Result<()>;
+    /// Makes its bytes durable.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// Writes all of `bytes` at `offset`.
+pub(super) fn write_all(file: &dyn File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match file.write_at(bytes, offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                bytes = &bytes[written..];
+                offset += written as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Fills `into` from `offset` on; how much was there.
+pub(super) fn read_full(file: &dyn File, into: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < into.len() {
+        match file.read_at(&mut into[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// The whole file, if it is no longer than `most`.
+pub(super) fn read_whole(file: &dyn File, most: u64) -> io::Result<Vec<u8>> {
+    let length = file.length()?;
+    if length > most {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("{length} bytes, at most {most} expected")));
+    }
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+    let read = read_full(file, &mut bytes, 0)?;
+    bytes.truncate(read);
+    Ok(bytes)
+}
+
+/// A directory of the operating system.
+pub(crate) struct OnDisk {
+    root: PathBuf,
+}
+
+impl OnDisk {
+    /// The data directory `root`; makes it and its folders.
+    pub(crate) fn new(root: &Path) -> io::Result<Self> {
+        for folder in [JOURNAL, CHECKPOINTS] {
+            fs::create_dir_all(root.join(folder))?;
+        }
+        Ok(OnDisk { root: root.to_owned() })
+    }
+}
+
+impl Files for OnDisk {
+    fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
+        let entries = fs::read_dir(self.root.join(folder))?;
+        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn File>> {
+        Ok(Box::new(fs::File::options().read(true).write(true).open(self.root.join(name))?))
+    }
+
+    fn create(&self, name: &str) -> io::Result<Box<dyn File>> {
+        let options = fs::File::options().read(true).write(true).create(true).truncate(true).to_owned();
+        Ok(Box::new(options.open(self.root.join(name))?))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.root.join(from), self.root.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.root.join(name))
+    }
+
+    fn sync_folder(&self, folder: &str) -> io::Result<()> {
+        fs::File::open(self.root.join(folder))?.sync_all()
+    }
+}
+
+impl File for fs::File {
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
+        FileExt::read_at(self, into, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        FileExt::write_at(self, bytes, offset)
+    }
+
+    fn set_length(&self, length: u64) -> io::Result<()> {
+        self.set_len(length)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+}

@@ -1,0 +1,288 @@
+//! The journal on disk: a data directory with segments, checkpoints and the id index.
+//!
+//! ```text
+//! LOCK                                  flocked while a process has the directory; holds its number, for people
+//! journal/0000000001.segment …          the journal, in segments of one length
+//! journal/spare                         the next segment, zeroed; not part of the journal
+//! checkpoints/00000000000001000000.checkpoint   every account at a sequence; the newest two are kept
+//! ids/                                  the id index, derived from the journal
+//! ```
+//!
+//! All integers are little-endian. A **segment** is a header of 4,096 bytes, then batches at multiples of 8, then zeros:
+//!
+//! | offset | bytes | |
+//! |---|---|---|
+//! | 0 | 8 | `EQPSEGM1` |
+//! | 8 | 4 | CRC32C of bytes 12 to 128 |
+//! | 12 | 4 | format version, 1 |
+//! | 16 | 8 | segment number, from 1 |
+//! | 24 | 8 | number of its first batch |
+//! | 32 | 8 | sequence of its first entry |
+//! | 40 | 16 | the ledger's id |
+//! | 56 | 16 | the segment's salt, random |
+//! | 72 | 32 | hash of the batch before |
+//! | 104 | 8 | length of the file |
+//!
+//! A **batch** is what becomes durable together. Batch *k* + 1 is written only after the fdatasync of batch *k* returned. So a bad
+//! batch is a *torn tail* when nothing good follows it anywhere, and *damage* otherwise:
+//!
+//! | offset | bytes | |
+//! |---|---|---|
+//! | 0 | 4 | `EQBT` |
+//! | 4 | 4 | CRC32C of the salt, bytes 8 to 80, and the body |
+//! | 8 | 8 | batch number, dense over all segments, from 1 |
+//! | 16 | 8 | sequence of its first entry |
+//! | 24 | 4 | count of entries; 0 in the closing batch of a clean stop |
+//! | 28 | 4 | length of the body |
+//! | 32 | 4 | how much of the body, at its start, are source offsets |
+//! | 36 | 4 | bit 0: closing |
+//! | 40 | 8 | time of its newest entry, nanoseconds since the Unix epoch |
+//! | 48 | 32 | BLAKE3 of the hash before, bytes 8 to 48, and the body |
+//! | 80 | | source offsets, then one frame an entry |
+//!
+//! A **frame** has the length of what follows (u32), the time (u64), flags (u8; bit 0 refused, bit 1 with "as of"), the count of
+//! members (u16); of a refused entry the member's place (u32), the reason (u8; 1 exists, 2 not found, 3 insufficient, 4 out of
+//! range), the account's position (u16) and its balance (i64); with "as of" that sequence (u64); then the members. A member is
+//! its kind (u8; 1 create, 2 update, 3 transfer, 4 post) and id; then account, amount and state (create, update), or both accounts, the amount
+//! and both states (transfer), or a count (u16) of accounts with delta and state (post). Texts stand behind their length (u8); a state is balance
+//! (i64) and version (u64) after the change, or, of a refused entry, as it was met.
+//!
+//! A **checkpoint** is a header of 128 bytes (`EQPCHKP1`, CRC32C of bytes 12 to 128, version, sequence, its time, the ledger's id, count of
+//! accounts, their sum as i128, zeros), then blocks: length (u32), CRC32C (u32), and accounts in ascending order of their ids, each with balance,
+//! version and the sequence of its last change.
+
+mod batch;
+mod bytes;
+pub(crate) mod checkpoint;
+pub(crate) mod files;
+mod frame;
+mod read;
+pub(crate) mod recovery;
+mod segment;
+mod spare;
+mod tail;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+
+use self::batch::Draft;
+use self::checkpoint::Writing;
+use self::files::{CHECKPOINTS, Files, JOURNAL};
+use self::recovery::{Recovery, recover};
+use self::segment::{LedgerId, Segment};
+use self::spare::Spare;
+use self::tail::{Next, Tail};
+use super::{HistoryError, JournalError, Sink};
+use crate::account::{AccountId, Balance};
+use crate::kernel::Handle;
+use crate::opening::{Event, OpenError};
+use crate::outcome::{Outcome, Record};
+
+/// The journal in a data directory.
+pub(crate) struct Disk {
+    files: Arc<dyn Files>,
+    ledger: LedgerId,
+    /// By their first sequence.
+    segments: RwLock<BTreeMap<u64, Arc<Segment>>>,
+    tail: Mutex<Tail>,
+    spare: Spare,
+    tell: Arc<dyn Fn(&Event) + Send + Sync>,
+}
+
+/// Where a recovered ledger goes on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Position {
+    /// The newest entry's sequence.
+    pub(crate) sequence: u64,
+    /// Its time, nanoseconds since the Unix epoch.
+    pub(crate) time: u64,
+    /// The sequence of the newest checkpoint.
+    pub(crate) checkpoint: u64,
+}
+
+impl Disk {
+    /// Opens the journal in `files` and hands its state to `recovery`. Segments made from now on are `segment_bytes` long.
+    pub(crate) fn open(
+        files: Arc<dyn Files>,
+        segment_bytes: u64,
+        mut recovery: Recovery<'_>,
+        tell: Arc<dyn Fn(&Event) + Send + Sync>,
+    ) -> Result<(Self, Position), OpenError> {
+        if !segment::LENGTHS.contains(&segment_bytes) {
+            let expected = "from 1048576 to 1073741824 bytes";
+            return Err(OpenError::Setting { setting: "segment_bytes", expected, value: segment_bytes.to_string() });
+        }
+        let found = recover(&*files, &mut recovery)?;
+        // From here on it is good, and may be written to.
+        tidy(&*files, &found.unused)?;
+        let spare = Spare::new(files.clone(), segment_bytes);
+        let (ledger, tail) = match &found.end {
+            Some(end) => (found.segments[0].header.ledger, end.repair(&*files)?),
+            None => begin(&*files, &spare)?,
+        };
+        let mut segments: BTreeMap<_, _> =
+            found.segments.into_iter().map(|segment| (segment.header.first, segment)).collect();
+        segments.insert(tail.segment.header.first, tail.segment.clone());
+        let position =
+            Position { sequence: tail.next.sequence - 1, time: tail.next.time, checkpoint: found.checkpoint };
+        let disk = Disk { files, ledger, segments: RwLock::new(segments), tail: Mutex::new(tail), spare, tell };
+        Ok((disk, position))
+    }
+
+    /// Tells this ledger's files from another's.
+    pub(crate) fn ledger(&self) -> LedgerId {
+        self.ledger
+    }
+
+    /// The thread that keeps the next segment ready.
+    pub(crate) fn keep_spare_ready(&self) {
+        self.spare.keep_ready(&*self.tell);
+    }
+
+    /// Writes a checkpoint at `sequence`: `accounts` hands all accounts at it, in order, to what it is given, and says whether it came to
+    /// the end.
+    pub(crate) fn write_checkpoint(
+        &self,
+        sequence: u64,
+        time: u64,
+        accounts: impl FnOnce(&mut dyn FnMut(&AccountId, Balance, u64) -> io::Result<()>) -> io::Result<bool>,
+    ) -> io::Result<()> {
+        let mut writing = Writing::begin(&*self.files, sequence, time, self.ledger)?;
+        if !accounts(&mut |id, state, changed| writing.push(id, state, changed))? {
+            return Ok(());
+        }
+        let (header, bytes) = writing.finish()?;
+        (self.tell)(&Event::CheckpointWritten { sequence, accounts: header.accounts, bytes });
+        Ok(())
+    }
+
+    /// Tells an operator.
+    pub(crate) fn tell(&self, event: &Event) {
+        (self.tell)(event);
+    }
+
+    /// The time of the newest durable entry. Waits for a batch that is being written.
+    pub(crate) fn newest_time(&self) -> u64 {
+        self.tail.lock().next.time
+    }
+
+    fn first_kept(&self) -> u64 {
+        self.segments.read().first_key_value().map_or(1, |(first, _)| *first)
+    }
+
+    /// The ids of the entries from sequence `from` to `through`: shows `each` an id, its sequence, time and member's place.
+    pub(crate) fn ids(
+        &self,
+        from: u64,
+        through: u64,
+        mut each: impl FnMut(&str, u64, u64, u32),
+    ) -> Result<(), HistoryError> {
+        self.walk(from.max(self.first_kept()), through, |sequence, frame| {
+            for (member, place) in frame.members().zip(0_u32..) {
+                if let Some(id) = member?.id {
+                    each(id, sequence, frame.time, place);
+                }
+            }
+            Ok(false)
+        })
+    }
+
+    /// What the journal says about `sequence`.
+    pub(crate) fn record(&self, sequence: u64) -> Result<Record, HistoryError> {
+        let mut found = None;
+        self.walk(sequence, sequence, |at, frame| {
+            found = Some(frame.record(at)?);
+            Ok(true)
+        })?;
+        found.ok_or_else(|| HistoryError::Unreadable { what: format!("sequence {sequence} is not in the journal") })
+    }
+}
+
+impl Sink for Disk {
+    fn append(&self, batch: &[Handle<Balance>]) -> Result<(), JournalError> {
+        self.write(&mut self.tail.lock(), batch)
+    }
+
+    fn read(&self, from: u64, through: u64, limit: usize) -> Result<Vec<Outcome>, HistoryError> {
+        let from = if from == 0 { self.first_kept() } else { from };
+        let mut outcomes = Vec::new();
+        if limit == 0 {
+            return Ok(outcomes);
+        }
+        self.walk(from, through, |sequence, frame| {
+            outcomes.push(Outcome::recorded(frame.record(sequence)?, None, false));
+            Ok(outcomes.len() == limit)
+        })?;
+        Ok(outcomes)
+    }
+
+    fn oldest(&self) -> u64 {
+        self.first_kept()
+    }
+
+    fn waits(&self) -> bool {
+        true
+    }
+
+    fn shortage(&self) -> Option<(String, u64)> {
+        let needed = self.spare.shortage()?;
+        Some((self.files.path(JOURNAL).display().to_string(), needed))
+    }
+
+    fn close(&self) {
+        self.spare.close();
+    }
+
+    fn finish(&self) -> Result<(), JournalError> {
+        self.write_closing(&mut self.tail.lock())
+    }
+}
+
+/// Removes what an interrupted process left: unfinished files, and segments that never held anything.
+fn tidy(files: &dyn Files, unused: &[u64]) -> Result<(), OpenError> {
+    let cannot = |name: &str, error| OpenError::Io { path: files.path(name), what: "remove", error };
+    for folder in [JOURNAL, CHECKPOINTS] {
+        let names = files.list(folder).map_err(|error| cannot(folder, error))?;
+        for name in names.iter().filter(|name| name.ends_with(".tmp")) {
+            let name = format!("{folder}/{name}");
+            files.remove(&name).map_err(|error| cannot(&name, error))?;
+        }
+    }
+    for number in unused {
+        let name = segment::name(*number);
+        files.remove(&name).map_err(|error| cannot(&name, error))?;
+    }
+    Ok(())
+}
+
+/// Begins a journal where there is none.
+fn begin(files: &dyn Files, spare: &Spare) -> Result<(LedgerId, Tail), OpenError> {
+    let path = files.path(JOURNAL);
+    let no_room = |error: io::Error| match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            OpenError::NoRoom { path: path.clone(), needed: 2 * spare.length, error }
+        }
+        _ => OpenError::Io { path: path.clone(), what: "begin a journal in", error },
+    };
+    spare.prepare().map_err(no_room)?;
+    let mut random = [0; 32];
+    getrandom::fill(&mut random).map_err(|error| no_room(io::Error::other(error)))?;
+    let (ledger, salt) = random.split_at(16);
+    let header = segment::Header {
+        number: 1,
+        batch: 1,
+        first: 1,
+        ledger: ledger.try_into().unwrap_or_default(),
+        salt: salt.try_into().unwrap_or_default(),
+        before: [0; 32],
+        length: spare.length,
+    };
+    let file = spare.take(&segment::name(1), |length| segment::Header { length, ..header }.bytes()).map_err(no_room)?;
+    let file = file.ok_or_else(|| no_room(io::ErrorKind::Interrupted.into()))?;
+    let next = Next { batch: 1, sequence: 1, before: header.before, time: 0 };
+    let (segment, offset) = (Arc::new(Segment::new(header)), segment::HEADER);
+    Ok((header.ledger, Tail { segment, file, offset, next, draft: Draft::new() }))
+}

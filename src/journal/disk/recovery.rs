@@ -1,0 +1,370 @@
+//! From the files of a data directory to the state that they tell of. Nothing is written before all of it was found good.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::batch::{self, Batch, Draft};
+use super::checkpoint::{self, Recorded};
+use super::files::{CHECKPOINTS, File, Files, JOURNAL, read_whole, write_all};
+use super::frame::Frame;
+use super::segment::{self, Segment};
+use super::tail::{Next, Tail};
+use crate::account::AccountId;
+use crate::opening::{Event, OpenError, Progress};
+
+/// Who takes what is recovered, and hears of it.
+pub(crate) struct Recovery<'a> {
+    /// Takes the state of an account; a later one of the same account counts.
+    pub(crate) install: &'a mut dyn FnMut(Recorded) -> Result<(), OpenError>,
+    pub(crate) progress: &'a mut dyn FnMut(Progress) -> ControlFlow<()>,
+    pub(crate) tell: &'a dyn Fn(&Event),
+}
+
+/// What the journal on disk comes to.
+pub(super) struct Found {
+    /// By their first sequence.
+    pub(super) segments: Vec<Arc<Segment>>,
+    /// Where the journal ends; None: it has not begun.
+    pub(super) end: Option<End>,
+    /// Segments behind the end that hold nothing.
+    pub(super) unused: Vec<u64>,
+    /// The sequence of the newest good checkpoint, 0 without one.
+    pub(super) checkpoint: u64,
+}
+
+/// The place after the last good batch.
+pub(super) struct End {
+    segment: Arc<Segment>,
+    offset: u64,
+    /// Where the last batch in the segment begins, if there is one.
+    last: Option<u64>,
+    pub(super) next: Next,
+}
+
+/// A whole segment in memory.
+struct Image {
+    name: String,
+    bytes: Vec<u8>,
+    header: Result<segment::Header, &'static str>,
+}
+
+impl Image {
+    fn damaged(&self, files: &dyn Files, offset: u64, what: impl Into<String>) -> OpenError {
+        damaged(files.path(&self.name), offset, what)
+    }
+
+    /// Whether nothing was ever written after the header, or behind the file's end.
+    fn is_blank(&self) -> bool {
+        self.bytes.iter().skip(segment::HEADER as usize).all(|byte| *byte == 0)
+    }
+}
+
+fn damaged(file: PathBuf, offset: u64, what: impl Into<String>) -> OpenError {
+    OpenError::Damaged { file, offset, what: what.into() }
+}
+
+fn cannot(what: &'static str, path: PathBuf) -> impl FnOnce(io::Error) -> OpenError {
+    move |error| OpenError::Io { path, what, error }
+}
+
+/// Reads the newest good checkpoint and what the journal says after it.
+pub(super) fn recover(files: &dyn Files, recovery: &mut Recovery<'_>) -> Result<Found, OpenError> {
+    let numbers = numbers(files)?;
+    let checkpoint = load_checkpoint(files, recovery)?;
+    let after = checkpoint.map_or(0, |checkpoint| checkpoint.sequence);
+    let mut headers = Vec::with_capacity(numbers.len());
+    for number in &numbers {
+        headers.push(read_header(files, *number)?);
+    }
+    // The last segment that may hold the entry after the checkpoint; the ones before are superseded.
+    let good = |header: &Result<segment::Header, &'static str>| header.is_ok_and(|header| header.first <= after + 1);
+    let start = headers.iter().rposition(good).unwrap_or(0);
+    if let Some(Ok(first)) = headers.first()
+        && first.first > after + 1
+    {
+        let what =
+            format!("the journal begins at sequence {}, and no good checkpoint covers what came before", first.first);
+        return Err(damaged(files.path(&segment::name(first.number)), 0, what));
+    }
+    let superseded = headers[..start].iter().zip(&numbers);
+    let mut segments = Vec::with_capacity(numbers.len());
+    for (header, number) in superseded {
+        let header = header.map_err(|what| damaged(files.path(&segment::name(*number)), 0, what))?;
+        segments.push(Arc::new(Segment::new(header)));
+    }
+    let mut scan = Scan::new(files, recovery, after, &numbers[start..])?;
+    scan.run(&mut segments)?;
+    let (end, unused) = (scan.end, scan.unused);
+    if let (None, Some(first @ 2..)) = (&end, numbers.first()) {
+        return Err(damaged(
+            files.path(&segment::name(*first)),
+            0,
+            "an empty segment, and the ones before are missing",
+        ));
+    }
+    let newest = end.as_ref().map_or(0, |end| end.next.sequence - 1);
+    if let Some(checkpoint) = checkpoint {
+        let file = files.path(&checkpoint::name(checkpoint.sequence));
+        if newest < checkpoint.sequence {
+            let what = format!(
+                "it is at sequence {}, but the journal ends at {newest}: a tail is missing",
+                checkpoint.sequence
+            );
+            return Err(damaged(file, 16, what));
+        }
+        if segments.last().is_some_and(|segment| segment.header.ledger != checkpoint.ledger) {
+            return Err(damaged(file, 32, "it is another ledger's"));
+        }
+    }
+    Ok(Found { segments, end, unused, checkpoint: after })
+}
+
+/// The segments' numbers, dense.
+fn numbers(files: &dyn Files) -> Result<Vec<u64>, OpenError> {
+    let names = files.list(JOURNAL).map_err(cannot("list", files.path(JOURNAL)))?;
+    let mut numbers: Vec<u64> = names.iter().filter_map(|name| segment::number(name)).collect();
+    numbers.sort_unstable();
+    match numbers.windows(2).find(|pair| pair[0] + 1 != pair[1]) {
+        Some(gap) => Err(damaged(files.path(&segment::name(gap[0] + 1)), 0, "the segment is missing")),
+        None => Ok(numbers),
+    }
+}
+
+fn open(files: &dyn Files, name: &str) -> Result<Box<dyn File>, OpenError> {
+    files.open(name).map_err(cannot("open", files.path(name)))
+}
+
+fn read_header(files: &dyn Files, number: u64) -> Result<Result<segment::Header, &'static str>, OpenError> {
+    let name = segment::name(number);
+    let mut bytes = vec![0; segment::HEADER as usize];
+    let read = super::files::read_full(&*open(files, &name)?, &mut bytes, 0);
+    let read = read.map_err(cannot("read", files.path(&name)))?;
+    let header = segment::Header::read(&bytes[..read]);
+    Ok(header
+        .and_then(|header| if header.number == number { Ok(header) } else { Err("a segment under another's name") }))
+}
+
+fn load_checkpoint(files: &dyn Files, recovery: &mut Recovery<'_>) -> Result<Option<checkpoint::Header>, OpenError> {
+    let sequences = checkpoint::all(files).map_err(cannot("list", files.path(CHECKPOINTS)))?;
+    for sequence in sequences {
+        let name = checkpoint::name(sequence);
+        let file = open(files, &name)?;
+        // Twice: nothing of a damaged one may stay behind.
+        let checked = checkpoint::read(&*file, |_| {});
+        match checked {
+            Ok(header) if header.sequence == sequence => {
+                let mut failed = Ok(());
+                let install = |account| {
+                    if failed.is_ok() {
+                        failed = (recovery.install)(account);
+                    }
+                };
+                checkpoint::read(&*file, install).map_err(|what| damaged(files.path(&name), 0, what))?;
+                failed?;
+                return Ok(Some(header));
+            }
+            checked => {
+                let what = checked.err().unwrap_or_else(|| "it is at another sequence than its name says".to_owned());
+                (recovery.tell)(&Event::CheckpointDamaged { file: files.path(&name), what });
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Goes through the segments from the checkpoint on.
+struct Scan<'a, 'r> {
+    files: &'a dyn Files,
+    recovery: &'a mut Recovery<'r>,
+    /// Entries up to it are in the checkpoint.
+    after: u64,
+    images: std::vec::IntoIter<u64>,
+    end: Option<End>,
+    unused: Vec<u64>,
+    progress: Progress,
+}
+
+impl<'a, 'r> Scan<'a, 'r> {
+    fn new(
+        files: &'a dyn Files,
+        recovery: &'a mut Recovery<'r>,
+        after: u64,
+        numbers: &[u64],
+    ) -> Result<Self, OpenError> {
+        let mut total_bytes = 0;
+        for number in numbers {
+            let name = segment::name(*number);
+            total_bytes += open(files, &name)?.length().map_err(cannot("read", files.path(&name)))?;
+        }
+        let progress = Progress { replayed: 0, bytes: 0, total_bytes };
+        let images = numbers.to_vec().into_iter();
+        Ok(Scan { files, recovery, after, images, end: None, unused: Vec::new(), progress })
+    }
+
+    fn image(&self, number: u64) -> Result<Image, OpenError> {
+        let name = segment::name(number);
+        let file = open(self.files, &name)?;
+        let read = read_whole(&*file, 2 * *segment::LENGTHS.end());
+        let bytes = read.map_err(cannot("read", self.files.path(&name)))?;
+        let header = segment::Header::read(&bytes);
+        let header =
+            header.and_then(
+                |header| if header.number == number { Ok(header) } else { Err("a segment under another's name") },
+            );
+        Ok(Image { name, bytes, header })
+    }
+
+    fn run(&mut self, segments: &mut Vec<Arc<Segment>>) -> Result<(), OpenError> {
+        while let Some(number) = self.images.next() {
+            let image = self.image(number)?;
+            match image.header {
+                Ok(header) => segments.push(self.segment(&image, header)?),
+                Err(_) if self.images.len() == 0 && image.is_blank() => self.unused.push(number),
+                Err(what) => return Err(image.damaged(self.files, 0, what)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Replays one segment.
+    fn segment(&mut self, image: &Image, header: segment::Header) -> Result<Arc<Segment>, OpenError> {
+        let wrong = |offset, what: &str| Err(image.damaged(self.files, offset, what));
+        let mut next = Next { batch: header.batch, sequence: header.first, before: header.before, time: 0 };
+        if let Some(end) = &self.end {
+            let expected = Next { time: 0, ..end.next };
+            if expected != next || end.segment.header.ledger != header.ledger {
+                return wrong(0, "a segment that does not continue the one before: batches are missing");
+            }
+            next.time = end.next.time;
+        }
+        let segment = Arc::new(Segment::new(header));
+        let length = usize::try_from(header.length).unwrap_or(usize::MAX);
+        let bytes = image.bytes.get(..length).unwrap_or(&image.bytes);
+        let (mut at, mut last) = (segment::HEADER as usize, None);
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            let Some(batch) = Batch::read(rest, &header.salt) else {
+                if rest.iter().any(|byte| *byte != 0) {
+                    self.torn(image, at, bytes, &header)?;
+                }
+                break;
+            };
+            if batch.header.number != next.batch
+                || batch.header.first != next.sequence
+                || !batch.continues(&next.before)
+            {
+                return wrong(at as u64, "a batch that does not continue the one before");
+            }
+            self.replay(&batch).map_err(|what| match what {
+                Stop::Malformed(what) => image.damaged(self.files, at as u64, what),
+                Stop::Error(error) => error,
+            })?;
+            segment.note(batch.header.first, at as u64);
+            next = Next {
+                batch: next.batch + 1,
+                sequence: batch.header.next(),
+                before: batch.header.hash,
+                time: batch.header.time.max(next.time),
+            };
+            last = Some(at as u64);
+            at += batch.header.span();
+            self.report(batch.header.span() as u64)?;
+        }
+        if self.images.len() > 0 && image.bytes.len() != length {
+            return wrong(image.bytes.len().min(length) as u64, "a segment of another length than its header says");
+        }
+        self.report(bytes.len().saturating_sub(at) as u64)?;
+        self.end = Some(End { segment: segment.clone(), offset: at as u64, last, next });
+        Ok(segment)
+    }
+
+    /// A batch that is bad and not zeros: the journal may end here, unless something good comes later.
+    fn torn(&self, image: &Image, at: usize, bytes: &[u8], header: &segment::Header) -> Result<(), OpenError> {
+        let wrong = |what: String| Err(image.damaged(self.files, at as u64, what));
+        if let Some(good) = batch::find(bytes, at + 1, &header.salt) {
+            return wrong(format!("a damaged batch, with a good one after it at offset {good}"));
+        }
+        if let Some(later) = self.images.as_slice().first()
+            && let Ok(later) = read_header(self.files, *later)?
+        {
+            return wrong(format!("a damaged batch, with segment {} after it", later.number));
+        }
+        let written = bytes[at..].iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        let file = self.files.path(&image.name);
+        (self.recovery.tell)(&Event::TornTail { file, offset: at as u64, bytes: written as u64 });
+        Ok(())
+    }
+
+    fn replay(&mut self, batch: &Batch<'_>) -> Result<(), Stop> {
+        let mut frames = batch.frames();
+        for sequence in batch.header.first..batch.header.next() {
+            let frame =
+                Frame::next(&mut frames).unwrap_or(Err("a batch with too few frames")).map_err(Stop::Malformed)?;
+            if sequence <= self.after || frame.refusal.is_some() {
+                continue;
+            }
+            for member in frame.members() {
+                for change in member.map_err(Stop::Malformed)?.changes {
+                    let id = AccountId::new(change.account)
+                        .map_err(|_| Stop::Malformed("an account's id that cannot be"))?;
+                    (self.recovery.install)(Recorded { id, state: change.state, sequence }).map_err(Stop::Error)?;
+                }
+            }
+        }
+        if !frames.0.is_empty() {
+            return Err(Stop::Malformed("a batch with more bytes than frames"));
+        }
+        let replayed = batch.header.next().saturating_sub(batch.header.first.max(self.after + 1));
+        self.progress.replayed += replayed;
+        Ok(())
+    }
+
+    /// Tells how far it is after `bytes` more.
+    fn report(&mut self, bytes: u64) -> Result<(), OpenError> {
+        let before = self.progress.bytes;
+        self.progress.bytes += bytes;
+        // Often enough for a signal to be heeded, seldom enough to cost nothing.
+        if before >> 18 == self.progress.bytes >> 18 {
+            return Ok(());
+        }
+        match (self.recovery.progress)(self.progress) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(OpenError::Cancelled),
+        }
+    }
+}
+
+enum Stop {
+    Malformed(&'static str),
+    Error(OpenError),
+}
+
+impl End {
+    /// Makes the end fit to be written on: what is behind it becomes zeros, and the last batch is written again, for an earlier
+    /// process may have died of the fdatasync that failed on it.
+    pub(super) fn repair(&self, files: &dyn Files) -> Result<Tail, OpenError> {
+        let name = segment::name(self.segment.header.number);
+        let path = || files.path(&name);
+        let file = open(files, &name)?;
+        let length = self.segment.header.length;
+        let write = |bytes: &[u8], offset| write_all(&*file, bytes, offset).map_err(cannot("write", path()));
+        let whole = read_whole(&*file, 2 * length).map_err(cannot("read", path()))?;
+        let end = usize::try_from(self.offset).unwrap_or(usize::MAX);
+        let behind = whole.get(end..).unwrap_or_default();
+        if let Some(last) = behind.iter().rposition(|byte| *byte != 0) {
+            write(&vec![0; last + 1], self.offset)?;
+        }
+        if whole.len() as u64 != length {
+            file.set_length(length).map_err(cannot("cut", path()))?;
+            let from = (whole.len() as u64).clamp(self.offset, length);
+            write(&vec![0; (length - from) as usize], from)?;
+        }
+        if let Some(last) = self.last {
+            write(&whole[last as usize..end], last)?;
+        }
+        file.sync().map_err(cannot("sync", path()))?;
+        let (segment, offset, next) = (self.segment.clone(), self.offset, self.next);
+        Ok(Tail { segment, file, offset, next, draft: Draft::new() })
+    }
+}

@@ -1,0 +1,168 @@
+//! Segments: the files that the journal is made of.
+
+use parking_lot::Mutex;
+
+use super::batch::{Hash, Salt};
+use super::bytes::Bytes;
+use super::files::JOURNAL;
+
+/// Batches begin here.
+pub(super) const HEADER: u64 = 4096;
+/// The shortest and the longest segment.
+pub(super) const LENGTHS: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 30;
+
+const MAGIC: [u8; 8] = *b"EQPSEGM1";
+const VERSION: u32 = 1;
+/// How much of the header is checked.
+const CHECKED: usize = 128;
+/// One remembered place in so many bytes of a segment.
+const POINT_EVERY: u64 = 32 * 1024;
+
+/// What tells one ledger's files from another's.
+pub(crate) type LedgerId = [u8; 16];
+
+/// What a segment says about itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) number: u64,
+    /// The number of its first batch.
+    pub(super) batch: u64,
+    /// The sequence of its first entry.
+    pub(super) first: u64,
+    pub(super) ledger: LedgerId,
+    pub(super) salt: Salt,
+    /// The hash of the batch before.
+    pub(super) before: Hash,
+    /// How long the file is, in bytes.
+    pub(super) length: u64,
+}
+
+impl Header {
+    /// The whole header, as it is written.
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        let mut checked = Vec::with_capacity(HEADER as usize);
+        checked.extend_from_slice(&VERSION.to_le_bytes());
+        for number in [self.number, self.batch, self.first] {
+            checked.extend_from_slice(&number.to_le_bytes());
+        }
+        checked.extend_from_slice(&self.ledger);
+        checked.extend_from_slice(&self.salt);
+        checked.extend_from_slice(&self.before);
+        checked.extend_from_slice(&self.length.to_le_bytes());
+        checked.resize(CHECKED - 12, 0);
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend_from_slice(&crc32c::crc32c(&checked).to_le_bytes());
+        bytes.extend_from_slice(&checked);
+        bytes.resize(HEADER as usize, 0);
+        bytes
+    }
+
+    /// The header at the start of a segment's `bytes`.
+    pub(super) fn read(bytes: &[u8]) -> Result<Self, &'static str> {
+        let checked = bytes.get(..CHECKED).ok_or("a segment without a whole header")?;
+        let mut header = Bytes(checked);
+        if header.array() != Some(MAGIC) {
+            return Err("a segment that does not begin like one");
+        }
+        if header.u32() != Some(crc32c::crc32c(&checked[12..])) {
+            return Err("a segment's header whose checksum is wrong");
+        }
+        if header.u32() != Some(VERSION) {
+            return Err("a segment of another format version");
+        }
+        let read = |mut header: Bytes<'_>| {
+            Some(Header {
+                number: header.u64()?,
+                batch: header.u64()?,
+                first: header.u64()?,
+                ledger: header.array()?,
+                salt: header.array()?,
+                before: header.array()?,
+                length: header.u64()?,
+            })
+        };
+        read(header).filter(|header| LENGTHS.contains(&header.length)).ok_or("a segment of an impossible length")
+    }
+}
+
+/// The name of segment `number`.
+pub(super) fn name(number: u64) -> String {
+    format!("{JOURNAL}/{number:010}.segment")
+}
+
+/// The number of the segment called `name` within its folder.
+pub(super) fn number(name: &str) -> Option<u64> {
+    name.strip_suffix(".segment").filter(|digits| digits.len() >= 10)?.parse().ok().filter(|number| *number > 0)
+}
+
+/// A segment that can be read from: where in it some sequences are.
+pub(super) struct Segment {
+    pub(super) header: Header,
+    /// Ascending: a batch's first sequence, and its offset.
+    points: Mutex<Vec<(u64, u64)>>,
+}
+
+impl Segment {
+    pub(super) fn new(header: Header) -> Self {
+        Segment { header, points: Mutex::new(Vec::new()) }
+    }
+
+    /// Remembers that the batch with first sequence `first` is at `offset`, if no near one is remembered.
+    pub(super) fn note(&self, first: u64, offset: u64) {
+        let mut points = self.points.lock();
+        let after = points.last().map_or((self.header.first, HEADER), |last| *last);
+        if first > after.0 && offset >= after.1 + POINT_EVERY {
+            points.push((first, offset));
+        }
+    }
+
+    /// Where to look for `sequence`: the offset of a batch that begins at or before it.
+    pub(super) fn place(&self, sequence: u64) -> u64 {
+        let points = self.points.lock();
+        let after = points.partition_point(|(first, _)| *first <= sequence);
+        after.checked_sub(1).map_or(HEADER, |last| points[last].1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> Header {
+        Header { number: 7, batch: 100, first: 5_000, ledger: [3; 16], salt: [4; 16], before: [5; 32], length: 1 << 20 }
+    }
+
+    #[test]
+    fn a_header_reads_back_and_no_flipped_bit_passes() {
+        let bytes = header().bytes();
+        assert_eq!(bytes.len() as u64, HEADER);
+        assert_eq!(Header::read(&bytes), Ok(header()));
+        for bit in 0..CHECKED * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(Header::read(&flipped).is_err(), "bit {bit}");
+        }
+        assert!(Header::read(&bytes[..100]).is_err());
+    }
+
+    #[test]
+    fn names_read_back() {
+        assert_eq!(name(12), "journal/0000000012.segment");
+        assert_eq!(number("0000000012.segment"), Some(12));
+        for odd in ["0000000000.segment", "12.segment", "spare", "0000000012.segment.tmp", "-000000012.segment"] {
+            assert_eq!(number(odd), None, "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_sequence_is_found_from_the_nearest_remembered_batch() {
+        let segment = Segment::new(header());
+        for batch in 1..100 {
+            segment.note(5_000 + batch * 10, HEADER + batch * 1_000);
+        }
+        assert_eq!(segment.place(5_000), HEADER);
+        assert_eq!(segment.place(5_329), HEADER);
+        assert_eq!(segment.place(5_330), HEADER + 33_000);
+        assert_eq!(segment.place(u64::MAX), HEADER + 99_000);
+    }
+}

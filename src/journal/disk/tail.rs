@@ -1,0 +1,112 @@
+//! The end of the journal, where batches are written: one after another, each durable before the next begins.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::Disk;
+use super::batch::{Draft, Hash};
+use super::files::{File, write_all};
+use super::frame;
+use super::segment::{self, Segment};
+use crate::account::Balance;
+use crate::journal::JournalError;
+use crate::kernel::Handle;
+
+/// The longest body before a batch is closed, but for its last frame; segments shorter than twice this halve it.
+const BODY: usize = 1 << 20;
+
+/// Where the next batch goes.
+pub(super) struct Tail {
+    pub(super) segment: Arc<Segment>,
+    pub(super) file: Box<dyn File>,
+    pub(super) offset: u64,
+    pub(super) next: Next,
+    pub(super) draft: Draft,
+}
+
+/// What the next batch continues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Next {
+    pub(super) batch: u64,
+    pub(super) sequence: u64,
+    pub(super) before: Hash,
+    /// The time of the newest entry, nanoseconds since the Unix epoch.
+    pub(super) time: u64,
+}
+
+impl Disk {
+    /// Writes `entries` and returns when they are durable.
+    pub(super) fn write(&self, tail: &mut Tail, entries: &[Handle<Balance>]) -> Result<(), JournalError> {
+        let most = BODY.min(self.spare.length as usize / 2);
+        for entry in entries {
+            tail.draft.push(|into| frame::encode(entry, into));
+            if tail.draft.length() >= most {
+                self.write_batch(tail)?;
+            }
+        }
+        if tail.draft.is_empty() { Ok(()) } else { self.write_batch(tail) }
+    }
+
+    /// Says that the journal ends here on purpose.
+    pub(super) fn write_closing(&self, tail: &mut Tail) -> Result<(), JournalError> {
+        debug_assert!(tail.draft.is_empty(), "everything is written");
+        self.write_batch(tail)
+    }
+
+    fn write_batch(&self, tail: &mut Tail) -> Result<(), JournalError> {
+        let length = tail.draft.length().next_multiple_of(super::batch::ALIGNMENT) as u64;
+        if tail.offset + length > tail.segment.header.length {
+            self.begin_segment(tail)?;
+        }
+        let Tail { segment, file, offset, next, draft } = tail;
+        let (header, bytes) = draft.seal(next.batch, next.sequence, next.time, &next.before, &segment.header.salt);
+        let failed = |error| self.failed(segment.header.number, *offset, error);
+        write_all(&**file, bytes, *offset).map_err(failed)?;
+        file.sync().map_err(failed)?;
+        segment.note(header.first, *offset);
+        *offset += bytes.len() as u64;
+        *next = Next { batch: next.batch + 1, sequence: header.next(), before: header.hash, time: header.time };
+        draft.clear();
+        Ok(())
+    }
+
+    fn begin_segment(&self, tail: &mut Tail) -> Result<(), JournalError> {
+        let (segment, file) = self.new_segment(tail.segment.header.number + 1, &tail.next)?;
+        (tail.segment, tail.file, tail.offset) = (segment, file, segment::HEADER);
+        Ok(())
+    }
+
+    /// Makes the spare segment `number` of the journal.
+    pub(super) fn new_segment(&self, number: u64, next: &Next) -> Result<(Arc<Segment>, Box<dyn File>), JournalError> {
+        let mut salt = [0; 16];
+        getrandom::fill(&mut salt).map_err(|error| self.failed(number, 0, io::Error::other(error)))?;
+        let mut header = segment::Header {
+            number,
+            batch: next.batch,
+            first: next.sequence,
+            ledger: self.ledger,
+            salt,
+            before: next.before,
+            length: self.spare.length,
+        };
+        let name = segment::name(number);
+        let file = self.spare.take(&name, |length| {
+            header.length = length;
+            header.bytes()
+        });
+        match file.map_err(|error| self.failed(number, 0, error))? {
+            Some(file) => {
+                let segment = Arc::new(Segment::new(header));
+                self.segments.write().insert(header.first, segment.clone());
+                Ok((segment, file))
+            }
+            None => Err(JournalError { what: "closed while there was no room for the next segment".to_owned() }),
+        }
+    }
+
+    fn failed(&self, segment: u64, offset: u64, error: io::Error) -> JournalError {
+        let path: PathBuf = self.files.path(&segment::name(segment));
+        JournalError { what: format!("cannot write {} at offset {offset}: {error}", path.display()) }
+    }
+}

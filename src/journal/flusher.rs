@@ -1,0 +1,114 @@
+//! The flusher: moves the durable sequence.
+
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+
+use super::{JournalError, Sink};
+use crate::account::Balance;
+use crate::kernel::{Consumer, Handle, Kernel, pin};
+use crate::wait::Waiters;
+
+/// How many transactions' accounts are trimmed under one epoch pin.
+const TRIM_STRIDE: usize = 64;
+
+/// Moves the durable sequence: one at a time, whoever gets here first.
+pub(crate) struct Flusher {
+    sink: Arc<dyn Sink>,
+    working: Mutex<Working>,
+    /// Why the sink failed; nothing becomes durable after that.
+    failure: OnceLock<JournalError>,
+}
+
+struct Working {
+    consumer: Consumer<Balance>,
+    batch: Vec<Handle<Balance>>,
+}
+
+/// What an attempt to flush came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flushed {
+    /// Everything committed at the call is durable, or never will be.
+    Done,
+    /// Somebody else is at it.
+    Busy,
+}
+
+impl Flusher {
+    pub(crate) fn new(sink: Arc<dyn Sink>, consumer: Consumer<Balance>) -> Self {
+        let working = Mutex::new(Working { consumer, batch: Vec::new() });
+        Flusher { sink, working, failure: OnceLock::new() }
+    }
+
+    pub(crate) fn sink(&self) -> &dyn Sink {
+        &*self.sink
+    }
+
+    /// Why nothing becomes durable any more.
+    pub(crate) fn failure(&self) -> Option<&JournalError> {
+        self.failure.get()
+    }
+
+    /// Makes everything committed durable, unless somebody is at it. `durable` sees each batch once it is.
+    pub(crate) fn try_flush(
+        &self,
+        kernel: &Kernel<Balance>,
+        waiters: &Waiters,
+        durable: impl FnMut(&[Handle<Balance>]),
+    ) -> Flushed {
+        match self.working.try_lock() {
+            Some(mut working) => {
+                self.flush_locked(&mut working, kernel, waiters, durable);
+                Flushed::Done
+            }
+            None => Flushed::Busy,
+        }
+    }
+
+    /// Makes everything committed durable.
+    pub(crate) fn flush(&self, kernel: &Kernel<Balance>, waiters: &Waiters, durable: impl FnMut(&[Handle<Balance>])) {
+        self.flush_locked(&mut self.working.lock(), kernel, waiters, durable);
+    }
+
+    /// Runs `then` while the durable sequence stands still.
+    pub(crate) fn paused<T>(&self, then: impl FnOnce() -> T) -> T {
+        let _standing = self.working.lock();
+        then()
+    }
+
+    fn flush_locked(
+        &self,
+        working: &mut Working,
+        kernel: &Kernel<Balance>,
+        waiters: &Waiters,
+        mut durable: impl FnMut(&[Handle<Balance>]),
+    ) {
+        while self.failure.get().is_none() {
+            let guard = pin();
+            let through = kernel.begin_flush(&guard);
+            if through == kernel.durable() {
+                return;
+            }
+            working.consumer.take(kernel, through, &mut working.batch, &guard);
+            drop(guard);
+            if let Err(failure) = self.sink.append(&working.batch) {
+                // Only we set it, under the lock.
+                let _ = self.failure.set(failure);
+                working.batch.clear();
+                waiters.close();
+                return;
+            }
+            kernel.end_flush(through);
+            let more = waiters.reached(through);
+            durable(&working.batch);
+            for entries in working.batch.chunks(TRIM_STRIDE) {
+                let guard = pin();
+                entries.iter().for_each(|entry| kernel.trim_legs(entry, &guard));
+            }
+            working.batch.clear();
+            if !more {
+                return;
+            }
+        }
+    }
+}

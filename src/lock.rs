@@ -1,0 +1,44 @@
+//! The lock of a data directory: one process at a time.
+
+use std::fs::{File, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::path::Path;
+
+use crate::opening::OpenError;
+
+/// The name of the lock file in its directory.
+const NAME: &str = "LOCK";
+
+/// A data directory that is ours until this is dropped, or the process dies.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    file: File,
+}
+
+impl Lock {
+    /// Takes the lock of `dir`, without waiting for it.
+    pub(crate) fn take(dir: &Path) -> Result<Self, OpenError> {
+        let path = dir.join(NAME);
+        let options = File::options().read(true).write(true).create(true).truncate(false).to_owned();
+        let cannot = |error| OpenError::Io { path: path.clone(), what: "lock", error };
+        let mut file = options.open(&path).map_err(cannot)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Lock { file }),
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                // Only people read it; without it the error is as true.
+                let _ = Read::by_ref(&mut file).take(20).read_to_string(&mut holder);
+                let holder = Some(holder.trim().to_owned()).filter(|holder| !holder.is_empty());
+                Err(OpenError::Held { dir: dir.to_owned(), holder })
+            }
+            Err(TryLockError::Error(error)) => Err(cannot(error)),
+        }
+    }
+
+    /// Leaves our process's number, for people.
+    pub(crate) fn sign(&mut self) {
+        let signed = self.file.rewind().and_then(|()| self.file.set_len(0));
+        // Nothing depends on it.
+        let _ = signed.and_then(|()| writeln!(self.file, "{}", std::process::id()));
+    }
+}

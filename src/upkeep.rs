@@ -1,0 +1,95 @@
+//! What a ledger's own threads do: flushing, and for a ledger on disk, segments and checkpoints.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::core::Core;
+use crate::journal::disk::Disk;
+use crate::kernel::pin;
+use crate::opening::Event;
+
+/// How long the flusher of a sink in memory collects before it looks again, while nobody waits for it.
+const BREATHER: Duration = Duration::from_millis(1);
+
+/// How many accounts a checkpoint copies under one epoch pin.
+const STRIDE: usize = 64;
+
+/// Starts the threads that `core` needs.
+pub(crate) fn start(core: &Arc<Core>, checkpoint: u64) -> io::Result<Vec<JoinHandle<()>>> {
+    let mut threads = Vec::new();
+    let mut spawn = |name: &str, work: Box<dyn FnOnce(&Core) + Send>| {
+        let core = core.clone();
+        threads.push(std::thread::Builder::new().name(format!("equipoise-{name}")).spawn(move || work(&core))?);
+        io::Result::Ok(())
+    };
+    if core.flusher.is_some() {
+        spawn("flusher", Box::new(flush_until_closed))?;
+    }
+    if let Some(disk) = &core.disk {
+        let disk = disk.clone();
+        spawn("segments", Box::new(move |_| disk.keep_spare_ready()))?;
+        spawn("checkpoint", Box::new(move |core| checkpoint_until_closed(core, checkpoint)))?;
+    }
+    Ok(threads)
+}
+
+fn flush_until_closed(core: &Core) {
+    let Some(flusher) = &core.flusher else { return };
+    while !core.closed.is_set() {
+        core.bell.listen(|| core.closed.is_set() || core.kernel.now(&pin()) > core.kernel.durable());
+        core.flush();
+        core.ids.forget_excess(core.kernel.durable(), usize::MAX);
+        if !flusher.sink().waits() && !core.closed.is_set() {
+            std::thread::sleep(BREATHER);
+        }
+    }
+}
+
+/// Writes a checkpoint whenever enough entries have come since the one at `last`.
+fn checkpoint_until_closed(core: &Core, mut last: u64) {
+    let Some(disk) = &core.disk else { return };
+    // Rung at the end only: otherwise a look every second is soon enough.
+    let due = |last: u64| core.kernel.durable().saturating_sub(last) >= core.limits.checkpoint_every;
+    while !core.closed.is_set() {
+        core.checkpoint_bell.listen(|| core.closed.is_set() || due(last));
+        if core.closed.is_set() || !due(last) {
+            continue;
+        }
+        match write_checkpoint(core, disk) {
+            Ok(sequence) => last = sequence,
+            Err(error) => disk.tell(&Event::CheckpointFailed { what: error.to_string() }),
+        }
+    }
+}
+
+/// Writes a checkpoint at the durable sequence beside whoever reads and writes; returns that sequence.
+fn write_checkpoint(core: &Core, disk: &Disk) -> io::Result<u64> {
+    let Some(flusher) = &core.flusher else { return Ok(0) };
+    let (registered, time) = flusher.paused(|| (core.kernel.open_durable(), disk.newest_time()));
+    let registered = registered.ok_or_else(|| io::Error::other("too many snapshots are open"))?;
+    let sequence = registered.sequence;
+    let written = disk.write_checkpoint(sequence, time, |push| {
+        let mut after = None;
+        let mut copied = Vec::with_capacity(STRIDE);
+        while !core.closed.is_set() {
+            let guard = &pin();
+            for account in core.directory.walk("", after.as_ref().map(crate::AccountId::as_str), STRIDE, guard) {
+                core.kernel.trim(account, guard);
+                copied.push((account.key().clone(), account.read_at(sequence, guard)));
+            }
+            let Some((last, _)) = copied.last() else { return Ok(true) };
+            after = Some(last.clone());
+            for (id, found) in copied.drain(..) {
+                let (changed, state) = found.map_err(|_| io::Error::other("a registered snapshot was trimmed"))?;
+                if state.version > 0 {
+                    push(&id, state, changed)?;
+                }
+            }
+        }
+        Ok(false)
+    });
+    core.kernel.close(registered);
+    written.map(|()| sequence)
+}

@@ -1,0 +1,93 @@
+//! A ledger in a data directory: what was answered is there after the next start.
+
+#[path = "common/mod.rs"]
+mod common;
+
+use std::sync::{Arc, Mutex};
+
+use equipoise::{AccountId, Durability, Event, Ledger, Member, OpenError, Operation, Request, TransactionId};
+
+fn account(name: &str) -> AccountId {
+    AccountId::new(name).expect("an id")
+}
+
+fn events() -> (Arc<Mutex<Vec<Event>>>, impl Fn(&Event) + Send + Sync + 'static) {
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let heard = events.clone();
+    (events, move |event: &Event| heard.lock().expect("no panic").push(event.clone()))
+}
+
+/// E6, C3: balances, versions and sequences survive a restart, and the journal tells the same.
+#[test]
+fn a_ledger_opened_again_is_the_same() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (a, b) = (account("a"), account("b"));
+    let before = {
+        let ledger = Ledger::open(dir.path()).expect("opens").with_durability(Durability::OnDisk);
+        ledger.create(&a, 100).expect("new");
+        ledger.create(&b, 7).expect("new");
+        ledger.transfer(&a, &b, 30).expect("funds");
+        ledger.transfer(&a, &b, 1_000).expect_err("no funds");
+        let ids = [Some("x"), None].map(|id| id.map(|id| TransactionId::new(id).expect("an id")));
+        let members = ids.map(|id| Member { id, operation: Operation::update(a.clone(), 5) }).to_vec();
+        ledger.submit(Request::chain(members).expect("a chain")).expect("decided");
+        (ledger.balance(&a), ledger.balance(&b), ledger.sequence(), format!("{:?}", ledger.history(0, 100)))
+    };
+    for _ in 0..3 {
+        let ledger = Ledger::open(dir.path()).expect("opens again");
+        let after =
+            (ledger.balance(&a), ledger.balance(&b), ledger.sequence(), format!("{:?}", ledger.history(0, 100)));
+        assert_eq!(before, after);
+        assert_eq!(ledger.balance_durable(&a), before.0);
+        assert_eq!(ledger.durable(), 5);
+        assert_eq!(ledger.stats().accounts, 2);
+        assert_eq!(ledger.snapshot_durable().expect("few are open").total(), 117);
+    }
+}
+
+/// A14: one process at a time, and one ledger in a process.
+#[test]
+fn a_directory_in_use_is_refused_and_says_by_whom() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let ledger = Ledger::open(dir.path()).expect("opens");
+    let refused = Ledger::open(dir.path()).expect_err("in use");
+    assert!(
+        matches!(&refused, OpenError::Held { holder: Some(holder), .. } if *holder == std::process::id().to_string())
+    );
+    drop(ledger);
+    Ledger::open(dir.path()).expect("free again");
+}
+
+/// C6: a checkpoint is written beside the traffic, and the next start begins there.
+#[test]
+fn a_start_applies_only_what_came_after_the_checkpoint() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let a = account("a");
+    let (heard, observer) = events();
+    {
+        let ledger = Ledger::builder().checkpoint_every(50).observer(observer).open(dir.path()).expect("opens");
+        ledger.create(&a, 0).expect("new");
+        for _ in 0..60 {
+            ledger.update(&a, 1).expect("room");
+        }
+        let written =
+            || heard.lock().expect("no panic").iter().any(|event| matches!(event, Event::CheckpointWritten { .. }));
+        while !written() {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        ledger.update(&a, 1).expect("room");
+    }
+    let replayed = Arc::new(Mutex::new(0));
+    let told = replayed.clone();
+    let ledger = Ledger::builder()
+        .progress(move |progress| {
+            *told.lock().expect("no panic") = progress.replayed;
+            std::ops::ControlFlow::Continue(())
+        })
+        .open(dir.path())
+        .expect("opens again");
+    assert_eq!(ledger.balance(&a).expect("open").balance, 61);
+    assert!(*replayed.lock().expect("no panic") <= 11);
+    let kept = ledger.history(1, 1_000).expect("all of it is kept");
+    assert_eq!(kept.len(), 62);
+}
