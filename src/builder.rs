@@ -14,7 +14,7 @@ use crate::journal::disk::checkpoint::Recorded;
 use crate::journal::disk::files::{Files, OnDisk};
 use crate::journal::disk::recovery::Recovery;
 use crate::journal::{Flusher, Memory};
-use crate::kernel::{Kernel, pin};
+use crate::kernel::Kernel;
 use crate::ledger::Ledger;
 use crate::lock::Lock;
 use crate::opening::{Event, OpenError, Progress};
@@ -169,12 +169,12 @@ impl Builder {
     /// As [`Builder::open`], on any kind of disk.
     pub(crate) fn open_in(mut self, files: Arc<dyn Files>) -> Result<Ledger, OpenError> {
         let mut lock = Lock::take(files.root())?;
-        let directory = Directory::new(self.look_up_cache, self.reserve_accounts);
+        let mut directory = Directory::new(self.look_up_cache, self.reserve_accounts);
         let mut opened = 0;
         let observer = self.observer.clone();
         let recovery = Recovery {
             install: &mut |Recorded { id, state, sequence }| {
-                let made = directory.restore(&id, sequence, state, &pin());
+                let made = directory.restore(&id, sequence, state);
                 opened += i64::from(made.map_err(|_| too_many_accounts())?);
                 Ok(())
             },

@@ -9,7 +9,7 @@ use crossbeam_skiplist::base::SkipList;
 use crate::account::{AccountId, Balance};
 use crate::error::Exhausted;
 use crate::kernel::slab::{Index, Slab};
-use crate::kernel::{Account, Guard};
+use crate::kernel::{Account, Guard, pin};
 
 /// The place rides in the key: flurry keeps values behind a pointer of their own, one more cache miss a look-up.
 type Cache = flurry::HashMap<Place, (), foldhash::fast::RandomState>;
@@ -98,12 +98,16 @@ impl Directory {
         if let Some(account) = self.find(id, guard) {
             return Ok(account);
         }
+        self.accounts.get(self.make(id, guard)?).ok_or(Exhausted::Accounts)
+    }
+
+    fn make(&self, id: &AccountId, guard: &Guard) -> Result<Index, Exhausted> {
         // Whoever loses a race for one id leaves a slot of the slab empty-handed; that is bounded by the races.
         let made = self.accounts.push(Account::new(id.clone())).map_err(|_| Exhausted::Accounts)?;
         let entry = self.order.get_or_insert(id.clone(), made, guard);
         let index = *entry.value();
         entry.release(guard);
-        self.accounts.get(index).ok_or(Exhausted::Accounts)
+        Ok(index)
     }
 
     /// Puts an opened account into the cache; only its creator calls this.
@@ -115,22 +119,17 @@ impl Directory {
     }
 
     /// Gives the account called `id` the state that it had after commit `sequence`; true if it was not there before.
-    pub(crate) fn restore(
-        &self,
-        id: &AccountId,
-        sequence: u64,
-        state: Balance,
-        guard: &Guard,
-    ) -> Result<bool, Exhausted> {
-        let known = self.find(id, guard);
-        let account = match known {
-            Some(account) => account,
-            None => self.find_or_make(id, guard)?,
+    pub(crate) fn restore(&mut self, id: &AccountId, sequence: u64, state: Balance) -> Result<bool, Exhausted> {
+        let guard = &pin();
+        let known = self.index(id, guard);
+        let index = match known {
+            Some(index) => index,
+            None => self.make(id, guard)?,
         };
-        account.restore(sequence, state, guard);
         if known.is_none() {
             self.cache(id, guard);
         }
+        self.accounts.get_mut(index).ok_or(Exhausted::Accounts)?.restore(sequence, state);
         Ok(known.is_none())
     }
 

@@ -153,20 +153,20 @@ impl<S: State> Account<S> {
         &self.key
     }
 
-    /// Gives it the state that it had after commit `sequence` of an earlier process. Before anybody changes it.
+    /// Gives it the state that it had after commit `sequence` of an earlier process.
     #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
-    pub(crate) fn restore(&self, sequence: u64, state: S, guard: &Guard) {
+    pub(crate) fn restore(&mut self, sequence: u64, state: S) {
         debug_assert!((1..REFUSED).contains(&sequence), "a commit sequence");
         let body =
             Body { transaction: std::ptr::null(), new: state, old_sequence: 0, old: S::ABSENT, prev: Chain::EMPTY };
-        let restored = Box::into_raw(Box::new(Version::new(sequence, body)));
-        let (old, _) = self.head(guard);
-        if !self.install(old, restored) {
-            debug_assert!(false, "nobody changes an account that is being restored");
-            super::drive::free_chain(Chain::new(restored, 1));
-        } else if !old.is_null() {
-            // Safety: I1, our CAS took it out of the only chain it was in.
-            unsafe { super::sync::retire(guard, old) };
+        // Relaxed, here and below: `&mut self`, nobody else is there.
+        let head = self.cell.load(Relaxed);
+        // Safety: the cell owns its head, and `&mut self` says that nobody reads it.
+        if let Some(head) = unsafe { head.as_mut() } {
+            debug_assert!(head.body().prev.head().is_null(), "nobody changed it yet");
+            *head = Version::new(sequence, body);
+        } else {
+            self.cell.store(Box::into_raw(Box::new(Version::new(sequence, body))), Relaxed);
         }
     }
 

@@ -39,6 +39,12 @@ impl<T> Slab<T> {
         slots[offset].0.set(value).map(|()| Index(index))
     }
 
+    /// The entry at `index`, while nobody else can see it.
+    pub(crate) fn get_mut(&mut self, index: Index) -> Option<&mut T> {
+        let (chunk, offset) = place(index.0);
+        self.chunks.get_mut(chunk)?.get_mut()?.get_mut(offset)?.0.get_mut()
+    }
+
     /// The entry at `index`; None only for an index of another slab.
     #[inline]
     pub(crate) fn get(&self, index: Index) -> Option<&T> {

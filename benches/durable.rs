@@ -1,0 +1,146 @@
+//! The ledger on disk against the disk itself, and against the ledger in memory, in one run on this machine.
+//!
+//! `cargo bench --bench durable -- [calls|recovery|ids|memory|all]`. By environment: `DURABLE_DIR` where the data
+//! directories go (the temporary directory), `DURABLE_OPERATIONS` journalled before a start (10,000,000).
+
+#![allow(missing_docs, reason = "a program, not a library")]
+
+mod workload;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use equipoise::{AccountId, Durability, Ledger, Operation, Request};
+use workload::{INITIAL, Latencies, Random, account_ids, at_least, at_most, rate, transaction_id};
+
+const ACCOUNTS: usize = 100_000;
+
+fn main() {
+    // Cargo passes `--bench`.
+    let asked: Vec<_> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    let wanted = |name| asked.is_empty() || asked.iter().any(|asked| asked == name || asked == "all");
+    println!("{} cores", std::thread::available_parallelism().map_or(0, usize::from));
+    if wanted("calls") {
+        calls();
+    }
+    if wanted("recovery") {
+        recovery();
+    }
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().expect("a number in the environment"))
+}
+
+fn data_directory() -> tempfile::TempDir {
+    let root = std::env::var_os("DURABLE_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+    tempfile::tempdir_in(root).expect("a directory")
+}
+
+/// How long the disk takes to make 4 KiB durable in a file that is allocated already: the floor of any commit.
+fn fdatasync() -> Latencies {
+    use std::os::unix::fs::FileExt;
+    let dir = data_directory();
+    let file = std::fs::File::create(dir.path().join("probe")).expect("a file");
+    file.write_all_at(&vec![0; 8 << 20], 0).expect("room");
+    file.sync_all().expect("synced");
+    let mut latencies = Latencies::default();
+    for block in 0..500 {
+        file.write_all_at(&[block as u8; 4096], block * 4096).expect("room");
+        let started = Instant::now();
+        file.sync_data().expect("synced");
+        latencies.record(started.elapsed());
+    }
+    latencies
+}
+
+/// One caller of the crate.
+fn calls() {
+    println!("\none caller of the crate");
+    let ids = account_ids(1_000);
+    let dir = data_directory();
+    let applied = Ledger::open(dir.path()).expect("opens");
+    for id in &ids {
+        applied.create(id, INITIAL).expect("a new account");
+    }
+    let durable = applied.with_durability(Durability::OnDisk);
+    let mut random = Random::new(1);
+    let mut transfer = |ledger: &Ledger, number| {
+        let (from, to) = random.pair(ids.len());
+        let operation = Operation::transfer(ids[from].clone(), ids[to].clone(), 1).expect("valid");
+        let started = Instant::now();
+        let outcome = ledger.submit(Request::single(operation, Some(transaction_id(number)))).expect("decided");
+        outcome.result().expect("funds");
+        started.elapsed()
+    };
+    let (mut in_memory, mut on_disk) = (Latencies::default(), Latencies::default());
+    let floor = fdatasync();
+    for number in 0..2_000 {
+        on_disk.record(transfer(&durable, number));
+    }
+    for number in 2_000..4_000 {
+        in_memory.record(transfer(&applied, number));
+    }
+    let (floor, in_memory, on_disk) = (floor.percentile(500), in_memory.percentile(500), on_disk.percentile(500));
+    println!("  fdatasync of 4 KiB {floor:?}, applied {in_memory:?}, on disk {on_disk:?} (medians)");
+    let ratio = on_disk.as_secs_f64() / (floor + in_memory).as_secs_f64();
+    println!("  on disk / (fdatasync + applied): {}", at_most(ratio, 1.25));
+}
+
+/// Starting again.
+fn recovery() {
+    let operations = number("DURABLE_OPERATIONS", 10_000_000);
+    println!("\nstarting again");
+    let ids = account_ids(ACCOUNTS);
+    let dir = data_directory();
+    let fill = |every: u64| {
+        let ledger = Ledger::builder().checkpoint_every(every).open(dir.path()).expect("opens");
+        for id in &ids {
+            if ledger.balance(id).is_none() {
+                ledger.create(id, INITIAL).expect("a new account");
+            }
+        }
+        ledger
+    };
+    let started = Instant::now();
+    let ledger = fill(u64::MAX);
+    journal_transfers(&ledger, &ids, 0, operations / 5);
+    println!("  {} entries journalled in {:.1?}", ledger.sequence(), started.elapsed());
+    drop(ledger);
+
+    let (took, entries) = open_again(dir.path());
+    let replayed = entries as f64 / took;
+    println!("  replay without a checkpoint: {}, of 1 M/s {}", rate(replayed), at_least(replayed / 1e6, 1.0));
+
+    let ledger = fill(1_000_000);
+    journal_transfers(&ledger, &ids, operations / 5, operations);
+    drop(ledger);
+    let (took, _) = open_again(dir.path());
+    println!("  the start after {operations} operations, of 15 s: {}", at_most(took / 15.0, 1.0));
+}
+
+/// As fast as one thread can, with ids; nobody waits for the disk until the end.
+fn journal_transfers(ledger: &Ledger, ids: &[AccountId], from: u64, to: u64) {
+    let mut random = Random::new(from);
+    for number in from..to {
+        let (debtor, creditor) = random.pair(ids.len());
+        let operation = Operation::transfer(ids[debtor].clone(), ids[creditor].clone(), 1).expect("valid");
+        let request = Request::single(operation, Some(transaction_id(number)));
+        loop {
+            match ledger.submit(request.clone()) {
+                Ok(_) => break,
+                Err(equipoise::SubmitError::Exhausted(_)) => std::thread::sleep(std::time::Duration::from_millis(1)),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+    ledger.wait_durable(ledger.sequence()).expect("durable");
+}
+
+fn open_again(dir: &Path) -> (f64, u64) {
+    let started = Instant::now();
+    let ledger = Ledger::builder().reserve(ACCOUNTS, 0).open(dir).expect("opens again");
+    let took = started.elapsed().as_secs_f64();
+    println!("  opened at sequence {} in {took:.2} s", ledger.sequence());
+    (took, ledger.sequence())
+}
