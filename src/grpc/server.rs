@@ -2,15 +2,15 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
 use tonic::server::NamedService as _;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
@@ -18,6 +18,7 @@ use tonic_health::server::HealthReporter;
 
 use super::deadline::Tasks;
 use super::door::Door;
+use super::opening::Opening;
 use super::proto::account_service_server::AccountServiceServer;
 use super::service::Accounts;
 use super::walk::Walks;
@@ -35,25 +36,41 @@ const MAX_RESETS: usize = 10_000;
 const MAX_HEADER_BYTES: u32 = 16 * 1024;
 /// How long the accept loop rests when the system has no descriptor left.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
-/// How long closing the ledger may take at the end.
+/// How long closing the ledger may take beside [`Options::shutdown_grace`].
 const CLOSE_TIME: Duration = Duration::from_millis(500);
+/// How long clients may hold on to a service that never had a ledger.
+const NEVER_OPENED_GRACE: Duration = Duration::from_millis(300);
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Serves `ledger` on `listener` until `shutdown` is ready; then ends every stream, lets calls under way finish within
-/// [`Options::shutdown_grace`], cuts what is left, and closes the ledger.
+/// Serves `ledger` (a [`Ledger`], or an [`Opening`]) on `listener` until `shutdown` is ready, the ledger cannot be opened,
+/// or its journal fails; then ends every stream, lets calls under way finish within [`Options::shutdown_grace`], cuts
+/// what is left, and closes the ledger.
 ///
 /// # Errors
-/// [`enum@Error`] when the service cannot start. Trouble with single connections is logged.
+/// [`enum@Error`] when the service cannot start or ended by itself. Trouble with single connections is logged.
 pub async fn serve(
     listener: TcpListener,
-    ledger: Ledger,
+    ledger: impl Into<Opening>,
     options: Options,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), Error> {
+    let mut opening = ledger.into();
     let (stop, stopping) = watch::channel(false);
-    let walks = Arc::new(Walks::new(options.walk_lease, options.max_walks));
-    let (health, door) = door(&ledger, &options, &walks, &stopping)?;
-    health.set_serving::<Service>().await;
+    let (health, others) = others()?;
+    let backend = Backend {
+        accounts: Arc::default(),
+        walks: Arc::new(Walks::new(options.walk_lease, options.max_walks)),
+        health,
+        stopping: stopping.clone(),
+        max_message_bytes: options.max_message_bytes,
+    };
+    backend.health.set_not_serving::<Service>().await;
+    let door = Door {
+        accounts: backend.accounts.clone(),
+        recovery: opening.recovery(),
+        others,
+        cap: options.request_timeout,
+    };
     let mut server = Server {
         http: http(&options),
         door,
@@ -63,36 +80,95 @@ pub async fn serve(
         connections: JoinSet::new(),
         complained: None,
     };
-    server.accept_until(&listener, &walks, shutdown).await;
+    let mut opened = None;
+    let life = async {
+        tokio::select! {
+            biased;
+            () = shutdown => Ok(()),
+            error = backend.live(&mut opening, &mut opened) => Err(error),
+        }
+    };
+    let result = server.accept_until(&listener, &backend.walks, life).await;
 
-    for service in ["", Service::NAME] {
-        health.set_service_status(service, ServingStatus::NotServing).await;
+    for name in ["", Service::NAME] {
+        backend.health.set_service_status(name, ServingStatus::NotServing).await;
     }
     drop(listener);
     stop.send_replace(true);
-    server.drain(options.shutdown_grace).await;
-    let closing = tokio::task::spawn_blocking(move || ledger.close());
-    if timeout(CLOSE_TIME, closing).await.is_err() {
-        tracing::warn!("the ledger takes longer than {CLOSE_TIME:?} to close");
+    let grace = match result {
+        Err(Error::Open(_)) => NEVER_OPENED_GRACE,
+        _ => options.shutdown_grace,
+    };
+    let latest = Instant::now() + grace + CLOSE_TIME;
+    let ((), late) = tokio::join!(server.drain(grace), opening.cancel(grace));
+    drop(server);
+    match opened.or(late) {
+        Some(ledger) => result.and(close(ledger, backend, latest).await),
+        None => result,
     }
-    Ok(())
 }
 
-/// The services behind the door, and the switch of their health.
-fn door(
-    ledger: &Ledger,
-    options: &Options,
-    walks: &Arc<Walks>,
-    stopping: &watch::Receiver<bool>,
-) -> Result<(HealthReporter, Door), Error> {
-    let accounts = Service::new(Accounts {
-        ledger: ledger.clone(),
-        walks: walks.clone(),
-        stopping: stopping.clone(),
-        max_message_bytes: options.max_message_bytes,
-    })
-    .max_decoding_message_size(options.max_message_bytes)
-    .max_encoding_message_size(options.max_message_bytes);
+/// Closes `ledger` and lets go of it, which may take a disk's time, by `latest`.
+async fn close(ledger: Ledger, backend: Backend, latest: Instant) -> Result<(), Error> {
+    let closing = tokio::task::spawn_blocking(move || {
+        ledger.close();
+        let failure = ledger.failure();
+        drop((backend, ledger));
+        failure
+    });
+    match timeout_at(latest, closing).await {
+        Ok(Ok(Some(what))) => Err(Error::JournalFailed { what }),
+        Ok(_) => Ok(()),
+        Err(_) => {
+            tracing::warn!("the ledger takes longer to close than the service has time; what was answered is safe");
+            Ok(())
+        }
+    }
+}
+
+/// What the account service is made of, once there is a ledger.
+struct Backend {
+    accounts: Arc<OnceLock<Service>>,
+    walks: Arc<Walks>,
+    health: HealthReporter,
+    stopping: watch::Receiver<bool>,
+    max_message_bytes: usize,
+}
+
+impl Backend {
+    /// Lets calls in when the ledger is open; ends when it cannot be, or when its journal fails.
+    async fn live(&self, opening: &mut Opening, opened: &mut Option<Ledger>) -> Error {
+        let ledger = match opening.ledger().await {
+            Ok(ledger) => opened.insert(ledger),
+            Err(error) => return error.into(),
+        };
+        self.accounts.get_or_init(|| self.accounts(ledger));
+        self.health.set_serving::<Service>().await;
+        opening.tell_ready();
+        ledger.closed().await;
+        if let Some(what) = ledger.failure() {
+            return Error::JournalFailed { what };
+        }
+        // Whoever embeds the service closed the ledger: reads go on until the service is told to end.
+        self.health.set_not_serving::<Service>().await;
+        std::future::pending().await
+    }
+
+    fn accounts(&self, ledger: &Ledger) -> Service {
+        let accounts = Accounts {
+            ledger: ledger.clone(),
+            walks: self.walks.clone(),
+            stopping: self.stopping.clone(),
+            max_message_bytes: self.max_message_bytes,
+        };
+        Service::new(accounts)
+            .max_decoding_message_size(self.max_message_bytes)
+            .max_encoding_message_size(self.max_message_bytes)
+    }
+}
+
+/// The services beside ours, and the switch of health.
+fn others() -> Result<(HealthReporter, Routes), Error> {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
@@ -103,7 +179,7 @@ fn door(
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .prepare();
-    Ok((health, Door { accounts, others, cap: options.request_timeout }))
+    Ok((health, others))
 }
 
 fn http(options: &Options) -> http2::Builder<Tasks> {
@@ -140,14 +216,15 @@ struct Server {
 }
 
 impl Server {
-    async fn accept_until(&mut self, listener: &TcpListener, walks: &Walks, shutdown: impl Future<Output = ()>) {
-        let mut shutdown = pin!(shutdown);
+    /// Accepts until `life` ends.
+    async fn accept_until<T>(&mut self, listener: &TcpListener, walks: &Walks, life: impl Future<Output = T>) -> T {
+        let mut life = pin!(life);
         let mut sweep = interval(Duration::from_secs(1));
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
-                () = &mut shutdown => break,
+                ended = &mut life => return ended,
                 _ = sweep.tick() => walks.sweep(),
                 Some(_) = self.connections.join_next() => {}
                 accepted = listener.accept() => match accepted {
