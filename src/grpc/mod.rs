@@ -17,6 +17,7 @@ use thiserror::Error;
 use crate::OpenError;
 
 mod audit;
+mod backend;
 mod batch;
 mod call;
 mod convert;

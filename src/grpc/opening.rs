@@ -17,13 +17,15 @@ use crate::{Builder, Ledger, OpenError, Progress};
 /// How often the log tells how far the opening is.
 const LOG_EVERY: Duration = Duration::from_secs(1);
 
+type Pending = Pin<Box<dyn Future<Output = Result<Ledger, OpenError>> + Send>>;
+
 /// A ledger, or one that is being opened: what [`serve`](super::serve) takes. A [`Ledger`] is one that is open.
 ///
 /// Until it is open the service is alive and not ready: health says SERVING for `""` and NOT_SERVING for
 /// `equipoise.v1.AccountService`, and every account call gets UNAVAILABLE.
 pub struct Opening {
     /// None once it has ended.
-    ledger: Option<Pin<Box<dyn Future<Output = Result<Ledger, OpenError>> + Send>>>,
+    ledger: Option<Pending>,
     recovery: Arc<Recovery>,
     on_ready: Option<Box<dyn FnOnce() + Send>>,
 }

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::server::conn::http2;
@@ -10,22 +10,18 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tonic::server::NamedService as _;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use super::backend::{Backend, Service};
 use super::deadline::Tasks;
 use super::door::Door;
 use super::opening::Opening;
-use super::proto::account_service_server::AccountServiceServer;
-use super::service::Accounts;
 use super::walk::Walks;
 use super::{Error, Options, proto};
-use crate::Ledger;
-
-type Service = AccountServiceServer<Accounts>;
 
 /// Open files kept for everything but connections.
 const RESERVED_FILES: u64 = 64;
@@ -42,9 +38,9 @@ const CLOSE_TIME: Duration = Duration::from_millis(500);
 const NEVER_OPENED_GRACE: Duration = Duration::from_millis(300);
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Serves `ledger` (a [`Ledger`], or an [`Opening`]) on `listener` until `shutdown` is ready, the ledger cannot be opened,
-/// or its journal fails; then ends every stream, lets calls under way finish within [`Options::shutdown_grace`], cuts
-/// what is left, and closes the ledger.
+/// Serves `ledger` (a [`Ledger`](crate::Ledger), or an [`Opening`]) on `listener` until `shutdown` is ready, the ledger
+/// cannot be opened, or its journal fails; then ends every stream, lets calls under way finish within
+/// [`Options::shutdown_grace`], cuts what is left, and closes the ledger.
 ///
 /// # Errors
 /// [`enum@Error`] when the service cannot start or ended by itself. Trouble with single connections is logged.
@@ -99,67 +95,8 @@ pub async fn serve(
     let ((), late) = tokio::join!(server.drain(grace), opening.cancel(grace));
     drop(server);
     match opened.or(late) {
-        Some(ledger) => result.and(close(ledger, backend, latest).await),
+        Some(ledger) => result.and(backend.close(ledger, latest).await),
         None => result,
-    }
-}
-
-/// Closes `ledger` and lets go of it, which may take a disk's time, by `latest`.
-async fn close(ledger: Ledger, backend: Backend, latest: Instant) -> Result<(), Error> {
-    let closing = tokio::task::spawn_blocking(move || {
-        ledger.close();
-        let failure = ledger.failure();
-        drop((backend, ledger));
-        failure
-    });
-    match timeout_at(latest, closing).await {
-        Ok(Ok(Some(what))) => Err(Error::JournalFailed { what }),
-        Ok(_) => Ok(()),
-        Err(_) => {
-            tracing::warn!("the ledger takes longer to close than the service has time; what was answered is safe");
-            Ok(())
-        }
-    }
-}
-
-/// What the account service is made of, once there is a ledger.
-struct Backend {
-    accounts: Arc<OnceLock<Service>>,
-    walks: Arc<Walks>,
-    health: HealthReporter,
-    stopping: watch::Receiver<bool>,
-    max_message_bytes: usize,
-}
-
-impl Backend {
-    /// Lets calls in when the ledger is open; ends when it cannot be, or when its journal fails.
-    async fn live(&self, opening: &mut Opening, opened: &mut Option<Ledger>) -> Error {
-        let ledger = match opening.ledger().await {
-            Ok(ledger) => opened.insert(ledger),
-            Err(error) => return error.into(),
-        };
-        self.accounts.get_or_init(|| self.accounts(ledger));
-        self.health.set_serving::<Service>().await;
-        opening.tell_ready();
-        ledger.closed().await;
-        if let Some(what) = ledger.failure() {
-            return Error::JournalFailed { what };
-        }
-        // Whoever embeds the service closed the ledger: reads go on until the service is told to end.
-        self.health.set_not_serving::<Service>().await;
-        std::future::pending().await
-    }
-
-    fn accounts(&self, ledger: &Ledger) -> Service {
-        let accounts = Accounts {
-            ledger: ledger.clone(),
-            walks: self.walks.clone(),
-            stopping: self.stopping.clone(),
-            max_message_bytes: self.max_message_bytes,
-        };
-        Service::new(accounts)
-            .max_decoding_message_size(self.max_message_bytes)
-            .max_encoding_message_size(self.max_message_bytes)
     }
 }
 
