@@ -4,36 +4,68 @@
 //! `EQUIPOISE_MAX_CONNECTIONS` in the environment, and the field here. The command line wins over the environment, that
 //! over the file, that over the default. A value is checked wherever it stands, also where a stronger source overrides it:
 //! a broken file should not wait for the day on which somebody drops a flag.
+//!
+//! State is on disk unless somebody asks for memory. Where `in_memory` is true, a `data_dir` from a weaker source gives
+//! way; one from the same or a stronger source contradicts it.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Serialize;
 use thiserror::Error;
-use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
 mod environment;
+mod value;
 
 pub use environment::Environment;
 
-/// The most entries or ids that a setting may ask for: what would fill any memory is a mistyped number.
-const MOST_ENTRIES: usize = 1_000_000_000;
+/// How many entries or ids a setting may ask for: what would fill any memory is a mistyped number.
+const ENTRIES: RangeInclusive<u64> = 1..=1_000_000_000;
 
-/// The most connections that a setting may ask for.
-const MOST_CONNECTIONS: usize = 10_000_000;
+/// How many connections a setting may ask for.
+const CONNECTIONS: RangeInclusive<u64> = 1..=10_000_000;
+
+/// How long a segment of the journal may be.
+const SEGMENT_BYTES: RangeInclusive<u64> = 1 << 20..=1 << 30;
 
 /// Every setting's name.
-pub const KEYS: [&str; 6] = ["listen", "history", "ids", "max_connections", "log", "data_dir"];
+pub const KEYS: [&str; 10] = [
+    "listen",
+    "data_dir",
+    "in_memory",
+    "ids",
+    "id_window",
+    "segment_bytes",
+    "checkpoint_every",
+    "history",
+    "max_connections",
+    "log",
+];
 
 /// What `equipoise serve` runs with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Config {
     /// The address to listen on, `HOST:PORT`; port 0 takes a free one.
     pub listen: String,
-    /// How many journal entries stay in memory for `WatchTransactions` and `GetTransaction`.
-    pub history: usize,
-    /// How many transaction ids stay in memory; past it the oldest are forgotten (requirement B5).
+    /// The data directory; None in memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<String>,
+    /// Whether state lives in memory and is lost when the service ends.
+    pub in_memory: bool,
+    /// How many transaction ids stay in memory. In a ledger in memory the oldest are forgotten past it (requirement B5);
+    /// one on disk finds older ones there.
     pub ids: usize,
+    /// How long a ledger on disk honours a transaction id.
+    #[serde(serialize_with = "value::print_window")]
+    pub id_window: Duration,
+    /// How long each file of the journal is.
+    pub segment_bytes: u64,
+    /// After how many journal entries a checkpoint is written.
+    pub checkpoint_every: u64,
+    /// How many journal entries a ledger in memory keeps for `WatchTransactions`; one on disk keeps all.
+    pub history: usize,
     /// How many connections may be open at once.
     pub max_connections: usize,
     /// What is logged: a level, or `target=level` pairs with commas between.
@@ -41,11 +73,17 @@ pub struct Config {
 }
 
 impl Default for Config {
+    /// What holds when nobody says anything. Where the state lives then depends on the environment.
     fn default() -> Self {
         Config {
             listen: "127.0.0.1:50051".to_owned(),
-            history: 100_000,
+            data_dir: None,
+            in_memory: false,
             ids: 100_000,
+            id_window: Duration::from_secs(24 * 60 * 60),
+            segment_bytes: 16 << 20,
+            checkpoint_every: 1_000_000,
+            history: 100_000,
             max_connections: 10_000,
             log: "info".to_owned(),
         }
@@ -61,6 +99,17 @@ pub enum Source {
     Environment,
     /// The configuration file.
     File(PathBuf),
+}
+
+impl Source {
+    /// The stronger wins.
+    fn strength(&self) -> u8 {
+        match self {
+            Source::Flag => 2,
+            Source::Environment => 1,
+            Source::File(_) => 0,
+        }
+    }
 }
 
 /// A setting as its source spells it.
@@ -102,14 +151,13 @@ pub enum ConfigError {
         /// What would have been right.
         expected: String,
     },
-    /// A setting that is not there yet.
-    #[error(
-        "{place} cannot be used yet: this version has no journal on disk, its state lives in memory and is lost when \
-         the service ends; leave it out to run like that"
-    )]
-    InMemory {
-        /// Where it stands.
-        place: Place,
+    /// In memory and on disk at once.
+    #[error("{in_memory} keeps the state in memory, {data_dir} on disk: leave one of them out")]
+    Contradiction {
+        /// Where memory is asked for.
+        in_memory: Place,
+        /// Where a directory is named.
+        data_dir: Place,
     },
     /// A key that no setting has.
     #[error("unknown key {key:?} in {}; the keys are {}", file.display(), KEYS.join(", "))]
@@ -155,21 +203,21 @@ impl Config {
         environment: &Environment,
         file: Option<&Path>,
     ) -> Result<Config, ConfigError> {
-        let mut config = Config::default();
+        let mut reading = Reading::default();
         if let Some(file) = file {
-            config.read_file(file)?;
+            reading.read_file(file)?;
         }
         for key in KEYS {
             if let Some(text) = environment.get(key)? {
-                config.set(text, Place { key, source: Source::Environment })?;
+                reading.set(text, Place { key, source: Source::Environment })?;
             }
         }
         for &(key, text) in flags {
             if let Some(text) = text {
-                config.set(text, Place { key, source: Source::Flag })?;
+                reading.set(text, Place { key, source: Source::Flag })?;
             }
         }
-        Ok(config)
+        reading.finish(environment)
     }
 
     /// The settings as a file that [`Config::resolve`] reads back.
@@ -177,7 +225,17 @@ impl Config {
     pub fn to_toml(&self) -> String {
         toml::to_string(self).unwrap_or_default()
     }
+}
 
+/// The settings read so far, weaker sources first.
+#[derive(Default)]
+struct Reading {
+    config: Config,
+    in_memory_from: Option<Place>,
+    data_dir_from: Option<Place>,
+}
+
+impl Reading {
     fn read_file(&mut self, file: &Path) -> Result<(), ConfigError> {
         let text = std::fs::read_to_string(file).map_err(|error| ConfigError::Read { file: file.into(), error })?;
         let table = text.parse::<toml::Table>().map_err(|error| {
@@ -193,8 +251,9 @@ impl Config {
             match value {
                 toml::Value::String(text) => self.set(&text, place)?,
                 toml::Value::Integer(number) => self.set(&number.to_string(), place)?,
+                toml::Value::Boolean(flag) => self.set(&flag.to_string(), place)?,
                 other => {
-                    let expected = "expected a text or a whole number".to_owned();
+                    let expected = "expected a text, a whole number, true or false".to_owned();
                     return Err(ConfigError::Value { value: other.to_string(), place, expected });
                 }
             }
@@ -203,72 +262,86 @@ impl Config {
     }
 
     fn set(&mut self, text: &str, place: Place) -> Result<(), ConfigError> {
+        let Reading { config, in_memory_from, data_dir_from } = self;
         let result = match place.key {
-            "listen" => address(text).map(|listen| self.listen = listen),
-            "history" => count(text, MOST_ENTRIES).map(|entries| self.history = entries),
-            "ids" => count(text, MOST_ENTRIES).map(|ids| self.ids = ids),
-            "max_connections" => count(text, MOST_CONNECTIONS).map(|connections| self.max_connections = connections),
-            "log" => filter(text).map(|log| self.log = log),
-            _ => return Err(ConfigError::InMemory { place }),
+            "listen" => value::address(text).map(|listen| config.listen = listen),
+            "data_dir" => value::directory(text).map(|dir| {
+                config.data_dir = Some(dir);
+                *data_dir_from = Some(place.clone());
+            }),
+            "in_memory" => value::flag(text).map(|in_memory| {
+                config.in_memory = in_memory;
+                *in_memory_from = Some(place.clone());
+            }),
+            "ids" => value::count(text, ENTRIES).map(|ids| config.ids = size(ids)),
+            "id_window" => value::window(text).map(|window| config.id_window = window),
+            "segment_bytes" => value::count(text, SEGMENT_BYTES).map(|bytes| config.segment_bytes = bytes),
+            "checkpoint_every" => value::count(text, ENTRIES).map(|entries| config.checkpoint_every = entries),
+            "history" => value::count(text, ENTRIES).map(|entries| config.history = size(entries)),
+            "max_connections" => value::count(text, CONNECTIONS).map(|most| config.max_connections = size(most)),
+            "log" => value::filter(text).map(|log| config.log = log),
+            _ => Err(format!("expected one of the keys {}", KEYS.join(", "))),
         };
         result.map_err(|expected| ConfigError::Value { value: text.to_owned(), place, expected })
     }
-}
 
-/// `HOST:PORT`; names are resolved when the service starts.
-fn address(text: &str) -> Result<String, String> {
-    let parsed = text.parse::<std::net::SocketAddr>().is_ok();
-    let named = text.rsplit_once(':').is_some_and(|(host, port)| {
-        let host_character = |character: char| character.is_ascii_alphanumeric() || "-._".contains(character);
-        !host.is_empty() && host.chars().all(host_character) && port.parse::<u16>().is_ok()
-    });
-    if parsed || named { Ok(text.to_owned()) } else { Err("expected HOST:PORT, as in 127.0.0.1:50051".to_owned()) }
-}
-
-fn count(text: &str, most: usize) -> Result<usize, String> {
-    match text.parse() {
-        Ok(number) if (1..=most).contains(&number) => Ok(number),
-        _ => Err(format!("expected a whole number from 1 to {most}")),
+    /// Decides where the state lives.
+    fn finish(self, environment: &Environment) -> Result<Config, ConfigError> {
+        let Reading { mut config, in_memory_from, data_dir_from } = self;
+        if config.in_memory {
+            config.data_dir = None;
+            if let (Some(in_memory), Some(data_dir)) = (in_memory_from, data_dir_from)
+                && data_dir.source.strength() >= in_memory.source.strength()
+            {
+                return Err(ConfigError::Contradiction { in_memory, data_dir });
+            }
+        } else {
+            config.data_dir.get_or_insert_with(|| environment.data_dir());
+        }
+        Ok(config)
     }
 }
 
-/// A log filter. A bare word must be a level: the filter itself would take a mistyped one for the name of a module.
-fn filter(text: &str) -> Result<String, String> {
-    let level = |part: &str| !part.is_empty() && part.parse::<LevelFilter>().is_ok();
-    let mistyped = |part: &&str| !part.contains(['=', '[']) && !level(part);
-    if let Some(part) = text.split(',').map(str::trim).find(mistyped) {
-        return Err(format!("{part:?} is none of error, warn, info, debug, trace, off, and no target=level"));
-    }
-    EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+fn size(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_bare_word_in_the_filter_must_be_a_level() {
-        assert!(filter("info").is_ok());
-        assert!(filter("warn,equipoise=debug").is_ok());
-        assert!(filter("inof").is_err());
-        assert!(filter("equipoise=loud").is_err());
-        assert!(filter("").is_err());
+    /// What `resolve` makes of `in_memory` and `data_dir` from the environment and from flags.
+    fn resolved(environment: [&str; 2], flags: [&str; 2]) -> Result<Config, ConfigError> {
+        let variables = [("EQUIPOISE_IN_MEMORY", environment[0]), ("EQUIPOISE_DATA_DIR", environment[1])];
+        let environment = variables.into_iter().chain([("HOME", "/home/me")]);
+        let environment = environment.map(|(name, value)| (name.into(), value.into())).collect();
+        let flags = flags.map(|text| Some(text).filter(|text| !text.is_empty()));
+        Config::resolve(&[("in_memory", flags[0]), ("data_dir", flags[1])], &environment, None)
     }
 
+    /// A weaker place gives way to memory, an equal or stronger one contradicts it.
     #[test]
-    fn an_address_needs_host_and_port() {
-        for good in ["127.0.0.1:0", "[::1]:50051", "localhost:50051", "db-1.internal:1"] {
-            assert!(address(good).is_ok(), "{good}");
-        }
-        for bad in ["", "localhost", ":50051", "50051", "localhost:65536", "::1:50051", "a b:1", "http://x:1"] {
-            assert!(address(bad).is_err(), "{bad}");
+    fn memory_and_a_directory_contradict_each_other() {
+        let dir = |environment, flags| resolved(environment, flags).expect("settings").data_dir;
+        assert_eq!(dir(["", ""], ["", ""]).as_deref(), Some("/home/me/.local/share/equipoise"));
+        assert_eq!(dir(["", "e"], ["", ""]).as_deref(), Some("e"));
+        assert_eq!(dir(["", "e"], ["true", ""]), None);
+        assert_eq!(dir(["true", "e"], ["false", ""]).as_deref(), Some("e"));
+        assert_eq!(dir(["true", ""], ["false", "f"]).as_deref(), Some("f"));
+        for (environment, flags, named) in [
+            (["true", "e"], ["", ""], ["EQUIPOISE_IN_MEMORY", "EQUIPOISE_DATA_DIR"]),
+            (["true", ""], ["", "f"], ["EQUIPOISE_IN_MEMORY", "--data-dir"]),
+            (["", ""], ["true", "f"], ["--in-memory", "--data-dir"]),
+        ] {
+            let text = resolved(environment, flags).expect_err("a contradiction").to_string();
+            assert!(named.iter().all(|name| text.contains(name)), "{text}");
         }
     }
 
     #[test]
     fn every_key_sets_something_or_says_why_not() {
         for key in KEYS {
-            let result = Config::default().set("\u{7}", Place { key, source: Source::Flag });
+            let result = Reading::default().set("\0", Place { key, source: Source::Flag });
             let text = result.expect_err(key).to_string();
             assert!(text.contains(&key.replace('_', "-")), "{text}");
         }

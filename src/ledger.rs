@@ -253,8 +253,7 @@ impl Ledger {
 
     /// Resolves when the ledger was closed, or its journal failed.
     pub fn closed(&self) -> impl Future<Output = ()> + Send + Unpin + use<> {
-        // A sequence that is never reached: the ticket ends when the waiters do.
-        let mut ticket = Ticket::new(self.clone(), u64::MAX);
+        let mut ticket = Ticket::new(Endless(self.clone()), u64::MAX);
         std::future::poll_fn(move |context| std::pin::Pin::new(&mut ticket).poll(context).map(|_| ()))
     }
 
@@ -333,6 +332,19 @@ impl Watermark for Ledger {
             core.bell.ring();
         }
         core.kernel.durable() >= sequence
+    }
+}
+
+/// A ledger whose watermark never comes: who waits for it waits for the end.
+struct Endless(Ledger);
+
+impl Watermark for Endless {
+    fn waiters(&self) -> &Waiters {
+        self.0.waiters()
+    }
+
+    fn is_durable(&self, _: u64) -> bool {
+        false
     }
 }
 

@@ -11,6 +11,8 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
+use crate::Event;
+
 /// Lines that may wait; a line is about 300 bytes, at most a few KB.
 const QUEUE_LINES: usize = 16_384;
 
@@ -51,6 +53,20 @@ pub fn init(filter: &str) -> Result<Guard, Error> {
     let (writer, guard) = writer(io::stderr());
     subscriber(filter, writer).try_init()?;
     Ok(guard)
+}
+
+/// Logs what a ledger says of itself: the end of its journal as an error, what an operator should see to as a warning.
+pub fn log(event: &Event) {
+    match event {
+        Event::JournalFailed { .. } => tracing::error!("{event}"),
+        Event::NoRoom { .. }
+        | Event::IndexFailed { .. }
+        | Event::CheckpointFailed { .. }
+        | Event::CheckpointDamaged { .. } => tracing::warn!("{event}"),
+        Event::TornTail { .. } | Event::CheckpointWritten { .. } | Event::IndexRebuilt { .. } | Event::RoomAgain => {
+            tracing::info!("{event}");
+        }
+    }
 }
 
 fn writer(to: impl io::Write + Send + 'static) -> (NonBlocking, Guard) {
@@ -114,6 +130,23 @@ mod tests {
         assert_eq!(line["level"], "ERROR");
         assert!(line["timestamp"].is_string());
         assert_eq!(text.matches('\n').count(), 1);
+    }
+
+    #[test]
+    fn events_have_their_level() {
+        let lines = Lines::default();
+        let (writer, guard) = writer(lines.clone());
+        tracing::subscriber::with_default(subscriber(EnvFilter::new("info"), writer), || {
+            log(&Event::JournalFailed { what: "no\ndisk".to_owned() });
+            log(&Event::CheckpointFailed { what: "no room".to_owned() });
+            log(&Event::RoomAgain);
+        });
+        drop(guard);
+        let text = String::from_utf8(lines.0.lock().clone()).unwrap();
+        let lines = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<serde_json::Value>>();
+        let levels: Vec<_> = lines.iter().map(|line| line["level"].as_str().unwrap()).collect();
+        assert_eq!(levels, ["ERROR", "WARN", "INFO"]);
+        assert_eq!(lines[0]["message"], "the journal failed: no\ndisk");
     }
 
     struct Stuck;

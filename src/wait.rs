@@ -34,7 +34,8 @@ impl Waiters {
         let mut queue = self.queue.lock();
         let later = queue.waiting.split_off(&(durable.saturating_add(1), 0));
         let woken = std::mem::replace(&mut queue.waiting, later);
-        let more = !queue.waiting.is_empty();
+        // Who waits for the last sequence of all waits for the end.
+        let more = queue.waiting.first_key_value().is_some_and(|((sequence, _), _)| *sequence < u64::MAX);
         drop(queue);
         // Outside the lock: a waker runs its runtime's code.
         for waker in woken.into_values() {

@@ -26,7 +26,8 @@ Exit codes:
   1  the service refused: unknown or existing account, insufficient balance, ...
   2  wrong usage, a setting that cannot be used, or a request the service calls invalid
   3  the service cannot be reached, is overloaded, or did not answer in time
-  4  anything else: the output cannot be written, a port is taken, an internal error
+  4  anything else: the output cannot be written, a port is taken, the data directory cannot be
+     opened or is in use, its journal failed, an internal error
 
 Results go to stdout, messages to stderr. With --json both are one JSON object a line; an error
 is {\"error\":{\"code\":...,\"message\":...,\"exit\":...}}, a wrong command line stays text. Numbers are

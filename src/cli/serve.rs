@@ -23,8 +23,10 @@ const LEFTOVERS: Duration = Duration::from_millis(200);
 
 /// Run the account service
 ///
-/// State lives in memory: it is lost when the service ends. SIGINT or SIGTERM ends it within 5 seconds, a second one
-/// at once.
+/// State lives in the data directory: what was answered survives a crash. The service is alive at once and ready when
+/// what the directory holds has been read; until then account calls get UNAVAILABLE. With --in-memory state is lost
+/// when the service ends. SIGINT or SIGTERM ends it within 5 seconds, a second one at once. When the directory cannot
+/// be opened (also when another process has it), or its journal fails, the exit code is 4.
 ///
 /// Every option can also be set in the environment and in the configuration file, there under its name with
 /// underscores: max_connections = 500. An option wins over the environment, that over the file. An empty variable
@@ -34,29 +36,48 @@ const LEFTOVERS: Duration = Duration::from_millis(200);
     allow_negative_numbers = true,
     after_help = "\
 Example:
-  equipoise serve --listen 127.0.0.1:0 --log warn,equipoise=info
-  equipoise serve --history 1000000 --print-config > equipoise.toml
+  equipoise serve --data-dir /var/lib/equipoise
+  equipoise serve --in-memory --listen 127.0.0.1:0 --log warn,equipoise=info
+  equipoise serve --ids 1000000 --print-config > equipoise.toml
   equipoise serve --config equipoise.toml"
 )]
 pub(super) struct Serve {
     /// The address to listen on; port 0 takes a free one [env: EQUIPOISE_LISTEN] [default: 127.0.0.1:50051]
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<String>,
-    /// How many journal entries stay in memory [env: EQUIPOISE_HISTORY] [default: 100000]
-    #[arg(long, value_name = "ENTRIES")]
-    history: Option<String>,
-    /// How many transaction ids stay in memory; past it the oldest are forgotten [env: EQUIPOISE_IDS] [default: 100000]
+    /// Where the journal lives; made if it is not there [env: EQUIPOISE_DATA_DIR] [default: $XDG_DATA_HOME/equipoise,
+    /// else ~/.local/share/equipoise, else ./equipoise-data]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<String>,
+    /// Keep state in memory; it is lost when the service ends [env: EQUIPOISE_IN_MEMORY] [default: false]
+    ///
+    /// A data directory from a weaker source is ignored then, one from the same or a stronger source is an error.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    in_memory: Option<String>,
+    /// How many transaction ids stay in memory [env: EQUIPOISE_IDS] [default: 100000]
+    ///
+    /// Older ones are looked up on disk; with --in-memory they are forgotten.
     #[arg(long, value_name = "N")]
     ids: Option<String>,
+    /// How long a transaction id is honoured, on disk [env: EQUIPOISE_ID_WINDOW] [default: 24h]
+    #[arg(long, value_name = "DURATION")]
+    id_window: Option<String>,
+    /// How long each file of the journal is [env: EQUIPOISE_SEGMENT_BYTES] [default: 16777216]
+    #[arg(long, value_name = "BYTES")]
+    segment_bytes: Option<String>,
+    /// After how many entries a checkpoint is written; about as many are read again at a start
+    /// [env: EQUIPOISE_CHECKPOINT_EVERY] [default: 1000000]
+    #[arg(long, value_name = "ENTRIES")]
+    checkpoint_every: Option<String>,
+    /// How many journal entries stay in memory, with --in-memory [env: EQUIPOISE_HISTORY] [default: 100000]
+    #[arg(long, value_name = "ENTRIES")]
+    history: Option<String>,
     /// How many connections may be open at once [env: EQUIPOISE_MAX_CONNECTIONS] [default: 10000]
     #[arg(long, value_name = "N")]
     max_connections: Option<String>,
     /// What is logged: error, warn, info, debug, trace or off, or target=level pairs [env: EQUIPOISE_LOG] [default: info]
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
-    /// Where the journal will live; not there yet, so it is refused [env: EQUIPOISE_DATA_DIR]
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<String>,
     /// A TOML file with any of these settings [env: EQUIPOISE_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -87,11 +108,15 @@ impl Serve {
     fn resolve(&self, environment: &Environment) -> Result<Config, Failure> {
         let flags = [
             ("listen", self.listen.as_deref()),
-            ("history", self.history.as_deref()),
+            ("data_dir", self.data_dir.as_deref()),
+            ("in_memory", self.in_memory.as_deref()),
             ("ids", self.ids.as_deref()),
+            ("id_window", self.id_window.as_deref()),
+            ("segment_bytes", self.segment_bytes.as_deref()),
+            ("checkpoint_every", self.checkpoint_every.as_deref()),
+            ("history", self.history.as_deref()),
             ("max_connections", self.max_connections.as_deref()),
             ("log", self.log.as_deref()),
-            ("data_dir", self.data_dir.as_deref()),
         ];
         let file = self.config.clone().or_else(|| environment.get_os("config").map(PathBuf::from));
         Ok(Config::resolve(&flags, environment, file.as_deref())?)
@@ -102,17 +127,42 @@ async fn serve(config: Config) -> Result<(), Failure> {
     // Before anything that takes time: a signal from now on is a graceful end.
     let shutdown = shutdown().map_err(|error| Failure::Other(format!("cannot wait for signals: {error}")))?;
     let (listener, address) = bind(&config.listen).await?;
-    let ledger = Ledger::builder().history(config.history).id_capacity(config.ids).build();
-    let options = grpc::Options { max_connections: config.max_connections, ..grpc::Options::default() };
-    say("state lives in memory: it is lost when the service ends");
+    say(&match &config.data_dir {
+        Some(dir) => format!("state lives in {}", absolute(dir).display()),
+        None => "state lives in memory: it is lost when the service ends".to_owned(),
+    });
     say(&format!("listening on {address}"));
+    let options = grpc::Options { max_connections: config.max_connections, ..grpc::Options::default() };
     let end = async {
         // The sender is never dropped: it waits for signals as long as the process lives.
         let _ = shutdown.await;
     };
-    let result = grpc::serve(listener, ledger.clone(), options, end).await;
-    ledger.close();
-    result.map_err(|error| Failure::Other(format!("the service ended: {error}")))
+    grpc::serve(listener, opening(&config).on_ready(say_ready), options, end).await.map_err(|error| match error {
+        grpc::Error::Open(_) | grpc::Error::JournalFailed { .. } => Failure::Other(error.to_string()),
+        _ => Failure::Other(format!("the service ended: {error}")),
+    })
+}
+
+/// The ledger, on its way.
+fn opening(config: &Config) -> grpc::Opening {
+    let builder = Ledger::builder().id_capacity(config.ids).observer(telemetry::log);
+    match &config.data_dir {
+        Some(dir) => {
+            let builder = builder.segment_bytes(config.segment_bytes).checkpoint_every(config.checkpoint_every);
+            grpc::Opening::on_disk(builder.id_window(config.id_window), dir)
+        }
+        None => builder.history(config.history).build().into(),
+    }
+}
+
+/// The path that somebody in another working directory would need.
+fn absolute(dir: &str) -> PathBuf {
+    std::path::absolute(dir).unwrap_or_else(|_| PathBuf::from(dir))
+}
+
+/// On a thread of its own: a pipe that nobody reads must not stop the service.
+fn say_ready() {
+    tokio::task::spawn_blocking(|| say("ready"));
 }
 
 async fn bind(listen: &str) -> Result<(TcpListener, SocketAddr), Failure> {
@@ -122,8 +172,7 @@ async fn bind(listen: &str) -> Result<(TcpListener, SocketAddr), Failure> {
     Ok((listener, address))
 }
 
-/// A line for whoever started the service, whatever the log filter. Only before the service takes calls: a pipe that
-/// nobody reads must not stop it later.
+/// A line for whoever started the service, whatever the log filter. It waits for a pipe that nobody reads.
 fn say(line: &str) {
     // A closed stderr is no reason not to serve.
     let _ = writeln!(io::stderr(), "{line}");

@@ -1,7 +1,8 @@
-//! The variables named `EQUIPOISE_…`.
+//! The variables named `EQUIPOISE_…`, and where the system wants data to be.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::path::Path;
 
 use super::{ConfigError, KEYS};
 
@@ -15,9 +16,19 @@ pub(super) fn variable(key: &str) -> String {
     format!("{PREFIX}{}", key.to_uppercase())
 }
 
+/// The variables that say where a user's data is (the XDG base directory specification), and the directory below.
+const DATA_HOMES: [(&str, &str); 2] = [("XDG_DATA_HOME", "equipoise"), ("HOME", ".local/share/equipoise")];
+
+/// The data directory where there is no home.
+const HOMELESS: &str = "equipoise-data";
+
 /// What the environment says to Equipoise. An empty variable counts as unset.
 #[derive(Clone, Debug, Default)]
-pub struct Environment(BTreeMap<String, OsString>);
+pub struct Environment {
+    ours: BTreeMap<String, OsString>,
+    /// By the order in [`DATA_HOMES`].
+    homes: [Option<String>; DATA_HOMES.len()],
+}
 
 impl Environment {
     /// The environment of this process.
@@ -32,7 +43,7 @@ impl Environment {
     /// [`ConfigError::NotText`].
     pub fn get(&self, key: &str) -> Result<Option<&str>, ConfigError> {
         let variable = variable(key);
-        match self.0.get(&variable).map(|value| value.to_str()) {
+        match self.ours.get(&variable).map(|value| value.to_str()) {
             None => Ok(None),
             Some(Some(text)) => Ok(Some(text)),
             Some(None) => Err(ConfigError::NotText { variable }),
@@ -42,24 +53,40 @@ impl Environment {
     /// The value of `key`, as the system gave it: for paths.
     #[must_use]
     pub fn get_os(&self, key: &str) -> Option<&OsStr> {
-        self.0.get(&variable(key)).map(OsString::as_os_str)
+        self.ours.get(&variable(key)).map(OsString::as_os_str)
+    }
+
+    /// The data directory when no setting names one: `$XDG_DATA_HOME/equipoise`, else `~/.local/share/equipoise`, else
+    /// `equipoise-data` in the working directory.
+    #[must_use]
+    pub fn data_dir(&self) -> String {
+        let below = |(home, (_, below)): (&Option<String>, (&str, &str))| {
+            home.as_ref().map(|home| format!("{}/{below}", home.trim_end_matches('/')))
+        };
+        self.homes.iter().zip(DATA_HOMES).find_map(below).unwrap_or_else(|| HOMELESS.to_owned())
     }
 
     /// The variables that mean nothing to Equipoise: mistyped, or somebody else's. They are worth a warning and no
     /// more, since Kubernetes sets `EQUIPOISE_PORT` and the like for every pod beside a service named `equipoise`.
     pub fn unknown(&self) -> impl Iterator<Item = &str> {
         let known: Vec<_> = KEYS.iter().chain(&OTHERS).map(|key| variable(key)).collect();
-        self.0.keys().map(String::as_str).filter(move |name| !known.iter().any(|known| known == name))
+        self.ours.keys().map(String::as_str).filter(move |name| !known.iter().any(|known| known == name))
     }
 }
 
 impl FromIterator<(OsString, OsString)> for Environment {
     fn from_iter<I: IntoIterator<Item = (OsString, OsString)>>(variables: I) -> Self {
-        let ours = |(name, value): (OsString, OsString)| {
-            let name = name.into_string().ok()?;
-            (name.starts_with(PREFIX) && !value.is_empty()).then_some((name, value))
-        };
-        Environment(variables.into_iter().filter_map(ours).collect())
+        let mut environment = Environment::default();
+        for (name, value) in variables {
+            let Ok(name) = name.into_string() else { continue };
+            if let Some(at) = DATA_HOMES.iter().position(|(home, _)| *home == name) {
+                // The specification: a relative path there is to be ignored.
+                environment.homes[at] = value.into_string().ok().filter(|home| Path::new(home).is_absolute());
+            } else if name.starts_with(PREFIX) && !value.is_empty() {
+                environment.ours.insert(name, value);
+            }
+        }
+        environment
     }
 }
 
@@ -76,6 +103,19 @@ mod tests {
         let environment = environment(&[("EQUIPOISE_LISTEN", ""), ("EQUIPOISE_IDS", "7")]);
         assert_eq!(environment.get("listen").expect("text"), None);
         assert_eq!(environment.get("ids").expect("text"), Some("7"));
+    }
+
+    #[test]
+    fn data_is_where_the_system_wants_it() {
+        let cases: [(&[(&str, &str)], &str); 4] = [
+            (&[("HOME", "/home/me"), ("XDG_DATA_HOME", "/data/")], "/data/equipoise"),
+            (&[("HOME", "/home/me"), ("XDG_DATA_HOME", "data")], "/home/me/.local/share/equipoise"),
+            (&[("HOME", "/")], "/.local/share/equipoise"),
+            (&[("HOME", "")], "equipoise-data"),
+        ];
+        for (variables, dir) in cases {
+            assert_eq!(environment(variables).data_dir(), dir);
+        }
     }
 
     #[test]

@@ -4,7 +4,9 @@ use super::audit;
 use super::convert;
 use super::proto::{self, OperationResult, operation::Operation as Kind};
 use super::status::Failure;
-use crate::{InvalidRequest, Ledger, MAX_BATCH_OPERATIONS, MAX_LEGS, Member, MemberResult, Outcome, Refusal, Request};
+use crate::{
+    Closed, InvalidRequest, Ledger, MAX_BATCH_OPERATIONS, MAX_LEGS, Member, MemberResult, Outcome, Refusal, Request,
+};
 
 /// The longest result: two accounts with ids of 128 bytes, in the protobuf encoding.
 const RESULT_BYTES: usize = 360;
@@ -14,7 +16,8 @@ const TURN: usize = 256;
 /// Decides every operation; returns when all outcomes are durable.
 ///
 /// # Errors
-/// What is wrong with the batch as a whole (nothing was applied then), or that the ledger was closed.
+/// What is wrong with the batch as a whole (nothing was applied then), or that the ledger was closed before all of it
+/// was durable.
 pub(super) async fn execute(
     ledger: &Ledger,
     operations: &[proto::Operation],
@@ -31,7 +34,7 @@ pub(super) async fn execute(
             tokio::task::yield_now().await;
         }
     }
-    ledger.durable_at(run.observed).await?;
+    ledger.durable_at(run.observed).await.map_err(|Closed| Failure::closed(ledger))?;
     Ok(run.results)
 }
 
@@ -79,7 +82,7 @@ impl Run<'_> {
             Ok([member]) => Request::single(member.operation, member.id),
             Err(members) => Request::chain(members).map_err(|invalid| whole(invalid.into()))?,
         };
-        self.ledger.submit(request).map_err(|error| whole(error.into()))
+        self.ledger.submit(request).map_err(|error| whole(Failure::undecided(error, self.ledger)))
     }
 
     fn decided(&mut self, outcome: &Outcome, group: &[proto::Operation]) {
@@ -95,8 +98,8 @@ impl Run<'_> {
             self.observed = self.observed.max(self.ledger.sequence());
         }
         let of_group = Failure::Refused { refusal: Refusal::Group { index: culprit }, replayed: false };
-        // Shutting down or out of memory: that is true of every member.
-        let everybody = matches!(failure, Failure::Closed | Failure::Exhausted(_));
+        // Shutting down, or out of memory or disk: that is true of every member.
+        let everybody = matches!(failure, Failure::Closed | Failure::JournalFailed { .. } | Failure::Exhausted(_));
         self.results.extend(group.iter().enumerate().map(|(index, operation)| {
             failed(operation, if everybody || index == culprit { &failure } else { &of_group })
         }));

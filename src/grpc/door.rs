@@ -1,6 +1,7 @@
 //! Where a request enters: ours goes straight to the account service, the rest to health and reflection.
 
 use std::convert::Infallible;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -11,6 +12,7 @@ use tonic::service::Routes;
 
 use super::call::Call;
 use super::deadline;
+use super::opening::Recovery;
 use super::proto::account_service_server::AccountServiceServer;
 use super::service::Accounts;
 use super::status::Failure;
@@ -20,7 +22,9 @@ const PREFIX: &str = "/equipoise.v1.AccountService/";
 /// Cheap to clone; one for all connections.
 #[derive(Clone)]
 pub(super) struct Door {
-    pub(super) accounts: AccountServiceServer<Accounts>,
+    /// Empty until the ledger is open.
+    pub(super) accounts: Arc<OnceLock<AccountServiceServer<Accounts>>>,
+    pub(super) recovery: Arc<Recovery>,
     pub(super) others: Routes,
     /// The longest that a call may take to begin its answer.
     pub(super) cap: Duration,
@@ -44,10 +48,10 @@ impl hyper::service::Service<Request<Incoming>> for Door {
                 return Call::refused(operation, failure);
             }
         };
-        let answer = if ours {
-            self.accounts.clone().call(request)
-        } else {
-            Box::pin(self.others.clone().call(request.map(Body::new)))
+        let answer = match self.accounts.get() {
+            _ if !ours => Box::pin(self.others.clone().call(request.map(Body::new))),
+            Some(accounts) => accounts.clone().call(request),
+            None => return Call::refused(operation, self.recovery.progress().into()),
         };
         Call::new(operation, answer, timeout, self.cap)
     }

@@ -5,18 +5,25 @@
 //! with a stable reason (its metadata says `replayed: true` when the refusal was decided by an earlier call of the
 //! same id), a `BadRequest` naming the field, a `RetryInfo` where trying again helps.
 //!
+//! The service is alive before it is ready: [`serve`] takes an [`Opening`] too. When the journal fails it takes no more
+//! calls and ends with [`Error::JournalFailed`].
+//!
 //! Limits that hold whatever a client does: [`Options`].
 
 use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::OpenError;
+
 mod audit;
+mod backend;
 mod batch;
 mod call;
 mod convert;
 mod deadline;
 mod door;
+mod opening;
 mod pull;
 mod server;
 mod service;
@@ -25,6 +32,7 @@ mod walk;
 mod watch;
 
 pub(crate) use audit::name as code_name;
+pub use opening::Opening;
 pub use server::serve;
 
 /// What prost and tonic make of the contract: messages, client and server.
@@ -77,11 +85,21 @@ impl Default for Options {
     }
 }
 
-/// Why the service could not start.
+/// Why the service could not start, or ended by itself.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The compiled contract is damaged.
     #[error("reflection cannot read the contract: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// The ledger cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The journal cannot be written any more. What was not answered may or may not be there after the next start: its
+    /// id tells.
+    #[error("the journal failed: {what}")]
+    JournalFailed {
+        /// Why.
+        what: String,
+    },
 }

@@ -6,7 +6,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::{Sleep, sleep};
 use tokio_stream::Stream;
 use tonic::Status;
@@ -14,6 +13,7 @@ use tonic::metadata::MetadataMap;
 
 use super::audit::{self, Subject};
 use super::deadline;
+use super::service::Accounts;
 use super::status::Failure;
 
 /// What a step makes: a message and what the next step needs, or None at the end.
@@ -23,17 +23,19 @@ pub(super) type Step<S, T> = Result<Option<(T, S)>, Failure>;
 pub(super) struct Ends {
     operation: &'static str,
     deadline: Option<Pin<Box<Sleep>>>,
-    stopped: Pin<Box<dyn Future<Output = ()> + Send>>,
+    stopped: Pin<Box<dyn Future<Output = Failure> + Send>>,
 }
 
 impl Ends {
-    /// The deadline in the call's `metadata`, and the service's shutdown.
-    pub(super) fn new(operation: &'static str, metadata: &MetadataMap, mut stopping: watch::Receiver<bool>) -> Self {
+    /// The deadline in the call's `metadata`, and the end of the service.
+    pub(super) fn new(operation: &'static str, metadata: &MetadataMap, accounts: &Accounts) -> Self {
         let timeout: Option<Duration> =
             metadata.get("grpc-timeout").and_then(|value| deadline::parse(value.as_bytes()).ok());
+        let (mut stopping, ledger) = (accounts.stopping.clone(), accounts.ledger.clone());
         let stopped = Box::pin(async move {
             // An error: the service is gone.
             let _ = stopping.wait_for(|stopping| *stopping).await;
+            Failure::closed(&ledger)
         });
         Ends { operation, deadline: timeout.map(|timeout| Box::pin(sleep(timeout))), stopped }
     }
@@ -44,7 +46,7 @@ impl Ends {
         {
             return Poll::Ready(Failure::Deadline);
         }
-        self.stopped.as_mut().poll(context).map(|()| Failure::Closed)
+        self.stopped.as_mut().poll(context)
     }
 }
 

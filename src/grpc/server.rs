@@ -3,28 +3,25 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tonic::server::NamedService as _;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use super::backend::{Backend, Service};
 use super::deadline::Tasks;
 use super::door::Door;
-use super::proto::account_service_server::AccountServiceServer;
-use super::service::Accounts;
+use super::opening::Opening;
 use super::walk::Walks;
 use super::{Error, Options, proto};
-use crate::Ledger;
-
-type Service = AccountServiceServer<Accounts>;
 
 /// Open files kept for everything but connections.
 const RESERVED_FILES: u64 = 64;
@@ -35,25 +32,37 @@ const MAX_RESETS: usize = 10_000;
 const MAX_HEADER_BYTES: u32 = 16 * 1024;
 /// How long the accept loop rests when the system has no descriptor left.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
-/// How long closing the ledger may take at the end.
+/// How long closing the ledger may take beside [`Options::shutdown_grace`].
 const CLOSE_TIME: Duration = Duration::from_millis(500);
+/// How long clients may hold on to a service that never had a ledger.
+const NEVER_OPENED_GRACE: Duration = Duration::from_millis(300);
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Serves `ledger` on `listener` until `shutdown` is ready; then ends every stream, lets calls under way finish within
+/// Serves `ledger` (a [`Ledger`](crate::Ledger), or an [`Opening`]) on `listener` until `shutdown` is ready, the ledger
+/// cannot be opened, or its journal fails; then ends every stream, lets calls under way finish within
 /// [`Options::shutdown_grace`], cuts what is left, and closes the ledger.
 ///
 /// # Errors
-/// [`enum@Error`] when the service cannot start. Trouble with single connections is logged.
+/// [`enum@Error`] when the service cannot start or ended by itself. Trouble with single connections is logged.
 pub async fn serve(
     listener: TcpListener,
-    ledger: Ledger,
+    ledger: impl Into<Opening>,
     options: Options,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), Error> {
+    let mut opening = ledger.into();
     let (stop, stopping) = watch::channel(false);
-    let walks = Arc::new(Walks::new(options.walk_lease, options.max_walks));
-    let (health, door) = door(&ledger, &options, &walks, &stopping)?;
-    health.set_serving::<Service>().await;
+    let (health, others) = others()?;
+    let backend = Backend {
+        accounts: Arc::default(),
+        walks: Arc::new(Walks::new(options.walk_lease, options.max_walks)),
+        health,
+        stopping: stopping.clone(),
+        max_message_bytes: options.max_message_bytes,
+    };
+    backend.health.set_not_serving::<Service>().await;
+    let door =
+        Door { accounts: backend.accounts.clone(), recovery: opening.recovery(), others, cap: options.request_timeout };
     let mut server = Server {
         http: http(&options),
         door,
@@ -63,36 +72,36 @@ pub async fn serve(
         connections: JoinSet::new(),
         complained: None,
     };
-    server.accept_until(&listener, &walks, shutdown).await;
+    let mut opened = None;
+    let life = async {
+        tokio::select! {
+            biased;
+            () = shutdown => Ok(()),
+            error = backend.live(&mut opening, &mut opened) => Err(error),
+        }
+    };
+    let result = server.accept_until(&listener, &backend.walks, life).await;
 
-    for service in ["", Service::NAME] {
-        health.set_service_status(service, ServingStatus::NotServing).await;
+    for name in ["", Service::NAME] {
+        backend.health.set_service_status(name, ServingStatus::NotServing).await;
     }
     drop(listener);
     stop.send_replace(true);
-    server.drain(options.shutdown_grace).await;
-    let closing = tokio::task::spawn_blocking(move || ledger.close());
-    if timeout(CLOSE_TIME, closing).await.is_err() {
-        tracing::warn!("the ledger takes longer than {CLOSE_TIME:?} to close");
+    let grace = match result {
+        Err(Error::Open(_)) => NEVER_OPENED_GRACE,
+        _ => options.shutdown_grace,
+    };
+    let latest = Instant::now() + grace + CLOSE_TIME;
+    let ((), late) = tokio::join!(server.drain(grace), opening.cancel(grace));
+    drop(server);
+    match opened.or(late) {
+        Some(ledger) => result.and(backend.close(ledger, latest).await),
+        None => result,
     }
-    Ok(())
 }
 
-/// The services behind the door, and the switch of their health.
-fn door(
-    ledger: &Ledger,
-    options: &Options,
-    walks: &Arc<Walks>,
-    stopping: &watch::Receiver<bool>,
-) -> Result<(HealthReporter, Door), Error> {
-    let accounts = Service::new(Accounts {
-        ledger: ledger.clone(),
-        walks: walks.clone(),
-        stopping: stopping.clone(),
-        max_message_bytes: options.max_message_bytes,
-    })
-    .max_decoding_message_size(options.max_message_bytes)
-    .max_encoding_message_size(options.max_message_bytes);
+/// The services beside ours, and the switch of health.
+fn others() -> Result<(HealthReporter, Routes), Error> {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
@@ -103,7 +112,7 @@ fn door(
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .prepare();
-    Ok((health, Door { accounts, others, cap: options.request_timeout }))
+    Ok((health, others))
 }
 
 fn http(options: &Options) -> http2::Builder<Tasks> {
@@ -140,14 +149,15 @@ struct Server {
 }
 
 impl Server {
-    async fn accept_until(&mut self, listener: &TcpListener, walks: &Walks, shutdown: impl Future<Output = ()>) {
-        let mut shutdown = pin!(shutdown);
+    /// Accepts until `life` ends.
+    async fn accept_until<T>(&mut self, listener: &TcpListener, walks: &Walks, life: impl Future<Output = T>) -> T {
+        let mut life = pin!(life);
         let mut sweep = interval(Duration::from_secs(1));
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
-                () = &mut shutdown => break,
+                ended = &mut life => return ended,
                 _ = sweep.tick() => walks.sweep(),
                 Some(_) = self.connections.join_next() => {}
                 accepted = listener.accept() => match accepted {

@@ -18,7 +18,9 @@ use super::status::Failure;
 use super::walk::{Place, Walks};
 use super::watch::Watch;
 use super::{batch, convert};
-use crate::{AccountId, AccountState, InvalidRequest, Ledger, Member, Outcome, Refusal, SubmitError, TransactionId};
+use crate::{
+    AccountId, AccountState, Closed, InvalidRequest, Ledger, Member, Outcome, Refusal, SubmitError, TransactionId,
+};
 
 /// What the calls need.
 pub(super) struct Accounts {
@@ -86,7 +88,7 @@ impl AccountService for Accounts {
         &self,
         request: Request<SnapshotBalancesRequest>,
     ) -> Result<Response<Self::SnapshotBalancesStream>, Status> {
-        let ends = Ends::new("SnapshotBalances", request.metadata(), self.stopping.clone());
+        let ends = Ends::new("SnapshotBalances", request.metadata(), self);
         let place = Place::first(&self.walks, &self.ledger, request.into_inner().prefix);
         let stream = place.map(|place| pull(place, ends, |place| async { place.step() }));
         answer("SnapshotBalances", Subject::default(), stream)
@@ -111,7 +113,7 @@ impl AccountService for Accounts {
         &self,
         request: Request<WatchTransactionsRequest>,
     ) -> Result<Response<Self::WatchTransactionsStream>, Status> {
-        let ends = Ends::new("WatchTransactions", request.metadata(), self.stopping.clone());
+        let ends = Ends::new("WatchTransactions", request.metadata(), self);
         let message = request.into_inner();
         let watch = Watch::new(self.ledger.clone(), &message);
         let stream = watch.map(|watch| pull(watch, ends, Watch::step));
@@ -170,11 +172,16 @@ impl Accounts {
 
     async fn transaction(&self, id: &str) -> Result<GetTransactionResponse, Failure> {
         let id = TransactionId::new(id)?;
-        let Some(outcome) = self.ledger.transaction(&id) else {
+        let Some(outcome) = self.ledger.transaction(&id)? else {
             return Err(Failure::UnknownTransaction { id: id.to_string() });
         };
-        self.ledger.durable_at(outcome.sequence()).await?;
+        self.durable(outcome.sequence()).await?;
         Ok(GetTransactionResponse { transaction: convert::transactions(&outcome).into_iter().next() })
+    }
+
+    /// Waits until nothing up to `sequence` can be lost any more.
+    async fn durable(&self, sequence: u64) -> Result<(), Failure> {
+        self.ledger.durable_at(sequence).await.map_err(|Closed| Failure::closed(&self.ledger))
     }
 
     /// Decides one operation, in one go, then waits until its outcome can no longer be lost. A call that is cancelled
@@ -185,12 +192,12 @@ impl Accounts {
             Err(error) => {
                 if let SubmitError::Invalid(InvalidRequest::IdReused { .. }) = error {
                     // The id's first use may not be durable yet.
-                    self.ledger.durable_at(self.ledger.sequence()).await?;
+                    self.durable(self.ledger.sequence()).await?;
                 }
-                return Err(error.into());
+                return Err(Failure::undecided(error, &self.ledger));
             }
         };
-        self.ledger.durable_at(outcome.sequence()).await?;
+        self.durable(outcome.sequence()).await?;
         let accounts =
             outcome.result().map_err(|refusal| Failure::Refused { refusal, replayed: outcome.replayed() })?;
         let accounts = <[AccountState; N]>::try_from(accounts.into_vec());

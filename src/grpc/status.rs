@@ -7,10 +7,13 @@ use thiserror::Error;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::{Closed, Exhausted, HistoryGone, InvalidRequest, Refusal, SubmitError};
+use crate::{Exhausted, HistoryError, HistoryGone, InvalidRequest, Ledger, Progress, Refusal, SubmitError};
 
 /// The `domain` of every ErrorInfo.
 const DOMAIN: &str = "equipoise";
+
+/// How much of a path, or of what the system said, goes into a status: escaped, it is there three times.
+const MAX_SYSTEM_TEXT: usize = 512;
 
 /// Every way in which a call, or one operation of a batch, fails.
 #[derive(Clone, Debug, Error)]
@@ -22,7 +25,7 @@ pub(super) enum Failure {
     #[error("{refusal}")]
     Refused { refusal: Refusal, replayed: bool },
     #[error(transparent)]
-    Exhausted(#[from] Exhausted),
+    Exhausted(Exhausted),
     #[error("too many account walks, the limit is {limit}")]
     Walks { limit: usize },
     #[error("the stream was not read for {seconds} s and lost its snapshot")]
@@ -31,6 +34,12 @@ pub(super) enum Failure {
     UnknownTransaction { id: String },
     #[error(transparent)]
     Gone(#[from] HistoryGone),
+    #[error("the journal cannot be read: {what}")]
+    Unreadable { what: String },
+    #[error("the ledger is being recovered: {entries} entries, {percent} %")]
+    Recovering { entries: u64, percent: u64 },
+    #[error("the journal failed: {what}")]
+    JournalFailed { what: String },
     #[error("the service is shutting down")]
     Closed,
     #[error("the deadline passed before the answer; the same transaction_id tells what became of the request")]
@@ -43,23 +52,63 @@ pub(super) enum Failure {
     Internal(&'static str),
 }
 
-impl From<SubmitError> for Failure {
-    fn from(error: SubmitError) -> Self {
+impl From<Exhausted> for Failure {
+    fn from(exhausted: Exhausted) -> Self {
+        Failure::Exhausted(match exhausted {
+            Exhausted::Disk { path, needed } => Exhausted::Disk { path: shortened(path), needed },
+            other => other,
+        })
+    }
+}
+
+impl From<HistoryError> for Failure {
+    fn from(error: HistoryError) -> Self {
         match error {
-            SubmitError::Invalid(invalid) => Failure::Invalid(invalid),
-            SubmitError::Exhausted(exhausted) => Failure::Exhausted(exhausted),
-            SubmitError::Closed => Failure::Closed,
+            HistoryError::Gone(gone) => Failure::Gone(gone),
+            HistoryError::Unreadable { what } => Failure::Unreadable { what: shortened(what) },
         }
     }
 }
 
-impl From<Closed> for Failure {
-    fn from(Closed: Closed) -> Self {
-        Failure::Closed
+impl From<Progress> for Failure {
+    fn from(progress: Progress) -> Self {
+        let Progress { replayed, bytes, total_bytes } = progress;
+        Failure::Recovering { entries: replayed, percent: percent(bytes, total_bytes) }
     }
 }
 
+/// Rounded down, so that 100 means all of it.
+pub(super) fn percent(part: u64, whole: u64) -> u64 {
+    let percent = u128::from(part) * 100 / u128::from(whole.max(1));
+    u64::try_from(percent.min(100)).unwrap_or(100)
+}
+
+/// The beginning of a text whose length the system decides.
+fn shortened(mut text: String) -> String {
+    if text.len() > MAX_SYSTEM_TEXT {
+        let end = (0..=MAX_SYSTEM_TEXT).rev().find(|at| text.is_char_boundary(*at));
+        text.truncate(end.unwrap_or(0));
+        text.push('…');
+    }
+    text
+}
+
 impl Failure {
+    /// Why `ledger` takes no requests any more.
+    pub(super) fn closed(ledger: &Ledger) -> Self {
+        ledger.failure().map_or(Failure::Closed, |what| Failure::JournalFailed { what: shortened(what) })
+    }
+
+    /// Why `ledger` did not decide a request.
+    pub(super) fn undecided(error: SubmitError, ledger: &Ledger) -> Self {
+        match error {
+            SubmitError::Invalid(invalid) => Failure::Invalid(invalid),
+            SubmitError::Exhausted(exhausted) => exhausted.into(),
+            SubmitError::Closed => Failure::closed(ledger),
+            SubmitError::JournalFailed { what } => Failure::JournalFailed { what: shortened(what) },
+        }
+    }
+
     pub(super) fn code(&self) -> Code {
         match self {
             Failure::Invalid(_) | Failure::Field { .. } => Code::InvalidArgument,
@@ -73,10 +122,11 @@ impl Failure {
             }
             Failure::UnknownTransaction { .. } => Code::NotFound,
             Failure::Gone(_) => Code::OutOfRange,
-            Failure::Closed => Code::Unavailable,
+            Failure::Recovering { .. } | Failure::JournalFailed { .. } | Failure::Closed => Code::Unavailable,
             Failure::Deadline => Code::DeadlineExceeded,
             Failure::Unimplemented => Code::Unimplemented,
-            Failure::Internal(_) => Code::Internal,
+            // Damage that a disk did: the contract's code for what never happens in correct operation.
+            Failure::Unreadable { .. } | Failure::Internal(_) => Code::Internal,
         }
     }
 
@@ -120,12 +170,16 @@ impl Failure {
                 Exhausted::Garbage { .. } => "MEMORY_CAP",
                 Exhausted::Backlog { .. } => "BACKLOG",
                 Exhausted::Snapshots { .. } => "TOO_MANY_SNAPSHOTS",
+                Exhausted::Disk { .. } => "DISK_FULL",
                 Exhausted::Accounts => "TOO_MANY_ACCOUNTS",
             },
             Failure::Walks { .. } => "TOO_MANY_WALKS",
             Failure::Lease { .. } => "STREAM_NOT_READ",
             Failure::UnknownTransaction { .. } => "TRANSACTION_NOT_FOUND",
             Failure::Gone(_) => "HISTORY_GONE",
+            Failure::Unreadable { .. } => "JOURNAL_UNREADABLE",
+            Failure::Recovering { .. } => "RECOVERING",
+            Failure::JournalFailed { .. } => "JOURNAL_FAILED",
             Failure::Closed => "SHUTTING_DOWN",
             Failure::Deadline => "DEADLINE_EXCEEDED",
             Failure::TooLong { .. } => "MESSAGE_TOO_LONG",
@@ -165,6 +219,14 @@ impl Failure {
                 }
             }
             Failure::Gone(HistoryGone { oldest }) => put("oldest_sequence", oldest),
+            Failure::Exhausted(Exhausted::Disk { path, needed }) => {
+                put("path", path);
+                put("needed_bytes", needed);
+            }
+            Failure::Recovering { entries, percent } => {
+                put("recovered_entries", entries);
+                put("percent", percent);
+            }
             Failure::UnknownTransaction { id } => put("transaction_id", id),
             Failure::Invalid(InvalidRequest::IdReused { id, field }) => {
                 put("transaction_id", id);
@@ -198,9 +260,12 @@ impl Failure {
     fn retry_delay(&self) -> Option<Duration> {
         match self {
             Failure::Exhausted(Exhausted::Backlog { .. }) => Some(Duration::from_millis(100)),
-            Failure::Exhausted(_) | Failure::Walks { .. } | Failure::Lease { .. } | Failure::Closed => {
-                Some(Duration::from_secs(1))
-            }
+            Failure::Exhausted(_)
+            | Failure::Walks { .. }
+            | Failure::Lease { .. }
+            | Failure::Recovering { .. }
+            | Failure::JournalFailed { .. }
+            | Failure::Closed => Some(Duration::from_secs(1)),
             _ => None,
         }
     }
@@ -228,6 +293,9 @@ mod tests {
             },
             Failure::Invalid(InvalidRequest::IdReused { id: id.clone(), field: "from_account_id" }),
             Failure::Invalid(InvalidRequest::IdOfAnother { id, index: 9_999 }),
+            Exhausted::Disk { path: "é".repeat(2_000), needed: u64::MAX }.into(),
+            HistoryError::Unreadable { what: "é".repeat(2_000) }.into(),
+            Failure::undecided(SubmitError::JournalFailed { what: "é".repeat(2_000) }, &Ledger::new()),
         ];
         for failure in longest {
             assert!(trailer_bytes(&failure) < 8_000, "{failure}: {}", trailer_bytes(&failure));
@@ -245,6 +313,40 @@ mod tests {
             assert_eq!(info.reason, "INSUFFICIENT_BALANCE");
             assert_eq!(status.message(), "Insufficient balance: current=0, delta=-5");
         }
+    }
+
+    /// A10, A13: what is temporary says for how long, and what a program may want to know.
+    #[test]
+    fn what_may_pass_says_so() {
+        let progress = Progress { replayed: 1_200_000, bytes: 459, total_bytes: 1_000 };
+        let disk = Exhausted::Disk { path: "/var/lib/equipoise".to_owned(), needed: 16_777_216 };
+        let journal = SubmitError::JournalFailed { what: "disk on fire".to_owned() };
+        let cases = [
+            (
+                Failure::from(progress),
+                (Code::Unavailable, "RECOVERING", "the ledger is being recovered: 1200000 entries, 45 %"),
+            ),
+            (
+                disk.into(),
+                (Code::ResourceExhausted, "DISK_FULL", "no room in /var/lib/equipoise: 16777216 bytes are needed"),
+            ),
+            (
+                Failure::undecided(journal, &Ledger::new()),
+                (Code::Unavailable, "JOURNAL_FAILED", "the journal failed: disk on fire"),
+            ),
+        ];
+        for (failure, (code, reason, text)) in cases {
+            let status = failure.status();
+            assert_eq!((status.code(), status.message()), (code, text));
+            assert_eq!(status.get_details_error_info().unwrap().reason, reason);
+            assert!(status.get_details_retry_info().unwrap().retry_delay.is_some());
+        }
+    }
+
+    #[test]
+    fn all_of_it_is_a_hundred_per_cent_and_nothing_else() {
+        assert_eq!([percent(0, 0), percent(0, 7), percent(999, 1_000), percent(7, 7)], [0, 0, 99, 100]);
+        assert_eq!([percent(9, 7), percent(u64::MAX, u64::MAX)], [100, 100]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::convert;
 use super::proto;
 use super::pull::Step;
 use super::status::Failure;
-use crate::{AccountId, HistoryGone, Ledger};
+use crate::{AccountId, Closed, HistoryError, HistoryGone, Ledger};
 
 /// Entries taken from the history at a time.
 const PAGE: usize = 500;
@@ -30,7 +30,8 @@ impl Watch {
         let next = match request.from_sequence {
             0 => match ledger.history(0, 1) {
                 Ok(oldest) => oldest.first().map_or_else(|| ledger.durable() + 1, crate::Outcome::sequence),
-                Err(HistoryGone { oldest }) => oldest,
+                Err(HistoryError::Gone(HistoryGone { oldest })) => oldest,
+                Err(error) => return Err(error.into()),
             },
             from => {
                 ledger.history(from, 1)?;
@@ -43,17 +44,29 @@ impl Watch {
     /// The next message; waits when there is nothing new.
     pub(super) async fn step(mut self) -> Step<Watch, proto::WatchTransactionsResponse> {
         loop {
-            let transactions = self.collect()?;
+            let transactions;
+            (self, transactions) = self.page().await?;
             if !transactions.is_empty() {
                 return Ok(Some((proto::WatchTransactionsResponse { transactions }, self)));
             }
             if self.ledger.durable() < self.next {
-                self.ledger.durable_at(self.next).await?;
+                self.ledger.durable_at(self.next).await.map_err(|Closed| Failure::closed(&self.ledger))?;
             } else {
                 // A long history of other accounts: let others run.
                 tokio::task::yield_now().await;
             }
         }
+    }
+
+    /// The next page. Where the watcher is far behind it may be on disk: then it is read where waiting stops nobody.
+    async fn page(mut self) -> Result<(Self, Vec<proto::Transaction>), Failure> {
+        let near = self.ledger.durable().saturating_sub(self.next) < PAGE as u64;
+        let read = move || self.collect().map(|transactions| (self, transactions));
+        if near {
+            return read();
+        }
+        let reading = tokio::task::spawn_blocking(read).await;
+        reading.unwrap_or(Err(Failure::Internal("the journal's reader ended")))
     }
 
     /// What of the next page concerns the watched account. An entry is never split over two messages.

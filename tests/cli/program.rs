@@ -20,6 +20,8 @@ pub fn equipoise(arguments: &[&str]) -> Command {
             command.env_remove(name);
         }
     }
+    // A service that is started with nothing said must not write into the home of whoever runs the tests.
+    command.env("XDG_DATA_HOME", env!("CARGO_TARGET_TMPDIR"));
     command.args(arguments).stdin(Stdio::null());
     command
 }
@@ -73,11 +75,13 @@ pub fn ends_within(child: &mut Child, limit: Duration) -> ExitStatus {
 pub struct Service {
     pub child: Child,
     pub address: String,
+    /// What it said on stderr until it was ready.
+    pub said: Vec<String>,
 }
 
 impl Service {
     pub fn start() -> Self {
-        Self::start_as(&mut equipoise(&["serve", "--listen", "127.0.0.1:0"]))
+        Self::start_as(&mut equipoise(&["serve", "--in-memory", "--listen", "127.0.0.1:0"]))
     }
 
     pub fn start_as(command: &mut Command) -> Self {
@@ -86,10 +90,13 @@ impl Service {
         let (lines, told) = mpsc::channel();
         // Reads to the end: the service must not wait for us.
         thread::spawn(move || stderr.lines().map_while(Result::ok).for_each(|line| drop(lines.send(line))));
-        let mut service = Service { child, address: String::new() };
-        while service.address.is_empty() {
-            let line = told.recv_timeout(Duration::from_secs(20)).expect("the service tells its address");
-            service.address = line.strip_prefix("listening on ").unwrap_or_default().to_owned();
+        let mut service = Service { child, address: String::new(), said: Vec::new() };
+        while service.said.last().is_none_or(|line| line != "ready") {
+            let line = told.recv_timeout(Duration::from_secs(20)).expect("the service tells that it is ready");
+            if let Some(address) = line.strip_prefix("listening on ") {
+                service.address = address.to_owned();
+            }
+            service.said.push(line);
         }
         service
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use equipoise::Ledger;
 use equipoise::grpc::proto::account_service_client::AccountServiceClient;
 use equipoise::grpc::proto::*;
-use equipoise::grpc::{Error, Options, serve};
+use equipoise::grpc::{Error, Opening, Options, serve};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -32,10 +32,15 @@ impl Service {
     }
 
     pub async fn over(ledger: Ledger, options: Options) -> Self {
+        Self::behind(ledger.clone(), ledger.into(), options).await
+    }
+
+    /// A service whose ledger will be `ledger` once `opening` says so.
+    pub async fn behind(ledger: Ledger, opening: Opening, options: Options) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
-        let serving = tokio::spawn(serve(listener, ledger.clone(), options, async {
+        let serving = tokio::spawn(serve(listener, opening, options, async {
             let _ = stopped.await;
         }));
         Service { address, ledger, stop, serving }
@@ -59,6 +64,11 @@ impl Service {
     /// Waits until remote readers see what was done directly on the ledger.
     pub async fn settle(&self) {
         self.ledger.durable_at(self.ledger.sequence()).await.unwrap();
+    }
+
+    /// How the service ended by itself.
+    pub async fn ended(self) -> Result<(), Error> {
+        self.serving.await.unwrap()
     }
 
     /// Stops the service; how long that took.

@@ -9,6 +9,7 @@ mod harness;
 mod ids;
 mod limits;
 mod log;
+mod opening;
 mod operators;
 mod shutdown;
 mod trials;

@@ -46,7 +46,8 @@ def generate(into):
 @contextlib.contextmanager
 def serving(binary):
     """The service on a free port; ends with it, within five seconds of SIGTERM and with exit code 0 (E4)."""
-    service = subprocess.Popen([binary, "serve", "--listen", "127.0.0.1:0"], stderr=subprocess.PIPE, text=True)
+    command = [binary, "serve", "--in-memory", "--listen", "127.0.0.1:0"]
+    service = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     log = []
     listening = threading.Event()
 

@@ -1,0 +1,75 @@
+//! The account service's other side: its ledger, from its opening to its end.
+
+use std::sync::{Arc, OnceLock};
+
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use tonic_health::server::HealthReporter;
+
+use super::Error;
+use super::opening::Opening;
+use super::proto::account_service_server::AccountServiceServer;
+use super::service::Accounts;
+use super::walk::Walks;
+use crate::Ledger;
+
+pub(super) type Service = AccountServiceServer<Accounts>;
+
+/// What the account service is made of, once there is a ledger.
+pub(super) struct Backend {
+    pub(super) accounts: Arc<OnceLock<Service>>,
+    pub(super) walks: Arc<Walks>,
+    pub(super) health: HealthReporter,
+    pub(super) stopping: watch::Receiver<bool>,
+    pub(super) max_message_bytes: usize,
+}
+
+impl Backend {
+    /// Lets calls in when the ledger is open; ends when it cannot be, or when its journal fails.
+    pub(super) async fn live(&self, opening: &mut Opening, opened: &mut Option<Ledger>) -> Error {
+        let ledger = match opening.ledger().await {
+            Ok(ledger) => opened.insert(ledger),
+            Err(error) => return error.into(),
+        };
+        self.accounts.get_or_init(|| self.accounts(ledger));
+        self.health.set_serving::<Service>().await;
+        opening.tell_ready();
+        ledger.closed().await;
+        if let Some(what) = ledger.failure() {
+            return Error::JournalFailed { what };
+        }
+        // Whoever embeds the service closed the ledger: reads go on until the service is told to end.
+        self.health.set_not_serving::<Service>().await;
+        std::future::pending().await
+    }
+
+    fn accounts(&self, ledger: &Ledger) -> Service {
+        let accounts = Accounts {
+            ledger: ledger.clone(),
+            walks: self.walks.clone(),
+            stopping: self.stopping.clone(),
+            max_message_bytes: self.max_message_bytes,
+        };
+        Service::new(accounts)
+            .max_decoding_message_size(self.max_message_bytes)
+            .max_encoding_message_size(self.max_message_bytes)
+    }
+
+    /// Closes `ledger` and lets go of it, which may take a disk's time, by `latest`.
+    pub(super) async fn close(self, ledger: Ledger, latest: Instant) -> Result<(), Error> {
+        let closing = tokio::task::spawn_blocking(move || {
+            ledger.close();
+            let failure = ledger.failure();
+            drop((self, ledger));
+            failure
+        });
+        match timeout_at(latest, closing).await {
+            Ok(Ok(Some(what))) => Err(Error::JournalFailed { what }),
+            Ok(_) => Ok(()),
+            Err(_) => {
+                tracing::warn!("the ledger takes longer to close than the service has time; what was answered is safe");
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! The ledger that a service is for, which may still be on its way.
+
+use std::fmt;
+use std::future::{self, Future};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::time::timeout;
+
+use super::status::percent;
+use crate::{Builder, Ledger, OpenError, Progress};
+
+/// How often the log tells how far the opening is.
+const LOG_EVERY: Duration = Duration::from_secs(1);
+
+type Pending = Pin<Box<dyn Future<Output = Result<Ledger, OpenError>> + Send>>;
+
+/// A ledger, or one that is being opened: what [`serve`](super::serve) takes. A [`Ledger`] is one that is open.
+///
+/// Until it is open the service is alive and not ready: health says SERVING for `""` and NOT_SERVING for
+/// `equipoise.v1.AccountService`, and every account call gets UNAVAILABLE.
+pub struct Opening {
+    /// None once it has ended.
+    ledger: Option<Pending>,
+    recovery: Arc<Recovery>,
+    on_ready: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl fmt::Debug for Opening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opening").field("recovery", &self.recovery).finish_non_exhaustive()
+    }
+}
+
+impl From<Ledger> for Opening {
+    fn from(ledger: Ledger) -> Self {
+        Opening::new(future::ready(Ok(ledger)))
+    }
+}
+
+impl Opening {
+    /// A ledger that somebody else opens. When the service ends before it is open, `ledger` has
+    /// [`Options::shutdown_grace`](super::Options::shutdown_grace) to end and is dropped then.
+    pub fn new(ledger: impl Future<Output = Result<Ledger, OpenError>> + Send + 'static) -> Self {
+        Opening { ledger: Some(Box::pin(ledger)), recovery: Arc::default(), on_ready: None }
+    }
+
+    /// Opens the ledger in the data directory `dir`, on a thread for what blocks, and tells callers and the log how far
+    /// that is: takes the place of [`Builder::progress`]. The end of the service cancels it.
+    pub fn on_disk(builder: Builder, dir: impl Into<PathBuf>) -> Self {
+        let (recovery, dir) = (Arc::<Recovery>::default(), dir.into());
+        let builder = builder.progress(recovery.clone().follow());
+        let told = recovery.clone();
+        let open = async move {
+            let began = Instant::now();
+            let ledger = match tokio::task::spawn_blocking(move || builder.open(dir)).await {
+                Ok(opened) => opened?,
+                Err(ended) if ended.is_panic() => std::panic::resume_unwind(ended.into_panic()),
+                // The runtime is going away.
+                Err(_) => return Err(OpenError::Cancelled),
+            };
+            let (entries, seconds) = (told.progress().replayed, began.elapsed().as_secs_f64());
+            tracing::info!("recovered {entries} entries in {seconds:.1} s");
+            Ok(ledger)
+        };
+        Opening { recovery, ..Opening::new(open) }
+    }
+
+    /// Calls `told` once the service takes account calls. It must not block.
+    #[must_use]
+    pub fn on_ready(mut self, told: impl FnOnce() + Send + 'static) -> Self {
+        self.on_ready = Some(Box::new(told));
+        self
+    }
+
+    pub(super) fn recovery(&self) -> Arc<Recovery> {
+        self.recovery.clone()
+    }
+
+    /// The ledger, when it is open; once. May be dropped and called again before.
+    pub(super) async fn ledger(&mut self) -> Result<Ledger, OpenError> {
+        let Some(ledger) = &mut self.ledger else { return future::pending().await };
+        let opened = ledger.await;
+        self.ledger = None;
+        opened
+    }
+
+    pub(super) fn tell_ready(&mut self) {
+        if let Some(told) = self.on_ready.take() {
+            told();
+        }
+    }
+
+    /// Ends what is under way, within `grace`. The ledger, if it was faster.
+    pub(super) async fn cancel(&mut self, grace: Duration) -> Option<Ledger> {
+        self.ledger.as_ref()?;
+        self.recovery.cancel();
+        match timeout(grace, self.ledger()).await {
+            Ok(Ok(ledger)) => return Some(ledger),
+            Ok(Err(OpenError::Cancelled)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the ledger could not be opened, and is not needed any more"),
+            Err(_) => tracing::warn!("the opening of the ledger did not end within {grace:?}"),
+        }
+        None
+    }
+}
+
+/// How far an opening is, and whether it is still wanted.
+pub(super) struct Recovery {
+    progress: Mutex<Progress>,
+    cancelled: OnceLock<()>,
+}
+
+impl fmt::Debug for Recovery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.progress().fmt(f)
+    }
+}
+
+impl Default for Recovery {
+    fn default() -> Self {
+        let progress = Progress { replayed: 0, bytes: 0, total_bytes: 0 };
+        Recovery { progress: Mutex::new(progress), cancelled: OnceLock::new() }
+    }
+}
+
+impl Recovery {
+    pub(super) fn progress(&self) -> Progress {
+        *self.progress.lock()
+    }
+
+    fn cancel(&self) {
+        // It may have been before.
+        let _ = self.cancelled.set(());
+    }
+
+    /// What a builder tells its progress to.
+    fn follow(self: Arc<Self>) -> impl FnMut(Progress) -> ControlFlow<()> + Send + 'static {
+        let (mut logged, mut at) = (0, Instant::now());
+        move |progress| {
+            *self.progress.lock() = progress;
+            let Progress { replayed, bytes, total_bytes } = progress;
+            let since = at.elapsed();
+            if since >= LOG_EVERY {
+                let entries_per_second = u128::from(replayed.saturating_sub(logged)) * 1_000 / since.as_millis().max(1);
+                let percent = percent(bytes, total_bytes);
+                tracing::info!(entries = replayed, percent, entries_per_second, "recovering the ledger");
+                (logged, at) = (replayed, Instant::now());
+            }
+            match self.cancelled.get() {
+                Some(()) => ControlFlow::Break(()),
+                None => ControlFlow::Continue(()),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A10, E4: whoever asks hears how far it is, and an opening that is not wanted any more is told.
+    #[test]
+    fn progress_is_told_on_and_cancelled() {
+        let recovery = Arc::<Recovery>::default();
+        let mut told = recovery.clone().follow();
+        let progress = Progress { replayed: 5, bytes: 1, total_bytes: 2 };
+        assert_eq!(told(progress), ControlFlow::Continue(()));
+        assert_eq!(recovery.progress(), progress);
+        recovery.cancel();
+        recovery.cancel();
+        assert_eq!(told(progress), ControlFlow::Break(()));
+    }
+
+    /// E4: a cancelled opening is given time to end, and no more.
+    #[tokio::test]
+    async fn cancelling_waits_for_the_end_but_not_for_ever() {
+        let grace = Duration::from_millis(20);
+        let mut stuck = Opening::new(future::pending());
+        assert!(stuck.cancel(grace).await.is_none());
+        let mut ended = Opening::new(future::ready(Err(OpenError::Cancelled)));
+        assert!(ended.cancel(grace).await.is_none());
+        let mut faster = Opening::from(Ledger::new());
+        assert!(faster.cancel(grace).await.is_some());
+        assert!(faster.cancel(grace).await.is_none(), "it is somebody else's by now");
+    }
+}
