@@ -149,7 +149,8 @@ fn known_ids(criterion: &mut Criterion, ledger: &Ledger, ids: &[AccountId], labe
     criterion.bench_function(&format!("look up an id/{label}"), |bencher| {
         bencher.iter(|| {
             let request = &requests[random.below(KNOWN_IDS)];
-            black_box(request.members()[0].id.as_ref().and_then(|id| ledger.transaction(id))).expect("kept")
+            black_box(request.members()[0].id.as_ref().and_then(|id| ledger.transaction(id).expect("readable")))
+                .expect("kept")
         });
     });
     criterion.bench_function(&format!("replay/{label}"), |bencher| {

@@ -36,7 +36,7 @@
 //! assert!(!first.replayed() && again.replayed());
 //! assert_eq!(first.sequence(), again.sequence());
 //! assert_eq!(ledger.balance(&alice).map(|state| state.balance), Some(70));
-//! assert!(ledger.transaction(&id).is_some());
+//! assert!(ledger.transaction(&id).expect("readable").is_some());
 //! # Ok::<(), equipoise::Error>(())
 //! ```
 //!

@@ -169,7 +169,7 @@ fn a_chain_with_a_used_id_is_refused_whole() {
     assert_eq!(error, SubmitError::Invalid(InvalidRequest::IdOfAnother { id: id("used"), index: 1 }));
     assert_eq!((ledger.sequence(), state(&ledger, "a")), before, "never half a chain");
     for name in ["free-1", "free-2"] {
-        assert!(ledger.transaction(&id(name)).is_none());
+        assert!(ledger.transaction(&id(name)).expect("readable").is_none());
         assert!(!decide(&ledger, named(update("a", 8), name)).replayed(), "{name} was not used up");
     }
     assert_eq!(balance(&ledger, "a"), 27);
@@ -189,7 +189,7 @@ fn a_member_sent_alone_is_a_replay() {
         assert_eq!(again.results(), [whole.results()[index].clone()]);
         assert_eq!(again.members().len(), 1);
         assert_eq!(again.members()[0].operation, operation);
-        let found = ledger.transaction(&id(name)).expect("known by its id");
+        let found = ledger.transaction(&id(name)).expect("readable").expect("known by its id");
         assert_eq!((found.results(), found.replayed()), (again.results(), false));
     }
     let other = ledger.submit(named(update("a", 6), "m0")).expect_err("another delta");

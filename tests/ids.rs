@@ -219,8 +219,11 @@ fn concurrent_duplicates_execute_once_while_the_sweep_runs() {
             std::thread::sleep(Duration::from_millis(1));
         }
         assert!(ledger.stats().ids >= 1_024, "no more are forgotten than must be");
-        assert!(ledger.transaction(&id(&format!("duplicate-{}", rounds - 1))).is_some(), "the newest stay");
-        assert!(ledger.transaction(&id("duplicate-0")).is_none(), "the oldest go");
+        assert!(
+            ledger.transaction(&id(&format!("duplicate-{}", rounds - 1))).expect("readable").is_some(),
+            "the newest stay"
+        );
+        assert!(ledger.transaction(&id("duplicate-0")).expect("readable").is_none(), "the oldest go");
     }
 }
 
@@ -275,7 +278,7 @@ fn chains_and_singles_race_for_ids() {
                 Err(other) => panic!("{other}"),
             }
         }
-        let middle = ledger.transaction(&id(&format!("{round}-01")));
+        let middle = ledger.transaction(&id(&format!("{round}-01"))).expect("readable");
         let chain_won = chains.iter().any(|answer| answer.is_ok());
         assert_eq!(middle.is_some(), chain_won, "the ids of a chain that did not run are free");
         won += i64::from(chain_won);
@@ -338,10 +341,10 @@ fn concurrent_duplicate_chains_execute_once() {
 #[test]
 fn an_outcome_is_found_by_its_id() {
     let ledger = with_accounts(&[("a", 1)]);
-    assert!(ledger.transaction(&id("x")).is_none());
+    assert!(ledger.transaction(&id("x")).expect("readable").is_none());
     let first = decide(&ledger, named(update("a", -2), "x"));
     assert!(!first.replayed());
-    let found = ledger.transaction(&id("x")).expect("known");
+    let found = ledger.transaction(&id("x")).expect("readable").expect("known");
     assert_eq!((found.sequence(), found.results(), found.replayed()), (first.sequence(), first.results(), false));
     assert_eq!(found.members()[0].id, Some(id("x")));
 }

@@ -9,7 +9,7 @@ use common::{
     Random, account, alone, chain, create, decide, id, named, named_chain, open, post, rounds, together, transfer,
     update, with_accounts,
 };
-use equipoise::{AccountChange, HistoryGone, Ledger, Outcome};
+use equipoise::{AccountChange, HistoryError, HistoryGone, Ledger, Outcome};
 
 fn recorded(accounts: &[(&str, i64)]) -> Ledger {
     open(Ledger::builder().history(1_000_000).build(), accounts)
@@ -205,7 +205,7 @@ fn a_bounded_history_says_what_is_gone() {
     let entries = journal(&ledger);
     assert_eq!(entries.iter().map(Outcome::sequence).collect::<Vec<_>>(), (91..=100).collect::<Vec<_>>());
     assert_eq!(entries[0].changes(), [change("a", 1, 90, 91)]);
-    assert_eq!(ledger.history(90, 1).expect_err("gone"), HistoryGone { oldest: 91 });
+    assert_eq!(ledger.history(90, 1).expect_err("gone"), HistoryError::Gone(HistoryGone { oldest: 91 }));
     assert_eq!(ledger.history(1, 1).expect_err("gone").to_string(), "history before sequence 91 is gone");
     assert_eq!(ledger.history(91, 1).expect("kept").len(), 1);
     assert_eq!(ledger.stats().history_oldest, 91);
@@ -215,8 +215,8 @@ fn a_bounded_history_says_what_is_gone() {
 #[test]
 fn without_a_history_everything_is_gone() {
     let ledger = with_accounts(&[("a", 0)]);
-    assert_eq!(ledger.history(0, 10).expect_err("gone"), HistoryGone { oldest: 2 });
-    assert_eq!(ledger.history(1, 10).expect_err("gone"), HistoryGone { oldest: 2 });
+    assert_eq!(ledger.history(0, 10).expect_err("gone"), HistoryError::Gone(HistoryGone { oldest: 2 }));
+    assert_eq!(ledger.history(1, 10).expect_err("gone"), HistoryError::Gone(HistoryGone { oldest: 2 }));
     assert!(ledger.history(2, 10).expect("not there yet").is_empty());
     assert_eq!((ledger.durable(), ledger.stats().history_oldest), (1, 2));
 }
@@ -229,7 +229,7 @@ fn an_entry_is_found_by_id_and_by_sequence() {
     decide(&ledger, named_chain([(update("a", 1), "m0"), (update("a", 2), "m1")]));
     journal(&ledger);
     for (name, sequence, index) in [("x", 2, 0), ("m0", 3, 0), ("m1", 3, 1)] {
-        let by_id = ledger.transaction(&id(name)).expect("known");
+        let by_id = ledger.transaction(&id(name)).expect("readable").expect("known");
         let by_sequence = &ledger.history(sequence, 1).expect("kept")[0];
         assert_eq!((by_id.sequence(), by_id.time()), (sequence, by_sequence.time()));
         assert_eq!(by_id.result(), by_sequence.results()[index]);

@@ -178,7 +178,7 @@ fn outcomes_outlive_what_kept_them() {
     for _ in 0..ledgers().div_ceil(50) {
         let ledger = open(Ledger::builder().history(8).id_capacity(8).build(), &[("a", 1_000_000), ("b", 0)]);
         decide(&ledger, named_chain([(transfer("a", "b", 2), "m0"), (update("a", -1), "m1")]));
-        let by_id = ledger.transaction(&id("m1")).expect("known");
+        let by_id = ledger.transaction(&id("m1")).expect("readable").expect("known");
         ledger.wait_durable(by_id.sequence()).expect("not closed");
         let recorded = ledger.history(by_id.sequence(), 1).expect("kept").swap_remove(0);
         together(2, |thread| {
@@ -187,7 +187,7 @@ fn outcomes_outlive_what_kept_them() {
             }
         });
         ledger.wait_durable(ledger.sequence()).expect("not closed");
-        assert!(ledger.transaction(&id("m1")).is_none(), "forgotten");
+        assert!(ledger.transaction(&id("m1")).expect("readable").is_none(), "forgotten");
         assert!(ledger.history(by_id.sequence(), 1).is_err(), "dropped");
         drop(ledger);
         assert_eq!(by_id.result().expect("accepted")[0].balance, 999_997);

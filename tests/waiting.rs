@@ -154,8 +154,8 @@ fn a_closed_ledger_is_read_but_not_written() {
         assert!(ledger.account(&account("a")).expect("open").update(1).is_err());
         assert_eq!((balance(&ledger, "a"), ledger.sequence()), (7, last));
         assert_eq!(ledger.snapshot().expect("few").total(), 7);
-        assert!(ledger.transaction(&common::id("x")).is_some());
-        assert!(ledger.transaction(&common::id("y")).is_none(), "not used up");
+        assert!(ledger.transaction(&common::id("x")).expect("readable").is_some());
+        assert!(ledger.transaction(&common::id("y")).expect("readable").is_none(), "not used up");
     }
 }
 
@@ -226,7 +226,10 @@ fn a_backlog_pushes_back() {
     let SubmitError::Exhausted(Exhausted::Backlog { entries, limit: 1 }) = refused else { panic!("{refused}") };
     assert!(entries > 1);
     assert_eq!((balance(&ledger, "a"), ledger.sequence()), (accepted, 1 + accepted as u64), "nothing was decided");
-    assert!(ledger.transaction(&common::id(&format!("id-{accepted}"))).is_none(), "and the id not used up");
+    assert!(
+        ledger.transaction(&common::id(&format!("id-{accepted}"))).expect("readable").is_none(),
+        "and the id not used up"
+    );
     ledger.wait_durable(ledger.sequence()).expect("not closed");
     let fresh = decide(&ledger, named(update("a", 1), &format!("id-{accepted}")));
     assert!(!fresh.replayed());

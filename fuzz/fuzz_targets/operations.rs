@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use equipoise::{
-    AccountId, AccountState, Error, HistoryGone, InvalidRequest, Kind, Ledger, MemberResult, Operation, Outcome,
+    AccountId, AccountState, Error, HistoryError, HistoryGone, InvalidRequest, Kind, Ledger, MemberResult, Operation, Outcome,
     Request, Snapshot, SubmitError, TransactionId,
 };
 use equipoise_fuzz::input::{Change, Name, Program, Step, chain};
@@ -208,7 +208,7 @@ impl Run {
     fn transaction(&self, id: &TransactionId) {
         let expected = self.model.transaction(id);
         for ledger in self.ledgers() {
-            let found = ledger.transaction(id);
+            let found = ledger.transaction(id).expect("readable");
             assert_eq!(found.is_some(), expected.is_some());
             if let (Some(found), Some(expected)) = (found, &expected) {
                 assert!(!found.replayed());
@@ -224,7 +224,7 @@ impl Run {
         let got = self.journaled.history(from, limit);
         let first = if from == 0 { oldest } else { from };
         if first < oldest {
-            assert_eq!(got.map(|entries| entries.len()), Err(HistoryGone { oldest }));
+            assert_eq!(got.map(|entries| entries.len()), Err(HistoryError::Gone(HistoryGone { oldest })));
             return;
         }
         let got = got.expect("kept");
