@@ -83,7 +83,6 @@ fn it_says_where_its_state_lives() {
 
 /// C2: a data directory that is none is named, at once.
 #[test]
-
 fn a_data_directory_that_cannot_be_opened_is_named() {
     let file = TempFile::new("no-directory", "");
     let began = Instant::now();
@@ -97,7 +96,6 @@ fn a_data_directory_that_cannot_be_opened_is_named() {
 
 /// Case A14: a second service on one directory ends at once, naming it and who holds it; the first goes on.
 #[test]
-
 fn a_second_service_on_one_directory_ends_at_once() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().to_str().expect("UTF-8");
