@@ -17,7 +17,7 @@ const REQUIREMENTS: [&str; 24] = [
 const RACE_CHECKERS: [&str; 3] = ["loom", "shuttle", "thread"];
 
 /// Which of our modules a module may name. What is not listed here may name everything.
-const LAYERS: [(&str, &[&str]); 20] = [
+const LAYERS: [(&str, &[&str]); 21] = [
     ("kernel", &["kernel"]),
     // The domain: plain data. Of the kernel it knows what a state is, and an outcome the handle that it reads.
     ("account", &["account", "error", "request", "kernel::State"]),
@@ -39,7 +39,9 @@ const LAYERS: [(&str, &[&str]); 20] = [
     ("grpc", &["grpc", "telemetry", "config"]),
     ("config", &["config"]),
     ("telemetry", &["telemetry", "config"]),
-    ("cli", &["cli", "grpc", "config", "telemetry", "ledger"]),
+    ("cli", &["cli", "grpc", "config", "telemetry", "ledger", "verify"]),
+    // Shares nothing with what it checks.
+    ("verify", &["verify"]),
     ("main", &[]),
 ];
 
