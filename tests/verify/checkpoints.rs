@@ -1,6 +1,6 @@
 //! Checkpoints against the journal, and journals whose beginning was dropped.
 
-use crate::writer::{Entry, SEGMENT, Writer, account, checkpoint, create, sample, sign_header, update};
+use crate::writer::{Entry, SEGMENT, Writer, account, check, checkpoint, create, put, sample, sign_header, update};
 
 type Row = (&'static str, i64, u64, u64);
 
@@ -62,9 +62,14 @@ fn a_checkpoint_is_sound_in_itself() {
     assert!(with(&|bytes| bytes.push(0)).contains("bytes after the last account"));
     let huge = with(&|bytes| bytes[128..132].copy_from_slice(&u32::MAX.to_le_bytes()));
     assert!(huge.contains("a block of 4294967295 bytes"), "{huge}");
+    let (path, directory) = (writer.files().swap_remove(2).0, writer.write());
     for at in 0..good.len() {
-        with(&|bytes| bytes[at] ^= 1 << (at % 8));
-        with(&|bytes| bytes.truncate(at));
+        put(&path, &good[..at]);
+        check(directory).expect_err("cut");
+        let mut flipped = good.clone();
+        flipped[at] ^= 1 << (at % 8);
+        put(&path, &flipped);
+        check(directory).expect_err("flipped");
     }
     let fewer = [vec![account(&AT_6[0]), account(&AT_6[1])]];
     let mut writer = sample("fewer");

@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::writer::{Entry, SEGMENT, Writer, check, create, sample, segment_header, sign_header, update};
+use crate::writer::{Entry, SEGMENT, Writer, check, create, put, sample, segment_header, sign_header, update};
 
 fn path(writer: &Writer, segment: u64) -> std::path::PathBuf {
     writer.directory.join(format!("journal/{segment:010}.segment"))
@@ -54,7 +54,7 @@ fn a_tail_torn_anywhere_is_a_note() {
         let mut torn = bytes[..at].to_vec();
         let written = torn.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         torn.resize(SEGMENT, 0);
-        fs::write(path(&writer, number), torn).expect("written");
+        put(&path(&writer, number), &torn);
         let report = check(directory).expect("a torn tail is no error");
         let whole = written == bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         if !whole {
@@ -75,19 +75,17 @@ fn a_file_cut_at_any_length() {
         for length in lengths {
             let mut bytes = bytes.clone();
             bytes.resize(SEGMENT, 0);
-            fs::write(path(&writer, *number), &bytes[..length]).expect("written");
+            put(&path(&writer, *number), &bytes[..length]);
             assert_eq!(outcome(directory), "error", "segment {number} cut at {length}");
         }
-        fs::write(
-            path(&writer, *number),
-            bytes.iter().copied().chain(vec![0; SEGMENT - bytes.len()]).collect::<Vec<_>>(),
-        )
-        .expect("written");
+        let mut bytes = bytes.clone();
+        bytes.resize(SEGMENT, 0);
+        put(&path(&writer, *number), &bytes);
     }
     // Without the checkpoint that needs it, a newest segment without a header is the unused tail.
     fs::remove_file(directory.join("checkpoints/00000000000000000011.checkpoint")).expect("removed");
     for length in [0, 1, 8, 127] {
-        fs::write(path(&writer, 2), &writer.segments[&2][..length]).expect("written");
+        put(&path(&writer, 2), &writer.segments[&2][..length]);
         assert_eq!(outcome(directory), "unused", "cut at {length}");
     }
 }

@@ -1,9 +1,8 @@
 //! Whatever the bytes are: an answer, no panic, and nothing taken that the files do not have.
 
-use std::fs;
 use std::ops::Range;
 
-use crate::writer::{Entry, SEGMENT, Writer, check, create, sample, sign_batch, sign_header};
+use crate::writer::{Entry, SEGMENT, Writer, check, create, put, sample, sign_batch, sign_header};
 
 /// SplitMix64.
 struct Dice(u64);
@@ -70,9 +69,9 @@ fn signed_garbage_is_refused() {
                 }
             }
         }
-        fs::write(path, &bytes).expect("written");
+        put(path, &bytes);
         whole += u32::from(check(directory).is_ok());
-        fs::write(path, good).expect("written");
+        put(path, good);
     }
     assert!(whole < 1000, "{whole} of 3000");
 }
@@ -82,15 +81,19 @@ fn signed_garbage_is_refused() {
 fn random_entries_are_refused() {
     let mut dice = Dice(2);
     let member = create("id", "account", 7, (7, 1));
-    for _ in 0..2000 {
-        let mut writer = Writer::new("entries");
-        let mut frame = Entry::of(&[member.clone(), member.clone()]).at(writer.time).frame();
-        let length = frame.len();
-        dice.spoil(&mut frame, 0..length);
-        let count = dice.below(4) as u32;
-        // The chain and the checksum are right: the frames alone decide, and two creates of one account cannot be.
-        writer.raw(count, 0, &frame);
-        let _ = writer.verify();
+    let mut writer = Writer::new("entries");
+    let (begun, time) = (writer.segments.clone(), writer.time);
+    let directory = writer.write().to_owned();
+    let good = Entry::of(&[member.clone(), member]).at(time).frame();
+    for _ in 0..3000 {
+        let mut frame = good.clone();
+        dice.spoil(&mut frame, 0..good.len());
+        (writer.segments, writer.batch, writer.sequence, writer.hash) = (begun.clone(), 1, 1, [0; 32]);
+        // The chain and the checksum are right: the frame alone decides, and no account is opened twice.
+        writer.raw(1, 0, &frame);
+        let (path, bytes) = writer.files().swap_remove(0);
+        put(&path, &bytes);
+        check(&directory).expect_err("opened twice");
     }
 }
 
@@ -103,7 +106,7 @@ fn noise_is_refused() {
     for _ in 0..300 {
         for (path, _) in writer.files() {
             let noise: Vec<_> = (0..dice.below(SEGMENT)).map(|_| dice.roll() as u8).collect();
-            fs::write(path, noise).expect("written");
+            put(&path, &noise);
         }
         check(directory).expect_err("noise");
     }

@@ -1,7 +1,8 @@
 //! Writes data directories of format 1, right ones and wrong ones.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use equipoise::verify::{Options, Problem, Report, verify};
@@ -245,6 +246,14 @@ impl Drop for Writer {
 
 pub fn check(directory: &Path) -> Result<Report, Problem> {
     verify(directory, &Options::default(), &mut |_, _| {})
+}
+
+/// Changes the content of a file. Not by emptying it first: some file systems take that for a reason to wait for the
+/// disk.
+pub fn put(path: &Path, bytes: &[u8]) {
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(path).expect("a file");
+    file.write_all_at(bytes, 0).expect("written");
+    file.set_len(bytes.len() as u64).expect("cut");
 }
 
 pub fn sign_batch(batch: &mut [u8], segment: u64) {
