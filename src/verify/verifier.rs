@@ -175,7 +175,7 @@ impl<'a, 'm> Verifier<'a, 'm> {
         if before == 0 {
             return self.due(0, None);
         }
-        while let Some((sequence, path, file)) = self.checkpoints.next() {
+        for (sequence, path, file) in self.checkpoints.by_ref() {
             let expected =
                 Expected { sequence: *sequence, time: None, ledger: self.ledger, replay: &Replay::default() };
             let mut base = Replay::default();

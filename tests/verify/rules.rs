@@ -130,14 +130,14 @@ fn chains_are_done_in_order() {
 #[test]
 fn unknown_as_of_is_true_of_that_sequence() {
     let refused = |account| Entry::refused(&[update("", account, 1, (0, 0))], 0, NOT_FOUND, 0, 0);
-    holds("opened-since", refused("b").as_of(1));
-    holds("never-opened", refused("x").as_of(2));
-    holds("as-of-0", refused("a").as_of(0));
-    says("known", refused("b").as_of(2), "account b was not unknown as of sequence 2");
-    says("future", refused("x").as_of(3), "which was yet to come");
-    says("accepted-as-of", Entry::of(&[update("", "a", 1, (11, 2))]).as_of(1), "was not refused for one");
+    holds("opened-since", refused("b").unknown_as_of(1));
+    holds("never-opened", refused("x").unknown_as_of(2));
+    holds("as-of-0", refused("a").unknown_as_of(0));
+    says("known", refused("b").unknown_as_of(2), "account b was not unknown as of sequence 2");
+    says("future", refused("x").unknown_as_of(3), "which was yet to come");
+    says("accepted-as-of", Entry::of(&[update("", "a", 1, (11, 2))]).unknown_as_of(1), "was not refused for one");
     let insufficient = Entry::refused(&[update("", "a", -11, (10, 1))], 0, INSUFFICIENT, 0, 10);
-    says("insufficient-as-of", insufficient.as_of(1), "was not refused for one");
+    says("insufficient-as-of", insufficient.unknown_as_of(1), "was not refused for one");
 }
 
 /// B1, B4: a transaction id counts once within the window, and may come again after it.

@@ -37,7 +37,7 @@ impl Entry {
         Entry { refusal: Some((member, reason, leg, current)), ..Entry::of(members) }
     }
 
-    pub fn as_of(self, sequence: u64) -> Self {
+    pub fn unknown_as_of(self, sequence: u64) -> Self {
         Entry { as_of: Some(sequence), ..self }
     }
 
@@ -295,7 +295,7 @@ pub fn sample(name: &str) -> Writer {
     ]);
     writer.batch(&[
         Entry::refused(&[transfer("t2", ["alice", "bob"], 71, [(70, 2), (30, 2)])], 0, INSUFFICIENT, 0, 70),
-        Entry::refused(&[update("u1", "nobody", 5, (0, 0))], 0, NOT_FOUND, 0, 0).as_of(4),
+        Entry::refused(&[update("u1", "nobody", 5, (0, 0))], 0, NOT_FOUND, 0, 0).unknown_as_of(4),
         Entry::refused(&[create("c2", "bob", 5, (30, 2))], 0, ALREADY_EXISTS, 0, 30),
     ]);
     writer.checkpoint(6, writer.time, &[("alice", 70, 2, 3), ("bob", 30, 2, 3)]);
