@@ -102,7 +102,7 @@ impl<'a> Batch<'a> {
         if self.closing() && (self.count != 0 || !self.body.is_empty()) {
             return at(24, "a closing batch with entries".to_owned());
         }
-        if !self.closing() && self.count == 0 {
+        if !self.closing() && self.count == 0 && self.sources == 0 {
             return at(24, "a batch without entries that is no closing one".to_owned());
         }
         match self.padding.iter().position(|byte| *byte != 0) {

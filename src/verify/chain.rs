@@ -70,6 +70,11 @@ impl<'a, V: Visitor> Walk<'a, V> {
         self.index + 1 == self.directory.segments.len()
     }
 
+    /// Whether a service may be writing into the loaded segment.
+    fn may_change(&self) -> bool {
+        self.directory.live() && self.newest()
+    }
+
     fn number(&self) -> u64 {
         self.directory.first_number.saturating_add(self.index as u64)
     }
@@ -77,7 +82,16 @@ impl<'a, V: Visitor> Walk<'a, V> {
     /// Goes through the loaded segment; notes when the journal ends in it, or before it.
     fn one_segment(&mut self) -> Result<Option<Vec<String>>, V::Error> {
         let file = self.file();
-        let header = match Header::read(&self.segment) {
+        let mut patience = Patience::default();
+        let mut header = Header::read(&self.segment);
+        while header.is_err()
+            && !segment::unused(&self.segment, self.newest())
+            && self.may_change()
+            && patience.again(file, &mut self.segment, 0)?
+        {
+            header = Header::read(&self.segment);
+        }
+        let header = match header {
             Ok(header) => header,
             Err(_) if segment::unused(&self.segment, self.newest()) => {
                 self.nothing_after(file, 0, "an unused segment")?;
@@ -89,7 +103,6 @@ impl<'a, V: Visitor> Walk<'a, V> {
         let mut link = self.continues(&header)?;
         self.visitor.segment(file, &header)?;
         let mut at = HEADER;
-        let mut patience = Patience::default();
         let torn = loop {
             match Batch::read(file, &self.segment, at, &header.salt) {
                 Place::End => break None,
@@ -100,7 +113,7 @@ impl<'a, V: Visitor> Walk<'a, V> {
                     self.visitor.batch(&batch)?;
                 }
                 Place::Bad(what) => {
-                    if !(self.directory.live() && self.newest() && patience.again(file, &mut self.segment, at)?) {
+                    if !(self.may_change() && patience.again(file, &mut self.segment, at)?) {
                         break Some(what);
                     }
                 }

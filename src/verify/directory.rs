@@ -81,7 +81,9 @@ fn lock(path: &Path) -> Result<(Option<File>, Option<String>), Problem> {
             let mut holder = String::new();
             // Its content is for people: whatever it is, somebody has the directory.
             let _ = file.by_ref().take(64).read_to_string(&mut holder);
-            Ok((None, Some(holder.trim().to_owned())))
+            let holder = holder.trim();
+            let process = if holder.is_empty() { String::new() } else { format!("process {holder}") };
+            Ok((None, Some(process)))
         }
         Err(TryLockError::Error(error)) => Err(Problem::new(path, format!("cannot be locked: {error}"))),
     }

@@ -34,11 +34,15 @@ struct Place {
 /// Opens the index in `path`, or says why it is left out: it is derived data, and the next start makes it anew.
 pub(super) fn open(path: &Path, end: &Link) -> Result<Result<Index, String>, Problem> {
     let skipped = |why: String| Ok(Err(format!("the id index was not checked: {why}")));
-    match path.metadata() {
+    // Without this file the database would be made, not opened.
+    match path.join("version").metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return skipped("there is none".to_owned()),
         Err(error) => return Err(Problem::unreadable(path, &error)),
-        Ok(metadata) if metadata.permissions().readonly() => return skipped("its directory is read-only".to_owned()),
         Ok(_) => {}
+    }
+    let metadata = path.metadata().map_err(|error| Problem::unreadable(path, &error))?;
+    if metadata.permissions().readonly() {
+        return skipped("its directory is read-only".to_owned());
     }
     // One keyspace is looked up, none is written: small caches and few threads do.
     let database = match Database::builder(path).cache_size(64 << 20).worker_threads(1).open() {

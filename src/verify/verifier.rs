@@ -80,9 +80,11 @@ pub fn verify(path: &Path, options: &Options, progress: &mut dyn FnMut(u64, u64)
     let mut report = verifier.end(end.link.as_ref())?;
     report.notes = [&directory.notes[..], &report.notes, &end.notes].concat();
     match (&directory.holder, &end.link) {
-        (Some(holder), _) => report.notes.push(format!(
-            "a process has the directory ({holder}): this is the journal up to now, without the id index"
-        )),
+        (Some(holder), _) => {
+            let holder = if holder.is_empty() { "a process" } else { holder };
+            let note = format!("{holder} has the directory: this is the journal up to now, without the id index");
+            report.notes.push(note);
+        }
         (None, None) => {}
         (None, Some(link)) => match index::open(&ids, link)? {
             Err(note) => report.notes.push(note),
@@ -292,7 +294,7 @@ impl Visitor for Verifier<'_, '_> {
             self.due(entry.sequence, Some(entry.time))?;
         }
         let last = self.report.last_time;
-        if batch.time < last || (!batch.closing() && batch.time != last) {
+        if batch.time < last || (batch.count > 0 && batch.time != last) {
             let what = format!("the batch's time is {}, that of the last entry {last}", batch.time);
             return Err(batch.problem(40, batch.first_sequence, what));
         }

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -78,8 +79,31 @@ fn verify_beside_a_service() {
     std::fs::create_dir(writer.directory.join("ids")).expect("a folder");
     let (code, stdout, _) = run(&["verify"], &writer.directory);
     assert_eq!(code, Some(0));
-    assert!(stdout.contains("a process has the directory (4711): this is the journal up to now"), "{stdout}");
+    assert!(stdout.contains("process 4711 has the directory: this is the journal up to now"), "{stdout}");
     assert_eq!(std::fs::read_dir(writer.directory.join("ids")).expect("a folder").count(), 0, "nothing was put there");
+}
+
+/// A batch that the service is just writing is waited for, or left out.
+#[test]
+fn verify_while_a_batch_is_written() {
+    let writer = sample("cli-writing");
+    let directory = writer.write();
+    let lock = OpenOptions::new().write(true).open(directory.join("LOCK")).expect("a file");
+    lock.try_lock().expect("nobody else has it");
+    let (number, offset) = writer.batches[4];
+    let bytes = &writer.segments[&number];
+    let path = directory.join(format!("journal/{number:010}.segment"));
+    let segment = OpenOptions::new().write(true).open(path).expect("a file");
+    segment.write_all_at(&vec![0; bytes.len() - offset - 20], offset as u64 + 20).expect("written");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            segment.write_all_at(&bytes[offset..], offset as u64).expect("written");
+        });
+        let report = crate::writer::check(directory).expect("a prefix of the journal is nothing wrong");
+        let torn = report.notes.iter().any(|note| note.contains("the service is writing there"));
+        assert_eq!(report.batches, if torn { 4 } else { 6 }, "{report:?}");
+    });
 }
 
 #[test]
