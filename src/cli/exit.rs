@@ -40,7 +40,7 @@ pub(super) enum Failure {
     },
     /// Results cannot be written.
     Output(io::Error),
-    /// A data directory that is not whole.
+    /// A data directory that is not whole, or cannot be read.
     Damage(Problem),
     /// Anything else.
     Other(String),
@@ -153,8 +153,8 @@ impl Failure {
         match self {
             Failure::Usage(_) => code_name(Code::InvalidArgument),
             Failure::Call { status, .. } => code_name(status.code()),
-            Failure::Damage(_) => code_name(Code::DataLoss),
-            Failure::Output(_) | Failure::Other(_) => code_name(Code::Internal),
+            Failure::Damage(problem) if !problem.unreadable => code_name(Code::DataLoss),
+            Failure::Damage(_) | Failure::Output(_) | Failure::Other(_) => code_name(Code::Internal),
         }
     }
 

@@ -17,11 +17,11 @@ use crate::verify::{self, Options, Report};
 ///
 /// Checks the chain of the journal, that every change, refusal and balance follows from the ones before, that no
 /// transaction id was used twice, and that checkpoints and id index say the same. The code that does it shares nothing
-/// with the service. It needs memory for the accounts, and about 40 bytes for each id of two --id-window.
+/// with the service. It needs memory for the accounts, and 40 to 80 bytes for each id of the last two --id-window.
 ///
 /// Ends with 4 at the first bad place, and names it. A torn tail, as a crash leaves it, is not one: it is noted, and the
-/// next start cuts it. Beside a running service it checks the journal up to now, without the id index. It changes
-/// nothing, but that the id index's database may tidy its own files (never beside a running service, and not if the
+/// next start cuts it. Beside a running service it checks the journal up to now, without the id index; otherwise no
+/// service can start on the directory meanwhile. It changes nothing, but that the id index's database may tidy its own files (never beside a running service, and not if the
 /// directory is read-only).
 #[derive(Debug, Args)]
 #[command(after_help = "\

@@ -17,11 +17,20 @@ pub struct Problem {
     pub sequence: Option<u64>,
     /// What is wrong.
     pub what: String,
+    /// Whether the system could not read it; otherwise it was read, and is wrong.
+    pub unreadable: bool,
 }
 
 impl Problem {
     pub(super) fn new(file: &Path, what: impl Into<String>) -> Self {
-        Problem { file: file.to_owned(), offset: None, batch: None, sequence: None, what: what.into() }
+        Problem {
+            file: file.to_owned(),
+            offset: None,
+            batch: None,
+            sequence: None,
+            what: what.into(),
+            unreadable: false,
+        }
     }
 
     pub(super) fn at(file: &Path, offset: usize, what: impl Into<String>) -> Self {
@@ -29,7 +38,7 @@ impl Problem {
     }
 
     pub(super) fn unreadable(file: &Path, error: &io::Error) -> Self {
-        Problem::new(file, format!("cannot be read: {error}"))
+        Problem { unreadable: true, ..Problem::new(file, format!("cannot be read: {error}")) }
     }
 
     pub(super) fn in_batch(mut self, number: u64, sequence: u64) -> Self {

@@ -54,6 +54,9 @@ fn verify_ends_with_4_at_the_first_bad_place() {
     assert_eq!((&error["code"], &error["exit"]), (&Value::from("DATA_LOSS"), &Value::from(4)), "{error}");
     assert_eq!((&error["offset"], &error["batch"]), (&Value::from(offset), &Value::from(2)), "{error}");
 
+    let (code, _, stderr) = run(&["verify", "--json"], Path::new("/nowhere"));
+    assert_eq!((code, &lines(&stderr)[0]["error"]["code"]), (Some(4), &Value::from("INTERNAL")), "{stderr}");
+
     let (code, _, stderr) = run(&["verify", "--head", "abc"], &writer.directory);
     assert_eq!(code, Some(2));
     assert!(stderr.contains("64 hexadecimal digits"), "{stderr}");

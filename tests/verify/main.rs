@@ -6,6 +6,7 @@
 mod checkpoints;
 mod commands;
 mod damage;
+mod engine;
 mod garbage;
 mod index;
 mod rules;
