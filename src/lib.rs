@@ -151,6 +151,8 @@ pub mod config;
 pub mod grpc;
 #[cfg(feature = "server")]
 pub mod telemetry;
+#[cfg(feature = "server")]
+pub mod verify;
 
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 pub use account::{AccountId, AccountState, MAX_ID_BYTES, TransactionId};

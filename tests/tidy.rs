@@ -17,7 +17,7 @@ const REQUIREMENTS: [&str; 24] = [
 const RACE_CHECKERS: [&str; 3] = ["loom", "shuttle", "thread"];
 
 /// Which of our modules a module may name. What is not listed here may name everything.
-const LAYERS: [(&str, &[&str]); 20] = [
+const LAYERS: [(&str, &[&str]); 24] = [
     ("kernel", &["kernel"]),
     // The domain: plain data. Of the kernel it knows what a state is, and an outcome the handle that it reads.
     ("account", &["account", "error", "request", "kernel::State"]),
@@ -28,18 +28,23 @@ const LAYERS: [(&str, &[&str]); 20] = [
     ("directory", &["account", "error", "directory", "kernel"]),
     ("ids", &["account", "error", "request", "ids", "kernel"]),
     ("wait", &["wait"]),
-    ("journal", &["account", "error", "request", "outcome", "journal", "wait", "kernel"]),
+    ("opening", &["opening"]),
+    ("lock", &["lock", "opening"]),
+    ("journal", &["account", "error", "request", "outcome", "opening", "journal", "wait", "kernel"]),
     // The ledger's own parts.
     ("core", ENGINE),
     ("snapshot", ENGINE),
     ("handle", ENGINE),
+    ("upkeep", ENGINE),
     ("builder", ENGINE),
     ("ledger", ENGINE),
     // The doors: the engine through its public names only.
     ("grpc", &["grpc", "telemetry", "config"]),
     ("config", &["config"]),
     ("telemetry", &["telemetry", "config"]),
-    ("cli", &["cli", "grpc", "config", "telemetry", "ledger"]),
+    ("cli", &["cli", "grpc", "config", "telemetry", "ledger", "verify"]),
+    // Shares nothing with what it checks.
+    ("verify", &["verify"]),
     ("main", &[]),
 ];
 
@@ -52,8 +57,11 @@ const ENGINE: &[&str] = &[
     "directory",
     "ids",
     "wait",
+    "opening",
+    "lock",
     "journal",
     "core",
+    "upkeep",
     "snapshot",
     "handle",
     "builder",

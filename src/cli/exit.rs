@@ -13,6 +13,7 @@ use tonic_types::StatusExt;
 use super::output::escape;
 use crate::config::ConfigError;
 use crate::grpc::code_name;
+use crate::verify::Problem;
 
 /// The exit codes. They are part of the interface: scripts branch on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub(super) enum Failure {
     },
     /// Results cannot be written.
     Output(io::Error),
+    /// A data directory that is not whole, or cannot be read.
+    Damage(Problem),
     /// Anything else.
     Other(String),
 }
@@ -75,6 +78,27 @@ struct ErrorRecord<'a> {
     replayed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     transaction_id: Option<&'a str>,
+    /// Where a data directory is not whole.
+    #[serde(flatten)]
+    place: Option<PlaceRecord>,
+}
+
+#[derive(Serialize)]
+struct PlaceRecord {
+    file: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    batch: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sequence: Option<u64>,
+}
+
+impl From<&Problem> for PlaceRecord {
+    fn from(problem: &Problem) -> Self {
+        let Problem { file, offset, batch, sequence, .. } = problem;
+        PlaceRecord { file: file.display().to_string(), offset: *offset, batch: *batch, sequence: *sequence }
+    }
 }
 
 impl Failure {
@@ -121,7 +145,7 @@ impl Failure {
             Failure::Usage(_) => Exit::Usage,
             Failure::Call { status, .. } => exit_of(status.code()),
             Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
-            Failure::Output(_) | Failure::Other(_) => Exit::Failed,
+            Failure::Output(_) | Failure::Damage(_) | Failure::Other(_) => Exit::Failed,
         }
     }
 
@@ -129,7 +153,8 @@ impl Failure {
         match self {
             Failure::Usage(_) => code_name(Code::InvalidArgument),
             Failure::Call { status, .. } => code_name(status.code()),
-            Failure::Output(_) | Failure::Other(_) => code_name(Code::Internal),
+            Failure::Damage(problem) if !problem.unreadable => code_name(Code::DataLoss),
+            Failure::Damage(_) | Failure::Output(_) | Failure::Other(_) => code_name(Code::Internal),
         }
     }
 
@@ -138,6 +163,7 @@ impl Failure {
             Failure::Usage(text) | Failure::Other(text) => text.clone(),
             Failure::Call { status, .. } if status.message().is_empty() => code_name(status.code()).to_owned(),
             Failure::Call { status, .. } => status.message().to_owned(),
+            Failure::Damage(problem) => problem.to_string(),
             Failure::Output(error) => format!("cannot write the output: {error}"),
         }
     }
@@ -170,10 +196,13 @@ impl Failure {
             Failure::Call { id, .. } => id.as_deref(),
             _ => None,
         };
+        let place = match self {
+            Failure::Damage(problem) => Some(PlaceRecord::from(problem)),
+            _ => None,
+        };
         let (reason, replayed) = self.details();
-        let message = self.message();
-        let error =
-            ErrorRecord { code: self.code(), reason, message: &message, exit: exit as u8, replayed, transaction_id };
+        let (code, exit, message) = (self.code(), exit as u8, self.message());
+        let error = ErrorRecord { code, reason, message: &message, exit, replayed, transaction_id, place };
         let line = serde_json::to_string(&BTreeMap::from([("error", error)]))?;
         writeln!(io::stderr().lock(), "{line}")
     }

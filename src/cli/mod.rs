@@ -15,10 +15,12 @@ mod accounts;
 mod change;
 mod client;
 mod exit;
+mod inspect;
 mod output;
 mod record;
 mod serve;
 mod transactions;
+mod verify;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -26,8 +28,8 @@ Exit codes:
   1  the service refused: unknown or existing account, insufficient balance, ...
   2  wrong usage, a setting that cannot be used, or a request the service calls invalid
   3  the service cannot be reached, is overloaded, or did not answer in time
-  4  anything else: the output cannot be written, a port is taken, the data directory cannot be
-     opened or is in use, its journal failed, an internal error
+  4  anything else: the data directory is damaged, in use or cannot be opened, its journal failed,
+     the output cannot be written, a port is taken, an internal error
 
 Results go to stdout, messages to stderr. With --json both are one JSON object a line; an error
 is {\"error\":{\"code\":...,\"message\":...,\"exit\":...}}, a wrong command line stays text. Numbers are
@@ -59,6 +61,8 @@ enum Command {
     Snapshot(accounts::Snapshot),
     Transaction(transactions::Transaction),
     Watch(transactions::Watch),
+    Verify(verify::Verify),
+    Inspect(inspect::Inspect),
 }
 
 /// What every client command takes.
@@ -98,6 +102,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Snapshot(snapshot) => (snapshot.run(&environment), snapshot.common.json),
         Command::Transaction(transaction) => (transaction.run(&environment), transaction.common.json),
         Command::Watch(watch) => (watch.run(&environment), watch.common.json),
+        Command::Verify(verify) => (verify.run(), verify.json),
+        Command::Inspect(inspect) => (inspect.run(), inspect.json),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

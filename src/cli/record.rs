@@ -135,11 +135,11 @@ pub(super) struct TransactionRecord {
 }
 
 #[derive(Serialize)]
-struct LegRecord {
-    account_id: String,
-    delta: i64,
-    balance: i64,
-    version: u64,
+pub(super) struct LegRecord {
+    pub(super) account_id: String,
+    pub(super) delta: i64,
+    pub(super) balance: i64,
+    pub(super) version: u64,
 }
 
 impl From<proto::Transaction> for TransactionRecord {
@@ -177,6 +177,12 @@ impl Record for TransactionRecord {
         }
         Ok(())
     }
+}
+
+/// A journal's time, nanoseconds since the Unix epoch, as [`rfc3339`].
+pub(super) fn nanoseconds(time: u64) -> String {
+    const SECOND: u64 = 1_000_000_000;
+    rfc3339(&Timestamp { seconds: (time / SECOND) as i64, nanos: (time % SECOND) as i32 })
 }
 
 /// A time as RFC 3339 with all nine digits, or in seconds where the calendar ends.

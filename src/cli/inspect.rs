@@ -1,0 +1,254 @@
+//! `equipoise inspect`: what is in a journal, for people.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use clap::builder::RangedU64ValueParser;
+use serde::Serialize;
+
+use super::exit::Failure;
+use super::output::{Output, Page, Record, escape};
+use super::record::{LegRecord, nanoseconds};
+use crate::verify::{Batch, Directory, Entry, Header, Problem, Visitor, hex, walk};
+
+/// Print what is in a journal: its segments and batches, and with --from or --limit its entries
+///
+/// Reads the files; no service is asked. The chain is checked on the way, what the entries say is not: that is verify.
+/// The last line, or with --json the last object, tells how the journal ends. Without it not everything was printed.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  equipoise inspect /var/lib/equipoise
+  equipoise inspect /var/lib/equipoise --from 4711 --limit 1")]
+pub(super) struct Inspect {
+    /// The data directory
+    #[arg(value_name = "DIR")]
+    directory: PathBuf,
+    /// Print entries, from this sequence on
+    #[arg(long, value_name = "SEQ")]
+    from: Option<u64>,
+    /// Print entries, at most so many
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
+    limit: Option<u64>,
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+impl Inspect {
+    pub(super) fn run(&self) -> Result<(), Failure> {
+        let directory = Directory::open(&self.directory).map_err(Failure::Damage)?;
+        let from = self.from.unwrap_or(0);
+        let with_entries = self.from.is_some() || self.limit.is_some();
+        let mut printer =
+            Printer { output: Output::new(self.json), from, left: self.limit.unwrap_or(u64::MAX), with_entries };
+        let end = match walk(&directory, directory.segment_of(from), &mut printer) {
+            Ok(end) => end,
+            Err(Stop::Enough) => return Ok(printer.output.flush()?),
+            Err(Stop::Failed(failure)) => {
+                // What was read before the bad place is printed before the complaint about it.
+                printer.output.flush()?;
+                return Err(failure);
+            }
+        };
+        let (next_batch, next_sequence) = end.link.as_ref().map_or((1, 1), |link| (link.batch, link.sequence));
+        let notes = [directory.notes(), &end.notes].concat();
+        printer.output.record(&Line::End { next_batch, next_sequence, notes })?;
+        Ok(printer.output.flush()?)
+    }
+}
+
+struct Printer {
+    output: Output,
+    from: u64,
+    left: u64,
+    with_entries: bool,
+}
+
+/// Why no more is printed.
+enum Stop {
+    Enough,
+    Failed(Failure),
+}
+
+impl From<Problem> for Stop {
+    fn from(problem: Problem) -> Self {
+        Stop::Failed(Failure::Damage(problem))
+    }
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Stop::Failed(Failure::Output(error))
+    }
+}
+
+impl Visitor for Printer {
+    type Error = Stop;
+
+    fn segment(&mut self, file: &Path, header: &Header) -> Result<(), Stop> {
+        let Header { number, first_batch, first_sequence, .. } = *header;
+        let file = file.display().to_string();
+        let ledger_id = hex(&header.ledger);
+        Ok(self.output.record(&Line::Segment { file, number, ledger_id, first_batch, first_sequence })?)
+    }
+
+    fn batch(&mut self, batch: &Batch<'_>) -> Result<(), Stop> {
+        let Batch { offset, number, first_sequence, count, .. } = *batch;
+        if first_sequence.saturating_add(u64::from(count)) <= self.from && self.with_entries {
+            return Ok(());
+        }
+        let (bytes, time, hash) = (batch.bytes(), nanoseconds(batch.time), hex(&batch.hash));
+        let closing = batch.closing();
+        self.output.record(&Line::Batch { offset, number, first_sequence, count, bytes, time, hash, closing })?;
+        if !self.with_entries {
+            return Ok(());
+        }
+        let mut entry = Entry::default();
+        let mut frames = batch.frames();
+        while frames.next(&mut entry)? {
+            if entry.sequence >= self.from {
+                self.output.record(&Line::Entry(EntryRecord::from(&entry)))?;
+                self.left -= 1;
+                if self.left == 0 {
+                    return Err(Stop::Enough);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is printed, one a line in JSON.
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Line {
+    Segment {
+        file: String,
+        number: u64,
+        ledger_id: String,
+        first_batch: u64,
+        first_sequence: u64,
+    },
+    Batch {
+        offset: usize,
+        number: u64,
+        first_sequence: u64,
+        count: u32,
+        bytes: usize,
+        time: String,
+        hash: String,
+        closing: bool,
+    },
+    Entry(EntryRecord),
+    End {
+        next_batch: u64,
+        next_sequence: u64,
+        notes: Vec<String>,
+    },
+}
+
+impl Record for Line {
+    fn write(&self, page: &mut Page<'_>) -> io::Result<()> {
+        match self {
+            Line::Segment { file, number, ledger_id, first_batch, first_sequence } => page.line(format_args!(
+                "segment {number}  ledger {ledger_id}  from batch {first_batch}, sequence {first_sequence}  {}",
+                escape(file)
+            )),
+            Line::Batch { offset, number, first_sequence, count, bytes, time, hash, closing } => {
+                let entries = match (closing, count) {
+                    (true, _) => "closing".to_owned(),
+                    (false, count) => format!("{count} entries from sequence {first_sequence}"),
+                };
+                page.line(format_args!(
+                    "batch {number}  offset {offset}  {bytes} bytes  {entries}  {time}  hash {hash}"
+                ))
+            }
+            Line::Entry(entry) => entry.write(page),
+            Line::End { next_batch, next_sequence, notes } => {
+                for note in notes {
+                    page.line(format_args!("note: {}", escape(note)))?;
+                }
+                page.line(format_args!("end of the journal: batch {next_batch}, sequence {next_sequence} come next"))
+            }
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct EntryRecord {
+    sequence: u64,
+    commit_time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refusal: Option<RefusalRecord>,
+    members: Vec<MemberRecord>,
+}
+
+#[derive(Serialize)]
+struct RefusalRecord {
+    /// The place of the refused member, and of its account in it; from 0.
+    member: u32,
+    leg: u16,
+    reason: &'static str,
+    current: i64,
+    /// The sequence as of which the account was unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    as_of: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct MemberRecord {
+    operation: &'static str,
+    transaction_id: String,
+    legs: Vec<LegRecord>,
+}
+
+impl From<&Entry<'_>> for EntryRecord {
+    fn from(entry: &Entry<'_>) -> Self {
+        let refusal = entry.refusal.map(|refusal| RefusalRecord {
+            member: refusal.member,
+            leg: refusal.leg,
+            reason: refusal.reason.name(),
+            current: refusal.current,
+            as_of: entry.as_of,
+        });
+        let leg = |leg: &crate::verify::Leg<'_>| LegRecord {
+            account_id: leg.account.to_owned(),
+            delta: leg.delta,
+            balance: leg.state.balance,
+            version: leg.state.version,
+        };
+        let members = entry.parts().map(|(_, member, legs)| MemberRecord {
+            operation: member.kind.name(),
+            transaction_id: member.id.unwrap_or_default().to_owned(),
+            legs: legs.iter().map(leg).collect(),
+        });
+        let (sequence, commit_time) = (entry.sequence, nanoseconds(entry.time));
+        EntryRecord { sequence, commit_time, refusal, members: members.collect() }
+    }
+}
+
+impl EntryRecord {
+    fn write(&self, page: &mut Page<'_>) -> io::Result<()> {
+        let EntryRecord { sequence, commit_time, refusal, members } = self;
+        page.line(format_args!("{sequence:>12}  {commit_time}"))?;
+        if let Some(RefusalRecord { member, leg, reason, current, as_of }) = refusal {
+            let style = page.refusal();
+            let as_of = as_of.map_or(String::new(), |as_of| format!(" as of sequence {as_of}"));
+            page.line(format_args!(
+                "{:>12}  {style}refused: {reason}{style:#} at member {member}, account {leg}, with balance {current}{as_of}",
+                ""
+            ))?;
+        }
+        for MemberRecord { operation, transaction_id, legs } in members {
+            let id = if transaction_id.is_empty() { "-" } else { transaction_id };
+            page.line(format_args!("{:>12}  {operation}  {}", "", escape(id)))?;
+            let verb = if refusal.is_none() { "->" } else { "refused, still" };
+            for LegRecord { account_id, delta, balance, version } in legs {
+                page.line(format_args!("{delta:>+33} {verb} {balance} (version {version})  {}", escape(account_id)))?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,149 @@
+//! `equipoise verify`: checks a data directory, with code that shares nothing with the engine.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use super::exit::Failure;
+use super::output::{Output, Page, Record, escape};
+use super::record::nanoseconds;
+use crate::verify::{self, Options, Report};
+
+/// Check that a data directory is whole, by doing every entry of its journal again
+///
+/// Checks the chain of the journal, that every change, refusal and balance follows from the ones before, that no
+/// transaction id was used twice, and that checkpoints and id index say the same. The code that does it shares nothing
+/// with the service. It needs memory for the accounts, and 40 to 80 bytes for each id of the last two --id-window.
+///
+/// Ends with 4 at the first bad place, and names it. A torn tail, as a crash leaves it, is not one: it is noted, and the
+/// next start cuts it. Beside a running service it checks the journal up to now, without the id index; otherwise no
+/// service can start on the directory meanwhile. It changes nothing, but that the id index's database may tidy its own files (never beside a running service, and not if the
+/// directory is read-only).
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  equipoise verify /var/lib/equipoise
+  equipoise verify /var/lib/equipoise --head \"$(cat head-of-last-night)\"")]
+pub(super) struct Verify {
+    /// The data directory
+    #[arg(value_name = "DIR")]
+    directory: PathBuf,
+    /// The hash of the last batch, as an earlier run or another place told it: proves that no tail is missing
+    #[arg(long, value_name = "HASH", value_parser = hash)]
+    head: Option<Hash>,
+    /// How long the service knows a transaction id: it may not come twice within it
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = humantime::parse_duration)]
+    id_window: Duration,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// A hash that was given on the command line.
+#[derive(Clone, Copy, Debug)]
+struct Hash([u8; 32]);
+
+fn hash(text: &str) -> Result<Hash, String> {
+    let wrong = || "64 hexadecimal digits are expected".to_owned();
+    let mut hash = [0; 32];
+    if text.len() != 64 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return Err(wrong());
+    }
+    for (byte, at) in hash.iter_mut().zip((0..).step_by(2)) {
+        *byte = u8::from_str_radix(&text[at..at + 2], 16).map_err(|_| wrong())?;
+    }
+    Ok(Hash(hash))
+}
+
+impl Verify {
+    pub(super) fn run(&self) -> Result<(), Failure> {
+        let options = Options { head: self.head.map(|hash| hash.0), id_window: self.id_window };
+        let bar = bar(self.json);
+        let mut progress = |done, total| {
+            bar.set_length(total);
+            bar.set_position(done);
+        };
+        let report = verify::verify(&self.directory, &options, &mut progress);
+        bar.finish_and_clear();
+        let report = report.map_err(Failure::Damage)?;
+        let mut output = Output::new(self.json);
+        output.record(&ReportRecord::from(&report))?;
+        Ok(output.flush()?)
+    }
+}
+
+/// Draws only on a terminal.
+fn bar(hidden: bool) -> ProgressBar {
+    let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left");
+    let bar = ProgressBar::with_draw_target(Some(0), target);
+    match style {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+#[derive(Serialize)]
+struct ReportRecord<'a> {
+    ledger_id: &'a str,
+    segments: u64,
+    batches: u64,
+    entries: u64,
+    first_sequence: u64,
+    last_sequence: u64,
+    replayed_from: u64,
+    accounts: u64,
+    total: i128,
+    last_time: Option<String>,
+    head: &'a str,
+    checkpoints: u64,
+    /// Absent: not checked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    indexed_ids: Option<u64>,
+    notes: &'a [String],
+}
+
+impl<'a> From<&'a Report> for ReportRecord<'a> {
+    fn from(report: &'a Report) -> Self {
+        ReportRecord {
+            ledger_id: &report.ledger_id,
+            segments: report.segments,
+            batches: report.batches,
+            entries: report.entries,
+            first_sequence: report.first_sequence,
+            last_sequence: report.last_sequence,
+            replayed_from: report.replayed_from,
+            accounts: report.accounts,
+            total: report.total,
+            last_time: (report.last_time > 0).then(|| nanoseconds(report.last_time)),
+            head: &report.head,
+            checkpoints: report.checkpoints,
+            indexed_ids: report.indexed_ids,
+            notes: &report.notes,
+        }
+    }
+}
+
+impl Record for ReportRecord<'_> {
+    fn write(&self, page: &mut Page<'_>) -> io::Result<()> {
+        page.field("ledger", if self.ledger_id.is_empty() { "not begun" } else { self.ledger_id })?;
+        page.field("segments", self.segments)?;
+        page.field("batches", self.batches)?;
+        page.field("entries", self.entries)?;
+        page.field("sequences", format_args!("{} to {}", self.first_sequence, self.last_sequence))?;
+        page.field("accounts", self.accounts)?;
+        page.field("total", self.total)?;
+        page.field("last time", self.last_time.as_deref().unwrap_or("-"))?;
+        page.field("head", self.head)?;
+        page.field("checkpoints", self.checkpoints)?;
+        match self.indexed_ids {
+            Some(ids) => page.field("ids in index", ids)?,
+            None => page.field("ids in index", "not checked")?,
+        }
+        self.notes.iter().try_for_each(|note| page.field("note", escape(note)))
+    }
+}

@@ -1,0 +1,46 @@
+//! Checks a data directory from the outside: reads format 1 and does every entry again, with code that shares nothing
+//! with the engine. What the engine writes wrongly and would read back just as wrongly is found here.
+//!
+//! What is checked, in this order; the first bad place ends it:
+//!
+//! 1. The folder: its files by name, segments numbered without a gap.
+//! 2. Each segment's header: checksum, version, number, length, ledger, and that it continues the segment before.
+//! 3. Each batch: checksum, number, first sequence, the BLAKE3 chain, zeros in its padding and after the last one. A
+//!    batch that is bad with no good one after it anywhere is a torn tail: a note, since the next start cuts it.
+//! 4. Each entry: its frame, ids of 1 to 128 bytes of UTF-8 without control characters, times that never fall.
+//! 5. Each transaction id: at most once within the window.
+//! 6. Each change: version + 1, balance + delta, never below 0, transfers and postings that add up to 0; of a refused
+//!    entry that it is refused when it is done again, for the same reason, and that it changed nothing.
+//! 7. Each checkpoint, when the replay is at its sequence: checksums, order, count, total, and every account as the
+//!    replay has it.
+//! 8. The end: no checkpoint beyond it, and with [`Options::head`] the hash of the last batch, which stands for all
+//!    before it.
+//! 9. The id index: published no further than the end, and every id of every entry up to there at its place.
+//!
+//! A journal whose beginning was dropped is replayed from the oldest checkpoint that it reaches back to; the entries
+//! up to there are checked in themselves only.
+//!
+//! Nothing in the directory is changed, but that the id index's database may tidy its own files when it is opened. That
+//! happens after everything else was found right, and never while a process has the directory.
+
+mod batch;
+mod bytes;
+mod chain;
+mod checkpoint;
+mod directory;
+mod frame;
+mod ids;
+mod index;
+mod problem;
+mod replay;
+mod segment;
+mod verifier;
+
+pub(crate) use batch::Batch;
+pub(crate) use bytes::hex;
+pub(crate) use chain::{Visitor, walk};
+pub(crate) use directory::Directory;
+pub(crate) use frame::{Entry, Leg};
+pub use problem::Problem;
+pub(crate) use segment::Header;
+pub use verifier::{Options, Report, verify};

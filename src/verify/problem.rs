@@ -1,0 +1,65 @@
+//! What is wrong with a data directory, and where.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The first bad place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The file, or the folder that something is missing from.
+    pub file: PathBuf,
+    /// Where in it, in bytes.
+    pub offset: Option<u64>,
+    /// The number of the batch there, as the journal so far makes it.
+    pub batch: Option<u64>,
+    /// The sequence of the entry there.
+    pub sequence: Option<u64>,
+    /// What is wrong.
+    pub what: String,
+    /// Whether the system could not read it; otherwise it was read, and is wrong.
+    pub unreadable: bool,
+}
+
+impl Problem {
+    pub(super) fn new(file: &Path, what: impl Into<String>) -> Self {
+        Problem {
+            file: file.to_owned(),
+            offset: None,
+            batch: None,
+            sequence: None,
+            what: what.into(),
+            unreadable: false,
+        }
+    }
+
+    pub(super) fn at(file: &Path, offset: usize, what: impl Into<String>) -> Self {
+        Problem { offset: Some(offset as u64), ..Problem::new(file, what) }
+    }
+
+    pub(super) fn unreadable(file: &Path, error: &io::Error) -> Self {
+        Problem { unreadable: true, ..Problem::new(file, format!("cannot be read: {error}")) }
+    }
+
+    pub(super) fn in_batch(mut self, number: u64, sequence: u64) -> Self {
+        (self.batch, self.sequence) = (Some(number), Some(sequence));
+        self
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if let Some(offset) = self.offset {
+            write!(f, ", offset {offset}")?;
+        }
+        if let (Some(batch), Some(sequence)) = (self.batch, self.sequence) {
+            write!(f, " (batch {batch}, sequence {sequence})")?;
+        } else if let Some(sequence) = self.sequence {
+            write!(f, " (sequence {sequence})")?;
+        }
+        write!(f, ": {}", self.what)
+    }
+}
+
+impl std::error::Error for Problem {}

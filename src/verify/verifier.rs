@@ -1,0 +1,315 @@
+//! The whole check, from the folder to the id index.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::batch::Batch;
+use super::bytes::hex;
+use super::chain::{self, Link, Visitor};
+use super::checkpoint::{self, Expected};
+use super::directory::Directory;
+use super::frame::Entry;
+use super::ids::{RecentIds, Used};
+use super::index;
+use super::problem::Problem;
+use super::replay::Replay;
+use super::segment::Header;
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The hash that the last batch must have: proves that no tail is missing.
+    pub head: Option<[u8; 32]>,
+    /// How long an id may not be used again.
+    pub id_window: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { head: None, id_window: Duration::from_secs(24 * 60 * 60) }
+    }
+}
+
+/// What was found, and found right.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The ledger's id in hexadecimal digits; empty when the journal has not begun.
+    pub ledger_id: String,
+    /// Segments that the journal reaches into.
+    pub segments: u64,
+    /// Batches, closing ones too.
+    pub batches: u64,
+    /// Entries in them.
+    pub entries: u64,
+    /// The first sequence in the journal; 0 when there is none.
+    pub first_sequence: u64,
+    /// The last sequence; 0 when there is none.
+    pub last_sequence: u64,
+    /// The sequence of the checkpoint that the replay began with; 0 when it began with the first entry.
+    pub replayed_from: u64,
+    /// Accounts at the end.
+    pub accounts: u64,
+    /// The sum of their balances.
+    pub total: i128,
+    /// When the last entry was committed, nanoseconds since the Unix epoch; 0 when there is none.
+    pub last_time: u64,
+    /// The hash of the last batch in hexadecimal digits: what [`Options::head`] compares.
+    pub head: String,
+    /// Checkpoints that were compared.
+    pub checkpoints: u64,
+    /// Ids of entries that were found in the id index; `None` when it was not checked.
+    pub indexed_ids: Option<u64>,
+    /// What is worth knowing and nothing wrong: a torn tail, a check that was left out.
+    pub notes: Vec<String>,
+}
+
+/// Checks the data directory `path`. `progress` is told how many bytes of how many were gone through.
+///
+/// # Errors
+/// The first bad place.
+pub fn verify(path: &Path, options: &Options, progress: &mut dyn FnMut(u64, u64)) -> Result<Report, Problem> {
+    let directory = Directory::open(path)?;
+    let bytes: u64 = directory.segments.iter().filter_map(|path| fs::metadata(path).ok()).map(|file| file.len()).sum();
+    let ids = path.join("ids");
+    let passes = if directory.live() || !ids.exists() { 1 } else { 2 };
+    let mut meter = Meter { done: 0, total: bytes * passes, progress };
+
+    let mut verifier = Verifier::new(&directory, options, &mut meter);
+    let end = chain::walk(&directory, 0, &mut verifier)?;
+    let mut report = verifier.end(end.link.as_ref())?;
+    report.notes = [&directory.notes[..], &report.notes, &end.notes].concat();
+    match (&directory.holder, &end.link) {
+        (Some(holder), _) => {
+            let holder = if holder.is_empty() { "a process" } else { holder };
+            let note = format!("{holder} has the directory: this is the journal up to now, without the id index");
+            report.notes.push(note);
+        }
+        (None, None) => {}
+        (None, Some(link)) => match index::open(&ids, link)? {
+            Err(note) => report.notes.push(note),
+            Ok(index) => {
+                let mut check = Metered { check: index.check(), meter: &mut meter };
+                chain::walk(&directory, 0, &mut check)?;
+                report.indexed_ids = Some(check.check.end()?);
+            }
+        },
+    }
+    Ok(report)
+}
+
+struct Meter<'a> {
+    done: u64,
+    total: u64,
+    progress: &'a mut dyn FnMut(u64, u64),
+}
+
+impl Meter<'_> {
+    fn passed(&mut self, bytes: u64) {
+        self.done += bytes;
+        (self.progress)(self.done, self.total);
+    }
+}
+
+struct Metered<'a, 'm> {
+    check: index::Check,
+    meter: &'a mut Meter<'m>,
+}
+
+impl Visitor for Metered<'_, '_> {
+    type Error = Problem;
+
+    fn segment(&mut self, file: &Path, header: &Header) -> Result<(), Problem> {
+        self.check.segment(file, header)
+    }
+
+    fn batch(&mut self, batch: &Batch<'_>) -> Result<(), Problem> {
+        self.check.batch(batch)
+    }
+
+    fn passed(&mut self, bytes: u64) {
+        self.meter.passed(bytes);
+    }
+}
+
+/// Everything but the id index, batch by batch.
+struct Verifier<'a, 'm> {
+    options: &'a Options,
+    meter: &'a mut Meter<'m>,
+    /// Those that are still to come, by sequence.
+    checkpoints: std::iter::Peekable<std::slice::Iter<'a, (u64, PathBuf, File)>>,
+    replay: Replay,
+    ids: RecentIds,
+    ledger: [u8; 16],
+    report: Report,
+    /// What the checkpoint that the replay began with says: the time of its entry.
+    base_time: Option<u64>,
+    /// Where the last batch is.
+    file: PathBuf,
+    offset: usize,
+    /// The batch with the hash that was asked for, and its last sequence.
+    head: Option<(u64, u64)>,
+}
+
+impl<'a, 'm> Verifier<'a, 'm> {
+    fn new(directory: &'a Directory, options: &'a Options, meter: &'a mut Meter<'m>) -> Self {
+        Verifier {
+            options,
+            meter,
+            checkpoints: directory.checkpoints.iter().peekable(),
+            replay: Replay::default(),
+            ids: RecentIds::new(u64::try_from(options.id_window.as_nanos()).unwrap_or(u64::MAX)),
+            ledger: [0; 16],
+            report: Report::default(),
+            base_time: None,
+            file: directory.path.join("journal"),
+            offset: 0,
+            head: None,
+        }
+    }
+
+    /// Finds what the replay begins with: nothing, or the oldest checkpoint that the journal reaches back to.
+    fn begin(&mut self, file: &Path, header: &Header) -> Result<(), Problem> {
+        let before = header.first_sequence - 1;
+        self.ledger = header.ledger;
+        self.report.ledger_id = hex(&header.ledger);
+        self.report.last_sequence = before;
+        if before == 0 {
+            return self.due(0, None);
+        }
+        for (sequence, path, file) in self.checkpoints.by_ref() {
+            let expected =
+                Expected { sequence: *sequence, time: None, ledger: self.ledger, replay: &Replay::default() };
+            let mut base = Replay::default();
+            let time = checkpoint::adopt(path, file, &expected, &mut base)?;
+            self.report.checkpoints += 1;
+            if *sequence < before {
+                let note = format!("{} is older than the journal: checked in itself only", path.display());
+                self.report.notes.push(note);
+                continue;
+            }
+            if *sequence == before {
+                self.report.last_time = time;
+            }
+            (self.replay, self.base_time) = (base, Some(time));
+            self.report.replayed_from = *sequence;
+            self.report.notes.push(format!(
+                "the journal begins with sequence {}: replayed from {}",
+                before + 1,
+                path.display()
+            ));
+            return Ok(());
+        }
+        let what = format!("the journal begins with sequence {}, and no checkpoint holds what was before", before + 1);
+        Err(Problem::at(file, 32, what))
+    }
+
+    /// Compares the checkpoint that was made at `sequence`, if one was.
+    fn due(&mut self, sequence: u64, time: Option<u64>) -> Result<(), Problem> {
+        while let Some((_, path, file)) = self.checkpoints.next_if(|(at, ..)| *at == sequence) {
+            let expected = Expected { sequence, time, ledger: self.ledger, replay: &self.replay };
+            checkpoint::compare(path, file, &expected)?;
+            self.report.checkpoints += 1;
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, entry: &Entry<'_>) -> Result<(), String> {
+        let (sequence, time) = (entry.sequence, entry.time);
+        if time < self.report.last_time {
+            return Err(format!("time {time} is before that of the entry before, {}", self.report.last_time));
+        }
+        for id in entry.members.iter().filter_map(|member| member.id) {
+            if let Some(before) = self.ids.used(id, Used { sequence, time }) {
+                return Err(format!("transaction id {id} was used already, by sequence {}", before.sequence));
+            }
+        }
+        if sequence == self.report.replayed_from && self.base_time.is_some_and(|base| base != time) {
+            return Err(format!("time {time}; its checkpoint says {}", self.base_time.unwrap_or_default()));
+        }
+        if sequence > self.report.replayed_from {
+            self.replay.apply(entry)?;
+        }
+        self.report.entries += 1;
+        (self.report.last_sequence, self.report.last_time) = (sequence, time);
+        Ok(())
+    }
+
+    /// What was found, when all batches were shown.
+    fn end(mut self, end: Option<&Link>) -> Result<Report, Problem> {
+        if let Some((sequence, path, _)) = self.checkpoints.next() {
+            let what =
+                format!("a checkpoint at sequence {sequence}; the journal ends at {}", self.report.last_sequence);
+            return Err(Problem::new(path, what));
+        }
+        if self.report.replayed_from > self.report.last_sequence {
+            let Report { replayed_from, last_sequence, .. } = self.report;
+            let what = format!("a checkpoint at sequence {replayed_from}; the journal ends at {last_sequence}");
+            return Err(Problem::new(&self.file, what));
+        }
+        let hash = end.map_or([0; 32], |link| link.hash);
+        self.report.head = hex(&hash);
+        if let Some(head) = self.options.head
+            && head != hash
+        {
+            return Err(self.other_head(end, &head));
+        }
+        self.report.accounts = self.replay.accounts();
+        self.report.total = self.replay.total();
+        Ok(self.report)
+    }
+
+    fn other_head(&self, end: Option<&Link>, wanted: &[u8; 32]) -> Problem {
+        let Report { head, last_sequence, .. } = &self.report;
+        let mut what = format!("the journal ends at hash {head} (sequence {last_sequence}), not {}", hex(wanted));
+        what += &match self.head {
+            Some((batch, sequence)) => format!(": that is batch {batch} (sequence {sequence}), and more was added"),
+            None => ": a tail is missing or was added".to_owned(),
+        };
+        let problem = Problem::at(&self.file, self.offset, what);
+        match end {
+            Some(link) if self.report.batches > 0 => problem.in_batch(link.batch - 1, *last_sequence),
+            _ => problem,
+        }
+    }
+}
+
+impl Visitor for Verifier<'_, '_> {
+    type Error = Problem;
+
+    fn segment(&mut self, file: &Path, header: &Header) -> Result<(), Problem> {
+        if self.report.segments == 0 {
+            self.begin(file, header)?;
+        }
+        self.report.segments += 1;
+        (self.file, self.offset) = (file.to_owned(), 0);
+        Ok(())
+    }
+
+    fn batch(&mut self, batch: &Batch<'_>) -> Result<(), Problem> {
+        let mut entry = Entry::default();
+        let mut frames = batch.frames();
+        while frames.next(&mut entry)? {
+            self.entry(&entry).map_err(|what| batch.problem(entry.at, entry.sequence, what))?;
+            self.due(entry.sequence, Some(entry.time))?;
+        }
+        let last = self.report.last_time;
+        if batch.time < last || (batch.count > 0 && batch.time != last) {
+            let what = format!("the batch's time is {}, that of the last entry {last}", batch.time);
+            return Err(batch.problem(40, batch.first_sequence, what));
+        }
+        if self.report.first_sequence == 0 && batch.count > 0 {
+            self.report.first_sequence = batch.first_sequence;
+        }
+        if self.options.head == Some(batch.hash) {
+            self.head = Some((batch.number, self.report.last_sequence));
+        }
+        self.report.batches += 1;
+        self.offset = batch.offset;
+        Ok(())
+    }
+
+    fn passed(&mut self, bytes: u64) {
+        self.meter.passed(bytes);
+    }
+}

@@ -1,0 +1,231 @@
+//! Bytes that changed, files that were cut, files that are missing.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use crate::writer::{Entry, SEGMENT, Writer, check, create, put, sample, segment_header, sign_header, update};
+
+fn path(writer: &Writer, segment: u64) -> std::path::PathBuf {
+    writer.directory.join(format!("journal/{segment:010}.segment"))
+}
+
+/// What `check` says: a torn tail, nothing, or an error.
+fn outcome(directory: &Path) -> &'static str {
+    match check(directory) {
+        Err(_) => "error",
+        Ok(report) if report.notes.iter().any(|note| note.starts_with("torn tail at ")) => "torn",
+        Ok(report) if report.notes.iter().any(|note| note.contains("is an unused segment")) => "unused",
+        Ok(_) => "whole",
+    }
+}
+
+/// C2: whichever byte of the journal changes, it is found; a torn tail is taken for one only at the very end.
+#[test]
+fn every_changed_byte_is_found() {
+    let writer = sample("bytes");
+    let directory = writer.write();
+    let (last_segment, last_batch) = *writer.batches.last().expect("a batch");
+    for (number, bytes) in &writer.segments {
+        let file = OpenOptions::new().write(true).open(path(&writer, *number)).expect("a file");
+        // The zeros of headers and ends are all alike.
+        let places = (0..SEGMENT).filter(|at| *at < 128 || (4096..bytes.len() + 16).contains(at) || at % 61 == 0);
+        for at in places {
+            let byte = bytes.get(at).copied().unwrap_or(0);
+            let flipped = byte ^ (1 << (at % 8));
+            file.write_at(&[flipped], at as u64).expect("written");
+            let torn = *number == last_segment && at >= last_batch;
+            let expected = if torn { "torn" } else { "error" };
+            assert_eq!(outcome(directory), expected, "segment {number}, offset {at}");
+            file.write_at(&[byte], at as u64).expect("written");
+        }
+    }
+    assert_eq!(outcome(directory), "whole", "everything was put back");
+}
+
+/// The tail may be torn anywhere: zeros from some byte of the last batch on are a torn tail, to be cut by the next start.
+#[test]
+fn a_tail_torn_anywhere_is_a_note() {
+    let writer = sample("torn");
+    let directory = writer.write();
+    let (number, begin) = *writer.batches.last().expect("a batch");
+    let bytes = &writer.segments[&number];
+    for at in begin + 1..bytes.len() {
+        let mut torn = bytes[..at].to_vec();
+        let written = torn.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        torn.resize(SEGMENT, 0);
+        put(&path(&writer, number), &torn);
+        let report = check(directory).expect("a torn tail is no error");
+        let whole = written == bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        if !whole {
+            let note = format!("offset {begin}, {} bytes: the next start cuts it", written - begin);
+            assert!(report.notes.iter().any(|text| text.ends_with(&note)), "{report:?}, cut at {at}");
+            assert_eq!(report.batches, 5);
+        }
+    }
+}
+
+/// A file that was cut is an error, or a torn header at the very end; at no length more than that.
+#[test]
+fn a_file_cut_at_any_length() {
+    let writer = sample("cut");
+    let directory = writer.write();
+    for (number, bytes) in &writer.segments {
+        let lengths = (0..SEGMENT).filter(|at| *at < 200 || *at > 4000 && at % 7 == 0 || at % 61 == 0);
+        for length in lengths {
+            let mut bytes = bytes.clone();
+            bytes.resize(SEGMENT, 0);
+            put(&path(&writer, *number), &bytes[..length]);
+            assert_eq!(outcome(directory), "error", "segment {number} cut at {length}");
+        }
+        let mut bytes = bytes.clone();
+        bytes.resize(SEGMENT, 0);
+        put(&path(&writer, *number), &bytes);
+    }
+    // Without the checkpoint that needs it, a newest segment without a header is the unused tail.
+    fs::remove_file(directory.join("checkpoints/00000000000000000011.checkpoint")).expect("removed");
+    for length in [0, 1, 8, 127] {
+        put(&path(&writer, 2), &writer.segments[&2][..length]);
+        assert_eq!(outcome(directory), "unused", "cut at {length}");
+    }
+}
+
+/// A good batch after a bad one, in this segment or a later one, makes it damage.
+#[test]
+fn a_bad_batch_before_a_good_one_is_damage() {
+    let mut writer = sample("middle");
+    for (batch, (segment, offset)) in (1_u64..).zip(writer.batches.clone()).take(5) {
+        writer.segments.get_mut(&segment).expect("a segment")[offset + 90 % 80] ^= 1;
+        let error = writer.wrong();
+        assert!(
+            error.contains(&format!("{segment:010}.segment, offset {offset} (batch {batch}, sequence ")),
+            "{error}"
+        );
+        assert!(
+            error.contains("the checksum of the batch does not match, and there is a good batch after it"),
+            "{error}"
+        );
+        writer.segments.get_mut(&segment).expect("a segment")[offset + 90 % 80] ^= 1;
+    }
+}
+
+/// A torn batch is damage when the next segment says that it was whole.
+#[test]
+fn a_torn_batch_before_a_later_segment_is_damage() {
+    let mut writer = Writer::new("before-later");
+    writer.batch(&[Entry::of(&[create("", "a", 1, (1, 1))])]);
+    writer.batch(&[Entry::of(&[update("", "a", 1, (2, 2))])]);
+    writer.segment();
+    let offset = writer.batches[1].1;
+    writer.segments.get_mut(&1).expect("a segment")[offset + 50] ^= 1;
+    let error = writer.wrong();
+    assert!(error.contains("0000000002.segment says that batch 3 comes next"), "{error}");
+    // Cut cleanly, it is as bad.
+    writer.segments.get_mut(&1).expect("a segment").truncate(offset);
+    let error = writer.wrong();
+    assert!(error.contains("first batch 3 in the segment's header; the journal before says 2"), "{error}");
+}
+
+#[test]
+fn padding_is_zeros() {
+    let mut writer = sample("padding");
+    let (number, bytes) = writer.segments.iter_mut().next().expect("a segment");
+    assert_eq!(*number, 1);
+    let end = writer.batches[1].1;
+    assert_eq!(bytes[end - 1], 0, "the first batch of the sample ends with padding");
+    bytes[end - 1] = 1;
+    let error = writer.wrong();
+    assert!(error.contains("the padding of the batch is not zero"), "{error}");
+}
+
+#[test]
+fn missing_segments_are_named() {
+    let mut writer = sample("missing");
+    writer.segment();
+    writer.segment();
+    writer.verify().expect("empty segments at the end are nothing wrong");
+    let directory = writer.write();
+    fs::remove_file(path(&writer, 2)).expect("removed");
+    let error = check(directory).expect_err("missing").to_string();
+    assert!(error.ends_with("0000000003.segment: segment 2 is missing before it"), "{error}");
+    fs::remove_file(path(&writer, 3)).expect("removed");
+    let error = check(directory).expect_err("missing").to_string();
+    assert!(error.ends_with("0000000004.segment: segments 2 to 3 are missing before it"), "{error}");
+    fs::remove_dir_all(directory.join("journal")).expect("removed");
+    let error = check(directory).expect_err("missing").to_string();
+    assert!(error.contains("journal: cannot be read: "), "{error}");
+    fs::create_dir(directory.join("journal")).expect("a folder");
+    let error = check(directory).expect_err("missing").to_string();
+    assert!(error.ends_with("journal: there is no segment"), "{error}");
+    assert!(check(&directory.join("nowhere")).is_err());
+}
+
+/// Headers whose checksum is right and whose content is not.
+#[test]
+fn headers_must_continue_the_journal() {
+    let mut writer = sample("headers");
+    let good = writer.segments[&2].clone();
+    for (offset, what) in [
+        (12, "format version"),
+        (16, "the file's name says 2"),
+        (24, "first batch"),
+        (32, "first sequence"),
+        (40, "ledger"),
+        (72, "hash"),
+        (104, "bytes long, its header says"),
+        (112, "not zero"),
+    ] {
+        let segment = writer.segments.get_mut(&2).expect("a segment");
+        segment[offset] ^= 1;
+        sign_header(segment);
+        let error = writer.wrong();
+        assert!(error.contains(what), "{error}");
+        assert!(error.contains("0000000002.segment, offset "), "{error}");
+        writer.segments.insert(2, good.clone());
+    }
+    // The salt: nothing in the segment is good with another one.
+    let segment = writer.segments.get_mut(&2).expect("a segment");
+    segment[56] ^= 1;
+    sign_header(segment);
+    let error = writer.wrong();
+    assert!(error.contains("a checkpoint at sequence 11; the journal ends at 6"), "{error}");
+    let mut writer = Writer::new("first-header");
+    writer.segments.insert(1, segment_header(1, 2, 1, [0; 32], SEGMENT));
+    assert!(writer.wrong().contains("first batch 2 in the segment's header; the journal before says 1"));
+}
+
+/// A batch with a good checksum that does not continue the chain is damage, also at the end.
+#[test]
+fn batches_must_continue_the_chain() {
+    let begin = || {
+        let mut writer = Writer::new("chain");
+        writer.batch(&[Entry::of(&[create("", "a", 1, (1, 1))])]);
+        writer
+    };
+    let more = [Entry::of(&[update("", "a", 1, (2, 2))])];
+    let mut writer = begin();
+    writer.batch += 1;
+    assert!(writer.batch(&more).wrong().contains("batch 3 where batch 2 should be"));
+    let mut writer = begin();
+    writer.sequence += 1;
+    assert!(writer.batch(&more).wrong().contains("it begins with sequence 3; 2 comes next"));
+    let mut writer = begin();
+    writer.hash[0] ^= 1;
+    assert!(writer.batch(&more).wrong().contains("breaks the chain"));
+    let mut writer = begin();
+    assert!(writer.raw(0, 0, &[]).wrong().contains("a batch without entries"));
+    let mut writer = begin();
+    assert!(writer.raw(0, 2, &[]).wrong().contains("unknown flags 0x2"));
+    let mut writer = begin();
+    let frame = more[0].clone().at(writer.time + 1).frame();
+    assert!(writer.raw(1, 1, &frame).wrong().contains("a closing batch with entries"));
+    let mut writer = begin();
+    assert!(writer.raw(1, 0, &[&frame[..], &[0]].concat()).wrong().contains("bytes after the last entry"));
+    let mut writer = begin();
+    assert!(writer.raw(2, 0, &frame).wrong().contains("4 bytes expected, and fewer are there"));
+    let mut writer = begin();
+    assert!(writer.raw(1, 0, &frame).wrong().contains("the batch's time is"));
+    let mut writer = begin();
+    writer.time -= 1;
+    assert!(writer.raw(0, 1, &[]).wrong().contains("the batch's time is"));
+}
