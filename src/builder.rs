@@ -102,7 +102,7 @@ impl Builder {
             kernel,
             flusher,
             Directory::new(self.look_up_cache, self.reserve_accounts),
-            Ids::new(self.id_capacity, self.reserve_ids),
+            Ids::in_memory(self.id_capacity, self.reserve_ids),
             clock,
             Limits { garbage: self.garbage_cap, backlog: self.max_backlog },
         ));

@@ -7,7 +7,7 @@ use arc_swap::ArcSwapWeak;
 use crate::account::{AccountId, Balance};
 use crate::directory::Directory;
 use crate::error::{Exhausted, InvalidRequest, SubmitError};
-use crate::ids::Ids;
+use crate::ids::{Claim, Ids, IndexError, Indexed, Seen};
 use crate::journal::Flusher;
 use crate::kernel::doorbell::{Counter, Doorbell, Latch};
 use crate::kernel::{Account, Gate, Guard, Handle, Kernel, Owned, garbage, pin};
@@ -82,11 +82,14 @@ impl Core {
     ) -> Result<Outcome, SubmitError> {
         self.admit(guard)?;
         loop {
-            if let Some(answered) = self.answer_known(&request, guard)? {
-                return Ok(answered);
-            }
-            let handle = self.plan(request, guard, &known)?;
-            if self.claim(&handle) == Gate::Open {
+            let time = self.clock.now();
+            let probed = match self.ids.known(&request, time).map_err(unknowable)? {
+                Seen::Claimed { claim, member } => return self.answer_claimed(&request, claim, member, guard),
+                Seen::Recorded { entry, member } => return self.answer_recorded(&request, entry, member),
+                Seen::Unknown(probed) => probed,
+            };
+            let handle = self.plan(request, time, guard, &known)?;
+            if self.ids.claim(&handle, probed, time).map_err(unknowable)? == Gate::Open {
                 return Ok(self.decide(handle, guard));
             }
             // Somebody was faster with an id of it, and has the answer.
@@ -97,6 +100,7 @@ impl Core {
     fn plan<'g>(
         &'g self,
         request: Request,
+        time: u64,
         guard: &'g Guard,
         known: impl Fn(&AccountId) -> Option<&'g Account<Balance>>,
     ) -> Result<Handle<Balance>, SubmitError> {
@@ -107,23 +111,13 @@ impl Core {
                 opens = true;
             }
         }
-        let (time, now) = (self.clock.now(), || self.kernel.now(guard));
+        let now = || self.kernel.now(guard);
         let planned = if opens {
             plan::plan(request, time, now, |id| self.directory.find(id, guard))
         } else {
             plan::plan(request, time, now, known)
         };
         Ok(Owned::new(planned).publish())
-    }
-
-    /// Claims the ids of a planned transaction; it runs if its gate is open then.
-    #[inline]
-    fn claim(&self, handle: &Handle<Balance>) -> Gate {
-        match handle.request().members() {
-            [Member { id: None, .. }] => handle.settle(Gate::Open),
-            [Member { id: Some(id), .. }] => self.ids.claim(id, handle),
-            _ => self.ids.settle(handle),
-        }
     }
 
     /// Drives a transaction whose gate is open, and sees to what follows a commit.
@@ -168,36 +162,24 @@ impl Core {
         Ok(())
     }
 
-    /// The answer to a request whose id was seen before.
-    fn answer_known(&self, request: &Request, guard: &Guard) -> Result<Option<Outcome>, SubmitError> {
-        for (index, member) in request.members().iter().enumerate() {
-            let Some(id) = &member.id else { continue };
-            while let Some(claim) = self.ids.find(id) {
-                // A chain whose gate closes owned nothing: the id is free again.
-                if self.ids.settle(&claim.handle) != Gate::Open {
-                    continue;
-                }
-                let owner = claim.handle.request();
-                let asked_alone = request.members().len() == 1;
-                let differs = match owner.members().get(claim.member as usize) {
-                    Some(known) if asked_alone => known
-                        .operation
-                        .first_difference(&member.operation)
-                        .map(|field| InvalidRequest::IdReused { id: id.clone(), field }),
-                    _ => owner.first_difference(request).map(|difference| match difference {
-                        Some((id, field)) => InvalidRequest::IdReused { id, field },
-                        None => InvalidRequest::IdOfAnother { id: id.clone(), index },
-                    }),
-                };
-                if let Some(invalid) = differs {
-                    return Err(invalid.into());
-                }
-                self.kernel.drive(&claim.handle, guard);
-                let asked = asked_alone.then_some(claim.member);
-                return Ok(Some(Outcome::new(claim.handle, asked, true)));
-            }
-        }
-        Ok(None)
+    /// The answer to a request whose member `index` carries an id that is in memory.
+    fn answer_claimed(
+        &self,
+        request: &Request,
+        claim: Claim,
+        index: usize,
+        guard: &Guard,
+    ) -> Result<Outcome, SubmitError> {
+        check_replay(claim.handle.request(), claim.member as usize, request, index)?;
+        self.kernel.drive(&claim.handle, guard);
+        let asked = (request.members().len() == 1).then_some(claim.member);
+        Ok(Outcome::new(claim.handle, asked, true))
+    }
+
+    /// The answer to a request whose member `index` carries an id that `entry` of the journal used.
+    fn answer_recorded(&self, _request: &Request, entry: Indexed, _index: usize) -> Result<Outcome, SubmitError> {
+        // A ledger in memory has no index; one on disk reads the entry.
+        Err(SubmitError::IdsUnreadable { what: format!("entry {} is not kept", entry.sequence) })
     }
 
     /// Puts the accounts that a transaction opened into the look-up cache.
@@ -249,4 +231,24 @@ impl Clock {
 
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn unknowable(error: IndexError) -> SubmitError {
+    SubmitError::IdsUnreadable { what: error.to_string() }
+}
+
+/// Whether `request`, whose member `index` carries an id of `owner`'s member `place`, says the same as it.
+fn check_replay(owner: &Request, place: usize, request: &Request, index: usize) -> Result<(), InvalidRequest> {
+    let Some(Member { id: Some(id), operation }) = request.members().get(index) else { return Ok(()) };
+    let differs = match owner.members().get(place) {
+        Some(known) if request.members().len() == 1 => known
+            .operation
+            .first_difference(operation)
+            .map(|field| InvalidRequest::IdReused { id: id.clone(), field }),
+        _ => owner.first_difference(request).map(|difference| match difference {
+            Some((id, field)) => InvalidRequest::IdReused { id, field },
+            None => InvalidRequest::IdOfAnother { id: id.clone(), index },
+        }),
+    };
+    differs.map_or(Ok(()), Err)
 }

@@ -150,6 +150,12 @@ pub enum SubmitError {
     /// Nothing was decided; the same request may succeed later.
     #[error(transparent)]
     Exhausted(#[from] Exhausted),
+    /// Whether its id was used cannot be found out now; the same request may succeed later.
+    #[error("the transaction id cannot be looked up: {what}")]
+    IdsUnreadable {
+        /// What failed.
+        what: String,
+    },
     /// The ledger was shut down.
     #[error("the ledger is shutting down")]
     Closed,

@@ -11,7 +11,7 @@ use crate::builder::Builder;
 use crate::core::Core;
 use crate::error::{Error, Exhausted, SubmitError};
 use crate::handle::Account;
-use crate::ids::Claim;
+use crate::ids::Seen;
 use crate::journal::{Flushed, HistoryGone};
 use crate::kernel::{garbage, pin};
 use crate::outcome::Outcome;
@@ -174,9 +174,14 @@ impl Ledger {
     /// What was decided for the request with this id; None when it was never seen, or forgotten.
     #[must_use]
     pub fn transaction(&self, id: &TransactionId) -> Option<Outcome> {
-        let Claim { handle, member } = self.core().ids.find(id)?;
-        handle.decision()?;
-        Some(Outcome::new(handle, Some(member), false))
+        match self.core().ids.find(id) {
+            Ok(Some(Seen::Claimed { claim, .. })) => {
+                claim.handle.decision()?;
+                Some(Outcome::new(claim.handle, Some(claim.member), false))
+            }
+            // Nothing is recorded yet: no journal keeps what its index names.
+            _ => None,
+        }
     }
 
     /// Up to `limit` durable journal entries from sequence `from` on (0: the oldest kept).

@@ -48,6 +48,7 @@ impl From<SubmitError> for Failure {
         match error {
             SubmitError::Invalid(invalid) => Failure::Invalid(invalid),
             SubmitError::Exhausted(exhausted) => Failure::Exhausted(exhausted),
+            SubmitError::IdsUnreadable { .. } => Failure::Internal("the transaction id cannot be looked up"),
             SubmitError::Closed => Failure::Closed,
         }
     }
