@@ -355,3 +355,188 @@ fn allocated(dir: &Path) -> u64 {
         })
         .sum()
 }
+
+#[cfg(all(test, not(equipoise_shuttle)))]
+mod tests {
+    use super::*;
+
+    const LEDGER: [u8; 16] = [7; 16];
+
+    fn id(number: u64) -> TransactionId {
+        TransactionId::new(&format!("order-{number:06}")).expect("an id")
+    }
+
+    fn entry(sequence: u64) -> Indexed {
+        Indexed { sequence, time: sequence * 10, member: 3 }
+    }
+
+    /// Ids `from..through` under their own numbers as sequences, in no order.
+    fn run(from: u64, through: u64) -> Vec<(TransactionId, Indexed)> {
+        (from..=through).rev().map(|number| (id(number), entry(number))).collect()
+    }
+
+    fn open(dir: &Path, journal_end: u64) -> DiskIndex {
+        DiskIndex::open(dir, LEDGER, journal_end).expect("opens")
+    }
+
+    fn filled(dir: &Path) {
+        let index = open(dir, 0);
+        for from in [1, 301, 601] {
+            index.catch_up(&mut run(from, from + 299), from + 299).expect("ingested");
+        }
+    }
+
+    /// Every file below `dir`.
+    fn files(dir: &Path) -> Vec<PathBuf> {
+        let entries = fs::read_dir(dir).expect("a folder").map(|entry| entry.expect("an entry").path());
+        entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+    }
+
+    /// B4: what was put in is found after the next start, and says how far it goes.
+    #[test]
+    fn ids_outlive_the_process() {
+        let dir = tempfile::tempdir().expect("a folder");
+        filled(dir.path());
+        let index = open(dir.path(), 900);
+        assert_eq!((index.wiped(), index.published(), index.count()), (None, 900, 900));
+        assert!((1..=900).all(|number| index.find(&id(number)) == Ok(Some(entry(number)))));
+        assert_eq!(index.find(&id(901)), Ok(None));
+        assert!(index.bytes_on_disk() > 0);
+        index.catch_up(&mut Vec::new(), 950).expect("a run without ids");
+        drop(index);
+        assert_eq!(open(dir.path(), 950).published(), 950);
+    }
+
+    /// B4: an id that was used again is found at its newest entry: in one run, in a later one, and after merging.
+    #[test]
+    fn the_newest_entry_of_an_id_is_found() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let index = open(dir.path(), 0);
+        index.catch_up(&mut vec![(id(1), entry(1)), (id(1), entry(3)), (id(1), entry(2))], 3).expect("ingested");
+        assert_eq!(index.find(&id(1)), Ok(Some(entry(3))));
+        for sequence in 4..40 {
+            index.catch_up(&mut vec![(id(1), entry(sequence)), (id(2), entry(sequence))], sequence).expect("ingested");
+            assert_eq!(index.find(&id(1)), Ok(Some(entry(sequence))));
+        }
+        drop(index);
+        let index = open(dir.path(), 40);
+        assert_eq!(index.find(&id(1)), Ok(Some(entry(39))));
+        index.open.read().as_ref().expect("open").ids.major_compact().expect("merged");
+        assert_eq!((index.find(&id(1)), index.find(&id(2))), (Ok(Some(entry(39))), Ok(Some(entry(39)))));
+    }
+
+    /// B4: a run that is taken again after a crash changes nothing.
+    #[test]
+    fn a_run_may_be_taken_twice() {
+        let dir = tempfile::tempdir().expect("a folder");
+        filled(dir.path());
+        let index = open(dir.path(), 900);
+        index.ingest(&mut run(500, 1_000), 1_000).expect("ingested");
+        assert_eq!(index.published(), 900, "ingesting alone publishes nothing");
+        index.catch_up(&mut run(500, 1_000), 1_000).expect("ingested");
+        assert!((1..=1_000).all(|number| index.find(&id(number)) == Ok(Some(entry(number)))));
+        assert_eq!(index.published(), 1_000);
+    }
+
+    /// B4: what belongs to another ledger or another past of this one is deleted, and says why.
+    #[test]
+    fn what_is_not_this_journals_is_wiped() {
+        let dir = tempfile::tempdir().expect("a folder");
+        filled(dir.path());
+        let index = DiskIndex::open(dir.path(), [8; 16], 900).expect("opens");
+        assert!(index.wiped().expect("wiped").contains("another ledger's"));
+        assert_eq!((index.published(), index.find(&id(1))), (0, Ok(None)));
+        drop(index);
+
+        filled(dir.path());
+        let index = open(dir.path(), 899);
+        assert!(index.wiped().expect("wiped").contains("beyond the journal's end"));
+        assert_eq!((index.published(), index.find(&id(1))), (0, Ok(None)));
+        index.ingest_open(index.open.read().as_ref().expect("open"), &run(1, 9), 9).expect("ingested");
+        drop(index);
+
+        let index = open(dir.path(), 9);
+        assert_eq!((index.wiped(), index.published()), (None, 9));
+        let begun = |index: &DiskIndex| {
+            let open = index.open.read();
+            open.as_ref().expect("open").meta.insert(BEGUN, 12_u64.to_le_bytes()).expect("written");
+        };
+        begun(&index);
+        drop(index);
+        let index = open(dir.path(), 11);
+        assert!(index.wiped().is_some(), "a run may have been taken that the journal does not have");
+    }
+
+    /// B4: damage anywhere in the files is found when they are opened or read, never believed, and heals by a new
+    /// start; nothing panics.
+    #[test]
+    fn damage_is_wiped_and_reported() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let original = dir.path().join("original");
+        filled(&original);
+        let copy = dir.path().join("copy");
+        let (mut wiped, mut met_later) = (0, 0);
+        for file in files(&original) {
+            for damage in ["flipped", "cut", "garbage"] {
+                let _ = fs::remove_dir_all(&copy);
+                for file in files(&original) {
+                    let to = copy.join(file.strip_prefix(&original).expect("below"));
+                    fs::create_dir_all(to.parent().expect("a folder")).expect("made");
+                    let mut bytes = fs::read(&file).expect("read");
+                    // The log is as long as it may become; what follows its zeros is nothing.
+                    bytes.truncate(bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
+                    fs::write(&to, &bytes).expect("written");
+                }
+                let victim = copy.join(file.strip_prefix(&original).expect("below"));
+                let mut bytes = fs::read(&victim).expect("read");
+                let middle = bytes.len() / 2;
+                match damage {
+                    "cut" => bytes.truncate(middle),
+                    "flipped" => bytes.iter_mut().skip(middle).take(1).for_each(|byte| *byte ^= 0x10),
+                    _ => bytes.iter_mut().for_each(|byte| *byte = 0xA5),
+                }
+                fs::write(&victim, &bytes).expect("written");
+
+                let index = open(&copy, 900);
+                if index.wiped().is_some() {
+                    assert_eq!((index.published(), index.find(&id(1))), (0, Ok(None)));
+                    wiped += 1;
+                    continue;
+                }
+                let published = index.published();
+                let read: Vec<_> = (1..=published).map(|number| (number, index.find(&id(number)))).collect();
+                let failed = read.iter().any(|(_, found)| found.is_err());
+                for (number, found) in read {
+                    let believed = found.as_ref().map_or(true, |found| *found == Some(entry(number)));
+                    assert!(believed, "{damage} {}: {number}: {found:?}", file.display());
+                }
+                drop(index);
+                if failed {
+                    met_later += 1;
+                    let index = open(&copy, 900);
+                    assert!(index.wiped().expect("wiped").contains("damage"), "the next start knows");
+                }
+            }
+        }
+        assert!(wiped > 0 && met_later > 0, "{wiped} wiped, {met_later} met later");
+    }
+
+    /// B2: after an error the index is opened again by the next run; until then, reads fail and nothing is new.
+    #[test]
+    fn an_error_is_followed_by_opening_it_again() {
+        let dir = tempfile::tempdir().expect("a folder");
+        filled(dir.path());
+        let index = open(dir.path(), 900);
+        *index.open.write() = None;
+        assert!(matches!(index.find(&id(1)), Err(IndexError::Failed { .. })));
+        index.catch_up(&mut run(901, 910), 910).expect("opened again");
+        assert_eq!((index.find(&id(1)), index.find(&id(910))), (Ok(Some(entry(1))), Ok(Some(entry(910)))));
+
+        *index.open.write() = None;
+        index.publish(2_000);
+        let lost = index.ingest(&mut run(2_001, 2_010), 2_010);
+        assert!(matches!(lost, Err(IndexError::Damaged { .. })), "what was published must be there: {lost:?}");
+        drop(index);
+        assert!(open(dir.path(), 2_000).wiped().is_some());
+    }
+}

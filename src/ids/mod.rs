@@ -30,6 +30,8 @@ use sweep::Sweep;
 use table::Table;
 
 pub(crate) use index::{DiskIndex, IndexError};
+#[cfg(all(test, equipoise_shuttle))]
+use probe::Probed;
 pub(crate) use probe::Seen;
 pub(crate) use table::Claim;
 
