@@ -23,6 +23,8 @@ mod model;
 mod probe;
 mod sweep;
 mod table;
+#[cfg(all(test, not(equipoise_shuttle)))]
+mod tests;
 
 use crate::account::TransactionId;
 
