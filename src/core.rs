@@ -241,10 +241,9 @@ fn unknowable(error: IndexError) -> SubmitError {
 fn check_replay(owner: &Request, place: usize, request: &Request, index: usize) -> Result<(), InvalidRequest> {
     let Some(Member { id: Some(id), operation }) = request.members().get(index) else { return Ok(()) };
     let differs = match owner.members().get(place) {
-        Some(known) if request.members().len() == 1 => known
-            .operation
-            .first_difference(operation)
-            .map(|field| InvalidRequest::IdReused { id: id.clone(), field }),
+        Some(known) if request.members().len() == 1 => {
+            known.operation.first_difference(operation).map(|field| InvalidRequest::IdReused { id: id.clone(), field })
+        }
         _ => owner.first_difference(request).map(|difference| match difference {
             Some((id, field)) => InvalidRequest::IdReused { id, field },
             None => InvalidRequest::IdOfAnother { id: id.clone(), index },

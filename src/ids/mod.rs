@@ -1,21 +1,22 @@
 //! Transaction ids: which transaction an id belongs to, in memory and beyond it. One id space for every door.
 //!
-//! * [`table`]: the newest ids in memory, each a counted handle of its transaction.
-//! * [`index`]: all durable ids up to one sequence, on disk. Derived data: the journal can always make it again.
-//! * [`probe`]: how a request finds out whether its ids are new, while ids move from one to the other.
-//! * [`sweep`]: how they move: into the index in commit order, published, and only then out of the table.
+//! * `table`: the newest ids in memory, each a counted handle of its transaction.
+//! * `index`: all durable ids up to one sequence, on disk. Derived data: the journal can always make it again.
+//! * `probe`: how a request finds out whether its ids are new, while ids move from one to the other.
+//! * `sweep`: how they move: into the index in commit order, published, and only then out of the table.
 //!
 //! # What an id costs
 //!
 //! In memory about 690 bytes while it is in the table: its transaction with plan, request and results, and the table's
-//! own entry. A ledger without an index keeps `capacity` ids and forgets older ones. One with an index keeps up to
-//! `capacity` (half of that after a sweep), and what is decided while a sweep runs; from `capacity` on sweeps run, and
-//! [`Ids::admit`] refuses requests that carry ids when the index does not keep up. The index
-//! itself takes about 100 MiB at most beside that, however many ids it holds (`index`).
+//! own entry. A ledger without an index keeps `capacity` ids and forgets older ones. With an index a sweep runs when
+//! half the capacity waits for it and leaves half the capacity in the table, so about `capacity` ids are in memory, and
+//! what is decided while a sweep runs. Requests that carry ids are refused when the index fails and twice the capacity
+//! waits, or when it is only slow and eight times the capacity and 65,536 wait ([`Ids::admit`]). The index itself keeps
+//! about 75 MB in memory with 10 million ids; blocks, filters and block indexes are read through a cache of 32 MiB.
 //!
-//! On disk an id takes its own length and about 24 bytes: the value (20), framing, filter and block index; up to twice
-//! that for the moment in which files are merged. It is kept as long as the journal; an id used again after the window
-//! takes no second place.
+//! On disk an id takes its own length and about 28 bytes: the value (20), framing, filter and block index; up to twice
+//! that until files are merged and the merged ones removed. It is kept as long as the index is; an id used again after
+//! the window takes no second place.
 
 mod index;
 #[cfg(all(test, equipoise_shuttle))]
@@ -78,12 +79,7 @@ impl<I: Index> Ids<I> {
 
     /// A table whose excess moves to `index`. An id counts as new again `window` ns after its entry.
     pub(crate) fn with_index(capacity: usize, reserved: usize, index: I, window: u64) -> Self {
-        Ids {
-            table: Table::new(capacity, reserved),
-            sweep: Sweep::new(capacity),
-            index: Some(index),
-            window,
-        }
+        Ids { table: Table::new(capacity, reserved), sweep: Sweep::new(capacity), index: Some(index), window }
     }
 
     /// How many ids are in memory.

@@ -63,7 +63,12 @@ impl Table {
 
     /// Claims `id` for a member of `handle`'s request, unless another transaction holds it: that one is returned.
     #[inline]
-    pub(super) fn claim(&self, id: &TransactionId, handle: &Handle<Balance>, member: u32) -> Result<(), Handle<Balance>> {
+    pub(super) fn claim(
+        &self,
+        id: &TransactionId,
+        handle: &Handle<Balance>,
+        member: u32,
+    ) -> Result<(), Handle<Balance>> {
         let claim = Claim { handle: handle.clone(), member };
         let claims = self.claims.pin();
         match claims.try_insert(id.clone(), claim) {
