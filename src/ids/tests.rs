@@ -1,9 +1,11 @@
 //! The table, the index on disk and the sweep between them, one step at a time.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::{DiskIndex, Ids, Index, IndexError, Indexed, Seen};
 use crate::account::{AccountId, Balance, Change, TransactionId};
+use crate::kernel::doorbell::Latch;
 use crate::kernel::{Account, Consumer, Gate, Handle, Kernel, Leg, Owned, Plan, pin};
 use crate::request::{Member, Operation, Request};
 
@@ -195,5 +197,33 @@ fn a_full_disk_is_pushed_back() {
     world.ids.sweep(false).expect("swept");
     assert_eq!((world.ids.degraded(), world.ids.admit()), (None, Ok(())));
     assert!(world.ids.len() <= CAPACITY / 2);
+    assert_eq!(world.submit(&["x0"], 1), Ok((1, false)));
+}
+
+/// B5, E4: the indexer's thread sweeps by itself, again after a full disk, and ends when the ledger is closed.
+#[test]
+fn the_indexer_sweeps_and_ends() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut world = World::new(dir.path());
+    *world.index().full.lock() = true;
+    for number in 0..CAPACITY {
+        world.submit(&[&format!("x{number}")], 1).expect("decided");
+    }
+    world.flush();
+    let closed = Latch::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| world.ids.sweep_until_closed(&closed));
+        let until = |what: &dyn Fn() -> bool| {
+            (0..500).any(|_| {
+                std::thread::sleep(Duration::from_millis(10));
+                what()
+            })
+        };
+        assert!(until(&|| world.ids.degraded().is_some()), "it tries");
+        *world.index().full.lock() = false;
+        assert!(until(&|| world.ids.len() <= CAPACITY / 2), "it tries again");
+        closed.set();
+        world.ids.wake();
+    });
     assert_eq!(world.submit(&["x0"], 1), Ok((1, false)));
 }
