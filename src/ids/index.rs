@@ -13,7 +13,9 @@
 //! Measured with 10 million random ids of 36 bytes, taken in runs of 50,000 without a pause, on two cores that others
 //! kept busy: 2.5 µs of CPU an id with all merging, 75 MB resident; 64 bytes an id on disk once merged, 130 at most
 //! meanwhile; an absent id is found absent in 11 µs (99th percentile 0.1 ms), a present one found in 12 µs (0.05 ms).
-//! Recording a new version of the tree holds reads up for one fsync, twice or so a run.
+//! Reads wait while the tree records a new version (some fsyncs) and removes merged files, after a run and after a
+//! merge: 10 to 30 ms as a rule, 0.8 s at worst on that busy disk. Present ids beside ingestion without a pause: 0.1
+//! to 11 ms (99th percentile).
 
 use std::fs;
 use std::io::ErrorKind;
