@@ -24,6 +24,15 @@ use crate::wait::Waiters;
 /// Transactions whose ids a caller forgets; more than one, so that the table shrinks back.
 const FORGOTTEN_BY_A_CALLER: usize = 2;
 
+/// Bytes of large requests that may wait to become durable. Small ones are bounded by their number.
+const LARGE_BACKLOG: u64 = 256 << 20;
+
+/// A request is small up to so many members.
+const SMALL: usize = 8;
+
+/// What a leg of a large request takes in memory, about, in bytes.
+const LEG_BYTES: usize = 512;
+
 /// The parts, in the order in which they must go: handles before the kernel, the kernel before the accounts.
 pub(crate) struct Core {
     pub(crate) ids: Ids,
@@ -38,6 +47,8 @@ pub(crate) struct Core {
     pub(crate) checkpoint_bell: Doorbell,
     pub(crate) closed: Latch,
     pub(crate) opened: Counter,
+    /// Bytes of the large requests that were decided and are not durable.
+    large: Counter,
     pub(crate) newest: ArcSwapWeak<Open>,
     pub(crate) newest_durable: ArcSwapWeak<Open>,
     clock: Clock,
@@ -79,6 +90,7 @@ impl Core {
             checkpoint_bell: Doorbell::new(),
             closed: Latch::new(),
             opened: Counter::new(),
+            large: Counter::new(),
             newest: ArcSwapWeak::default(),
             newest_durable: ArcSwapWeak::default(),
             clock,
@@ -151,6 +163,9 @@ impl Core {
             }
         }
         if self.flusher.is_some() {
+            if let Some(bytes) = weight(handle.request()) {
+                self.large.add(bytes);
+            }
             self.bell.ring();
         }
         Outcome::new(handle, None, false)
@@ -175,6 +190,12 @@ impl Core {
             if entries > self.limits.backlog {
                 self.bell.ring();
                 return Err(Exhausted::Backlog { entries, limit: self.limits.backlog }.into());
+            }
+            // A flush may take off what its caller has not added yet.
+            let bytes = u64::try_from(self.large.get().cast_signed()).unwrap_or(0);
+            if bytes > LARGE_BACKLOG {
+                self.bell.ring();
+                return Err(Exhausted::BacklogBytes { bytes, limit: LARGE_BACKLOG }.into());
             }
             if self.disk.is_some() && request.members().iter().any(|member| member.id.is_some()) {
                 self.ids.admit()?;
@@ -241,7 +262,7 @@ impl Core {
     /// Makes everything committed durable, and sees to what follows that.
     pub(crate) fn flush(&self) {
         if let Some(flusher) = &self.flusher {
-            flusher.flush(&self.kernel, &self.waiters, |batch, through| self.ids.durable(batch, through));
+            flusher.flush(&self.kernel, &self.waiters, |batch, through| self.became_durable(batch, through));
             self.note_failure(flusher);
         }
     }
@@ -252,6 +273,12 @@ impl Core {
         let flushed = flusher.try_flush(&self.kernel, &self.waiters, |batch, through| self.ids.durable(batch, through));
         self.note_failure(flusher);
         flushed
+    }
+
+    /// What follows a flush of `batch`, which ends with sequence `through`.
+    fn became_durable(&self, batch: &[Handle<Balance>], through: u64) {
+        self.large.add(-batch.iter().filter_map(|entry| weight(entry.request())).sum::<i64>());
+        self.ids.durable(batch, through);
     }
 
     /// A ledger whose journal failed is closed.
@@ -320,6 +347,20 @@ impl Clock {
 
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// About how many bytes a large request takes until it is durable; None for a small one.
+#[inline]
+fn weight(request: &Request) -> Option<i64> {
+    let legs = match request.members() {
+        [Member { operation, .. }] => match operation.kind() {
+            Kind::Post { legs } if legs.len() > SMALL => legs.len(),
+            _ => return None,
+        },
+        members if members.len() > SMALL => members.iter().map(|member| member.operation.accounts().len()).sum(),
+        _ => return None,
+    };
+    i64::try_from(legs * LEG_BYTES).ok()
 }
 
 fn unknowable(error: IndexError) -> SubmitError {

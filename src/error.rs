@@ -188,6 +188,14 @@ pub enum Exhausted {
         /// How many may.
         limit: u64,
     },
+    /// Large requests that wait to become durable take too many bytes.
+    #[error("{bytes} bytes of large requests wait to become durable, the limit is {limit}")]
+    BacklogBytes {
+        /// How many bytes wait.
+        bytes: u64,
+        /// How many may.
+        limit: u64,
+    },
     /// Too many snapshots are open.
     #[error("too many open snapshots, the limit is {limit}")]
     Snapshots {

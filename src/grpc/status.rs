@@ -176,7 +176,7 @@ impl Failure {
             },
             Failure::Exhausted(exhausted) => match exhausted {
                 Exhausted::Garbage { .. } => "MEMORY_CAP",
-                Exhausted::Backlog { .. } => "BACKLOG",
+                Exhausted::Backlog { .. } | Exhausted::BacklogBytes { .. } => "BACKLOG",
                 Exhausted::Snapshots { .. } => "TOO_MANY_SNAPSHOTS",
                 Exhausted::Disk { .. } => "DISK_FULL",
                 Exhausted::Ids { .. } => "IDS_WAIT_FOR_DISK",
@@ -269,7 +269,9 @@ impl Failure {
     /// When trying the same again may help.
     fn retry_delay(&self) -> Option<Duration> {
         match self {
-            Failure::Exhausted(Exhausted::Backlog { .. }) => Some(Duration::from_millis(100)),
+            Failure::Exhausted(Exhausted::Backlog { .. } | Exhausted::BacklogBytes { .. }) => {
+                Some(Duration::from_millis(100))
+            }
             Failure::Exhausted(_)
             | Failure::Walks { .. }
             | Failure::Lease { .. }
