@@ -129,3 +129,29 @@ fn a_ledger_with_several_callers_survives_a_fault_at_any_call() {
     start.every_call(2, 8);
     start.every_call(4, 8);
 }
+
+/// C1, C2, C3: the start after a crash dies as well, at any call, and the one after that.
+#[test]
+fn a_ledger_survives_deaths_at_its_starts() {
+    let start = Start::before_the_next_segment();
+    let mut random = common::Random(7);
+    for seed in 0..40 * depth() {
+        let disk = start.disk.copy();
+        disk.fail(1 + random.below(60) as u64, Fault::CrashWithin);
+        let mut shown = start.live(&disk, 1, seed);
+        let mut disk = disk;
+        for _ in 0..3 {
+            let end = if random.below(2) == 0 { End::Killed } else { End::PowerCut(random.next()) };
+            disk = disk.after(end);
+            let fault = Fault::ALL[random.below(Fault::ALL.len())];
+            disk.fail(1 + random.below(40) as u64, fault);
+            if let Ok(ledger) = open(&disk, EVERY).0 {
+                let mut caller = Caller::new(&format!("again-{}", random.next()), seed);
+                caller.run(&ledger, 5);
+                shown.merge(caller.shown);
+            }
+        }
+        let mut known = start.known.clone();
+        known.check(&reopen(&disk.after(End::PowerCut(seed))), &shown);
+    }
+}

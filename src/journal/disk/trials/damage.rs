@@ -9,7 +9,7 @@ use equipoise::{AccountId, Durability, Event, Ledger, OpenError};
 
 use super::common::Random;
 use super::disk::{Disk, End};
-use super::workload::{Caller, Events, Known, Shown, begin, checkpoint, open, reopen};
+use super::workload::{Caller, Events, Known, Shown, begin, checkpoint, open, reopen, roll};
 use super::{common, depth};
 use crate::journal::disk::recovery::Recovery;
 use crate::journal::disk::{batch, checkpoint as checkpoints, segment};
@@ -21,12 +21,6 @@ type Accounts = BTreeMap<String, (i64, u64, u64)>;
 struct Journal {
     disk: Disk,
     states: Vec<Accounts>,
-}
-
-/// Begins the next segment of the journal.
-fn roll(ledger: &Ledger) {
-    let disk = ledger.core().disk.as_ref().expect("on disk");
-    disk.begin_segment(&mut disk.tail.lock()).expect("room");
 }
 
 impl Journal {

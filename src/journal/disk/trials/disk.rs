@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tempfile::TempDir;
@@ -50,6 +51,8 @@ impl Fault {
 pub(super) enum End {
     /// What was written is there.
     Killed,
+    /// What was synced is there, and nothing else.
+    WorstPowerCut,
     /// What was synced is there, and of the rest what the disk happened to do.
     PowerCut(u64),
 }
@@ -141,14 +144,16 @@ impl Inode {
         }
     }
 
-    fn cut(mut self, random: &mut Random) -> Inode {
-        if self.content.length != self.durable.length && random.below(2) == 0 {
-            self.durable.resize(self.content.length);
-        }
-        let odds = random.below(5);
-        for sector in 0..self.dirty.len() {
-            if self.dirty[sector] && random.below(4) < odds {
-                self.write_back(sector);
+    fn cut(mut self, random: Option<&mut Random>) -> Inode {
+        if let Some(random) = random {
+            if self.content.length != self.durable.length && random.below(2) == 0 {
+                self.durable.resize(self.content.length);
+            }
+            let odds = random.below(5);
+            for sector in 0..self.dirty.len() {
+                if self.dirty[sector] && random.below(4) < odds {
+                    self.write_back(sector);
+                }
             }
         }
         Inode { content: self.durable.clone(), durable: self.durable, ..Inode::default() }
@@ -174,6 +179,8 @@ struct State {
     fault: Option<(u64, Fault)>,
     dead: bool,
     capacity: Option<usize>,
+    /// Writes to the file of this name wait.
+    held: Option<String>,
     log: Vec<String>,
 }
 
@@ -199,8 +206,10 @@ impl Disk {
     /// What the next process finds.
     pub(super) fn after(&self, end: End) -> Disk {
         let disk = self.copy();
-        if let End::PowerCut(seed) = end {
-            disk.state.lock().cut(&mut Random(seed));
+        match end {
+            End::Killed => {}
+            End::WorstPowerCut => disk.state.lock().cut(None),
+            End::PowerCut(seed) => disk.state.lock().cut(Some(Random(seed))),
         }
         disk
     }
@@ -217,6 +226,11 @@ impl Disk {
     /// How many bytes there may be.
     pub(super) fn limit(&self, capacity: Option<usize>) {
         self.state.lock().capacity = capacity;
+    }
+
+    /// Lets writes to the file of this name wait, until it is called again.
+    pub(super) fn hold(&self, name: Option<&str>) {
+        self.state.lock().held = name.map(str::to_owned);
     }
 
     pub(super) fn calls(&self) -> u64 {
@@ -299,6 +313,10 @@ impl State {
         self.names.values().map(|inode| self.inodes[*inode].content.length).sum()
     }
 
+    fn holds(&self, inode: usize) -> bool {
+        self.held.as_ref().is_some_and(|held| self.names.get(held) == Some(&inode))
+    }
+
     /// Counts a call; Err when it fails, otherwise what strikes within it.
     fn call(&mut self, what: impl FnOnce() -> String) -> io::Result<Option<Fault>> {
         if self.dead {
@@ -342,15 +360,16 @@ impl State {
     }
 
     /// Keeps what is durable, and of the rest what happens to be: a file system may write names in any order.
-    fn cut(&mut self, random: &mut Random) {
-        let odds = random.below(5);
+    fn cut(&mut self, mut random: Option<Random>) {
+        let odds = random.as_mut().map_or(0, |random| random.below(5));
         for renaming in std::mem::take(&mut self.pending) {
-            if random.below(4) < odds {
+            if random.as_mut().is_some_and(|random| random.below(4) < odds) {
                 apply(&mut self.durable, &renaming.names);
             }
         }
         self.names = self.durable.clone();
-        self.inodes = std::mem::take(&mut self.inodes).into_iter().map(|inode| inode.cut(random)).collect();
+        let inodes = std::mem::take(&mut self.inodes).into_iter();
+        self.inodes = inodes.map(|inode| inode.cut(random.as_mut())).collect();
     }
 
     fn write(&mut self, inode: usize, bytes: &[u8], offset: usize) -> io::Result<usize> {
@@ -483,6 +502,9 @@ impl File for Open {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        while self.state.lock().holds(self.inode) {
+            std::thread::sleep(Duration::from_micros(100));
+        }
         let mut state = self.state.lock();
         let fault = state.call(|| format!("write {} at {offset}: {} bytes", self.name, bytes.len()))?;
         let half = matches!(fault, Some(Fault::Short | Fault::CrashWithin | Fault::Failed)) && bytes.len() > 1;

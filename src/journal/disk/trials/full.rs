@@ -114,27 +114,6 @@ fn a_checkpoint_without_room_harms_nobody() {
     known.check_accounts(&reopen(&disk.after(End::PowerCut(1))));
 }
 
-/// C1, E4: what was committed before a close is on disk after it, though the next segment is still being made.
-#[test]
-fn a_close_waits_for_the_next_segment_to_be_made() {
-    for seed in 0..10 {
-        let disk = Disk::new();
-        let ledger = reopen(&disk);
-        begin(&ledger);
-        // Two segments end while no spare is left over.
-        for _ in 0..2 {
-            let applied = ledger.clone();
-            super::workload::fill_applied(&applied, 14);
-        }
-        let sequence = ledger.sequence();
-        ledger.close();
-        assert_eq!((ledger.durable(), ledger.failure()), (sequence, None));
-        drop(ledger);
-        let ledger = reopen(&disk.after(End::PowerCut(seed)));
-        assert_eq!(ledger.sequence(), sequence);
-    }
-}
-
 /// C1: a failed write or sync closes the ledger: calls say so, reads go on, and its end does not hang.
 #[test]
 fn a_failed_device_closes_the_ledger() {

@@ -11,6 +11,7 @@ mod workload;
 mod crashes;
 mod damage;
 mod full;
+mod spare;
 
 /// How much deeper than usual the trials go.
 fn depth() -> u64 {

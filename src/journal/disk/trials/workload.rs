@@ -280,11 +280,17 @@ pub(super) fn fill(ledger: &Ledger, segments: usize, left: usize) {
     }
 }
 
-/// As many entries of about 150 kB, without waiting for the disk.
+/// So many entries of about 150 kB, without waiting for the disk.
 pub(super) fn fill_applied(ledger: &Ledger, entries: usize) {
     let long = "x".repeat(equipoise::MAX_ID_BYTES);
     let _ = ledger.create(&account(&long), 1);
     for _ in 0..entries {
         ledger.submit(chain((0..1_000).map(|_| update(&long, 1)))).expect("decided");
     }
+}
+
+/// Begins the next segment of the journal.
+pub(super) fn roll(ledger: &Ledger) {
+    let disk = ledger.core().disk.as_ref().expect("on disk");
+    disk.begin_segment(&mut disk.tail.lock()).expect("room");
 }
