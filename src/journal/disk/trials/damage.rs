@@ -32,12 +32,12 @@ impl Journal {
         begin(&ledger);
         let mut caller = Caller::new("x", 1);
         caller.run(&ledger, 4);
-        checkpoint(&ledger, &events, &disk);
+        checkpoint(&ledger, &events, &disk, ledger.durable());
         for _ in 0..2 {
-            roll(&ledger);
+            assert!(roll(&ledger));
             caller.run(&ledger, 6);
         }
-        checkpoint(&ledger, &events, &disk);
+        checkpoint(&ledger, &events, &disk, ledger.durable());
         let durable = ledger.with_durability(Durability::OnDisk);
         durable.create(&common::account("last"), 1).expect("new");
         let states = states(&ledger);
@@ -299,10 +299,14 @@ fn a_torn_tail_is_cut_and_written_over() {
     };
     let full = |length: usize| starts[1..].iter().filter(|end| **end <= length + 7).count() as u64;
     let stride = (199 / depth()).max(1) as usize;
-    for length in (0..three).step_by(stride).chain(three..=end + 1).chain([4_095, 4_096, bytes.len() - 1]) {
+    for length in (0..three).step_by(stride).chain((three..=end + 1).step_by((3 / depth()).max(1) as usize)).chain([
+        4_095,
+        4_096,
+        bytes.len() - 1,
+    ]) {
         check(&|bytes| bytes.truncate(length), full(length.saturating_sub(7)), &format!("cut to {length}"));
     }
-    for at in (three..end).step_by(5) {
+    for at in (three..end).step_by((25 / depth()).max(1) as usize) {
         let least = full(at.saturating_sub(7));
         check(&|bytes| bytes[at..end].fill(0), least, &format!("zeros from {at}"));
         let random = |bytes: &mut Vec<u8>| {
@@ -324,9 +328,9 @@ fn time_goes_on_from_the_checkpoint_where_the_newest_segment_is_empty() {
     let (ledger, events) = open(&disk, 1);
     let ledger = ledger.expect("opens");
     begin(&ledger);
-    checkpoint(&ledger, &events, &disk);
+    checkpoint(&ledger, &events, &disk, ledger.durable());
     let time = ledger.history(ledger.sequence(), 1).expect("readable")[0].time();
-    roll(&ledger);
+    assert!(roll(&ledger));
     let killed = disk.after(End::Killed);
     drop(ledger);
     let recovery = Recovery { install: &mut |_| Ok(()), progress: &mut |_| ControlFlow::Continue(()), tell: &|_| {} };

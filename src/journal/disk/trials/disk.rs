@@ -241,6 +241,10 @@ impl Disk {
         self.state.lock().changes
     }
 
+    pub(super) fn is_dead(&self) -> bool {
+        self.state.lock().dead
+    }
+
     /// Whether the fault has struck.
     pub(super) fn has_failed(&self) -> bool {
         let state = self.state.lock();

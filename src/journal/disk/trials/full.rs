@@ -106,7 +106,7 @@ fn a_checkpoint_without_room_harms_nobody() {
     later.create(&account("later"), 1).expect("a segment has room");
     assert_eq!(newest_checkpoint(&events), 0);
     disk.limit(None);
-    checkpoint(&ledger, &events, &disk);
+    checkpoint(&ledger, &events, &disk, ledger.durable());
     assert!(!disk.names().iter().any(|name| name.ends_with(".tmp")), "{:?}", disk.names());
     let mut known = Known::default();
     known.check(&ledger, &Shown::default());

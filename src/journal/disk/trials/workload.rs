@@ -53,9 +53,8 @@ pub(super) fn newest_checkpoint(events: &Events) -> u64 {
     events.iter().filter_map(written).max().unwrap_or(0)
 }
 
-/// Has the ledger write a checkpoint, which must be due, and waits for it or for what goes wrong.
-pub(super) fn checkpoint(ledger: &Ledger, events: &Events, disk: &Disk) {
-    let least = ledger.durable();
+/// Has the ledger write a checkpoint at `least` or later, which must be due, and waits for it or for what goes wrong.
+pub(super) fn checkpoint(ledger: &Ledger, events: &Events, disk: &Disk, least: u64) {
     ledger.core().checkpoint_bell.ring();
     let done = || newest_checkpoint(events) >= least || disk.has_failed() || ledger.failure().is_some();
     assert!(eventually(done), "a checkpoint");
@@ -289,8 +288,8 @@ pub(super) fn fill_applied(ledger: &Ledger, entries: usize) {
     }
 }
 
-/// Begins the next segment of the journal.
-pub(super) fn roll(ledger: &Ledger) {
+/// Begins the next segment of the journal; false when the disk fails.
+pub(super) fn roll(ledger: &Ledger) -> bool {
     let disk = ledger.core().disk.as_ref().expect("on disk");
-    disk.begin_segment(&mut disk.tail.lock()).expect("room");
+    disk.begin_segment(&mut disk.tail.lock()).is_ok()
 }
