@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn checksums_of_parts_are_right() {
-        let bytes: Vec<u8> = (0..5_000_u32).map(|byte| (byte * byte >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..5_000_u32).map(|byte| ((byte * byte) >> 3) as u8).collect();
         let sums = Sums::new(&bytes);
         for part in [0..0, 0..1, 5..1024, 1024..1024, 1023..1025, 8..5_000, 3_000..4_096, 5_000..5_000] {
             assert_eq!(sums.of(part.clone()), crc32c::crc32c(&bytes[part.clone()]), "{part:?}");

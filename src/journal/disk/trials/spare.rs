@@ -102,11 +102,13 @@ fn a_name_that_was_not_durable_is_made_so_before_anybody_relies_on_it() {
             });
         }
         let killed = dying.after(End::Killed);
-        // There is no room for a spare, whose own folder sync would help.
-        killed.limit(Some(killed.used()));
+        // A spare's own folder sync would help.
+        killed.hold(Some(UNFINISHED));
         let ledger = reopen(&killed);
         let made = ledger.with_durability(Durability::OnDisk).create(&common::account("later"), 1).is_ok();
         let cut = killed.after(End::WorstPowerCut);
+        cut.hold(None);
+        killed.hold(None);
         drop(ledger);
         let found = reopen(&cut).balance(&common::account("later"));
         assert!(found.is_some() || !made, "call {call}\n{}", dying.last_calls());
