@@ -107,6 +107,10 @@
 //! [`Builder::reserve`]). A thread that sleeps inside the engine stops nobody, but memory is not freed meanwhile: at
 //! [`Builder::garbage_cap`] writes are refused, and reads go on.
 
+// The trials of the journal share the tools of the tests outside.
+#[cfg(all(test, not(any(equipoise_loom, equipoise_shuttle))))]
+extern crate self as equipoise;
+
 #[cfg(not(equipoise_loom))]
 mod account;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]

@@ -67,7 +67,11 @@ fn checkpoint_until_closed(core: &Core, mut last: u64) {
         }
         match write_checkpoint(core, disk) {
             Ok(sequence) => last = sequence,
-            Err(error) => disk.tell(&Event::CheckpointFailed { what: error.to_string() }),
+            Err(error) => {
+                disk.tell(&Event::CheckpointFailed { what: error.to_string() });
+                // Still due, but not at once: a full disk is full a while.
+                core.checkpoint_bell.listen(|| core.closed.is_set());
+            }
         }
     }
 }
