@@ -137,7 +137,8 @@ pub(super) fn read_through(files: &dyn Files, recovery: &mut Recovery<'_>) -> Re
     let mut scan = Scan::new(files, recovery, 0, &numbers(files)?)?;
     let mut extents = Vec::new();
     while let Some(segment) = scan.step()? {
-        let (next, time) = scan.end.as_ref().map_or((segment.header.first, 0), |end| (end.next.sequence, end.next.time));
+        let (next, time) =
+            scan.end.as_ref().map_or((segment.header.first, 0), |end| (end.next.sequence, end.next.time));
         extents.push(Extent { header: segment.header, next, time });
     }
     Ok(extents)
