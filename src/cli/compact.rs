@@ -15,8 +15,9 @@ use crate::{CompactOptions, Compacted, compact};
 /// Drop the oldest segments of a journal that no start and no transaction id needs any more
 ///
 /// No service may have the directory. Whole segments go, from the oldest on, as long as they lie entirely behind the
-/// older of the two newest checkpoints, which are read through first, and their newest entry is older than --id-window, by the journal's own time.
-/// The segment where the journal ends always stays. A journal that is damaged anywhere is left as it is.
+/// older of the two newest checkpoints, which are read through first, and their newest entry is older than --id-window,
+/// by the journal's own time. The segment where the journal ends always stays. A journal that is damaged anywhere is
+/// left as it is.
 ///
 /// Balances and the newest transactions stay; transactions in dropped segments can no longer be shown or watched, and
 /// verify begins at a checkpoint then. Whatever interrupts the command leaves a journal without a gap.

@@ -132,6 +132,8 @@ impl<R: BufRead> Reader<R> {
         if read as u64 == LONGEST_LINE {
             return Err(Failure::Usage(format!("line {} is longer than {LONGEST_LINE} bytes", self.line)));
         }
+        // A line that is cut is told from one that goes on.
+        self.buffer.pop_if(|last| *last == b'\n');
         Ok(read > 0)
     }
 

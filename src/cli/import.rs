@@ -148,13 +148,13 @@ impl Importing {
                 summary.sequence = self.create(&exported, id)?;
                 summary.opened += 1;
                 opened_total += i128::from(exported.balance);
+                if summary.opened.is_multiple_of(STEP) {
+                    self.wait(summary.sequence)?;
+                }
             }
             summary.accounts += 1;
             summary.total += i128::from(exported.balance);
-            if summary.opened % STEP == 0 {
-                self.wait(summary.sequence)?;
-            }
-            if summary.accounts % SHOWN_EVERY == 0 {
+            if summary.accounts.is_multiple_of(SHOWN_EVERY) {
                 self.bar.show(summary.accounts, checked.accounts);
             }
         }

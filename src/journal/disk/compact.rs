@@ -74,7 +74,7 @@ pub enum Kept {
     #[error("the journal ends there")]
     Tail,
     /// A start may have to begin before a newer checkpoint than there is.
-    #[error("two good checkpoints are needed, and there are {good}{}", passed_over.as_ref().map_or(String::new(), |what| format!(" ({what})")))]
+    #[error("two good checkpoints are needed, and there are {good}{}", in_brackets(passed_over.as_deref()))]
     TooFewCheckpoints {
         /// How many there are.
         good: usize,
@@ -96,6 +96,10 @@ pub enum Kept {
         /// How many.
         entries: u64,
     },
+}
+
+fn in_brackets(text: Option<&str>) -> String {
+    text.map_or(String::new(), |text| format!(" ({text})"))
 }
 
 /// Removes the oldest segments of the ledger in the data directory `dir`, which nobody may have open: those that lie

@@ -222,7 +222,7 @@ impl<'a, 'r> Scan<'a, 'r> {
             total_bytes += open(files, &name)?.length().map_err(cannot("read", files.path(&name)))?;
         }
         let progress = Progress { replayed: 0, bytes: 0, total_bytes };
-        let images = numbers.to_vec().into_iter();
+        let images = Vec::from(numbers).into_iter();
         Ok(Scan { files, recovery, after, images, end: None, unused: Vec::new(), progress })
     }
 
