@@ -70,7 +70,7 @@ pub struct Long {
 const CHANGES: i64 = 500;
 
 impl Long {
-    /// With checkpoints at about sequences 60 and 120, and 5 segments.
+    /// With the older of two checkpoints at sequence 50 or later, and 5 segments.
     pub fn new() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let (tell, checkpoints) = channel();
