@@ -30,7 +30,7 @@ const LAYERS: [(&str, &[&str]); 24] = [
     ("wait", &["wait"]),
     ("opening", &["opening"]),
     ("lock", &["lock", "opening"]),
-    ("journal", &["account", "error", "request", "outcome", "opening", "journal", "wait", "kernel"]),
+    ("journal", &["account", "error", "request", "outcome", "opening", "lock", "journal", "wait", "kernel"]),
     // The ledger's own parts.
     ("core", ENGINE),
     ("snapshot", ENGINE),
@@ -42,7 +42,7 @@ const LAYERS: [(&str, &[&str]); 24] = [
     ("grpc", &["grpc", "telemetry", "config"]),
     ("config", &["config"]),
     ("telemetry", &["telemetry", "config"]),
-    ("cli", &["cli", "grpc", "config", "telemetry", "ledger", "verify"]),
+    ("cli", &["cli", "grpc", "config", "telemetry", "ledger", "compact", "verify"]),
     // Shares nothing with what it checks.
     ("verify", &["verify"]),
     ("main", &[]),
