@@ -1,5 +1,6 @@
 //! `equipoise import`: opens the accounts of an export in another data directory.
 
+use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Seek};
 use std::os::unix::fs::OpenOptionsExt;
@@ -17,6 +18,8 @@ use crate::{Exhausted, HistoryError, Kind, Ledger, Operation, Outcome, Request, 
 
 /// After how many accounts it waits for the disk.
 const STEP: u64 = 50_000;
+/// How many entries are read at once.
+const PAGE: usize = 1_000;
 /// After how many accounts the progress bar moves.
 const SHOWN_EVERY: u64 = 1_000;
 
@@ -56,7 +59,7 @@ impl Import {
         let input = Input::open(self.file.as_deref())?;
         let checked = input.check()?;
         let ledger = opened.map_or_else(|| self.open(), Ok)?;
-        let importing = Importing { ledger, input, bar: Bar::of_accounts(self.json) };
+        let importing = Importing { ledger, input, bar: Bar::of_accounts(self.json), page: RefCell::default() };
         let summary = importing.run(&checked);
         importing.bar.clear();
         let mut output = Output::new(self.json);
@@ -129,6 +132,8 @@ struct Importing {
     ledger: Ledger,
     input: Input,
     bar: Bar,
+    /// Entries that were read ahead: an import's accounts have one each, in the order of the input.
+    page: RefCell<Vec<Outcome>>,
 }
 
 impl Importing {
@@ -203,7 +208,12 @@ impl Importing {
     }
 
     fn entry(&self, sequence: u64) -> Result<Option<Outcome>, Failure> {
-        Ok(none_when_gone(self.ledger.history(sequence, 1).map(Some))?.unwrap_or_default().pop())
+        let mut page = self.page.borrow_mut();
+        let place = |page: &[Outcome]| page.binary_search_by_key(&sequence, Outcome::sequence).ok();
+        if place(&page).is_none() {
+            *page = none_when_gone(self.ledger.history(sequence, PAGE).map(Some))?.unwrap_or_default();
+        }
+        Ok(place(&page).map(|place| page[place].clone()))
     }
 
     /// Opens the account; the sequence of that.
