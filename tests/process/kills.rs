@@ -1,6 +1,8 @@
 //! kill -9 at any moment, and start again.
 
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
 use crate::audit::{Audit, Told};
 use crate::load::{Dice, Load, prepare};
@@ -15,49 +17,50 @@ fn rounds() -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_under_load() {
     let dir = tempfile::tempdir().unwrap();
-    let mut dice = Dice::of_today("killed_under_load");
-    let mut audit = Audit::default();
-    let mut told = Told::default();
-    for round in 0..rounds() {
+    survive("killed_under_load", rounds(), dir.path(), || serve(dir.path())).await;
+}
+
+/// Rounds of load, kill and audit on `dir`.
+pub async fn survive(name: &str, rounds: u64, dir: &Path, command: impl Fn() -> Command) {
+    let mut dice = Dice::of_today(name);
+    let (mut audit, mut told) = (Audit::default(), Told::default());
+    for round in 0..rounds {
         // Now and then one that has just begun, which leaves its own kind of half-made things.
         for _ in 0..dice.roll(3) {
-            let fresh = Service::spawn(&mut serve(dir.path()));
+            let fresh = Service::spawn(&mut command());
             tokio::time::sleep(Duration::from_millis(dice.roll(60))).await;
             fresh.kill();
         }
-        let service = Service::start(&mut serve(dir.path()));
+        let service = Service::start(&mut command());
         let client = service.client().await;
         if round == 0 {
             told.add(prepare(&client).await);
         }
-        audit.read(&client).await;
-        audit.check(&told);
-        audit.resend(&client, &mut told).await;
-        audit.compare(&client, &told).await;
-        // The older ones were compared, and the audit holds them to what they were.
-        let mut recent = Told::default();
-        recent.answered = told.answered.split_off(told.answered.len().saturating_sub(200));
-        told = recent;
-        let load = Load::start(&service, &format!("r{round}"), 5, dice.roll(u64::MAX >> 12)).await;
-        let until = Instant::now() + Duration::from_millis(dice.roll(700));
-        while Instant::now() < until {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        told = audited(&mut audit, &client, told).await;
+        let load = Load::start(&service, &format!("r{round}"), 16, dice.roll(u64::MAX >> 12)).await;
+        tokio::time::sleep(Duration::from_millis(dice.roll(700))).await;
         service.kill();
         told.add(load.end().await);
     }
-    let service = Service::start(&mut serve(dir.path()));
+    let service = Service::start(&mut command());
     let client = service.client().await;
-    audit.read(&client).await;
-    audit.check(&told);
-    audit.resend(&client, &mut told).await;
-    audit.compare(&client, &told).await;
-    println!("{} entries", audit.entries());
+    audited(&mut audit, &client, told).await;
+    println!("{name}: {} entries", audit.entries());
     // The whole journal once more, by somebody who remembers nothing.
     let mut again = Audit::default();
     again.read(&client).await;
     assert_eq!(again.total(), audit.total());
     service.stop();
-    let report = verified(dir.path());
-    assert_eq!(report.total, audit.total());
+    assert_eq!(verified(dir).total, audit.total());
+}
+
+/// Audits what was told, sends again what nobody knows the end of; what the next round is to ask about.
+async fn audited(audit: &mut Audit, client: &crate::client::Client, mut told: Told) -> Told {
+    audit.read(client).await;
+    audit.check(&told);
+    audit.resend(client, &mut told).await;
+    audit.compare(client, &told).await;
+    // The audit holds older entries to what they were, and the last one reads all of them again.
+    let recent = told.answered.len().saturating_sub(200);
+    Told { answered: told.answered.split_off(recent), ..Told::default() }
 }

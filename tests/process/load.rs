@@ -38,14 +38,18 @@ impl Dice {
     }
 }
 
+/// As long as an id may be, nearly: segments are full sooner.
+fn account(number: u64) -> String {
+    format!("a{number:0>110}")
+}
+
 fn step(dice: &mut Dice) -> Step {
-    let account = |dice: &mut Dice| format!("a{}", dice.roll(ACCOUNTS));
     match dice.roll(100) {
-        0..50 => Step::Update { account: account(dice), delta: dice.roll(600).cast_signed() - 300 },
+        0..50 => Step::Update { account: account(dice.roll(ACCOUNTS)), delta: dice.roll(600).cast_signed() - 300 },
         50..85 => {
             let from = dice.roll(ACCOUNTS);
             let to = (from + 1 + dice.roll(ACCOUNTS - 1)) % ACCOUNTS;
-            Step::Transfer { from: format!("a{from}"), to: format!("a{to}"), amount: 1 + dice.roll(400).cast_signed() }
+            Step::Transfer { from: account(from), to: account(to), amount: 1 + dice.roll(400).cast_signed() }
         }
         // New at first, then refused.
         85..93 => Step::Create { account: format!("n{}", dice.roll(300)), initial: dice.roll(50).cast_signed() },
@@ -56,14 +60,14 @@ fn step(dice: &mut Dice) -> Step {
 /// One call, with ids that begin with `name`.
 pub fn order(dice: &mut Dice, name: &str) -> Order {
     let steps = if dice.roll(5) == 0 { 2 + dice.roll(3) } else { 1 };
-    Order { steps: (0..steps).map(|at| (format!("{name}.{at}"), step(dice))).collect() }
+    Order { steps: (0..steps).map(|at| (format!("{name}.{at:0>40}"), step(dice))).collect() }
 }
 
 /// The accounts that the clients know, 1,000 each.
 pub async fn prepare(client: &Client) -> Told {
     let mut told = Told::default();
-    for account in 0..ACCOUNTS {
-        let order = Order::create(&format!("open-{account}"), &format!("a{account}"), 1_000);
+    for number in 0..ACCOUNTS {
+        let order = Order::create(&format!("open-{number}"), &account(number), 1_000);
         let answers = order.send(client).await.unwrap();
         told.answered.push((order, answers));
     }
@@ -138,7 +142,7 @@ async fn look_on(client: Client) -> Told {
     let mut dice = Dice::new(7);
     loop {
         for _ in 0..20 {
-            let account = format!("a{}", dice.roll(ACCOUNTS));
+            let account = account(dice.roll(ACCOUNTS));
             let Ok(read) = balance(&client, &account).await else { return told };
             told.balances.push((account, read.balance, read.version, read.sequence));
         }

@@ -26,9 +26,9 @@ pub fn equipoise(arguments: &[&str]) -> Command {
     command
 }
 
-/// `equipoise serve` on `dir`: smallest segments, a checkpoint every 500 entries.
+/// `equipoise serve` on `dir`: smallest segments, a checkpoint every 200 entries.
 pub fn serve(dir: &Path) -> Command {
-    serve_with(dir, &["--checkpoint-every", "500"])
+    serve_with(dir, &["--checkpoint-every", "200"])
 }
 
 pub fn serve_with(dir: &Path, more: &[&str]) -> Command {
