@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use equipoise::grpc::proto::{Account, Transaction};
 
+use tonic::Status;
+
 use crate::client::{Answer, Client, Order, balance, snapshot, transaction, watch};
 use crate::ids_survive_a_restart;
 
@@ -13,6 +15,8 @@ use crate::ids_survive_a_restart;
 pub struct Told {
     pub answered: Vec<(Order, Vec<Answer>)>,
     pub unanswered: Vec<Order>,
+    /// Why.
+    pub failures: Vec<Status>,
     /// GetBalance: account, balance, version, sequence.
     pub balances: Vec<(String, i64, u64, u64)>,
     pub snapshots: Vec<(u64, Vec<Account>)>,
@@ -24,6 +28,7 @@ impl Told {
     pub fn add(&mut self, other: Told) {
         self.answered.extend(other.answered);
         self.unanswered.extend(other.unanswered);
+        self.failures.extend(other.failures);
         self.balances.extend(other.balances);
         self.snapshots.extend(other.snapshots);
         self.transactions.extend(other.transactions);

@@ -1,1 +1,132 @@
-//! x
+//! A disk that fails while the service runs: it ends by itself and says why, and nothing that was answered is lost.
+
+use std::error::Error as _;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use tonic::Code;
+
+use crate::audit::{Audit, Told};
+use crate::client::{Client, Order};
+use crate::load::{Load, prepare};
+use crate::service::{SOON, Service, run, serve, verified};
+use crate::shim::shimmed;
+
+/// Runs a load into `fault`, with what it says: the journal must fail, and all that was answered be there afterwards.
+async fn ends_and_comes_back(fault: &str, reason: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let switch = dir.path().join("fault");
+    let faulty = || shimmed(serve(dir.path()), dir.path(), &[("FAIL_WHILE", switch.to_str().unwrap())]);
+    let service = Service::start(&mut faulty());
+    let mut told = prepare(&service.client().await).await;
+    let load = Load::start(&service, "first", 16, 1).await;
+    load.answered(100).await;
+    fs::write(&switch, fault).unwrap();
+    let (status, said) = service.ended_within(SOON);
+    assert_eq!(status.code(), Some(4), "{said}");
+    let last = said.lines().last().unwrap();
+    assert!(last.starts_with("error: ") && last.contains(reason), "{last}");
+    told.add(load.end().await);
+    assert_eq!(told.failures.len(), 16);
+    assert!(told.failures.iter().all(gone), "{:?}", told.failures);
+    // Nothing is cut off, or made up, by starts that cannot succeed.
+    let (code, said) = run(&mut faulty());
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.lines().last().unwrap().contains(reason), "{said}");
+    fs::remove_file(&switch).unwrap();
+    come_back(dir.path(), told).await;
+}
+
+/// UNAVAILABLE, or the connection broke while the answer was awaited.
+fn gone(status: &tonic::Status) -> bool {
+    // What tonic's client says of a connection that broke is not the service's word.
+    let broken = matches!(status.code(), Code::Unknown | Code::Cancelled) && status.source().is_some();
+    status.code() == Code::Unavailable || broken
+}
+
+async fn come_back(dir: &Path, mut told: Told) {
+    let service = Service::start(&mut serve(dir));
+    let client = service.client().await;
+    let mut audit = Audit::default();
+    audit.read(&client).await;
+    audit.check(&told);
+    audit.resend(&client, &mut told).await;
+    audit.compare(&client, &told).await;
+    service.stop();
+    assert_eq!(verified(dir).total, audit.total());
+}
+
+/// E6: a failed fdatasync loses pages; a later one that succeeds proves nothing.
+#[tokio::test]
+async fn a_failed_fdatasync_ends_the_service() {
+    ends_and_comes_back("sync 5 /journal/0", "Input/output error").await;
+}
+
+/// E6: a failed write.
+#[tokio::test]
+async fn a_failed_write_ends_the_service() {
+    ends_and_comes_back("write 5 /journal/0", "Input/output error").await;
+}
+
+/// E6: room that was there when the segment was made is gone: a thin volume.
+#[tokio::test]
+async fn no_room_inside_a_segment_ends_the_service() {
+    ends_and_comes_back("write 28 /journal/0", "No space left on device").await;
+}
+
+/// E6: the n-th fdatasync fails, at the beginning of a journal or of a service's life too.
+#[tokio::test]
+async fn the_nth_fdatasync_fails() {
+    for n in ["1", "2", "3", "5"] {
+        let dir = tempfile::tempdir().unwrap();
+        let fault = format!("sync 5 /journal/ {n}");
+        let service = Service::begin(&mut shimmed(serve(dir.path()), dir.path(), &[("FAIL", &fault)]));
+        let mut told = Told::default();
+        // It may be gone before there is a connection.
+        if let Ok(channel) = service.endpoint().connect().await {
+            try_some(&Client::new(channel), &mut told).await;
+        }
+        let (status, said) = service.ended_within(SOON);
+        assert_eq!(status.code(), Some(4), "{n}: {said}");
+        assert!(said.lines().last().unwrap().contains("Input/output error"), "{n}: {said}");
+        come_back(dir.path(), told).await;
+    }
+}
+
+async fn try_some(client: &Client, told: &mut Told) {
+    for number in 0..50 {
+        let order = Order::create(&format!("c{number}"), &format!("a{number}"), 5);
+        match order.send(client).await {
+            Ok(answers) => told.answered.push((order, answers)),
+            Err(status) if status.message().contains("recovered") => tokio::time::sleep(Duration::from_millis(5)).await,
+            Err(status) => {
+                assert!(gone(&status), "{status:?}");
+                return told.unanswered.push(order);
+            }
+        }
+    }
+}
+
+/// E6, C6: what is derived may fail: no checkpoint is written, or one is damaged, and the service goes on.
+#[tokio::test]
+async fn checkpoints_that_fail_do_no_harm() {
+    for fault in ["sync 5 /checkpoints/", "write 28 /checkpoints/", "write 5 /checkpoints/"] {
+        let dir = tempfile::tempdir().unwrap();
+        let switch = dir.path().join("fault");
+        fs::write(&switch, fault).unwrap();
+        let settings = [("FAIL_WHILE", switch.to_str().unwrap())];
+        let service = Service::start(&mut shimmed(serve(dir.path()), dir.path(), &settings));
+        let mut told = prepare(&service.client().await).await;
+        let load = Load::start(&service, "first", 16, 1).await;
+        load.answered(500).await;
+        let until = std::time::Instant::now() + SOON;
+        while !service.said().contains("no checkpoint: ") {
+            assert!(std::time::Instant::now() < until, "{fault}: no checkpoint was tried");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        service.kill();
+        told.add(load.end().await);
+        come_back(dir.path(), told).await;
+    }
+}

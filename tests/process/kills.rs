@@ -38,7 +38,9 @@ pub async fn survive(name: &str, rounds: u64, dir: &Path, command: impl Fn() -> 
         }
         told = audited(&mut audit, &client, told).await;
         let load = Load::start(&service, &format!("r{round}"), 16, dice.roll(u64::MAX >> 12)).await;
-        tokio::time::sleep(Duration::from_millis(dice.roll(700))).await;
+        let enough = load.answered(dice.roll(800));
+        // Whichever is sooner: a busy machine answers slowly.
+        let _ = tokio::time::timeout(Duration::from_secs(1), enough).await;
         service.kill();
         told.add(load.end().await);
     }

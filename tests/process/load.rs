@@ -124,6 +124,7 @@ async fn write(client: Client, mut dice: Dice, name: String, answers: Arc<Atomic
             Err(status) => {
                 assert!(!status.message().contains("internal"), "{status:?}");
                 told.unanswered.push(order);
+                told.failures.push(status);
                 break;
             }
         }

@@ -1,7 +1,10 @@
 //! Power cuts: what was written and not synced is gone, or half of it is.
 
+use tonic::Code;
+
+use crate::client::{Order, balance};
 use crate::kills::survive;
-use crate::service::serve;
+use crate::service::{Service, serve};
 use crate::shim::shimmed;
 
 const ROUNDS: u64 = 4;
@@ -28,4 +31,18 @@ async fn sectors_reach_the_disk_in_any_order() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_id_index_is_cut_off_too() {
     cut("the_id_index_is_cut_off_too", &[("ALL", "1"), ("TEAR", "1")]).await;
+}
+
+/// The trials see it when a disk says yes and does nothing: otherwise they would prove nothing.
+#[tokio::test]
+async fn a_lying_disk_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    Service::start(&mut serve(dir.path())).stop();
+    let service = Service::start(&mut shimmed(serve(dir.path()), dir.path(), &[("LIE", "1")]));
+    let client = service.client().await;
+    Order::create("x", "a", 5).send(&client).await.unwrap();
+    assert_eq!(balance(&client, "a").await.unwrap().balance, 5);
+    service.kill();
+    let service = Service::start(&mut serve(dir.path()));
+    assert_eq!(balance(&service.client().await, "a").await.unwrap_err().code(), Code::NotFound);
 }

@@ -33,7 +33,9 @@ pub fn serve(dir: &Path) -> Command {
 
 pub fn serve_with(dir: &Path, more: &[&str]) -> Command {
     let dir = dir.to_str().unwrap();
-    let arguments = ["serve", "--data-dir", dir, "--listen", "127.0.0.1:0", "--segment-bytes", "1048576"];
+    // Refusals are wanted here, and many.
+    let log = "info,equipoise::audit=off";
+    let arguments = ["serve", "--data-dir", dir, "--listen", "127.0.0.1:0", "--segment-bytes", "1048576", "--log", log];
     equipoise(&[&arguments, more].concat())
 }
 

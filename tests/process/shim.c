@@ -4,6 +4,7 @@
  *                         in memory until fdatasync or fsync: to kill the process is to cut the power
  *   EQUIPOISE_SHIM_ALL    as above, every file under it
  *   EQUIPOISE_SHIM_TEAR   of what is held back, random sectors of 512 bytes reach the disk at once
+ *   EQUIPOISE_SHIM_LIE    fdatasync says yes and does nothing: what tests must notice
  *   EQUIPOISE_SHIM_DELAY  milliseconds before each fdatasync under the folder
  *   EQUIPOISE_SHIM_CLOCK  a file with seconds (int64, native) by which the wall clock is wrong, read at each reading
  *   EQUIPOISE_SHIM_FAIL   "<write|sync> <errno> <part of the path> <n>": such calls fail from the n-th on
@@ -43,7 +44,7 @@ struct held {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct held *all_held;
 static const char *folder, *fail_while;
-static int hold_all, tear, delay_ms;
+static int hold_all, tear, lie, delay_ms;
 static const int64_t *clock_offset;
 static uint64_t random_state = 0x9e3779b97f4a7c15;
 static char fail_line[512];
@@ -53,6 +54,7 @@ __attribute__((constructor)) static void begin(void) {
     folder = getenv("EQUIPOISE_SHIM_DIR");
     hold_all = getenv("EQUIPOISE_SHIM_ALL") != NULL;
     tear = getenv("EQUIPOISE_SHIM_TEAR") != NULL;
+    lie = getenv("EQUIPOISE_SHIM_LIE") != NULL;
     random_state ^= (uint64_t)getpid() * 0xbf58476d1ce4e5b9;
     if (getenv("EQUIPOISE_SHIM_DELAY")) delay_ms = atoi(getenv("EQUIPOISE_SHIM_DELAY"));
     fail_while = getenv("EQUIPOISE_SHIM_FAIL_WHILE");
@@ -251,6 +253,7 @@ static int sync_with(int fd, long call) {
             errno = code;
             return -1;
         }
+        if (lie) return 0;
         pthread_mutex_lock(&lock);
         struct held *held = find(&about, 0);
         for (struct piece *piece = held ? held->first : NULL; piece; piece = piece->next)
