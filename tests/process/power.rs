@@ -34,7 +34,7 @@ async fn the_id_index_is_cut_off_too() {
 }
 
 /// The trials see it when a disk says yes and does nothing: otherwise they would prove nothing.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lying_disk_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     Service::start(&mut serve(dir.path())).stop();
