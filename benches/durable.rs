@@ -7,11 +7,13 @@
 
 mod workload;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use equipoise::{AccountId, Durability, Ledger, Operation, Request};
-use workload::{INITIAL, Latencies, Random, account_ids, at_least, at_most, rate, transaction_id};
+use workload::{
+    INITIAL, Latencies, Random, account_ids, at_least, at_most, data_directory, fdatasync, rate, transaction_id,
+};
 
 const ACCOUNTS: usize = 100_000;
 
@@ -30,28 +32,6 @@ fn main() {
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().expect("a number in the environment"))
-}
-
-fn data_directory() -> tempfile::TempDir {
-    let root = std::env::var_os("DURABLE_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
-    tempfile::tempdir_in(root).expect("a directory")
-}
-
-/// How long the disk takes to make 4 KiB durable in a file that is allocated already: the floor of any commit.
-fn fdatasync() -> Latencies {
-    use std::os::unix::fs::FileExt;
-    let dir = data_directory();
-    let file = std::fs::File::create(dir.path().join("probe")).expect("a file");
-    file.write_all_at(&vec![0; 8 << 20], 0).expect("room");
-    file.sync_all().expect("synced");
-    let mut latencies = Latencies::default();
-    for block in 0..500 {
-        file.write_all_at(&[block as u8; 4096], block * 4096).expect("room");
-        let started = Instant::now();
-        file.sync_data().expect("synced");
-        latencies.record(started.elapsed());
-    }
-    latencies
 }
 
 /// One caller of the crate.
@@ -74,7 +54,7 @@ fn calls() {
         started.elapsed()
     };
     let (mut in_memory, mut on_disk) = (Latencies::default(), Latencies::default());
-    let floor = fdatasync();
+    let floor = fdatasync(dir.path());
     for number in 0..2_000 {
         on_disk.record(transfer(&durable, number));
     }

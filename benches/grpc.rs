@@ -1,6 +1,7 @@
 //! The service against an empty tonic service with the same messages, over loopback.
 //!
-//! `cargo bench --bench grpc`. Each service runs in a process of its own; one load generator here drives them in turn.
+//! `cargo bench --bench grpc -- [empty|durable|all]`: against the empty service, and the service on disk against itself in
+//! memory and against the disk. Each service runs in a process of its own; one load generator here drives them in turn.
 //! By environment: `GRPC_MILLISECONDS` a measurement (1000), `GRPC_REPETITIONS` (7), `GRPC_CONNECTIONS` (8),
 //! `GRPC_CALLERS` (64), each with one call under way.
 
@@ -22,7 +23,9 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Server};
 use tonic::{Request, Response, Status, Streaming};
-use workload::{INITIAL, Latencies, Random, account_ids, at_least, median, rate, transaction_id};
+use workload::{
+    INITIAL, Latencies, Random, account_ids, at_least, at_most, data_directory, fdatasync, median, rate, transaction_id,
+};
 
 const ACCOUNTS: usize = 100_000;
 
@@ -30,10 +33,28 @@ fn main() {
     let mut arguments = std::env::args().skip_while(|argument| argument != "--serve").skip(1);
     let runtime = Runtime::new().expect("a runtime");
     match arguments.next().as_deref() {
-        Some("ours") => runtime.block_on(serve_ours()),
+        Some("ours") => {
+            runtime.block_on(serve_ours(Ledger::builder().history(100_000).reserve(ACCOUNTS, 200_000).build()))
+        }
+        Some("disk") => {
+            let dir = data_directory();
+            let ledger = Ledger::builder().reserve(ACCOUNTS, 200_000).open(dir.path()).expect("opens");
+            runtime.block_on(serve_ours(ledger));
+        }
         Some("empty") => runtime.block_on(serve_empty()),
-        Some(other) => panic!("--serve {other}: ours or empty"),
-        None => measure(&runtime),
+        Some(other) => panic!("--serve {other}: ours, disk or empty"),
+        None => {
+            // Cargo passes `--bench`.
+            let asked: Vec<_> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+            let wanted = |name| asked.is_empty() || asked.iter().any(|asked| asked == name || asked == "all");
+            let settings = Settings::from_environment();
+            if wanted("empty") {
+                runtime.block_on(against_empty(&settings));
+            }
+            if wanted("durable") {
+                runtime.block_on(on_disk(&settings));
+            }
+        }
     }
 }
 
@@ -45,8 +66,7 @@ async fn bind() -> TcpListener {
     listener
 }
 
-async fn serve_ours() {
-    let ledger = Ledger::builder().reserve(ACCOUNTS, 200_000).history(100_000).build();
+async fn serve_ours(ledger: Ledger) {
     for account in account_ids(ACCOUNTS) {
         ledger.create(&account, INITIAL).expect("a new account");
     }
@@ -200,11 +220,29 @@ impl Served {
 
     /// What the process has used of the CPUs (Linux).
     fn cpu_time(&self) -> Duration {
-        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id())).expect("Linux");
-        let fields: Vec<_> = text.rsplit(") ").next().expect("fields after the name").split(' ').collect();
-        let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().expect("ticks")).sum();
-        Duration::from_millis(10 * ticks)
+        times(&format!("/proc/{}/stat", self.process.id())).iter().sum()
     }
+
+    /// What its threads of that name have used, in the program and in the system.
+    fn thread_time(&self, name: &str) -> [Duration; 2] {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.process.id())).expect("Linux");
+        let mut time = [Duration::ZERO; 2];
+        for task in tasks.flatten().map(|task| task.path()) {
+            let of_that_name = std::fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim() == name);
+            if of_that_name {
+                let used = times(&task.join("stat").display().to_string());
+                time = [time[0] + used[0], time[1] + used[1]];
+            }
+        }
+        time
+    }
+}
+
+/// Time in the program and in the system, of a `stat` file of /proc.
+fn times(stat: &str) -> [Duration; 2] {
+    let text = std::fs::read_to_string(stat).expect("Linux");
+    let fields: Vec<_> = text.rsplit(") ").next().expect("fields after the name").split(' ').collect();
+    [11, 12].map(|field| Duration::from_millis(10 * fields[field].parse::<u64>().expect("ticks")))
 }
 
 /// One service under one kind of call.
@@ -216,32 +254,98 @@ struct Series {
     latencies: Latencies,
 }
 
-fn measure(runtime: &Runtime) {
-    let number = |name: &str, default: u64| {
-        std::env::var(name).map_or(default, |text| text.parse().expect("a number in the environment"))
-    };
-    let duration = Duration::from_millis(number("GRPC_MILLISECONDS", 1_000));
-    let repetitions = number("GRPC_REPETITIONS", 7);
-    let (connections, callers) = (number("GRPC_CONNECTIONS", 8), number("GRPC_CALLERS", 64));
-    let ids = Arc::new(account_ids(ACCOUNTS));
-    runtime.block_on(async {
-        let ours = Served::start("ours", connections as usize).await;
-        let empty = Served::start("empty", connections as usize).await;
-        let calls = [
-            (Call::GetBalance, "GetBalance", 0.9),
-            (Call::UpdateBalance, "UpdateBalance", 0.8),
-            (Call::TransferFunds, "TransferFunds", 0.8),
-        ];
-        for (call, name, goal) in calls {
-            let mut series: [Series; 2] = Default::default();
-            for _ in 0..repetitions {
-                for (served, series) in [&ours, &empty].into_iter().zip(&mut series) {
-                    load(served, call, &ids, callers, duration, series).await;
-                }
-            }
-            report(name, goal, &mut series);
+struct Settings {
+    duration: Duration,
+    repetitions: u64,
+    connections: usize,
+    callers: u64,
+    ids: Arc<Vec<AccountId>>,
+}
+
+impl Settings {
+    fn from_environment() -> Self {
+        let number = |name: &str, default: u64| {
+            std::env::var(name).map_or(default, |text| text.parse().expect("a number in the environment"))
+        };
+        Settings {
+            duration: Duration::from_millis(number("GRPC_MILLISECONDS", 1_000)),
+            repetitions: number("GRPC_REPETITIONS", 7),
+            connections: number("GRPC_CONNECTIONS", 8) as usize,
+            callers: number("GRPC_CALLERS", 64),
+            ids: Arc::new(account_ids(ACCOUNTS)),
         }
-    });
+    }
+}
+
+async fn against_empty(settings: &Settings) {
+    let ours = Served::start("ours", settings.connections).await;
+    let empty = Served::start("empty", settings.connections).await;
+    let calls = [
+        (Call::GetBalance, "GetBalance", 0.9),
+        (Call::UpdateBalance, "UpdateBalance", 0.8),
+        (Call::TransferFunds, "TransferFunds", 0.8),
+    ];
+    for (call, name, goal) in calls {
+        let mut series: [Series; 2] = Default::default();
+        for _ in 0..settings.repetitions {
+            for (served, series) in [&ours, &empty].into_iter().zip(&mut series) {
+                load(served, call, settings, settings.callers, series).await;
+            }
+        }
+        report(name, goal, &mut series);
+    }
+}
+
+/// Durable transfers against the same in memory, and against what the disk allows.
+async fn on_disk(settings: &Settings) {
+    let dir = data_directory();
+    let memory = Served::start("ours", settings.connections).await;
+    let disk = Served::start("disk", settings.connections).await;
+    for callers in [1, 64, 200] {
+        let mut series: [Series; 2] = Default::default();
+        let (mut floor, mut share) = (Vec::new(), Vec::new());
+        for _ in 0..settings.repetitions {
+            floor.push(fdatasync(dir.path()).percentile(500).as_secs_f64());
+            load(&memory, Call::TransferFunds, settings, callers, &mut series[0]).await;
+            let before = (disk.cpu_time(), disk.thread_time("equipoise-flush"));
+            load(&disk, Call::TransferFunds, settings, callers, &mut series[1]).await;
+            let whole = disk.cpu_time().saturating_sub(before.0).as_secs_f64();
+            let flusher = disk.thread_time("equipoise-flush").map(|time| time.as_secs_f64());
+            let before = before.1.map(|time| time.as_secs_f64());
+            share.push([0, 1].map(|mode| (flusher[mode] - before[mode]) / whole));
+        }
+        let [in_memory, on_disk] = &mut series;
+        let floor = median(&mut floor);
+        let (memory_rate, disk_rate) = (median(&mut in_memory.rates), median(&mut on_disk.rates));
+        let allowed = memory_rate.min(callers as f64 / floor);
+        println!(
+            "{callers} callers, TransferFunds: on disk {}, in memory {}, the disk allows {} (fdatasync {:.0} us): of the smaller {}",
+            rate(disk_rate),
+            rate(memory_rate),
+            rate(callers as f64 / floor),
+            floor * 1e6,
+            at_least(disk_rate / allowed, 0.8)
+        );
+        let [memory_p50, disk_p50] = [&*in_memory, &*on_disk].map(|series| series.latencies.percentile(500));
+        let bound = (floor + memory_p50.as_secs_f64()) * 1.25;
+        println!(
+            "{callers} callers: p50/p99/max on disk {:.2?}/{:.2?}/{:.1?}, in memory {:.2?}/{:.2?}; p50 against (fdatasync + in memory) + 25 %: {}",
+            disk_p50,
+            on_disk.latencies.percentile(990),
+            on_disk.latencies.longest(),
+            memory_p50,
+            in_memory.latencies.percentile(990),
+            at_most(disk_p50.as_secs_f64() / bound, 1.0)
+        );
+        let mut shares = [0, 1].map(|mode| share.iter().map(|share| share[mode]).collect::<Vec<f64>>());
+        let [user, system] = shares.each_mut().map(|values| 100.0 * median(values));
+        println!(
+            "{callers} callers: CPU of the service a call {:.1} us on disk, {:.1} us in memory; the flusher's thread {user:.1} % of it in \
+             the program (goal 5 %), {system:.1} % in the system (write and fdatasync)",
+            median(&mut on_disk.costs),
+            median(&mut in_memory.costs)
+        );
+    }
 }
 
 fn report(name: &str, goal: f64, series: &mut [Series; 2]) {
@@ -266,24 +370,17 @@ fn report(name: &str, goal: f64, series: &mut [Series; 2]) {
     );
 }
 
-async fn load(
-    served: &Served,
-    call: Call,
-    ids: &Arc<Vec<AccountId>>,
-    callers: u64,
-    duration: Duration,
-    series: &mut Series,
-) {
+async fn load(served: &Served, call: Call, settings: &Settings, callers: u64, series: &mut Series) {
     let stop = Arc::new(AtomicBool::new(false));
     let cpu_before = served.cpu_time();
     let began = Instant::now();
     let tasks: Vec<_> = (0..callers)
         .map(|caller| {
             let client = served.clients[caller as usize % served.clients.len()].clone();
-            tokio::spawn(closed_loop(client, call, ids.clone(), stop.clone()))
+            tokio::spawn(closed_loop(client, call, settings.ids.clone(), stop.clone()))
         })
         .collect();
-    tokio::time::sleep(duration).await;
+    tokio::time::sleep(settings.duration).await;
     stop.store(true, Ordering::Relaxed);
     let mut done = 0;
     for task in tasks {

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Fuzzes the ledger against a plain model (operations) and the service's requests (requests), with AddressSanitizer.
-#   scripts/fuzz.sh [SECONDS] [TARGET ...]    (default: 30 seconds each of both)
+# Fuzzes the ledger against a plain model (operations), the service's requests (requests), and what recovery makes of
+# well-signed batches (batches) and of harmed directories (recovery), with AddressSanitizer.
+#   scripts/fuzz.sh [SECONDS] [TARGET ...]    (default: 30 seconds each of all)
 # Corpora grow in fuzz/corpus; what fails is left in fuzz/artifacts.
 source "$(dirname "$0")/common.sh"
 
 version=0.13.2
 seconds=${1:-30}
 shift || true
-[ $# -gt 0 ] || set -- operations requests
+[ $# -gt 0 ] || set -- operations requests batches recovery
 
 rustup toolchain list | grep -q '^nightly' || fail "needs a nightly toolchain: rustup toolchain install nightly"
 tools="$cache/tools"

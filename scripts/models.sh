@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Model-checks the kernel. loom explores every interleaving and reordering of small cases up to a number of preemptions;
+# Model-checks the kernel and the id protocol. loom explores every interleaving and reordering of small cases up to a number of preemptions;
 # shuttle runs random and PCT schedules of larger ones.
 #   scripts/models.sh --bounded    what CI runs: minutes
 #   scripts/models.sh              three preemptions everywhere, 1,000,000 schedules: hours
@@ -22,6 +22,9 @@ export EQUIPOISE_SHUTTLE_ITERATIONS=${EQUIPOISE_SHUTTLE_ITERATIONS:-$iterations}
 for checker in loom shuttle; do
     say "$checker (preemptions: ${EQUIPOISE_LOOM_PREEMPTIONS:-as each model says}, schedules: $EQUIPOISE_SHUTTLE_ITERATIONS)"
     export RUSTFLAGS="--cfg equipoise_$checker" CARGO_TARGET_DIR="target-$checker"
-    tested cargo test --locked --release --lib --no-default-features -- "kernel::models::$checker"
+    filters=("kernel::models::$checker")
+    # The id protocol, over a map that only shuttle runs.
+    [ "$checker" = loom ] || filters+=("ids::model::")
+    tested cargo test --locked --release --lib --no-default-features -- "${filters[@]}"
 done
 echo "$total_passed models passed"

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-MODELS = "kernel::models::"
+MODELS = ("kernel::models::", "ids::model::")
 # In the order in which they are asked: what costs least first.
 CHECKERS = ["unit", "shuttle", "loom"]
 CFGS = {"unit": "", "shuttle": "--cfg equipoise_shuttle", "loom": "--cfg equipoise_loom"}
@@ -124,7 +124,7 @@ class Suite:
         for _, binary, name in self.tests:
             failure = run(binary, name, mutant, {**self.settings, **settings}, patience(self.seconds[name]))
             if failure:
-                caught.append((name.removeprefix(MODELS), failure))
+                caught.append((name.removeprefix("kernel::models::"), failure))
                 if not everything:
                     break
         return caught

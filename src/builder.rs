@@ -5,10 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::account::Balance;
+use crate::account::{Balance, TransactionId};
 use crate::core::{Clock, Core, Limits};
 use crate::directory::Directory;
-use crate::ids::Ids;
+use crate::ids::{DiskIndex, Ids, Index as _, Indexed};
 use crate::journal::disk::Disk;
 use crate::journal::disk::checkpoint::Recorded;
 use crate::journal::disk::files::{Files, OnDisk};
@@ -19,6 +19,9 @@ use crate::ledger::Ledger;
 use crate::lock::Lock;
 use crate::opening::{Event, OpenError, Progress};
 use crate::upkeep;
+
+/// How many entries' ids are put into the index at once while a ledger is opened.
+const INDEXED_AT_ONCE: u64 = 250_000;
 
 /// When a call returns that changes something.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -183,11 +186,12 @@ impl Builder {
         };
         let (disk, position) = Disk::open(files.clone(), self.segment_bytes, recovery, self.observer.clone())?;
         lock.sign();
+        let ids = self.open_ids(&files.path("ids"), &disk, position.sequence)?;
         let disk = Arc::new(disk);
         let clock = Clock::start(position.time);
         let (kernel, consumer) = Kernel::with_consumer(position.sequence, position.time);
         let flusher = Flusher::new(disk.clone(), consumer);
-        let core = self.core(kernel, Some(flusher), Some((disk, lock)), directory, clock);
+        let core = self.core(kernel, Some(flusher), Some((disk, lock)), directory, ids, clock);
         core.opened.add(opened);
         let threads = upkeep::start(&core, position.checkpoint);
         let threads = threads.map_err(|error| OpenError::Io {
@@ -196,6 +200,38 @@ impl Builder {
             error,
         })?;
         Ok(Ledger::over(core, threads))
+    }
+
+    /// Opens the id index in `dir` and gives it what it lacks of the journal's ids.
+    fn open_ids(&mut self, dir: &Path, disk: &Disk, end: u64) -> Result<Ids, OpenError> {
+        let failed =
+            |what, error: String| OpenError::Io { path: dir.to_owned(), what, error: std::io::Error::other(error) };
+        let index = DiskIndex::open(dir, disk.ledger(), end).map_err(|error| failed("open", error.to_string()))?;
+        if let Some(what) = index.wiped() {
+            (self.observer)(&Event::IndexRebuilt { what: what.to_owned() });
+        }
+        let mut from = index.published() + 1;
+        while from <= end {
+            let through = from.saturating_add(INDEXED_AT_ONCE - 1).min(end);
+            let mut run = Vec::new();
+            let mut malformed = None;
+            let read = disk.ids(from, through, |id, sequence, time, member| match TransactionId::new(id) {
+                Ok(id) => run.push((id, Indexed { sequence, time, member })),
+                Err(error) => malformed = Some(error),
+            });
+            read.map_err(|error| failed("read the ids of the journal for", error.to_string()))?;
+            if let Some(error) = malformed {
+                return Err(failed("take the ids of the journal into", error.to_string()));
+            }
+            index.catch_up(&mut run, through).map_err(|error| failed("write", error.to_string()))?;
+            let told = Progress { replayed: through, bytes: 0, total_bytes: 0 };
+            if (self.progress)(told).is_break() {
+                return Err(OpenError::Cancelled);
+            }
+            from = through + 1;
+        }
+        let window = u64::try_from(self.id_window.as_nanos()).unwrap_or(u64::MAX);
+        Ok(Ids::with_index(self.id_capacity, self.reserve_ids, index, window))
     }
 
     /// Makes a ledger in memory.
@@ -213,7 +249,8 @@ impl Builder {
             None => (Kernel::new(0, clock.now()), None),
         };
         let directory = Directory::new(self.look_up_cache, self.reserve_accounts);
-        let core = self.core(kernel, flusher, None, directory, clock);
+        let ids = Ids::in_memory(self.id_capacity, self.reserve_ids);
+        let core = self.core(kernel, flusher, None, directory, ids, clock);
         let threads = upkeep::start(&core, 0).expect("the flusher's thread starts");
         Ledger::over(core, threads)
     }
@@ -224,9 +261,9 @@ impl Builder {
         flusher: Option<Flusher>,
         disk: Option<(Arc<Disk>, Lock)>,
         directory: Directory,
+        ids: Ids,
         clock: Clock,
     ) -> Arc<Core> {
-        let ids = Ids::new(self.id_capacity, self.reserve_ids);
         let limits = Limits {
             garbage: self.garbage_cap,
             backlog: self.max_backlog,

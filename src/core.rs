@@ -5,17 +5,17 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapWeak;
 
-use crate::account::{AccountId, Balance};
+use crate::account::{AccountId, Balance, TransactionId};
 use crate::directory::Directory;
 use crate::error::{Exhausted, InvalidRequest, SubmitError};
-use crate::ids::Ids;
+use crate::ids::{Claim, Ids, IndexError, Indexed, Seen};
 use crate::journal::disk::Disk;
-use crate::journal::{Flushed, Flusher};
+use crate::journal::{Flushed, Flusher, HistoryError};
 use crate::kernel::doorbell::{Counter, Doorbell, Latch};
-use crate::kernel::{Account, Gate, Guard, Handle, Kernel, Owned, garbage};
+use crate::kernel::{Account, Gate, Guard, Handle, Kernel, Owned, garbage, pin};
 use crate::lock::Lock;
 use crate::opening::Event;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, Record};
 use crate::plan;
 use crate::request::{Kind, Member, Request};
 use crate::snapshot::Open;
@@ -23,6 +23,15 @@ use crate::wait::Waiters;
 
 /// Transactions whose ids a caller forgets; more than one, so that the table shrinks back.
 const FORGOTTEN_BY_A_CALLER: usize = 2;
+
+/// Bytes of large requests that may wait to become durable. Small ones are bounded by their number.
+const LARGE_BACKLOG: u64 = 256 << 20;
+
+/// A request is small up to so many members.
+const SMALL: usize = 8;
+
+/// What a leg of a large request takes in memory, about, in bytes.
+const LEG_BYTES: usize = 512;
 
 /// The parts, in the order in which they must go: handles before the kernel, the kernel before the accounts.
 pub(crate) struct Core {
@@ -38,6 +47,8 @@ pub(crate) struct Core {
     pub(crate) checkpoint_bell: Doorbell,
     pub(crate) closed: Latch,
     pub(crate) opened: Counter,
+    /// Bytes of the large requests that were decided and are not durable.
+    large: Counter,
     pub(crate) newest: ArcSwapWeak<Open>,
     pub(crate) newest_durable: ArcSwapWeak<Open>,
     clock: Clock,
@@ -79,6 +90,7 @@ impl Core {
             checkpoint_bell: Doorbell::new(),
             closed: Latch::new(),
             opened: Counter::new(),
+            large: Counter::new(),
             newest: ArcSwapWeak::default(),
             newest_durable: ArcSwapWeak::default(),
             clock,
@@ -88,19 +100,23 @@ impl Core {
     }
 
     /// Plans, claims, drives. `known` finds the accounts.
-    pub(crate) fn submit<'g>(
-        &'g self,
+    pub(crate) fn submit<'s>(
+        &'s self,
         mut request: Request,
-        guard: &'g Guard,
-        known: impl Fn(&AccountId) -> Option<&'g Account<Balance>>,
+        known: impl Fn(&AccountId, &Guard) -> Option<&'s Account<Balance>>,
     ) -> Result<Outcome, SubmitError> {
-        self.admit(guard)?;
+        self.admit(&request)?;
         loop {
-            if let Some(answered) = self.answer_known(&request, guard)? {
-                return Ok(answered);
-            }
-            let handle = self.plan(request, guard, &known)?;
-            if self.claim(&handle) == Gate::Open {
+            let time = self.clock.now();
+            // Not pinned: it may read the disk.
+            let probed = match self.ids.known(&request, time).map_err(unknowable)? {
+                Seen::Claimed { claim, member } => return self.answer_claimed(&request, claim, member),
+                Seen::Recorded { entry, member } => return self.answer_recorded(&request, entry, member),
+                Seen::Unknown(probed) => probed,
+            };
+            let guard = &pin();
+            let handle = self.plan(request, time, guard, |id| known(id, guard))?;
+            if self.ids.claim(&handle, probed, time).map_err(unknowable)? == Gate::Open {
                 return Ok(self.decide(handle, guard));
             }
             // Somebody was faster with an id of it, and has the answer.
@@ -108,11 +124,12 @@ impl Core {
         }
     }
 
-    fn plan<'g>(
-        &'g self,
+    fn plan<'s>(
+        &'s self,
         request: Request,
-        guard: &'g Guard,
-        known: impl Fn(&AccountId) -> Option<&'g Account<Balance>>,
+        time: u64,
+        guard: &Guard,
+        known: impl Fn(&AccountId) -> Option<&'s Account<Balance>>,
     ) -> Result<Handle<Balance>, SubmitError> {
         let mut opens = false;
         for member in request.members() {
@@ -121,23 +138,13 @@ impl Core {
                 opens = true;
             }
         }
-        let (time, now) = (self.clock.now(), || self.kernel.now(guard));
+        let now = || self.kernel.now(guard);
         let planned = if opens {
             plan::plan(request, time, now, |id| self.directory.find(id, guard))
         } else {
             plan::plan(request, time, now, known)
         };
         Ok(Owned::new(planned).publish())
-    }
-
-    /// Claims the ids of a planned transaction; it runs if its gate is open then.
-    #[inline]
-    fn claim(&self, handle: &Handle<Balance>) -> Gate {
-        match handle.request().members() {
-            [Member { id: None, .. }] => handle.settle(Gate::Open),
-            [Member { id: Some(id), .. }] => self.ids.claim(id, handle),
-            _ => self.ids.settle(handle),
-        }
     }
 
     /// Drives a transaction whose gate is open, and sees to what follows a commit.
@@ -156,6 +163,9 @@ impl Core {
             }
         }
         if self.flusher.is_some() {
+            if let Some(bytes) = weight(handle.request()) {
+                self.large.add(bytes);
+            }
             self.bell.ring();
         }
         Outcome::new(handle, None, false)
@@ -163,58 +173,75 @@ impl Core {
 
     /// Refuses before anything is claimed, when a limit is reached.
     #[inline]
-    fn admit(&self, guard: &Guard) -> Result<(), SubmitError> {
+    fn admit(&self, request: &Request) -> Result<(), SubmitError> {
         if self.closed.is_set() {
             return Err(self.why_closed());
         }
         let bytes = garbage::bytes();
         if bytes > self.limits.garbage {
-            guard.flush();
+            pin().flush();
             return Err(Exhausted::Garbage { bytes, cap: self.limits.garbage }.into());
         }
         if let Some(flusher) = &self.flusher {
             if let Some((path, needed)) = flusher.sink().shortage() {
                 return Err(Exhausted::Disk { path, needed }.into());
             }
-            let entries = self.kernel.now(guard).saturating_sub(self.kernel.durable());
+            let entries = self.kernel.now(&pin()).saturating_sub(self.kernel.durable());
             if entries > self.limits.backlog {
                 self.bell.ring();
                 return Err(Exhausted::Backlog { entries, limit: self.limits.backlog }.into());
+            }
+            // A flush may take off what its caller has not added yet.
+            let bytes = u64::try_from(self.large.get().cast_signed()).unwrap_or(0);
+            if bytes > LARGE_BACKLOG {
+                self.bell.ring();
+                return Err(Exhausted::BacklogBytes { bytes, limit: LARGE_BACKLOG }.into());
+            }
+            if self.disk.is_some() && request.members().iter().any(|member| member.id.is_some()) {
+                self.ids.admit()?;
             }
         }
         Ok(())
     }
 
-    /// The answer to a request whose id was seen before.
-    fn answer_known(&self, request: &Request, guard: &Guard) -> Result<Option<Outcome>, SubmitError> {
-        for (index, member) in request.members().iter().enumerate() {
-            let Some(id) = &member.id else { continue };
-            while let Some(claim) = self.ids.find(id) {
-                // A chain whose gate closes owned nothing: the id is free again.
-                if self.ids.settle(&claim.handle) != Gate::Open {
-                    continue;
-                }
-                let owner = claim.handle.request();
-                let asked_alone = request.members().len() == 1;
-                let differs = match owner.members().get(claim.member as usize) {
-                    Some(known) if asked_alone => known
-                        .operation
-                        .first_difference(&member.operation)
-                        .map(|field| InvalidRequest::IdReused { id: id.clone(), field }),
-                    _ => owner.first_difference(request).map(|difference| match difference {
-                        Some((id, field)) => InvalidRequest::IdReused { id, field },
-                        None => InvalidRequest::IdOfAnother { id: id.clone(), index },
-                    }),
-                };
-                if let Some(invalid) = differs {
-                    return Err(invalid.into());
-                }
-                self.kernel.drive(&claim.handle, guard);
-                let asked = asked_alone.then_some(claim.member);
-                return Ok(Some(Outcome::new(claim.handle, asked, true)));
-            }
+    /// The answer to a request whose member `index` carries an id that is in memory.
+    fn answer_claimed(&self, request: &Request, claim: Claim, index: usize) -> Result<Outcome, SubmitError> {
+        check_replay(claim.handle.request(), claim.member as usize, request, index)?;
+        self.kernel.drive(&claim.handle, &pin());
+        let asked = (request.members().len() == 1).then_some(claim.member);
+        Ok(Outcome::new(claim.handle, asked, true))
+    }
+
+    /// The answer to a request whose member `index` carries an id that `entry` of the journal used.
+    fn answer_recorded(&self, request: &Request, entry: Indexed, index: usize) -> Result<Outcome, SubmitError> {
+        let unreadable = |error: HistoryError| SubmitError::IdsUnreadable { what: error.to_string() };
+        let record = self.recorded(entry).map_err(unreadable)?;
+        check_replay(&record.request, entry.member as usize, request, index)?;
+        let asked = (request.members().len() == 1).then_some(entry.member);
+        Ok(Outcome::recorded(record, asked, true))
+    }
+
+    fn recorded(&self, entry: Indexed) -> Result<Record, HistoryError> {
+        match &self.disk {
+            Some(disk) => disk.record(entry.sequence),
+            None => Err(HistoryError::Unreadable { what: "an id index without a journal".to_owned() }),
         }
-        Ok(None)
+    }
+
+    /// What was decided for `id`, if anything was.
+    pub(crate) fn transaction(&self, id: &TransactionId) -> Result<Option<Outcome>, HistoryError> {
+        let found = self.ids.find(id).map_err(|error| HistoryError::Unreadable { what: error.to_string() })?;
+        match found {
+            None => Ok(None),
+            Some(Seen::Recorded { entry, .. }) => {
+                Ok(Some(Outcome::recorded(self.recorded(entry)?, Some(entry.member), false)))
+            }
+            Some(Seen::Claimed { claim, .. }) => {
+                let decided = claim.handle.decision().is_some();
+                Ok(decided.then(|| Outcome::new(claim.handle, Some(claim.member), false)))
+            }
+            Some(Seen::Unknown(_)) => Ok(None),
+        }
     }
 
     /// Puts the accounts that a transaction opened into the look-up cache.
@@ -235,7 +262,7 @@ impl Core {
     /// Makes everything committed durable, and sees to what follows that.
     pub(crate) fn flush(&self) {
         if let Some(flusher) = &self.flusher {
-            flusher.flush(&self.kernel, &self.waiters, |_| {});
+            flusher.flush(&self.kernel, &self.waiters, |batch, through| self.became_durable(batch, through));
             self.note_failure(flusher);
         }
     }
@@ -243,9 +270,15 @@ impl Core {
     /// As [`Core::flush`], unless somebody is at it.
     pub(crate) fn try_flush(&self) -> Flushed {
         let Some(flusher) = &self.flusher else { return Flushed::Done };
-        let flushed = flusher.try_flush(&self.kernel, &self.waiters, |_| {});
+        let flushed = flusher.try_flush(&self.kernel, &self.waiters, |batch, through| self.ids.durable(batch, through));
         self.note_failure(flusher);
         flushed
+    }
+
+    /// What follows a flush of `batch`, which ends with sequence `through`.
+    fn became_durable(&self, batch: &[Handle<Balance>], through: u64) {
+        self.large.add(-batch.iter().filter_map(|entry| weight(entry.request())).sum::<i64>());
+        self.ids.durable(batch, through);
     }
 
     /// A ledger whose journal failed is closed.
@@ -281,9 +314,11 @@ impl Core {
             flusher.sink().close();
             self.flush();
             if first && flusher.failure().is_none() {
-                // The next start does without it.
+                // The next start does without either.
                 let _ = flusher.sink().finish();
+                let _ = self.ids.sweep(true);
             }
+            self.ids.wake();
         }
         self.waiters.close();
         self.bell.ring();
@@ -312,4 +347,37 @@ impl Clock {
 
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// About how many bytes a large request takes until it is durable; None for a small one.
+#[inline]
+fn weight(request: &Request) -> Option<i64> {
+    let legs = match request.members() {
+        [Member { operation, .. }] => match operation.kind() {
+            Kind::Post { legs } if legs.len() > SMALL => legs.len(),
+            _ => return None,
+        },
+        members if members.len() > SMALL => members.iter().map(|member| member.operation.accounts().len()).sum(),
+        _ => return None,
+    };
+    i64::try_from(legs * LEG_BYTES).ok()
+}
+
+fn unknowable(error: IndexError) -> SubmitError {
+    SubmitError::IdsUnreadable { what: error.to_string() }
+}
+
+/// Whether `request`, whose member `index` carries an id of `owner`'s member `place`, says the same as it.
+fn check_replay(owner: &Request, place: usize, request: &Request, index: usize) -> Result<(), InvalidRequest> {
+    let Some(Member { id: Some(id), operation }) = request.members().get(index) else { return Ok(()) };
+    let differs = match owner.members().get(place) {
+        Some(known) if request.members().len() == 1 => {
+            known.operation.first_difference(operation).map(|field| InvalidRequest::IdReused { id: id.clone(), field })
+        }
+        _ => owner.first_difference(request).map(|difference| match difference {
+            Some((id, field)) => InvalidRequest::IdReused { id, field },
+            None => InvalidRequest::IdOfAnother { id: id.clone(), index },
+        }),
+    };
+    differs.map_or(Ok(()), Err)
 }

@@ -150,6 +150,12 @@ pub enum SubmitError {
     /// Nothing was decided; the same request may succeed later.
     #[error(transparent)]
     Exhausted(#[from] Exhausted),
+    /// Whether its id was used cannot be found out now; the same request may succeed later.
+    #[error("the transaction id cannot be looked up: {what}")]
+    IdsUnreadable {
+        /// What failed.
+        what: String,
+    },
     /// The ledger was shut down.
     #[error("the ledger is shutting down")]
     Closed,
@@ -182,6 +188,14 @@ pub enum Exhausted {
         /// How many may.
         limit: u64,
     },
+    /// Large requests that wait to become durable take too many bytes.
+    #[error("{bytes} bytes of large requests wait to become durable, the limit is {limit}")]
+    BacklogBytes {
+        /// How many bytes wait.
+        bytes: u64,
+        /// How many may.
+        limit: u64,
+    },
     /// Too many snapshots are open.
     #[error("too many open snapshots, the limit is {limit}")]
     Snapshots {
@@ -195,6 +209,16 @@ pub enum Exhausted {
         path: String,
         /// What is needed, in bytes.
         needed: u64,
+    },
+    /// Too many ids wait for the id index; requests without ids go on. Heals by itself once the disk keeps up.
+    #[error("{ids} transaction ids wait for the id index, the limit is {limit}{}", why.as_ref().map(|why| format!(": {why}")).unwrap_or_default())]
+    Ids {
+        /// How many wait.
+        ids: u64,
+        /// How many may.
+        limit: u64,
+        /// Why the index cannot be written, if it cannot.
+        why: Option<String>,
     },
     /// The slab of accounts is full.
     #[error("no room for another account")]

@@ -12,9 +12,8 @@ use crate::builder::{Builder, Durability};
 use crate::core::Core;
 use crate::error::{Error, Exhausted, InvalidRequest, SubmitError};
 use crate::handle::Account;
-use crate::ids::Claim;
 use crate::journal::{Flushed, HistoryError, HistoryGone};
-use crate::kernel::{garbage, pin};
+use crate::kernel::{Guard, garbage, pin};
 use crate::opening::OpenError;
 use crate::outcome::Outcome;
 use crate::request::{Operation, Posting, Request};
@@ -85,10 +84,7 @@ impl Ledger {
     /// the [`Outcome::result`]: it was decided, and its id keeps it.
     pub fn submit(&self, request: Request) -> Result<Outcome, SubmitError> {
         let core = self.core();
-        let decided = {
-            let guard = &pin();
-            core.submit(request, guard, |id| core.directory.find(id, guard))
-        };
+        let decided = core.submit(request, |id, guard| core.directory.find(id, guard));
         self.answer(decided)
     }
 
@@ -133,8 +129,9 @@ impl Ledger {
         let operation = Operation::transfer(from.id().clone(), to.id().clone(), amount)?;
         let core = self.core();
         let found = [from, to].map(|account| account.of(core).map(|found| (account.id(), found)));
-        let known = |id: &AccountId| found.iter().flatten().find(|(of, _)| *of == id).map(|(_, found)| *found);
-        let decided = core.submit(Request::single(operation, None), &pin(), known);
+        let known =
+            |id: &AccountId, _: &Guard| found.iter().flatten().find(|(of, _)| *of == id).map(|(_, found)| *found);
+        let decided = core.submit(Request::single(operation, None), known);
         Ok(self.answer(decided)?.result()?)
     }
 
@@ -198,9 +195,7 @@ impl Ledger {
     /// # Errors
     /// [`HistoryError::Unreadable`] when the answer is on a disk that does not give it.
     pub fn transaction(&self, id: &TransactionId) -> Result<Option<Outcome>, HistoryError> {
-        let Some(Claim { handle, member }) = self.core().ids.find(id) else { return Ok(None) };
-        let decided = handle.decision().is_some();
-        Ok(decided.then(|| Outcome::new(handle, Some(member), false)))
+        self.core().transaction(id)
     }
 
     /// Up to `limit` durable journal entries from sequence `from` on (0: the oldest kept).

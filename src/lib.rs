@@ -107,7 +107,11 @@
 //! [`Builder::reserve`]). A thread that sleeps inside the engine stops nobody, but memory is not freed meanwhile: at
 //! [`Builder::garbage_cap`] writes are refused, and reads go on.
 
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+// The trials of the journal share the tools of the tests outside.
+#[cfg(all(test, not(any(equipoise_loom, equipoise_shuttle))))]
+extern crate self as equipoise;
+
+#[cfg(not(equipoise_loom))]
 mod account;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 mod builder;
@@ -115,11 +119,11 @@ mod builder;
 mod core;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 mod directory;
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(not(equipoise_loom))]
 mod error;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 mod handle;
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(not(equipoise_loom))]
 mod ids;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 mod journal;
@@ -134,7 +138,7 @@ mod opening;
 mod outcome;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 mod plan;
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(not(equipoise_loom))]
 mod request;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 mod snapshot;
@@ -154,11 +158,11 @@ pub mod telemetry;
 #[cfg(feature = "server")]
 pub mod verify;
 
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(not(equipoise_loom))]
 pub use account::{AccountId, AccountState, MAX_ID_BYTES, TransactionId};
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 pub use builder::{Builder, Durability};
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(not(equipoise_loom))]
 pub use error::{Error, Exhausted, InvalidRequest, Refusal, SubmitError};
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 pub use handle::Account;
@@ -170,7 +174,7 @@ pub use ledger::{Accounts, Ledger, Stats};
 pub use opening::{Event, OpenError, Progress};
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 pub use outcome::{AccountChange, MemberResult, Outcome};
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(not(equipoise_loom))]
 pub use request::{Kind, MAX_BATCH_OPERATIONS, MAX_LEGS, Member, Operation, Posting, Request};
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 pub use snapshot::Snapshot;

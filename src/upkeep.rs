@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::core::Core;
+use crate::ids::IndexError;
 use crate::journal::disk::Disk;
 use crate::kernel::pin;
 use crate::opening::Event;
@@ -30,6 +31,7 @@ pub(crate) fn start(core: &Arc<Core>, checkpoint: u64) -> io::Result<Vec<JoinHan
     if let Some(disk) = &core.disk {
         let disk = disk.clone();
         spawn("segments", Box::new(move |_| disk.keep_spare_ready()))?;
+        spawn("ids", Box::new(index_until_closed))?;
         spawn("checkpoint", Box::new(move |core| checkpoint_until_closed(core, checkpoint)))?;
     }
     Ok(threads)
@@ -47,6 +49,12 @@ fn flush_until_closed(core: &Core) {
     }
 }
 
+fn index_until_closed(core: &Core) {
+    let Some(disk) = &core.disk else { return };
+    let failed = |error: &IndexError| disk.tell(&Event::IndexFailed { what: error.to_string() });
+    core.ids.sweep_until_closed(&core.closed, failed);
+}
+
 /// Writes a checkpoint whenever enough entries have come since the one at `last`.
 fn checkpoint_until_closed(core: &Core, mut last: u64) {
     let Some(disk) = &core.disk else { return };
@@ -59,7 +67,11 @@ fn checkpoint_until_closed(core: &Core, mut last: u64) {
         }
         match write_checkpoint(core, disk) {
             Ok(sequence) => last = sequence,
-            Err(error) => disk.tell(&Event::CheckpointFailed { what: error.to_string() }),
+            Err(error) => {
+                disk.tell(&Event::CheckpointFailed { what: error.to_string() });
+                // Still due, but not at once: a full disk is full a while.
+                core.checkpoint_bell.listen(|| core.closed.is_set());
+            }
         }
     }
 }
@@ -67,6 +79,8 @@ fn checkpoint_until_closed(core: &Core, mut last: u64) {
 /// Writes a checkpoint at the durable sequence beside whoever reads and writes; returns that sequence.
 fn write_checkpoint(core: &Core, disk: &Disk) -> io::Result<u64> {
     let Some(flusher) = &core.flusher else { return Ok(0) };
+    // So that the next start need not go further back for ids; if it fails, it does.
+    let _ = core.ids.sweep(true);
     let (registered, time) = flusher.paused(|| (core.kernel.open_durable(), disk.newest_time()));
     let registered = registered.ok_or_else(|| io::Error::other("too many snapshots are open"))?;
     let sequence = registered.sequence;

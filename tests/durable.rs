@@ -91,3 +91,65 @@ fn a_start_applies_only_what_came_after_the_checkpoint() {
     let kept = ledger.history(1, 1_000).expect("all of it is kept");
     assert_eq!(kept.len(), 62);
 }
+
+/// B1, B4: an id is honoured after a restart, also by what it may not be used for; refusals keep their answer.
+#[test]
+fn ids_are_honoured_across_a_restart() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let a = account("a");
+    let id = |name: &str| Some(TransactionId::new(name).expect("an id"));
+    let add = |delta, name| Request::single(Operation::update(a.clone(), delta), id(name));
+    let chain = || {
+        let members = ["p", "q"].map(|name| Member { id: id(name), operation: Operation::update(a.clone(), 1) });
+        Request::chain(members.to_vec()).expect("a chain")
+    };
+    let first = {
+        let ledger = Ledger::open(dir.path()).expect("opens").with_durability(Durability::OnDisk);
+        ledger.create(&a, 0).expect("new");
+        [add(-5, "r"), add(100, "d"), chain()].map(|request| ledger.submit(request).expect("decided"))
+    };
+    for _ in 0..2 {
+        let ledger = Ledger::open(dir.path()).expect("opens again");
+        for (request, first) in [add(-5, "r"), add(100, "d"), chain()].into_iter().zip(&first) {
+            let again = ledger.submit(request).expect("replayed");
+            assert!(again.replayed());
+            assert_eq!((again.sequence(), again.results()), (first.sequence(), first.results()));
+        }
+        let alone = ledger.submit(add(1, "q")).expect("a member's id sent alone");
+        assert_eq!((alone.replayed(), alone.sequence()), (true, 4));
+        let reused = ledger.submit(add(-6, "r")).expect_err("another delta").to_string();
+        assert_eq!(reused, "transaction_id r was used with another delta");
+        let found = ledger.transaction(&id("r").expect("some")).expect("readable").expect("known");
+        assert_eq!(found.result().expect_err("refused").to_string(), "Insufficient balance: current=0, delta=-5");
+        assert_eq!((ledger.balance(&a).expect("open").balance, ledger.sequence()), (102, 4));
+    }
+}
+
+/// B4, B5: ids leave memory past the bound and are honoured all the same; after the window they are new again.
+#[test]
+fn ids_beyond_memory_are_honoured_for_their_window() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let a = account("a");
+    let window = std::time::Duration::from_secs(4);
+    let ledger = Ledger::builder().id_capacity(1_000).id_window(window).open(dir.path()).expect("opens");
+    ledger.create(&a, 0).expect("new");
+    let started = std::time::Instant::now();
+    let add = |number: usize| {
+        let id = TransactionId::new(&format!("id-{number}")).expect("an id");
+        ledger.submit(Request::single(Operation::update(a.clone(), 1), Some(id))).expect("decided")
+    };
+    let first: Vec<_> = (0..5_000).map(add).collect();
+    ledger.wait_durable(ledger.sequence()).expect("durable");
+    while ledger.stats().ids > 1_000 {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    for number in (0..5_000).step_by(7) {
+        let again = add(number);
+        if started.elapsed() < window {
+            assert!(again.replayed(), "id-{number}");
+            assert_eq!(again.sequence(), first[number].sequence());
+        }
+    }
+    std::thread::sleep(window.saturating_sub(started.elapsed()) + window);
+    assert!(!add(0).replayed(), "its window is over");
+}

@@ -2,7 +2,8 @@
 
 #![allow(dead_code, reason = "each bench uses its part")]
 
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use equipoise::{AccountId, TransactionId};
 
@@ -153,6 +154,30 @@ impl Latencies {
     pub fn longest(&self) -> Duration {
         Duration::from_nanos(self.longest)
     }
+}
+
+/// A data directory, in `DURABLE_DIR` or where temporary files go.
+pub fn data_directory() -> tempfile::TempDir {
+    let root = std::env::var_os("DURABLE_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+    tempfile::tempdir_in(root).expect("a directory")
+}
+
+/// How long the disk under `dir` takes to make 4 KiB durable in a file that is allocated already: the floor of a commit.
+pub fn fdatasync(dir: &Path) -> Latencies {
+    use std::os::unix::fs::FileExt;
+    let path = dir.join("probe");
+    let file = std::fs::File::create(&path).expect("a file");
+    file.write_all_at(&vec![0; 4 << 20], 0).expect("room");
+    file.sync_all().expect("synced");
+    let mut latencies = Latencies::default();
+    for block in 0..500 {
+        file.write_all_at(&[block as u8; 4096], block * 4096).expect("room");
+        let began = Instant::now();
+        file.sync_data().expect("synced");
+        latencies.record(began.elapsed());
+    }
+    std::fs::remove_file(path).expect("removed");
+    latencies
 }
 
 /// The middle one.

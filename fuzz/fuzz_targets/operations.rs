@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use equipoise::{
-    AccountId, AccountState, Error, HistoryError, HistoryGone, InvalidRequest, Kind, Ledger, MemberResult, Operation, Outcome,
-    Request, Snapshot, SubmitError, TransactionId,
+    AccountId, AccountState, Error, HistoryError, HistoryGone, InvalidRequest, Kind, Ledger, MemberResult, Operation,
+    Outcome, Request, Snapshot, SubmitError, TransactionId,
 };
 use equipoise_fuzz::input::{Change, Name, Program, Step, chain};
 use equipoise_fuzz::model::{Accounts, Answer, Entry, Held, Model, Result};

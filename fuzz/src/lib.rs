@@ -1,4 +1,5 @@
-//! What the fuzz targets share: a plain model of a ledger, and arbitrary programs for both.
+//! What the fuzz targets share: a plain model of a ledger, arbitrary programs for both, and data directories.
 
+pub mod directory;
 pub mod input;
 pub mod model;

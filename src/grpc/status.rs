@@ -40,6 +40,9 @@ pub(super) enum Failure {
     Recovering { entries: u64, percent: u64 },
     #[error("the journal failed: {what}")]
     JournalFailed { what: String },
+    /// Whether an id was used cannot be found out now.
+    #[error("the transaction id cannot be looked up: {what}")]
+    IdsUnreadable { what: String },
     #[error("the service is shutting down")]
     Closed,
     #[error("the deadline passed before the answer; the same transaction_id tells what became of the request")]
@@ -56,6 +59,7 @@ impl From<Exhausted> for Failure {
     fn from(exhausted: Exhausted) -> Self {
         Failure::Exhausted(match exhausted {
             Exhausted::Disk { path, needed } => Exhausted::Disk { path: shortened(path), needed },
+            Exhausted::Ids { ids, limit, why } => Exhausted::Ids { ids, limit, why: why.map(shortened) },
             other => other,
         })
     }
@@ -106,6 +110,7 @@ impl Failure {
             SubmitError::Exhausted(exhausted) => exhausted.into(),
             SubmitError::Closed => Failure::closed(ledger),
             SubmitError::JournalFailed { what } => Failure::JournalFailed { what: shortened(what) },
+            SubmitError::IdsUnreadable { what } => Failure::IdsUnreadable { what: shortened(what) },
         }
     }
 
@@ -122,7 +127,10 @@ impl Failure {
             }
             Failure::UnknownTransaction { .. } => Code::NotFound,
             Failure::Gone(_) => Code::OutOfRange,
-            Failure::Recovering { .. } | Failure::JournalFailed { .. } | Failure::Closed => Code::Unavailable,
+            Failure::Recovering { .. }
+            | Failure::JournalFailed { .. }
+            | Failure::IdsUnreadable { .. }
+            | Failure::Closed => Code::Unavailable,
             Failure::Deadline => Code::DeadlineExceeded,
             Failure::Unimplemented => Code::Unimplemented,
             // Damage that a disk did: the contract's code for what never happens in correct operation.
@@ -168,9 +176,10 @@ impl Failure {
             },
             Failure::Exhausted(exhausted) => match exhausted {
                 Exhausted::Garbage { .. } => "MEMORY_CAP",
-                Exhausted::Backlog { .. } => "BACKLOG",
+                Exhausted::Backlog { .. } | Exhausted::BacklogBytes { .. } => "BACKLOG",
                 Exhausted::Snapshots { .. } => "TOO_MANY_SNAPSHOTS",
                 Exhausted::Disk { .. } => "DISK_FULL",
+                Exhausted::Ids { .. } => "IDS_WAIT_FOR_DISK",
                 Exhausted::Accounts => "TOO_MANY_ACCOUNTS",
             },
             Failure::Walks { .. } => "TOO_MANY_WALKS",
@@ -180,6 +189,7 @@ impl Failure {
             Failure::Unreadable { .. } => "JOURNAL_UNREADABLE",
             Failure::Recovering { .. } => "RECOVERING",
             Failure::JournalFailed { .. } => "JOURNAL_FAILED",
+            Failure::IdsUnreadable { .. } => "IDS_UNREADABLE",
             Failure::Closed => "SHUTTING_DOWN",
             Failure::Deadline => "DEADLINE_EXCEEDED",
             Failure::TooLong { .. } => "MESSAGE_TOO_LONG",
@@ -259,12 +269,15 @@ impl Failure {
     /// When trying the same again may help.
     fn retry_delay(&self) -> Option<Duration> {
         match self {
-            Failure::Exhausted(Exhausted::Backlog { .. }) => Some(Duration::from_millis(100)),
+            Failure::Exhausted(Exhausted::Backlog { .. } | Exhausted::BacklogBytes { .. }) => {
+                Some(Duration::from_millis(100))
+            }
             Failure::Exhausted(_)
             | Failure::Walks { .. }
             | Failure::Lease { .. }
             | Failure::Recovering { .. }
             | Failure::JournalFailed { .. }
+            | Failure::IdsUnreadable { .. }
             | Failure::Closed => Some(Duration::from_secs(1)),
             _ => None,
         }

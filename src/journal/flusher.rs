@@ -49,12 +49,13 @@ impl Flusher {
         self.failure.get()
     }
 
-    /// Makes everything committed durable, unless somebody is at it. `durable` sees each batch once it is.
+    /// Makes everything committed durable, unless somebody is at it. `durable` sees each batch once it is, and its
+    /// last sequence.
     pub(crate) fn try_flush(
         &self,
         kernel: &Kernel<Balance>,
         waiters: &Waiters,
-        durable: impl FnMut(&[Handle<Balance>]),
+        durable: impl FnMut(&[Handle<Balance>], u64),
     ) -> Flushed {
         match self.working.try_lock() {
             Some(mut working) => {
@@ -66,7 +67,12 @@ impl Flusher {
     }
 
     /// Makes everything committed durable.
-    pub(crate) fn flush(&self, kernel: &Kernel<Balance>, waiters: &Waiters, durable: impl FnMut(&[Handle<Balance>])) {
+    pub(crate) fn flush(
+        &self,
+        kernel: &Kernel<Balance>,
+        waiters: &Waiters,
+        durable: impl FnMut(&[Handle<Balance>], u64),
+    ) {
         self.flush_locked(&mut self.working.lock(), kernel, waiters, durable);
     }
 
@@ -81,7 +87,7 @@ impl Flusher {
         working: &mut Working,
         kernel: &Kernel<Balance>,
         waiters: &Waiters,
-        mut durable: impl FnMut(&[Handle<Balance>]),
+        mut durable: impl FnMut(&[Handle<Balance>], u64),
     ) {
         while self.failure.get().is_none() {
             let guard = pin();
@@ -100,7 +106,7 @@ impl Flusher {
             }
             kernel.end_flush(through);
             let more = waiters.reached(through);
-            durable(&working.batch);
+            durable(&working.batch, through);
             for entries in working.batch.chunks(TRIM_STRIDE) {
                 let guard = pin();
                 entries.iter().for_each(|entry| kernel.trim_legs(entry, &guard));

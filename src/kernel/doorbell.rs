@@ -75,3 +75,24 @@ impl Counter {
         self.0.load(super::sync::Ordering::Relaxed)
     }
 }
+
+/// A sequence that only rises, and what was done before it rose is seen by whoever sees it risen.
+pub(crate) struct Watermark(crossbeam_utils::CachePadded<super::sync::AtomicU64>);
+
+impl Watermark {
+    pub(crate) fn new(sequence: u64) -> Self {
+        Watermark(crossbeam_utils::CachePadded::new(super::sync::AtomicU64::new(sequence)))
+    }
+
+    /// Raises it to `sequence`, unless it is there already.
+    pub(crate) fn raise(&self, sequence: u64) {
+        // SeqCst: pairs with the load in `get`; one order with everything else that the sequence guards.
+        self.0.fetch_max(sequence, SeqCst);
+    }
+
+    #[inline]
+    pub(crate) fn get(&self) -> u64 {
+        // SeqCst: pairs with `raise`.
+        self.0.load(SeqCst)
+    }
+}

@@ -23,7 +23,7 @@
 #![expect(unsafe_code, reason = "the one place for it; every block names its invariant")]
 
 mod commit;
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(not(equipoise_loom))]
 pub(crate) mod doorbell;
 mod drive;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
@@ -51,6 +51,10 @@ pub(crate) use transaction::{Handle, Leg, Owned, Plan};
 pub(crate) use {
     snapshot::{MAX_SNAPSHOTS, Registered},
     sync::Guard,
+};
+#[cfg(not(equipoise_loom))]
+pub(crate) use {
+    sync::{Mutant, mutant},
     transaction::Gate,
 };
 

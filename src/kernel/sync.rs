@@ -143,6 +143,10 @@ pub(crate) enum Mutant {
     KeepBeforeResolve,
     RebuildDropsOldest,
     RejectedKeepsNew,
+    RemovedBeforePublished,
+    DrivenBeforeProbe,
+    ProbeNotRepeated,
+    PublishedBeforeIngested,
 }
 
 /// Whether `mutant` is switched on; constant `false` in every build that people use.

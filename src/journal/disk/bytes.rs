@@ -48,9 +48,38 @@ impl<'a> Bytes<'a> {
     }
 }
 
+/// How much of `bytes` there is up to its last one that is not zero.
+pub(super) fn written(bytes: &[u8]) -> usize {
+    // Segments are mostly zeros: whole pages are compared at once.
+    const PAGE: usize = 4096;
+    let blank =
+        bytes.rchunks(PAGE).take_while(|page| **page == [0; PAGE][..page.len()]).map(<[u8]>::len).sum::<usize>();
+    let rest = &bytes[..bytes.len() - blank];
+    rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
+}
+
 /// Writes a text of up to 255 bytes behind its length.
 pub(super) fn put_text(text: &str, into: &mut Vec<u8>) {
     debug_assert!(text.len() <= usize::from(u8::MAX), "ids are short");
     into.push(text.len() as u8);
     into.extend_from_slice(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_at_the_end_are_not_written() {
+        for length in [0, 1, 4095, 4096, 4097, 10_000] {
+            let mut bytes = vec![0; length];
+            assert_eq!(written(&bytes), 0);
+            for at in [0, 1, 4095, 4096, 9_999] {
+                if at < length {
+                    bytes[at] = 1;
+                    assert_eq!(written(&bytes), at + 1, "of {length}");
+                }
+            }
+        }
+    }
 }

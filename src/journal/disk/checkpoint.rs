@@ -4,7 +4,7 @@ use std::io;
 
 use super::bytes::{Bytes, put_text};
 use super::files::{CHECKPOINTS, File, Files, read_full, write_all};
-use super::segment::LedgerId;
+use super::segment::{COUNTS, LedgerId};
 use crate::account::{AccountId, Balance};
 
 const MAGIC: [u8; 8] = *b"EQPCHKP1";
@@ -73,7 +73,8 @@ impl Header {
                 total: header.i128()?,
             })
         };
-        read(header).ok_or("its header is too short")
+        let header = read(header).ok_or("its header is too short")?;
+        if COUNTS.contains(&header.sequence) { Ok(header) } else { Err("its sequence is impossible") }
     }
 }
 

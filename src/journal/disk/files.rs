@@ -2,13 +2,19 @@
 
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+
+use super::bytes::written;
 
 /// The folder of the segments, in a data directory.
 pub(crate) const JOURNAL: &str = "journal";
 /// The folder of the checkpoints.
 pub(crate) const CHECKPOINTS: &str = "checkpoints";
+
+/// How much is looked at, or zeroed, at once, in bytes.
+pub(super) const PIECE: usize = 1 << 20;
 
 /// A data directory. Names are relative to it.
 pub(crate) trait Files: Send + Sync {
@@ -77,16 +83,28 @@ pub(super) fn read_full(file: &dyn File, into: &mut [u8], offset: u64) -> io::Re
     Ok(filled)
 }
 
-/// The whole file, if it is no longer than `most`.
-pub(super) fn read_whole(file: &dyn File, most: u64) -> io::Result<Vec<u8>> {
-    let length = file.length()?;
-    if length > most {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("{length} bytes, at most {most} expected")));
+/// The range from `from` to `to` in pieces that fit into memory.
+pub(super) fn pieces(from: u64, to: u64) -> impl Iterator<Item = Range<u64>> {
+    (from..to).step_by(PIECE).map(move |start| start..to.min(start + PIECE as u64))
+}
+
+/// Shows `each` the pieces of `file` between `from` and `to` that are not zeros; how many those are.
+pub(super) fn written_pieces(
+    file: &dyn File,
+    from: u64,
+    to: u64,
+    mut each: impl FnMut(Range<u64>) -> io::Result<()>,
+) -> io::Result<u64> {
+    let mut count = 0;
+    let mut bytes = vec![0; PIECE];
+    for piece in pieces(from, to) {
+        let read = read_full(file, &mut bytes[..(piece.end - piece.start) as usize], piece.start)?;
+        if written(&bytes[..read]) > 0 {
+            count += 1;
+            each(piece)?;
+        }
     }
-    let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
-    let read = read_full(file, &mut bytes, 0)?;
-    bytes.truncate(read);
-    Ok(bytes)
+    Ok(count)
 }
 
 /// A directory of the operating system.
@@ -99,6 +117,12 @@ impl OnDisk {
     pub(crate) fn new(root: &Path) -> io::Result<Self> {
         for folder in [JOURNAL, CHECKPOINTS] {
             fs::create_dir_all(root.join(folder))?;
+        }
+        // Whether we made them or a process that died of a power cut: their names are to be durable before anything in them.
+        fs::File::open(root)?.sync_all()?;
+        if let Some(above) = root.canonicalize()?.parent() {
+            // Where that may not be read, whoever made it sees to it.
+            let _ = fs::File::open(above).and_then(|above| above.sync_all());
         }
         Ok(OnDisk { root: root.to_owned() })
     }

@@ -61,6 +61,8 @@ pub(crate) mod recovery;
 mod segment;
 mod spare;
 mod tail;
+#[cfg(test)]
+mod trials;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -115,6 +117,7 @@ impl Disk {
             let expected = "from 1048576 to 1073741824 bytes";
             return Err(OpenError::Setting { setting: "segment_bytes", expected, value: segment_bytes.to_string() });
         }
+        let segment_bytes = segment_bytes.next_multiple_of(batch::ALIGNMENT as u64);
         let found = recover(&*files, &mut recovery)?;
         // From here on it is good, and may be written to.
         tidy(&*files, &found.unused)?;
@@ -281,7 +284,6 @@ fn begin(files: &dyn Files, spare: &Spare) -> Result<(LedgerId, Tail), OpenError
         length: spare.length,
     };
     let file = spare.take(&segment::name(1), |length| segment::Header { length, ..header }.bytes()).map_err(no_room)?;
-    let file = file.ok_or_else(|| no_room(io::ErrorKind::Interrupted.into()))?;
     let next = Next { batch: 1, sequence: 1, before: header.before, time: 0 };
     let (segment, offset) = (Arc::new(Segment::new(header)), segment::HEADER);
     Ok((header.ledger, Tail { segment, file, offset, next, draft: Draft::new() }))

@@ -1,13 +1,14 @@
 //! From the files of a data directory to the state that they tell of. Nothing is written before all of it was found good.
 
 use std::io;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::batch::{self, Batch, Draft};
+use super::bytes::written;
 use super::checkpoint::{self, Recorded};
-use super::files::{CHECKPOINTS, File, Files, JOURNAL, read_whole, write_all};
+use super::files::{CHECKPOINTS, File, Files, JOURNAL, PIECE, pieces, read_full, write_all, written_pieces};
 use super::frame::Frame;
 use super::segment::{self, Segment};
 use super::tail::{Next, Tail};
@@ -43,21 +44,21 @@ pub(super) struct End {
     pub(super) next: Next,
 }
 
-/// A whole segment in memory.
+/// A segment in memory.
 struct Image {
     name: String,
-    bytes: Vec<u8>,
     header: Result<segment::Header, &'static str>,
+    /// As much of it as its header says, if the file is as long; nothing without a header.
+    bytes: Vec<u8>,
+    /// How long the file is.
+    length: u64,
+    /// Whether nothing was ever written after the header, or behind the file's end; looked at when the header is bad.
+    blank: bool,
 }
 
 impl Image {
     fn damaged(&self, files: &dyn Files, offset: u64, what: impl Into<String>) -> OpenError {
         damaged(files.path(&self.name), offset, what)
-    }
-
-    /// Whether nothing was ever written after the header, or behind the file's end.
-    fn is_blank(&self) -> bool {
-        self.bytes.iter().skip(segment::HEADER as usize).all(|byte| *byte == 0)
     }
 }
 
@@ -92,11 +93,19 @@ pub(super) fn recover(files: &dyn Files, recovery: &mut Recovery<'_>) -> Result<
     let mut segments = Vec::with_capacity(numbers.len());
     for (header, number) in superseded {
         let header = header.map_err(|what| damaged(files.path(&segment::name(*number)), 0, what))?;
+        if segments.last().is_some_and(|before: &Arc<Segment>| !before.header.may_precede(&header)) {
+            let what = "a segment that does not continue the one before";
+            return Err(damaged(files.path(&segment::name(*number)), 0, what));
+        }
         segments.push(Arc::new(Segment::new(header)));
     }
     let mut scan = Scan::new(files, recovery, after, &numbers[start..])?;
     scan.run(&mut segments)?;
-    let (end, unused) = (scan.end, scan.unused);
+    let (mut end, unused) = (scan.end, scan.unused);
+    if let (Some(end), Some(checkpoint)) = (&mut end, &checkpoint) {
+        // The segment scanned may hold nothing, and time must not run back.
+        end.next.time = end.next.time.max(checkpoint.time);
+    }
     if let (None, Some(first @ 2..)) = (&end, numbers.first()) {
         return Err(damaged(
             files.path(&segment::name(*first)),
@@ -139,7 +148,7 @@ fn open(files: &dyn Files, name: &str) -> Result<Box<dyn File>, OpenError> {
 fn read_header(files: &dyn Files, number: u64) -> Result<Result<segment::Header, &'static str>, OpenError> {
     let name = segment::name(number);
     let mut bytes = vec![0; segment::HEADER as usize];
-    let read = super::files::read_full(&*open(files, &name)?, &mut bytes, 0);
+    let read = read_full(&*open(files, &name)?, &mut bytes, 0);
     let read = read.map_err(cannot("read", files.path(&name)))?;
     let header = segment::Header::read(&bytes[..read]);
     Ok(header
@@ -199,29 +208,37 @@ impl<'a, 'r> Scan<'a, 'r> {
             total_bytes += open(files, &name)?.length().map_err(cannot("read", files.path(&name)))?;
         }
         let progress = Progress { replayed: 0, bytes: 0, total_bytes };
-        let images = numbers.to_vec().into_iter();
+        let images = Vec::from(numbers).into_iter();
         Ok(Scan { files, recovery, after, images, end: None, unused: Vec::new(), progress })
     }
 
     fn image(&self, number: u64) -> Result<Image, OpenError> {
         let name = segment::name(number);
         let file = open(self.files, &name)?;
-        let read = read_whole(&*file, 2 * *segment::LENGTHS.end());
-        let bytes = read.map_err(cannot("read", self.files.path(&name)))?;
-        let header = segment::Header::read(&bytes);
-        let header =
-            header.and_then(
-                |header| if header.number == number { Ok(header) } else { Err("a segment under another's name") },
-            );
-        Ok(Image { name, bytes, header })
+        let failed = || cannot("read", self.files.path(&name));
+        let length = file.length().map_err(failed())?;
+        let header = read_header(self.files, number)?;
+        let (mut bytes, mut blank) = (Vec::new(), false);
+        match header {
+            Ok(header) => {
+                bytes = vec![0; usize::try_from(length.min(header.length)).unwrap_or(usize::MAX)];
+                let read = read_full(&*file, &mut bytes, 0).map_err(failed())?;
+                bytes.truncate(read);
+            }
+            Err(_) => blank = written_pieces(&*file, segment::HEADER, length, |_| Ok(())).map_err(failed())? == 0,
+        }
+        Ok(Image { name, header, bytes, length, blank })
     }
 
     fn run(&mut self, segments: &mut Vec<Arc<Segment>>) -> Result<(), OpenError> {
         while let Some(number) = self.images.next() {
             let image = self.image(number)?;
             match image.header {
-                Ok(header) => segments.push(self.segment(&image, header)?),
-                Err(_) if self.images.len() == 0 && image.is_blank() => self.unused.push(number),
+                Ok(header) => {
+                    let segment = self.segment(&image, header, segments.last())?;
+                    segments.push(segment);
+                }
+                Err(_) if self.images.len() == 0 && image.blank => self.unused.push(number),
                 Err(what) => return Err(image.damaged(self.files, 0, what)),
             }
         }
@@ -229,8 +246,16 @@ impl<'a, 'r> Scan<'a, 'r> {
     }
 
     /// Replays one segment.
-    fn segment(&mut self, image: &Image, header: segment::Header) -> Result<Arc<Segment>, OpenError> {
+    fn segment(
+        &mut self,
+        image: &Image,
+        header: segment::Header,
+        before: Option<&Arc<Segment>>,
+    ) -> Result<Arc<Segment>, OpenError> {
         let wrong = |offset, what: &str| Err(image.damaged(self.files, offset, what));
+        if before.is_some_and(|before| !before.header.may_precede(&header)) {
+            return wrong(0, "a segment that does not continue the one before");
+        }
         let mut next = Next { batch: header.batch, sequence: header.first, before: header.before, time: 0 };
         if let Some(end) = &self.end {
             let expected = Next { time: 0, ..end.next };
@@ -240,13 +265,12 @@ impl<'a, 'r> Scan<'a, 'r> {
             next.time = end.next.time;
         }
         let segment = Arc::new(Segment::new(header));
-        let length = usize::try_from(header.length).unwrap_or(usize::MAX);
-        let bytes = image.bytes.get(..length).unwrap_or(&image.bytes);
+        let bytes = image.bytes.as_slice();
         let (mut at, mut last) = (segment::HEADER as usize, None);
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             let Some(batch) = Batch::read(rest, &header.salt) else {
-                if rest.iter().any(|byte| *byte != 0) {
-                    self.torn(image, at, bytes, &header)?;
+                if written(rest) > 0 {
+                    self.torn(image, at, &header)?;
                 }
                 break;
             };
@@ -271,8 +295,8 @@ impl<'a, 'r> Scan<'a, 'r> {
             at += batch.header.span();
             self.report(batch.header.span() as u64)?;
         }
-        if self.images.len() > 0 && image.bytes.len() != length {
-            return wrong(image.bytes.len().min(length) as u64, "a segment of another length than its header says");
+        if self.images.len() > 0 && image.length != header.length {
+            return wrong(bytes.len() as u64, "a segment of another length than its header says");
         }
         self.report(bytes.len().saturating_sub(at) as u64)?;
         self.end = Some(End { segment: segment.clone(), offset: at as u64, last, next });
@@ -280,9 +304,9 @@ impl<'a, 'r> Scan<'a, 'r> {
     }
 
     /// A batch that is bad and not zeros: the journal may end here, unless something good comes later.
-    fn torn(&self, image: &Image, at: usize, bytes: &[u8], header: &segment::Header) -> Result<(), OpenError> {
+    fn torn(&self, image: &Image, at: usize, header: &segment::Header) -> Result<(), OpenError> {
         let wrong = |what: String| Err(image.damaged(self.files, at as u64, what));
-        if let Some(good) = batch::find(bytes, at + 1, &header.salt) {
+        if let Some(good) = batch::find(&image.bytes, at + 1, &header.salt) {
             return wrong(format!("a damaged batch, with a good one after it at offset {good}"));
         }
         if let Some(later) = self.images.as_slice().first()
@@ -290,7 +314,7 @@ impl<'a, 'r> Scan<'a, 'r> {
         {
             return wrong(format!("a damaged batch, with segment {} after it", later.number));
         }
-        let written = bytes[at..].iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        let written = written(&image.bytes[at..]);
         let file = self.files.path(&image.name);
         (self.recovery.tell)(&Event::TornTail { file, offset: at as u64, bytes: written as u64 });
         Ok(())
@@ -342,28 +366,27 @@ enum Stop {
 
 impl End {
     /// Makes the end fit to be written on: what is behind it becomes zeros, and the last batch is written again, for an earlier
-    /// process may have died of the fdatasync that failed on it.
+    /// process may have died of the fdatasync that failed on it, or before the names were durable.
     pub(super) fn repair(&self, files: &dyn Files) -> Result<Tail, OpenError> {
         let name = segment::name(self.segment.header.number);
         let path = || files.path(&name);
         let file = open(files, &name)?;
         let length = self.segment.header.length;
-        let write = |bytes: &[u8], offset| write_all(&*file, bytes, offset).map_err(cannot("write", path()));
-        let whole = read_whole(&*file, 2 * length).map_err(cannot("read", path()))?;
-        let end = usize::try_from(self.offset).unwrap_or(usize::MAX);
-        let behind = whole.get(end..).unwrap_or_default();
-        if let Some(last) = behind.iter().rposition(|byte| *byte != 0) {
-            write(&vec![0; last + 1], self.offset)?;
-        }
-        if whole.len() as u64 != length {
+        let there = file.length().map_err(cannot("read", path()))?;
+        let zeros = vec![0; PIECE];
+        let clear = |range: Range<u64>| write_all(&*file, &zeros[..(range.end - range.start) as usize], range.start);
+        written_pieces(&*file, self.offset, there.min(length), clear).map_err(cannot("write", path()))?;
+        if there != length {
             file.set_length(length).map_err(cannot("cut", path()))?;
-            let from = (whole.len() as u64).clamp(self.offset, length);
-            write(&vec![0; (length - from) as usize], from)?;
+            pieces(there.max(self.offset), length).try_for_each(clear).map_err(cannot("write", path()))?;
         }
         if let Some(last) = self.last {
-            write(&whole[last as usize..end], last)?;
+            let mut batch = vec![0; (self.offset - last) as usize];
+            read_full(&*file, &mut batch, last).map_err(cannot("read", path()))?;
+            write_all(&*file, &batch, last).map_err(cannot("write", path()))?;
         }
         file.sync().map_err(cannot("sync", path()))?;
+        files.sync_folder(JOURNAL).map_err(cannot("sync", files.path(JOURNAL)))?;
         let (segment, offset, next) = (self.segment.clone(), self.offset, self.next);
         Ok(Tail { segment, file, offset, next, draft: Draft::new() })
     }

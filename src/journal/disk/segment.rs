@@ -2,7 +2,7 @@
 
 use parking_lot::Mutex;
 
-use super::batch::{Hash, Salt};
+use super::batch::{self, Hash, Salt};
 use super::bytes::Bytes;
 use super::files::JOURNAL;
 
@@ -10,6 +10,9 @@ use super::files::JOURNAL;
 pub(super) const HEADER: u64 = 4096;
 /// The shortest and the longest segment.
 pub(super) const LENGTHS: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 30;
+
+/// Segments, batches and entries are counted from 1, and nobody comes to the end.
+pub(super) const COUNTS: std::ops::RangeInclusive<u64> = 1..=1 << 62;
 
 const MAGIC: [u8; 8] = *b"EQPSEGM1";
 const VERSION: u32 = 1;
@@ -81,7 +84,24 @@ impl Header {
                 length: header.u64()?,
             })
         };
-        read(header).filter(|header| LENGTHS.contains(&header.length)).ok_or("a segment of an impossible length")
+        let header = read(header).ok_or("a segment without a whole header")?;
+        if !LENGTHS.contains(&header.length) || !header.length.is_multiple_of(batch::ALIGNMENT as u64) {
+            return Err("a segment of an impossible length");
+        }
+        let counts = [header.number, header.batch, header.first];
+        if counts.iter().all(|count| COUNTS.contains(count)) {
+            Ok(header)
+        } else {
+            Err("a segment of an impossible number")
+        }
+    }
+
+    /// Whether `next` may be the segment after this one, as far as their headers tell.
+    pub(super) fn may_precede(&self, next: &Header) -> bool {
+        self.ledger == next.ledger
+            && self.number + 1 == next.number
+            && self.batch <= next.batch
+            && self.first <= next.first
     }
 }
 
@@ -90,9 +110,11 @@ pub(super) fn name(number: u64) -> String {
     format!("{JOURNAL}/{number:010}.segment")
 }
 
-/// The number of the segment called `name` within its folder.
-pub(super) fn number(name: &str) -> Option<u64> {
-    name.strip_suffix(".segment").filter(|digits| digits.len() >= 10)?.parse().ok().filter(|number| *number > 0)
+/// The number of the segment called `file` within its folder.
+pub(super) fn number(file: &str) -> Option<u64> {
+    let number = file.strip_suffix(".segment")?.parse().ok().filter(|number| COUNTS.contains(number))?;
+    // Of the ways to write a number one is a segment's.
+    (name(number).strip_prefix(JOURNAL)?.strip_prefix('/')? == file).then_some(number)
 }
 
 /// A segment that can be read from: where in it some sequences are.
@@ -146,10 +168,27 @@ mod tests {
     }
 
     #[test]
+    fn numbers_that_nobody_comes_to_are_no_header() {
+        for (number, batch, first, length) in [
+            (0, 1, 1, 1 << 20),
+            (1, 0, 1, 1 << 20),
+            (1, 1, 0, 1 << 20),
+            (1, u64::MAX, 1, 1 << 20),
+            (1, 1, 1, (1 << 20) + 1),
+        ] {
+            let odd = Header { number, batch, first, length, ..header() };
+            assert!(Header::read(&odd.bytes()).is_err(), "{odd:?}");
+        }
+    }
+
+    #[test]
     fn names_read_back() {
         assert_eq!(name(12), "journal/0000000012.segment");
         assert_eq!(number("0000000012.segment"), Some(12));
         for odd in ["0000000000.segment", "12.segment", "spare", "0000000012.segment.tmp", "-000000012.segment"] {
+            assert_eq!(number(odd), None, "{odd}");
+        }
+        for odd in ["00000000012.segment", "+000000012.segment", "18446744073709551615.segment"] {
             assert_eq!(number(odd), None, "{odd}");
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::files::{File, Files, JOURNAL, write_all};
+use super::files::{File, Files, JOURNAL, write_all, written_pieces};
 use crate::kernel::doorbell::Counter;
 use crate::opening::Event;
 
@@ -31,6 +31,8 @@ pub(super) struct Spare {
 #[derive(Default)]
 struct State {
     ready: Option<Ready>,
+    /// Somebody makes one, or gives one away: the names of the spare are theirs.
+    busy: bool,
     closed: bool,
 }
 
@@ -52,23 +54,35 @@ impl Spare {
 
     /// Makes one now, or finds the one that an earlier process left.
     pub(super) fn prepare(&self) -> io::Result<()> {
-        if self.state.lock().ready.is_some() {
+        let mut state = self.state.lock();
+        while state.busy {
+            self.changed.wait(&mut state);
+        }
+        if state.ready.is_some() {
             return Ok(());
         }
-        let ready = match self.left_over() {
-            Ok(ready) => ready,
-            Err(_) => self.make().inspect_err(|_| self.remove_unfinished())?,
-        };
-        self.state.lock().ready = Some(ready);
+        state.busy = true;
+        drop(state);
+        let found = self.find_or_make();
+        let mut state = self.state.lock();
+        state.busy = false;
         self.changed.notify_all();
+        state.ready = Some(found?);
         Ok(())
+    }
+
+    fn find_or_make(&self) -> io::Result<Ready> {
+        self.left_over().or_else(|_| self.make().inspect_err(|_| self.remove(UNFINISHED)))
     }
 
     /// A spare is whole: it got its name when all of it was zeroed. An interrupted start of it as a segment left a header.
     fn left_over(&self) -> io::Result<Ready> {
         let file = self.files.open(NAME)?;
         let length = file.length()?;
-        if length != self.length {
+        let header = super::segment::HEADER;
+        // Made for other segments, or by somebody else. Gone, it leaves its room to the next.
+        if length != self.length || written_pieces(&*file, header, length, |_| Ok(()))? > 0 {
+            self.remove(NAME);
             return Err(io::ErrorKind::InvalidData.into());
         }
         write_all(&*file, &[0; super::segment::HEADER as usize], 0)?;
@@ -91,31 +105,35 @@ impl Spare {
         Ok(Ready { file, length: self.length })
     }
 
-    fn remove_unfinished(&self) {
+    fn remove(&self, name: &str) {
         // What cannot be removed now is overwritten by the next attempt.
-        let _ = self.files.remove(UNFINISHED);
+        let _ = self.files.remove(name);
     }
 
-    /// Gives the spare away under the name of a segment, with `header` in it. Waits for one; None when closed meanwhile.
-    pub(super) fn take(&self, name: &str, header: impl FnOnce(u64) -> Vec<u8>) -> io::Result<Option<Box<dyn File>>> {
+    /// Gives the spare away under the name of a segment, with `header` in it. Waits for one; once closed, makes it.
+    pub(super) fn take(&self, name: &str, header: impl FnOnce(u64) -> Vec<u8>) -> io::Result<Box<dyn File>> {
         let mut state = self.state.lock();
-        let ready = loop {
-            match state.ready.take() {
-                Some(ready) => break ready,
-                None if state.closed => return Ok(None),
-                None => self.changed.wait(&mut state),
-            }
-        };
+        while state.busy || (state.ready.is_none() && !state.closed) {
+            self.changed.wait(&mut state);
+        }
+        let ready = state.ready.take();
+        state.busy = true;
         drop(state);
+        let given = ready.map_or_else(|| self.find_or_make(), Ok).and_then(|ready| self.give(ready, name, header));
+        self.state.lock().busy = false;
+        self.changed.notify_all();
+        given
+    }
+
+    fn give(&self, ready: Ready, name: &str, header: impl FnOnce(u64) -> Vec<u8>) -> io::Result<Box<dyn File>> {
         write_all(&*ready.file, &header(ready.length), 0)?;
         ready.file.sync()?;
         self.files.rename(NAME, name)?;
         self.files.sync_folder(JOURNAL)?;
-        self.changed.notify_all();
-        Ok(Some(ready.file))
+        Ok(ready.file)
     }
 
-    /// Ends [`Spare::keep_ready`], and whoever waits for a spare that cannot be made.
+    /// Ends [`Spare::keep_ready`]; nobody waits for a spare any more that cannot be made.
     pub(super) fn close(&self) {
         self.state.lock().closed = true;
         self.changed.notify_all();
@@ -125,7 +143,7 @@ impl Spare {
     pub(super) fn keep_ready(&self, tell: &dyn Fn(&Event)) {
         loop {
             let mut state = self.state.lock();
-            while state.ready.is_some() && !state.closed {
+            while !state.closed && (state.busy || state.ready.is_some()) {
                 self.changed.wait(&mut state);
             }
             if state.closed {

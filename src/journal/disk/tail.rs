@@ -71,7 +71,7 @@ impl Disk {
         Ok(())
     }
 
-    fn begin_segment(&self, tail: &mut Tail) -> Result<(), JournalError> {
+    pub(super) fn begin_segment(&self, tail: &mut Tail) -> Result<(), JournalError> {
         let (segment, file) = self.new_segment(tail.segment.header.number + 1, &tail.next)?;
         (tail.segment, tail.file, tail.offset) = (segment, file, segment::HEADER);
         Ok(())
@@ -95,14 +95,10 @@ impl Disk {
             header.length = length;
             header.bytes()
         });
-        match file.map_err(|error| self.failed(number, 0, error))? {
-            Some(file) => {
-                let segment = Arc::new(Segment::new(header));
-                self.segments.write().insert(header.first, segment.clone());
-                Ok((segment, file))
-            }
-            None => Err(JournalError { what: "closed while there was no room for the next segment".to_owned() }),
-        }
+        let file = file.map_err(|error| self.failed(number, 0, error))?;
+        let segment = Arc::new(Segment::new(header));
+        self.segments.write().insert(header.first, segment.clone());
+        Ok((segment, file))
     }
 
     fn failed(&self, segment: u64, offset: u64, error: io::Error) -> JournalError {

@@ -1,0 +1,93 @@
+//! Transaction ids: which transaction an id belongs to, in memory and beyond it. One id space for every door.
+//!
+//! * `table`: the newest ids in memory, each a counted handle of its transaction.
+//! * `index`: all durable ids up to one sequence, on disk. Derived data: the journal can always make it again.
+//! * `probe`: how a request finds out whether its ids are new, while ids move from one to the other.
+//! * `sweep`: how they move: into the index in commit order, published, and only then out of the table.
+//!
+//! # What an id costs
+//!
+//! In memory about 690 bytes while it is in the table: its transaction with plan, request and results, and the table's
+//! own entry. A ledger without an index keeps `capacity` ids and forgets older ones. With an index a sweep runs when
+//! half the capacity waits for it and leaves half the capacity in the table, so about `capacity` ids are in memory, and
+//! what is decided while a sweep runs. Requests that carry ids are refused when the index fails and twice the capacity
+//! waits, or when it is only slow and eight times the capacity and 65,536 wait ([`Ids::admit`]). The index itself keeps
+//! about 75 MB in memory with 10 million ids; blocks, filters and block indexes are read through a cache of 32 MiB.
+//!
+//! On disk an id takes its own length and about 28 bytes: the value (20), framing, filter and block index; up to twice
+//! that until files are merged and the merged ones removed. It is kept as long as the index is; an id used again after
+//! the window takes no second place.
+
+mod index;
+#[cfg(all(test, equipoise_shuttle))]
+mod model;
+mod probe;
+mod sweep;
+mod table;
+#[cfg(all(test, not(equipoise_shuttle)))]
+mod tests;
+
+use crate::account::TransactionId;
+
+use sweep::Sweep;
+use table::Table;
+
+pub(crate) use index::{DiskIndex, IndexError};
+#[cfg(all(test, equipoise_shuttle))]
+use probe::Probed;
+pub(crate) use probe::Seen;
+pub(crate) use table::Claim;
+
+/// Where the index says that an id was used: an entry of the journal, and which of its members carries it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Indexed {
+    pub(crate) sequence: u64,
+    /// The entry's time, ns since the Unix epoch.
+    pub(crate) time: u64,
+    pub(crate) member: u32,
+}
+
+/// What holds the ids beyond memory. Every id of every entry up to `published` is found in it; later ones may be.
+pub(crate) trait Index: Send + Sync {
+    fn published(&self) -> u64;
+
+    /// The newest entry that carries `id`.
+    fn find(&self, id: &TransactionId) -> Result<Option<Indexed>, IndexError>;
+
+    /// Takes the ids of a run of entries that ends with sequence `through`, the first run after `published`. When it
+    /// returns they are found, also after a crash. Idempotent; an error leaves it to be called again.
+    fn ingest(&self, run: &mut Vec<(TransactionId, Indexed)>, through: u64) -> Result<(), IndexError>;
+
+    /// Raises `published`.
+    fn publish(&self, through: u64);
+}
+
+/// The ids of a ledger.
+pub(crate) struct Ids<I = DiskIndex> {
+    table: Table,
+    index: Option<I>,
+    sweep: Sweep,
+    /// How long an id is honoured, in ns of the journal's time.
+    window: u64,
+}
+
+impl<I: Index> Ids<I> {
+    /// Only a table, of `capacity` ids, grown for `reserved`: what does not fit is forgotten.
+    pub(crate) fn in_memory(capacity: usize, reserved: usize) -> Self {
+        Ids { table: Table::new(capacity, reserved), index: None, sweep: Sweep::new(capacity), window: u64::MAX }
+    }
+
+    /// A table whose excess moves to `index`. An id counts as new again `window` ns after its entry.
+    pub(crate) fn with_index(capacity: usize, reserved: usize, index: I, window: u64) -> Self {
+        Ids { table: Table::new(capacity, reserved), sweep: Sweep::new(capacity), index: Some(index), window }
+    }
+
+    /// How many ids are in memory.
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub(crate) fn index(&self) -> Option<&I> {
+        self.index.as_ref()
+    }
+}

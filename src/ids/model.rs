@@ -1,0 +1,280 @@
+//! Random and PCT schedules of requests that share ids, while ids move to the index: B2. The map's operations are
+//! atomic steps here; the switch points are the kernel's atomics and the toy index.
+//! `EQUIPOISE_SHUTTLE_ITERATIONS` schedules each (default 2,000).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use shuttle::rand::{Rng, thread_rng};
+use shuttle::sync::{Arc, Mutex};
+use shuttle::thread;
+
+use super::{Ids, Index, IndexError, Indexed, Probed, Seen};
+use crate::account::{AccountId, Balance, Change, TransactionId};
+use crate::kernel::doorbell::Watermark;
+use crate::kernel::{Account, Consumer, Gate, Handle, Kernel, Leg, Owned, Plan, pin};
+use crate::request::{Member, Operation, Request};
+
+/// Of a window that nobody outlives here.
+const WINDOW: u64 = 1_000;
+
+fn check(body: impl Fn() + Copy + Send + Sync + 'static) {
+    let iterations = std::env::var("EQUIPOISE_SHUTTLE_ITERATIONS").ok().and_then(|text| text.parse().ok());
+    shuttle::check_random(body, iterations.unwrap_or(2_000));
+    shuttle::check_pct(body, iterations.unwrap_or(2_000), 3);
+}
+
+/// An index in memory whose steps can be interrupted, and whose reads can fail.
+struct Toy {
+    published: Watermark,
+    ids: Mutex<BTreeMap<TransactionId, Indexed>>,
+    /// One read in so many fails; 0: none.
+    failing: u32,
+}
+
+impl Index for Toy {
+    fn published(&self) -> u64 {
+        self.published.get()
+    }
+
+    fn find(&self, id: &TransactionId) -> Result<Option<Indexed>, IndexError> {
+        thread::yield_now();
+        if self.failing > 0 && thread_rng().gen_range(0..self.failing) == 0 {
+            return Err(IndexError::Failed { path: "toy".into(), what: "as the model wants".to_owned() });
+        }
+        Ok(self.ids.lock().unwrap().get(id).copied())
+    }
+
+    fn ingest(&self, run: &mut Vec<(TransactionId, Indexed)>, _through: u64) -> Result<(), IndexError> {
+        for (id, indexed) in run.drain(..) {
+            thread::yield_now();
+            self.ids.lock().unwrap().insert(id, indexed);
+        }
+        Ok(())
+    }
+
+    fn publish(&self, through: u64) {
+        self.published.raise(through);
+    }
+}
+
+/// A ledger as `core` makes it of its parts: one account, and a journal that the model reads.
+struct World {
+    ids: Ids<Toy>,
+    // Before the account: its Drop may still release heads.
+    kernel: Kernel<Balance>,
+    account: Account<Balance>,
+    consumer: Mutex<Consumer<Balance>>,
+    journal: Mutex<Vec<Handle<Balance>>>,
+}
+
+fn id(name: &str) -> TransactionId {
+    TransactionId::new(name).unwrap()
+}
+
+/// A request of one update a name, linked when there are several.
+fn request(names: &[&str]) -> Request {
+    let operation = || Operation::update(AccountId::new("a").unwrap(), 1);
+    Request::chain(names.iter().map(|name| Member { id: Some(id(name)), operation: operation() }).collect()).unwrap()
+}
+
+/// The sequence at which the caller is told its id was used.
+type Answer = Result<u64, IndexError>;
+
+impl World {
+    fn new(failing: u32) -> Arc<World> {
+        let (kernel, consumer) = Kernel::with_consumer(0, 0);
+        let toy = Toy { published: Watermark::new(0), ids: Mutex::new(BTreeMap::new()), failing };
+        Arc::new(World {
+            // Nothing stays in the table that may go.
+            ids: Ids::with_index(0, 16, toy, WINDOW),
+            kernel,
+            account: Account::new(AccountId::new("a").unwrap()),
+            consumer: Mutex::new(consumer),
+            journal: Mutex::new(Vec::new()),
+        })
+    }
+
+    fn plan(&self, request: &Request) -> Handle<Balance> {
+        let mut leg = Leg::new(&self.account);
+        for place in 0..request.members().len() as u32 {
+            leg.push(place, Change::Add { delta: 1, leg: 0 });
+        }
+        let legs = [leg].into_iter().collect();
+        Owned::new(Plan { legs, refusal: None, as_of: 0, time: 1, request: request.clone() }).publish()
+    }
+
+    /// Either an answer, or what was seen before the claim.
+    fn known(&self, request: &Request) -> Result<Result<u64, Probed>, IndexError> {
+        Ok(match self.ids.known(request, 1)? {
+            Seen::Claimed { claim, .. } => Ok(self.drive(&claim.handle)),
+            Seen::Recorded { entry, .. } => Ok(entry.sequence),
+            Seen::Unknown(probed) => Err(probed),
+        })
+    }
+
+    fn drive(&self, handle: &Handle<Balance>) -> u64 {
+        assert_eq!(handle.gate(), Gate::Open, "driven before the gate is open");
+        self.kernel.drive(handle, &pin()).expect("driven").sequence
+    }
+
+    fn submit(&self, request: &Request) -> Answer {
+        loop {
+            match self.known(request)? {
+                Ok(sequence) => return Ok(sequence),
+                Err(probed) => {
+                    if let Some(sequence) = self.claim(request, probed)? {
+                        return Ok(sequence);
+                    }
+                }
+            }
+        }
+    }
+
+    fn claim(&self, request: &Request, probed: Probed) -> Result<Option<u64>, IndexError> {
+        let handle = self.plan(request);
+        match self.ids.claim(&handle, probed, 1)? {
+            Gate::Open => Ok(Some(self.drive(&handle))),
+            _ => Ok(None),
+        }
+    }
+
+    fn flush(&self) {
+        let guard = pin();
+        let through = self.kernel.begin_flush(&guard);
+        if through == self.kernel.durable() {
+            return;
+        }
+        let mut batch = Vec::new();
+        self.consumer.lock().unwrap().take(&self.kernel, through, &mut batch, &guard);
+        self.kernel.end_flush(through);
+        self.ids.durable(&batch, through);
+        self.journal.lock().unwrap().extend(batch);
+    }
+
+    fn flush_and_sweep(&self) {
+        self.flush();
+        self.ids.sweep(true).unwrap();
+    }
+
+    /// No id is in two entries, every answer is an entry with an id of the request, and what is swept left memory.
+    fn check(&self, answers: &[(Vec<&str>, Answer)]) {
+        self.flush_and_sweep();
+        let journal = self.journal.lock().unwrap();
+        let mut used = BTreeSet::new();
+        for entry in journal.iter() {
+            for member in entry.request().members() {
+                assert!(used.insert(member.id.clone().unwrap()), "{:?} was driven twice", member.id);
+            }
+        }
+        for (names, answer) in answers {
+            let Ok(sequence) = answer else { continue };
+            let entry = &journal[*sequence as usize - 1];
+            let carries = |name: &&str| entry.request().members().iter().any(|member| member.id == Some(id(name)));
+            assert!(names.iter().any(carries), "{names:?} got the answer of another");
+        }
+        assert_eq!(self.ids.len(), 0, "what is published left the table");
+    }
+}
+
+/// Callers of these requests, each in its own thread, beside a thread that flushes and sweeps.
+fn race(failing: u32, requests: &'static [&'static [&'static str]], sweeps: usize) {
+    let world = World::new(failing);
+    let callers: Vec<_> = requests
+        .iter()
+        .map(|names| {
+            let world = world.clone();
+            thread::spawn(move || (names.to_vec(), world.submit(&request(names))))
+        })
+        .collect();
+    for _ in 0..sweeps {
+        world.flush_and_sweep();
+        thread::yield_now();
+    }
+    let answers: Vec<_> = callers.into_iter().map(|caller| caller.join().unwrap()).collect();
+    if failing == 0 {
+        assert!(answers.iter().all(|(_, answer)| answer.is_ok()));
+    }
+    world.check(&answers);
+}
+
+/// B2: one id, many callers, while it moves to the index.
+#[test]
+fn one_id_is_driven_once_while_it_moves() {
+    check(|| race(0, &[&["x"], &["x"], &["x"], &["x"]], 4));
+}
+
+/// B2: chains and single requests that share ids, in opposite orders.
+#[test]
+fn chains_that_share_ids_are_driven_once_while_they_move() {
+    check(|| race(0, &[&["x", "y"], &["y", "x"], &["y"], &["x", "z"], &["z"]], 3));
+}
+
+/// B2: an index whose reads fail refuses, and never makes an id new.
+#[test]
+fn an_unreadable_index_makes_no_id_new() {
+    check(|| race(4, &[&["x"], &["x", "y"], &["y"], &["x"]], 4));
+}
+
+/// B2: an owner sleeps between its look into the index and its claim, while its id is used, swept and forgotten; then
+/// it goes on beside a duplicate.
+#[test]
+fn an_owner_that_slept_is_a_duplicate() {
+    check(|| {
+        let world = World::new(0);
+        let wanted = request(&["x"]);
+        let Ok(Err(probed)) = world.known(&wanted) else { panic!("nobody used it yet") };
+        let first = world.submit(&wanted).unwrap();
+        world.flush_and_sweep();
+        assert_eq!(world.ids.len(), 0);
+        let duplicate = world.clone();
+        let duplicate = thread::spawn(move || duplicate.submit(&request(&["x"])).unwrap());
+        let mine = match world.claim(&wanted, probed).unwrap() {
+            Some(sequence) => sequence,
+            None => world.submit(&wanted).unwrap(),
+        };
+        let other = duplicate.join().unwrap();
+        world.check(&[]);
+        assert_eq!((mine, other), (first, first));
+    });
+}
+
+/// B2: callers come while the id that was used before leaves the table.
+#[test]
+fn a_swept_id_is_never_in_neither() {
+    check(|| {
+        let world = World::new(0);
+        let first = world.submit(&request(&["x"])).unwrap();
+        world.flush();
+        let sweeper = world.clone();
+        let sweeper = thread::spawn(move || sweeper.ids.sweep(true).unwrap());
+        let duplicate = world.clone();
+        let duplicate = thread::spawn(move || duplicate.submit(&request(&["x"])).unwrap());
+        assert_eq!(world.submit(&request(&["x"])).unwrap(), first);
+        assert_eq!(duplicate.join().unwrap(), first);
+        sweeper.join().unwrap();
+        world.check(&[]);
+    });
+}
+
+/// B2: a duplicate that helped too late puts nothing back into the table that was swept out of it, and takes nothing
+/// out that is not in the index yet.
+#[test]
+fn a_late_helper_leaves_no_claim() {
+    check(|| {
+        let world = World::new(0);
+        let callers: Vec<_> = (0..3)
+            .map(|_| {
+                let world = world.clone();
+                thread::spawn(move || world.submit(&request(&["x"])).unwrap())
+            })
+            .collect();
+        let sweeper = world.clone();
+        let sweeper = thread::spawn(move || (0..3).for_each(|_| sweeper.flush_and_sweep()));
+        let mine = world.submit(&request(&["x"])).unwrap();
+        for caller in callers {
+            assert_eq!(caller.join().unwrap(), mine);
+        }
+        sweeper.join().unwrap();
+        world.check(&[]);
+    });
+}

@@ -1,0 +1,192 @@
+//! How a request finds out whether its ids are new, while ids move from the table to the index.
+//!
+//! 1. Note how far the index is published; then look for the ids, in the table and in the index ([`Ids::known`]).
+//!    What is found is answered, and nothing is claimed.
+//! 2. Claim all ids in the table, in sorted order, with the complete plan ([`Ids::claim`]).
+//! 3. If the index was published further meanwhile, look into it again: what left the table before the claim is there.
+//! 4. Settle the gate: open if no id was found in the window, closed otherwise; then the claims are withdrawn and the
+//!    caller begins again, and finds the answer in step 1.
+//!
+//! Whoever meets a claim with an unsettled gate (a duplicate, a chain that wants the same id) runs steps 2 to 4 for it,
+//! and always looks into the index, since it does not know what the owner saw. The first to settle decides for all, so
+//! an owner that died blocks nobody, and nobody drives before somebody has looked.
+//!
+//! Why the owner may skip step 3 when nothing was published: an id that was used is in the table until a sequence at or
+//! past its own is published. If the claim found it gone, that was published before the claim; and if the same is
+//! published still as before step 1, step 1 saw it in the index.
+//!
+//! An index that cannot be read never makes an id new. In step 1 the request is refused before anything is claimed. In
+//! step 3 the gate is *closed*, the claims are withdrawn and the request is refused: nothing of it is left behind.
+
+use smallvec::SmallVec;
+
+use crate::account::{Balance, TransactionId};
+use crate::kernel::{Gate, Handle, Mutant, mutant};
+use crate::request::Request;
+
+use super::{Claim, Ids, Index, IndexError, Indexed};
+
+/// How far the index was published before it was looked into.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Probed(u64);
+
+/// What is known of the ids of a request.
+pub(crate) enum Seen {
+    /// A member's id is the claim's: its gate is open, it may be driven.
+    Claimed { claim: Claim, member: usize },
+    /// A member's id was used by an entry of the journal.
+    Recorded { entry: Indexed, member: usize },
+    /// None is in use: they may be claimed.
+    Unknown(Probed),
+}
+
+type Members<'a> = SmallVec<[(&'a TransactionId, u32); 1]>;
+
+impl<I: Index> Ids<I> {
+    /// Looks for the ids of `request` at the journal's time `now`. Claims nothing. May read the disk.
+    #[inline]
+    pub(crate) fn known(&self, request: &Request, now: u64) -> Result<Seen, IndexError> {
+        let probed = Probed(self.index.as_ref().map_or(0, I::published));
+        for (member, asked) in request.members().iter().enumerate() {
+            let Some(id) = &asked.id else { continue };
+            if let Some(claim) = self.claimed(id, now)? {
+                return Ok(Seen::Claimed { claim, member });
+            }
+            if let Some(entry) = self.indexed(id, now)? {
+                return Ok(Seen::Recorded { entry, member });
+            }
+        }
+        Ok(Seen::Unknown(probed))
+    }
+
+    /// What was decided for `id`, however long ago: a claim in memory (perhaps not decided yet), or a journal entry.
+    pub(crate) fn find(&self, id: &TransactionId) -> Result<Option<Seen>, IndexError> {
+        if let Some(claim) = self.table.find(id) {
+            return Ok(Some(Seen::Claimed { claim, member: 0 }));
+        }
+        let entry = self.index.as_ref().map_or(Ok(None), |index| index.find(id))?;
+        Ok(entry.map(|entry| Seen::Recorded { entry, member: 0 }))
+    }
+
+    /// Claims the ids of a planned transaction, for which [`Ids::known`] found none. Open: it is to be driven, by
+    /// anyone; closed: it never runs, and its caller begins again.
+    #[inline]
+    pub(crate) fn claim(&self, handle: &Handle<Balance>, probed: Probed, now: u64) -> Result<Gate, IndexError> {
+        self.settle(handle, Some(probed), now)
+    }
+
+    /// Settles the gate of `handle`'s transaction. Idempotent: duplicates and those in its way run it as well, without
+    /// `probed`.
+    #[inline]
+    fn settle(&self, handle: &Handle<Balance>, probed: Option<Probed>, now: u64) -> Result<Gate, IndexError> {
+        if let gate @ (Gate::Open | Gate::Closed(_)) = handle.gate() {
+            return Ok(gate);
+        }
+        let mut members: Members<'_> = handle
+            .request()
+            .members()
+            .iter()
+            .zip(0_u32..)
+            .filter_map(|(member, index)| member.id.as_ref().map(|id| (id, index)))
+            .collect();
+        members.sort_unstable();
+        let verdict = self.verdict(handle, &members, probed, now);
+        let gate = handle.settle(match verdict {
+            Ok(gate) => gate,
+            Err(_) => Gate::Closed(0),
+        });
+        let withdrawn = match gate {
+            Gate::Closed(_) => true,
+            // Settled, driven and swept by others while we claimed: what we put back must go again.
+            _ => self.is_published(handle),
+        };
+        if withdrawn {
+            for (id, _) in &members {
+                self.table.withdraw(id, handle);
+            }
+        }
+        match verdict {
+            Err(error) if gate != Gate::Open => Err(error),
+            _ => Ok(gate),
+        }
+    }
+
+    /// Claims all ids and looks into the index where that is necessary.
+    fn verdict(
+        &self,
+        handle: &Handle<Balance>,
+        members: &Members<'_>,
+        probed: Option<Probed>,
+        now: u64,
+    ) -> Result<Gate, IndexError> {
+        for (id, index) in members {
+            if !self.claim_member(id, handle, *index, now)? {
+                return Ok(Gate::Closed(u64::from(*index)));
+            }
+        }
+        let Some(index) = &self.index else { return Ok(Gate::Open) };
+        let seen_all = match probed {
+            Some(Probed(published)) => index.published() == published || mutant(Mutant::ProbeNotRepeated),
+            None => mutant(Mutant::DrivenBeforeProbe),
+        };
+        if !seen_all {
+            for (id, index) in members {
+                if self.indexed(id, now)?.is_some() {
+                    return Ok(Gate::Closed(u64::from(*index)));
+                }
+            }
+        }
+        Ok(Gate::Open)
+    }
+
+    /// Whether `id` is `handle`'s now.
+    fn claim_member(
+        &self,
+        id: &TransactionId,
+        handle: &Handle<Balance>,
+        member: u32,
+        now: u64,
+    ) -> Result<bool, IndexError> {
+        while let Err(owner) = self.table.claim(id, handle, member) {
+            // Another chain may still lose; ids are claimed in order, so this ends.
+            if self.settle(&owner, None, now)? == Gate::Open {
+                return Ok(false);
+            }
+            self.table.withdraw(id, &owner);
+        }
+        Ok(true)
+    }
+
+    /// Whose `id` is in memory, its gate open, unless that was too long ago.
+    #[inline]
+    fn claimed(&self, id: &TransactionId, now: u64) -> Result<Option<Claim>, IndexError> {
+        while let Some(claim) = self.table.find(id) {
+            // A chain whose gate closes owned nothing: the id is free again.
+            if self.settle(&claim.handle, None, now)? != Gate::Open {
+                continue;
+            }
+            let expired = claim.handle.decision().is_some_and(|decision| !self.is_honoured(decision.time, now));
+            if !expired {
+                return Ok(Some(claim));
+            }
+            self.table.withdraw(id, &claim.handle);
+        }
+        Ok(None)
+    }
+
+    /// The entry of the index for `id`, unless that was too long ago.
+    #[inline]
+    fn indexed(&self, id: &TransactionId, now: u64) -> Result<Option<Indexed>, IndexError> {
+        let Some(index) = &self.index else { return Ok(None) };
+        Ok(index.find(id)?.filter(|entry| self.is_honoured(entry.time, now)))
+    }
+
+    fn is_honoured(&self, time: u64, now: u64) -> bool {
+        now.saturating_sub(time) <= self.window
+    }
+
+    fn is_published(&self, handle: &Handle<Balance>) -> bool {
+        let Some(index) = &self.index else { return false };
+        handle.decision().is_some_and(|decision| decision.sequence <= index.published())
+    }
+}

@@ -1,0 +1,216 @@
+//! How ids move to the index: in commit order, once they are durable; and only what is published leaves the table.
+//!
+//! When the index cannot be written (a full disk), the ids stay in the queue and in the table, and the next try begins
+//! by opening it again. Meanwhile [`Ids::degraded`] says why, and past twice the capacity [`Ids::admit`] refuses
+//! requests that carry ids; reads and requests without ids go on.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::account::{Balance, TransactionId};
+use crate::error::Exhausted;
+use crate::kernel::doorbell::{Counter, Doorbell, Latch};
+use crate::kernel::{Handle, Mutant, mutant};
+
+use super::{Ids, Index, IndexError, Indexed};
+
+/// The first and the longest pause after a failed try.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// How many times the capacity may wait: while the index fails, and while it is only slow.
+const WAITING_WHILE_FAILED: usize = 2;
+const WAITING_WHILE_SLOW: usize = 8;
+
+/// As many may always wait, so that a small capacity does not refuse what one batch brings.
+const WAITING_ALWAYS: usize = 1 << 16;
+
+pub(super) struct Sweep {
+    due_at: usize,
+    queue: Mutex<Queue>,
+    /// What a sweep has taken and not yet published. Whoever holds it sweeps.
+    taken: Mutex<Vec<Handle<Balance>>>,
+    /// Ids that are durable and not published.
+    waiting: Counter,
+    bell: Doorbell,
+    failing: Counter,
+    failure: Mutex<Option<String>>,
+}
+
+#[derive(Default)]
+struct Queue {
+    handles: Vec<Handle<Balance>>,
+    /// The last durable sequence, with or without an id.
+    through: u64,
+}
+
+impl Sweep {
+    pub(super) fn new(capacity: usize) -> Self {
+        Sweep {
+            due_at: (capacity / 2).max(1),
+            queue: Mutex::default(),
+            taken: Mutex::default(),
+            waiting: Counter::new(),
+            bell: Doorbell::new(),
+            failing: Counter::new(),
+            failure: Mutex::default(),
+        }
+    }
+
+    fn waiting(&self) -> usize {
+        usize::try_from(self.waiting.get()).unwrap_or(usize::MAX)
+    }
+
+    fn is_due(&self) -> bool {
+        self.waiting() >= self.due_at
+    }
+
+    fn note(&self, failure: Option<&IndexError>) {
+        let mut noted = self.failure.lock();
+        match (noted.is_some(), failure.is_some()) {
+            (false, true) => drop(self.failing.add(1)),
+            (true, false) => drop(self.failing.add(-1)),
+            _ => {}
+        }
+        *noted = failure.map(ToString::to_string);
+    }
+}
+
+fn ids_of(handle: &Handle<Balance>) -> impl Iterator<Item = (&TransactionId, u32)> {
+    let members = handle.request().members().iter().zip(0_u32..);
+    members.filter_map(|(member, index)| member.id.as_ref().map(|id| (id, index)))
+}
+
+impl<I: Index> Ids<I> {
+    /// Queues the ids of `batch`, which is durable and ends with sequence `through`: all entries in commit order, no
+    /// batch left out.
+    pub(crate) fn durable(&self, batch: &[Handle<Balance>], through: u64) {
+        if self.index.is_none() {
+            return;
+        }
+        let mut ids = 0;
+        let carriers: Vec<_> = batch
+            .iter()
+            .filter(|handle| {
+                let carried = ids_of(handle).count();
+                ids += carried;
+                carried > 0
+            })
+            .cloned()
+            .collect();
+        // Counted first: a sweep that takes them at once must not take them from nothing.
+        self.sweep.waiting.add(ids as i64);
+        let mut queue = self.sweep.queue.lock();
+        queue.handles.extend(carriers);
+        queue.through = through;
+        drop(queue);
+        if self.sweep.is_due() {
+            self.sweep.bell.ring();
+        }
+    }
+
+    /// Moves what waits into the index, publishes it, and shrinks the table to half its capacity; nothing, unless half
+    /// the capacity waits or somebody has reason to ask (`now`: a checkpoint, a clean stop).
+    pub(crate) fn sweep(&self, now: bool) -> Result<(), IndexError> {
+        let Some(index) = &self.index else { return Ok(()) };
+        if !now && !self.sweep.is_due() {
+            return Ok(());
+        }
+        let mut taken = self.sweep.taken.lock();
+        let mut queue = self.sweep.queue.lock();
+        taken.append(&mut queue.handles);
+        let through = queue.through;
+        drop(queue);
+        if through <= index.published() {
+            return Ok(());
+        }
+        let mut run = Vec::with_capacity(taken.len());
+        for handle in taken.iter() {
+            let Some(decision) = handle.decision() else { continue };
+            let (sequence, time) = (decision.sequence, decision.time);
+            run.extend(ids_of(handle).map(|(id, member)| (id.clone(), Indexed { sequence, time, member })));
+        }
+        let moved = run.len();
+        if mutant(Mutant::PublishedBeforeIngested) {
+            index.publish(through);
+        }
+        if mutant(Mutant::RemovedBeforePublished) {
+            taken.iter().for_each(|handle| self.table.note_claimed(handle));
+            self.table.forget(self.table.capacity / 2, through, usize::MAX);
+        }
+        let ingested = index.ingest(&mut run, through);
+        self.sweep.note(ingested.as_ref().err());
+        ingested?;
+        index.publish(through);
+        self.sweep.waiting.add(-(moved as i64));
+        taken.drain(..).for_each(|handle| self.table.note_claimed(&handle));
+        self.table.forget(self.table.capacity / 2, through, usize::MAX);
+        Ok(())
+    }
+
+    /// The indexer's thread; `failed` hears of the first failure in a row. Ends after [`Ids::wake`] once `closed` is set; what waits then is left to [`Ids::sweep`].
+    pub(crate) fn sweep_until_closed(&self, closed: &Latch, failed: impl Fn(&IndexError)) {
+        let mut pause = FIRST_PAUSE;
+        while !closed.is_set() {
+            self.sweep.bell.listen(|| closed.is_set() || self.sweep.is_due());
+            match self.sweep(false) {
+                Ok(()) => pause = FIRST_PAUSE,
+                Err(error) => {
+                    if pause == FIRST_PAUSE {
+                        failed(&error);
+                    }
+                    std::thread::sleep(pause);
+                    pause = LONGEST_PAUSE.min(pause * 2);
+                }
+            }
+        }
+    }
+
+    /// Wakes the indexer, to see that the ledger was closed.
+    pub(crate) fn wake(&self) {
+        self.sweep.bell.ring();
+    }
+
+    /// Why the index cannot be written, while it cannot.
+    pub(crate) fn degraded(&self) -> Option<String> {
+        self.sweep.failure.lock().clone()
+    }
+
+    /// Refuses a request that carries ids while too many wait for the index. To be asked before anything is claimed.
+    #[inline]
+    pub(crate) fn admit(&self) -> Result<(), Exhausted> {
+        let failing = self.sweep.failing.get() != 0;
+        let limit = match failing {
+            true => self.table.capacity.saturating_mul(WAITING_WHILE_FAILED),
+            false => self.table.capacity.saturating_mul(WAITING_WHILE_SLOW).saturating_add(WAITING_ALWAYS),
+        };
+        let ids = self.sweep.waiting();
+        if ids <= limit {
+            return Ok(());
+        }
+        self.sweep.bell.ring();
+        Err(Exhausted::Ids { ids: ids as u64, limit: limit as u64, why: self.degraded() })
+    }
+
+    /// Notes that `handle`'s ids are claimed and its gate open. With an index the sweep does it.
+    #[inline]
+    pub(crate) fn note_claimed(&self, handle: &Handle<Balance>) {
+        if self.index.is_none() {
+            self.table.note_claimed(handle);
+        }
+    }
+
+    /// Whether callers must help to forget. With an index nobody but the sweep forgets.
+    #[inline]
+    pub(crate) fn is_overfull(&self) -> bool {
+        self.index.is_none() && self.table.is_overfull()
+    }
+
+    /// Without an index: forgets what is past the capacity and not after `durable`, of at most `transactions`.
+    pub(crate) fn forget_excess(&self, durable: u64, transactions: usize) {
+        if self.index.is_none() {
+            self.table.forget(self.table.capacity, durable, transactions);
+        }
+    }
+}

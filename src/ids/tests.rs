@@ -1,0 +1,232 @@
+//! The table, the index on disk and the sweep between them, one step at a time.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::{DiskIndex, Ids, Index, IndexError, Indexed, Seen};
+use crate::account::{AccountId, Balance, Change, TransactionId};
+use crate::kernel::doorbell::Latch;
+use crate::kernel::{Account, Consumer, Gate, Handle, Kernel, Leg, Owned, Plan, pin};
+use crate::request::{Member, Operation, Request};
+
+const CAPACITY: usize = 100;
+const WINDOW: u64 = 1_000;
+
+/// An index whose disk is full or cannot be read, when it is told so.
+struct Faulty {
+    disk: DiskIndex,
+    full: parking_lot::Mutex<bool>,
+    unreadable: parking_lot::Mutex<bool>,
+}
+
+impl Index for Faulty {
+    fn published(&self) -> u64 {
+        self.disk.published()
+    }
+
+    fn find(&self, id: &TransactionId) -> Result<Option<Indexed>, IndexError> {
+        match *self.unreadable.lock() {
+            true => Err(IndexError::Failed { path: "disk".into(), what: "no such device".to_owned() }),
+            false => self.disk.find(id),
+        }
+    }
+
+    fn ingest(&self, run: &mut Vec<(TransactionId, Indexed)>, through: u64) -> Result<(), IndexError> {
+        match *self.full.lock() {
+            true => Err(IndexError::NoSpace { path: "disk".into() }),
+            false => self.disk.ingest(run, through),
+        }
+    }
+
+    fn publish(&self, through: u64) {
+        self.disk.publish(through);
+    }
+}
+
+struct World {
+    ids: Ids<Faulty>,
+    // Before the account: its Drop may still release heads.
+    kernel: Kernel<Balance>,
+    account: Account<Balance>,
+    consumer: Consumer<Balance>,
+}
+
+fn id(name: &str) -> TransactionId {
+    TransactionId::new(name).expect("an id")
+}
+
+fn request(names: &[&str]) -> Request {
+    let operation = || Operation::update(AccountId::new("a").expect("an id"), 1);
+    let member = |name: &&str| Member { id: Some(id(name)), operation: operation() };
+    Request::chain(names.iter().map(member).collect()).expect("a chain")
+}
+
+impl World {
+    fn new(dir: &Path) -> World {
+        let (kernel, consumer) = Kernel::with_consumer(0, 0);
+        let disk = DiskIndex::open(dir, [1; 16], 0).expect("opens");
+        let index = Faulty { disk, full: false.into(), unreadable: false.into() };
+        let ids = Ids::with_index(CAPACITY, 0, index, WINDOW);
+        World { ids, kernel, consumer, account: Account::new(AccountId::new("a").expect("an id")) }
+    }
+
+    fn plan(&self, request: &Request, time: u64) -> Handle<Balance> {
+        let mut leg = Leg::new(&self.account);
+        leg.push(0, Change::Add { delta: 1, leg: 0 });
+        let legs = [leg].into_iter().collect();
+        Owned::new(Plan { legs, refusal: None, as_of: 0, time, request: request.clone() }).publish()
+    }
+
+    /// The sequence that answers, and whether it was decided only now.
+    fn submit(&self, names: &[&str], time: u64) -> Result<(u64, bool), IndexError> {
+        let request = request(names);
+        loop {
+            match self.ids.known(&request, time)? {
+                Seen::Claimed { claim, .. } => return Ok((self.drive(&claim.handle), false)),
+                Seen::Recorded { entry, .. } => return Ok((entry.sequence, false)),
+                Seen::Unknown(probed) => {
+                    let handle = self.plan(&request, time);
+                    if self.ids.claim(&handle, probed, time)? == Gate::Open {
+                        return Ok((self.drive(&handle), true));
+                    }
+                }
+            }
+        }
+    }
+
+    fn drive(&self, handle: &Handle<Balance>) -> u64 {
+        self.kernel.drive(handle, &pin()).expect("driven").sequence
+    }
+
+    fn flush(&mut self) {
+        let guard = pin();
+        let through = self.kernel.begin_flush(&guard);
+        let mut batch = Vec::new();
+        self.consumer.take(&self.kernel, through, &mut batch, &guard);
+        self.kernel.end_flush(through);
+        self.ids.durable(&batch, through);
+    }
+
+    fn index(&self) -> &Faulty {
+        self.ids.index().expect("it has one")
+    }
+}
+
+/// B5, B2: past the capacity the ids in memory fall by half, and those that left it are still honoured.
+#[test]
+fn swept_ids_are_honoured() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut world = World::new(dir.path());
+    let names: Vec<_> = (0..CAPACITY + 1).map(|number| format!("x{number}")).collect();
+    for (name, sequence) in names.iter().zip(1..) {
+        assert_eq!(world.submit(&[name], 1), Ok((sequence, true)));
+    }
+    world.ids.sweep(true).expect("nothing is durable");
+    assert_eq!(world.ids.len(), CAPACITY + 1, "what could be lost stays");
+    world.flush();
+    world.ids.sweep(false).expect("swept");
+    assert!(world.ids.len() <= CAPACITY / 2, "{} ids in memory", world.ids.len());
+    for (name, sequence) in names.iter().zip(1..) {
+        assert_eq!(world.submit(&[name], 2), Ok((sequence, false)));
+    }
+    assert_eq!(world.submit(&["new", "x0"], 2), Ok((1, false)), "a chain that carries one of them is not new");
+    assert!(matches!(world.ids.find(&id("x0")), Ok(Some(Seen::Recorded { entry: Indexed { sequence: 1, .. }, .. }))));
+}
+
+/// B4: after its window an id is new again, wherever it was kept; its newest use is the one that counts.
+#[test]
+fn an_id_is_new_after_its_window() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut world = World::new(dir.path());
+    assert_eq!(world.submit(&["x"], 1), Ok((1, true)));
+    assert_eq!(world.submit(&["x"], 1 + WINDOW), Ok((1, false)), "the last moment of the window");
+    assert_eq!(world.submit(&["x"], 2 + WINDOW), Ok((2, true)), "expired in memory");
+    world.flush();
+    world.ids.sweep(true).expect("swept");
+    assert_eq!(world.index().find(&id("x")).map(|found| found.map(|entry| entry.sequence)), Ok(Some(2)));
+    for number in 0..CAPACITY {
+        world.submit(&[&format!("y{number}")], 2 + WINDOW).expect("decided");
+    }
+    world.flush();
+    world.ids.sweep(true).expect("swept");
+    assert_eq!(world.submit(&["x"], 2 + 2 * WINDOW), Ok((2, false)));
+    assert_eq!(world.submit(&["x"], 3 + 2 * WINDOW), Ok((103, true)), "expired on disk");
+    world.flush();
+    world.ids.sweep(true).expect("swept");
+    assert_eq!(world.submit(&["x"], 4 + 2 * WINDOW), Ok((103, false)));
+}
+
+/// B2: an index that cannot be read refuses before anything is claimed; after the claim it closes the gate.
+#[test]
+fn an_unreadable_index_refuses() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut world = World::new(dir.path());
+    let wanted = request(&["x"]);
+    let Ok(Seen::Unknown(probed)) = world.ids.known(&wanted, 1) else { panic!("nobody used it") };
+    world.submit(&["y"], 1).expect("decided");
+    world.flush();
+    world.ids.sweep(true).expect("swept");
+    *world.index().unreadable.lock() = true;
+    assert!(world.submit(&["x"], 1).is_err());
+    let handle = world.plan(&wanted, 1);
+    assert!(world.ids.claim(&handle, probed, 1).is_err(), "something was published since it looked");
+    assert!(matches!(handle.gate(), Gate::Closed(_)));
+    assert_eq!(world.submit(&["y"], 1), Ok((1, false)), "what is in memory needs no index");
+    *world.index().unreadable.lock() = false;
+    assert_eq!(world.submit(&["x"], 1), Ok((2, true)), "the refused request used no id up");
+}
+
+/// B5: while the index cannot be written nothing leaves memory, requests are refused past twice the capacity, and it
+/// heals.
+#[test]
+fn a_full_disk_is_pushed_back() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut world = World::new(dir.path());
+    *world.index().full.lock() = true;
+    for number in 0..=2 * CAPACITY {
+        assert_eq!(world.ids.admit(), Ok(()));
+        world.submit(&[&format!("x{number}")], 1).expect("decided");
+        world.flush();
+        assert_eq!(world.ids.sweep(false).is_err(), number + 1 >= CAPACITY / 2);
+    }
+    assert!(world.ids.degraded().expect("degraded").contains("no space"));
+    assert_eq!(world.ids.len(), 2 * CAPACITY + 1);
+    let crowded = world.ids.admit().expect_err("refused");
+    assert!(
+        crowded.to_string().starts_with("201 transaction ids wait for the id index, the limit is 200: no space"),
+        "{crowded}"
+    );
+    *world.index().full.lock() = false;
+    world.ids.sweep(false).expect("swept");
+    assert_eq!((world.ids.degraded(), world.ids.admit()), (None, Ok(())));
+    assert!(world.ids.len() <= CAPACITY / 2);
+    assert_eq!(world.submit(&["x0"], 1), Ok((1, false)));
+}
+
+/// B5, E4: the indexer's thread sweeps by itself, again after a full disk, and ends when the ledger is closed.
+#[test]
+fn the_indexer_sweeps_and_ends() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut world = World::new(dir.path());
+    *world.index().full.lock() = true;
+    for number in 0..CAPACITY {
+        world.submit(&[&format!("x{number}")], 1).expect("decided");
+    }
+    world.flush();
+    let closed = Latch::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| world.ids.sweep_until_closed(&closed, |_| {}));
+        let until = |what: &dyn Fn() -> bool| {
+            (0..500).any(|_| {
+                std::thread::sleep(Duration::from_millis(10));
+                what()
+            })
+        };
+        assert!(until(&|| world.ids.degraded().is_some()), "it tries");
+        *world.index().full.lock() = false;
+        assert!(until(&|| world.ids.len() <= CAPACITY / 2), "it tries again");
+        closed.set();
+        world.ids.wake();
+    });
+    assert_eq!(world.submit(&["x0"], 1), Ok((1, false)));
+}

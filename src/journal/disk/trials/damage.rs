@@ -1,0 +1,365 @@
+//! Files that were changed behind the ledger's back: a torn tail is cut, damage is refused and nothing changed.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use equipoise::{AccountId, Durability, Event, Ledger, OpenError};
+
+use super::common::Random;
+use super::disk::{Disk, End};
+use super::workload::{Caller, Events, Known, Shown, begin, checkpoint, open, reopen, roll};
+use super::{common, depth};
+use crate::journal::disk::recovery::Recovery;
+use crate::journal::disk::{batch, checkpoint as checkpoints, segment};
+
+/// Every account: balance, version, and sequence of its last change.
+type Accounts = BTreeMap<String, (i64, u64, u64)>;
+
+/// A journal, and the accounts after each of its entries.
+struct Journal {
+    disk: Disk,
+    states: Vec<Accounts>,
+}
+
+impl Journal {
+    /// Three short segments, closed, with two checkpoints.
+    fn of_three_segments() -> Self {
+        let disk = Disk::new();
+        let (ledger, events) = open(&disk, 1);
+        let ledger = ledger.expect("opens");
+        begin(&ledger);
+        let mut caller = Caller::new("x", 1);
+        caller.run(&ledger, 4);
+        checkpoint(&ledger, &events, &disk, ledger.durable());
+        for _ in 0..2 {
+            assert!(roll(&ledger));
+            caller.run(&ledger, 6);
+        }
+        checkpoint(&ledger, &events, &disk, ledger.durable());
+        let durable = ledger.with_durability(Durability::OnDisk);
+        durable.create(&common::account("last"), 1).expect("new");
+        let states = states(&ledger);
+        drop((ledger, durable));
+        Journal { disk, states }
+    }
+
+    /// A hundred operations, each acknowledged; then the process is killed.
+    fn of_a_hundred() -> Self {
+        let disk = Disk::new();
+        let ledger = reopen(&disk);
+        let durable = ledger.with_durability(Durability::OnDisk);
+        let account = common::account("account");
+        durable.create(&account, 0).expect("new");
+        for _ in 1..100 {
+            durable.update(&account, 1).expect("room");
+        }
+        let states = states(&ledger);
+        Journal { disk: disk.after(End::Killed), states }
+    }
+
+    fn without_checkpoints(&self) -> Disk {
+        let disk = self.disk.copy();
+        disk.names().iter().filter(|name| name.starts_with("checkpoints/")).for_each(|name| disk.take(name));
+        disk
+    }
+
+    /// What the recovery of `disk` comes to: how much of this journal; no other state will do.
+    fn prefix(&self, disk: &Disk) -> (Result<u64, OpenError>, Vec<Event>) {
+        let events = Events::default();
+        let mut accounts = Accounts::new();
+        let recovery = Recovery {
+            install: &mut |recorded| {
+                let state = (recorded.state.amount, recorded.state.version, recorded.sequence);
+                accounts.insert(recorded.id.as_str().to_owned(), state);
+                Ok(())
+            },
+            progress: &mut |_| ControlFlow::Continue(()),
+            tell: &|event| events.lock().push(event.clone()),
+        };
+        let opened = crate::journal::disk::Disk::open(disk.files(), 1 << 20, recovery, Arc::new(|_: &Event| {}));
+        let told = std::mem::take(&mut *events.lock());
+        let end = opened.map(|(_, position)| position.sequence);
+        if let Ok(end) = end {
+            assert_eq!(accounts, self.states[end as usize], "the accounts at {end}");
+        }
+        (end, told)
+    }
+
+    /// Refused, for what stands in `file` at `offset` or before; and nothing was changed.
+    fn refuses(&self, disk: &Disk, file: &str, at: u64) {
+        let refused = self.prefix(disk).0.expect_err("damage");
+        let OpenError::Damaged { file: named, offset, .. } = &refused else { panic!("{refused}") };
+        assert!(named == Path::new(file) && *offset <= at, "{refused}, not {file} at {at}");
+        assert_eq!(disk.changes(), 0, "{refused}");
+    }
+}
+
+fn states(ledger: &Ledger) -> Vec<Accounts> {
+    let mut states = vec![Accounts::new()];
+    for outcome in ledger.history(1, usize::MAX).expect("readable") {
+        let mut next = states.last().expect("one").clone();
+        if outcome.results().iter().all(Result::is_ok) {
+            for change in outcome.changes() {
+                let name = AccountId::as_str(&change.account).to_owned();
+                next.insert(name, (change.balance, change.version, outcome.sequence()));
+            }
+        }
+        states.push(next);
+    }
+    states
+}
+
+/// Where the batches of a segment begin, and where the last ends.
+fn batches(bytes: &[u8]) -> Vec<usize> {
+    let mut starts = vec![segment::HEADER as usize];
+    while let Some(header) = batch::Header::read(&bytes[starts[starts.len() - 1]..]) {
+        starts.push(starts[starts.len() - 1] + header.span());
+    }
+    starts
+}
+
+/// Whether the byte of a segment says nothing: in its header's second part, or behind a batch's body.
+fn is_idle(bytes: &[u8], at: usize) -> bool {
+    let starts = batches(bytes);
+    let start = starts[starts.partition_point(|start| *start <= at).max(1) - 1];
+    let header = batch::Header::read(&bytes[start..]);
+    (128..4096).contains(&at) || header.is_some_and(|header| at >= start + batch::HEADER + header.length as usize)
+}
+
+/// Case A12: C2, C3: whichever byte of the journal changes, the state is a prefix of it, or the place is named.
+#[test]
+fn a_flipped_byte_is_a_torn_tail_or_named() {
+    let journal = Journal::of_three_segments();
+    let disk = journal.without_checkpoints();
+    let last = journal.states.len() as u64 - 1;
+    assert_eq!(journal.prefix(&disk.copy()).0.expect("good"), last);
+    for number in 1..=3 {
+        let name = segment::name(number);
+        let bytes = disk.bytes(&name);
+        let end = *batches(&bytes).last().expect("one");
+        let stride = (3 / depth()).max(1) as usize;
+        let places =
+            (0..128).chain([128, 2_000, 4_095]).chain((4_096..end + 16).step_by(stride)).chain([bytes.len() - 1]);
+        for at in places {
+            let disk = disk.copy();
+            disk.edit(&name, |bytes| bytes[at] ^= 1 << (at % 8));
+            let starts = batches(&bytes);
+            let newest = starts[starts.len() - 2];
+            if is_idle(&bytes, at) || (number == 3 && at >= newest) {
+                // The newest batch is the closing one, or there is none here.
+                assert_eq!(journal.prefix(&disk).0.expect("a torn tail at most"), last, "{name} at {at}");
+            } else {
+                journal.refuses(&disk, &name, at as u64);
+            }
+        }
+    }
+}
+
+/// Case A12: C2, C6: a damaged checkpoint is passed over, and told of; what a checkpoint covers is not read.
+#[test]
+fn a_flipped_byte_in_a_checkpoint_is_passed_over() {
+    let journal = Journal::of_three_segments();
+    let last = journal.states.len() as u64 - 1;
+    let names: Vec<_> = journal.disk.names().into_iter().filter(|name| name.starts_with("checkpoints/")).collect();
+    assert_eq!(names.len(), 2);
+    let length = journal.disk.bytes(&names[1]).len();
+    for at in 0..length {
+        let disk = journal.disk.copy();
+        disk.edit(&names[1], |bytes| bytes[at] ^= 1 << (at % 8));
+        let (end, told) = journal.prefix(&disk);
+        assert_eq!(end.expect("the one before serves"), last);
+        assert!(
+            matches!(&told[..], [Event::CheckpointDamaged { file, .. }] if *file == Path::new(&names[1])),
+            "{told:?}"
+        );
+    }
+    let disk = journal.disk.copy();
+    for name in &names {
+        disk.edit(name, |bytes| bytes.truncate(bytes.len() - 1));
+    }
+    let (end, told) = journal.prefix(&disk);
+    assert_eq!((end.expect("the journal serves"), told.len()), (last, 2));
+    // Both damaged, and the journal's beginning gone.
+    let disk = disk.copy();
+    disk.take(&segment::name(1));
+    journal.refuses(&disk, &segment::name(2), 0);
+    // What the checkpoint covers may be gone, or damaged.
+    let disk = journal.disk.copy();
+    disk.take(&segment::name(1));
+    assert_eq!(journal.prefix(&disk).0.expect("covered"), last);
+    let disk = journal.disk.copy();
+    disk.edit(&segment::name(1), |bytes| bytes[4_200] ^= 1);
+    assert_eq!(journal.prefix(&disk).0.expect("covered"), last);
+}
+
+/// Case A12: C2: a tail that is missing shows where a checkpoint is beyond it.
+#[test]
+fn a_checkpoint_beyond_the_end_is_refused() {
+    let journal = Journal::of_three_segments();
+    let disk = journal.disk.copy();
+    disk.take(&segment::name(3));
+    let newest = checkpoints::all(&*disk.files()).expect("readable")[0];
+    journal.refuses(&disk, &checkpoints::name(newest), 16);
+    let disk = journal.disk.copy();
+    disk.names().iter().filter(|name| name.starts_with("journal/")).for_each(|name| disk.take(name));
+    journal.refuses(&disk, &checkpoints::name(newest), 16);
+}
+
+/// Case A12: C2: segments that are missing, swapped, another ledger's, or of an earlier time.
+#[test]
+fn segments_that_do_not_belong_are_refused() {
+    let journal = Journal::of_three_segments();
+    let whole = journal.without_checkpoints();
+    let names = [1, 2, 3].map(segment::name);
+    let disk = whole.copy();
+    disk.take(&names[1]);
+    journal.refuses(&disk, &names[1], 0);
+    let disk = whole.copy();
+    disk.take(&names[0]);
+    journal.refuses(&disk, &names[1], 0);
+    let disk = whole.copy();
+    let (one, two) = (disk.bytes(&names[0]), disk.bytes(&names[1]));
+    disk.put(&names[0], &two);
+    disk.put(&names[1], &one);
+    journal.refuses(&disk, &names[0], 0);
+    let other = Journal::of_three_segments();
+    for (number, name) in names.iter().enumerate() {
+        let disk = whole.copy();
+        disk.put(name, &other.disk.bytes(name));
+        journal.refuses(&disk, &names[number.max(1)], 0);
+        // Neither where a checkpoint covers what is not read.
+        let disk = journal.disk.copy();
+        disk.put(name, &other.disk.bytes(name));
+        let refused = journal.prefix(&disk).0.expect_err("another ledger's");
+        assert!(matches!(refused, OpenError::Damaged { .. }), "{refused}");
+        assert_eq!(disk.changes(), 0);
+    }
+    for length in [0, 100, 4_096, 8_000] {
+        let disk = whole.copy();
+        disk.edit(&names[1], |bytes| bytes.truncate(length));
+        journal.refuses(&disk, &names[1], length as u64);
+    }
+}
+
+/// Case A12: C2: batches of an earlier time behind the tail are not taken for new ones.
+#[test]
+fn a_stale_batch_behind_the_tail_is_no_new_one() {
+    let journal = Journal::of_three_segments();
+    let whole = journal.without_checkpoints();
+    let last = journal.states.len() as u64 - 1;
+    let newest = segment::name(3);
+    let tail = whole.bytes(&newest);
+    let starts = batches(&tail);
+    let end = starts[starts.len() - 1];
+    // Of an older segment: its salt is another.
+    let old = whole.bytes(&segment::name(2));
+    let old_starts = batches(&old);
+    for pair in old_starts.windows(2) {
+        let disk = whole.copy();
+        disk.edit(&newest, |bytes| bytes[end..end + pair[1] - pair[0]].copy_from_slice(&old[pair[0]..pair[1]]));
+        assert_eq!(journal.prefix(&disk).0.expect("torn"), last);
+    }
+    // Of this one: it does not continue.
+    for pair in starts.windows(2) {
+        let disk = whole.copy();
+        disk.edit(&newest, |bytes| bytes[end..end + pair[1] - pair[0]].copy_from_slice(&tail[pair[0]..pair[1]]));
+        journal.refuses(&disk, &newest, end as u64);
+    }
+}
+
+/// Case A12, exactly: C1, C2, C3: whatever is torn off the newest segment, what is left is a prefix, and what comes later
+/// survives.
+#[test]
+fn a_torn_tail_is_cut_and_written_over() {
+    let journal = Journal::of_a_hundred();
+    let name = segment::name(1);
+    let bytes = journal.disk.bytes(&name);
+    let starts = batches(&bytes);
+    let (end, three) = (starts[starts.len() - 1], starts[starts.len() - 4]);
+    let check = |change: &dyn Fn(&mut Vec<u8>), least: u64, what: &str| {
+        let disk = journal.disk.copy();
+        disk.edit(&name, change);
+        let kept = journal.prefix(&disk.copy()).0.unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert!(kept >= least, "{what}: {kept}");
+        let mut known = Known::default();
+        let ledger = reopen(&disk);
+        known.check(&ledger, &Shown::default());
+        assert_eq!(known.sequence, kept, "{what}");
+        let durable = ledger.with_durability(Durability::OnDisk);
+        let mut shown = Shown::default();
+        for number in 0..10 {
+            let create = common::create(&format!("later-{number}"), number);
+            shown.outcome(&durable.submit(common::alone(create)).expect("decided"));
+        }
+        let killed = disk.after(End::PowerCut(1));
+        drop((ledger, durable));
+        known.check(&reopen(&killed), &shown);
+    };
+    let full = |length: usize| starts[1..].iter().filter(|end| **end <= length + 7).count() as u64;
+    let stride = (199 / depth()).max(1) as usize;
+    for length in (0..three).step_by(stride).chain((three..=end + 1).step_by((3 / depth()).max(1) as usize)).chain([
+        4_095,
+        4_096,
+        bytes.len() - 1,
+    ]) {
+        check(&|bytes| bytes.truncate(length), full(length.saturating_sub(7)), &format!("cut to {length}"));
+    }
+    for at in (three..end).step_by((25 / depth()).max(1) as usize) {
+        let least = full(at.saturating_sub(7));
+        check(&|bytes| bytes[at..end].fill(0), least, &format!("zeros from {at}"));
+        let random = |bytes: &mut Vec<u8>| {
+            let random = &mut Random(at as u64);
+            bytes[at..].iter_mut().take(end - at + 100).for_each(|byte| *byte = random.next() as u8);
+        };
+        check(&random, least, &format!("anything from {at}"));
+    }
+    check(&|bytes| bytes.fill(0), 0, "only zeros");
+    check(&|bytes| bytes[4_096..].fill(0), 0, "only a header");
+    check(&|bytes| bytes.push(7), 100, "one byte more");
+    check(&|bytes| bytes.resize(4 << 20, 7), 100, "much more");
+}
+
+/// C2: a journal may not run back in time, though the clock does and the newest segment is empty.
+#[test]
+fn time_goes_on_from_the_checkpoint_where_the_newest_segment_is_empty() {
+    let disk = Disk::new();
+    let (ledger, events) = open(&disk, 1);
+    let ledger = ledger.expect("opens");
+    begin(&ledger);
+    checkpoint(&ledger, &events, &disk, ledger.durable());
+    let time = ledger.history(ledger.sequence(), 1).expect("readable")[0].time();
+    assert!(roll(&ledger));
+    let killed = disk.after(End::Killed);
+    drop(ledger);
+    let recovery = Recovery { install: &mut |_| Ok(()), progress: &mut |_| ControlFlow::Continue(()), tell: &|_| {} };
+    let opened = crate::journal::disk::Disk::open(killed.files(), 1 << 20, recovery, Arc::new(|_: &Event| {}));
+    assert_eq!(opened.map(|(_, position)| position.time).expect("good"), time);
+}
+
+/// E7: numbers that cannot be are refused, not computed with.
+#[test]
+fn hostile_headers_and_names_are_refused() {
+    let journal = Journal::of_three_segments();
+    let whole = journal.without_checkpoints();
+    let name = segment::name(3);
+    let header = segment::Header::read(&whole.bytes(&name)).expect("good");
+    for (batch, first, length) in [
+        (u64::MAX, header.first, header.length),
+        (header.batch, u64::MAX, header.length),
+        (header.batch, 0, header.length),
+        (header.batch, header.first, u64::MAX),
+        (header.batch, header.first, header.length + 1),
+    ] {
+        let disk = whole.copy();
+        let hostile = segment::Header { batch, first, length, ..header };
+        disk.edit(&name, |bytes| bytes[..4_096].copy_from_slice(&hostile.bytes()));
+        journal.refuses(&disk, &name, 0);
+    }
+    let disk = whole.copy();
+    for odd in ["18446744073709551615.segment", "018446744073709551615.segment", "00000000001.segment", "x", "spare"] {
+        disk.put(&format!("journal/{odd}"), b"odd");
+    }
+    assert_eq!(journal.prefix(&disk).0.expect("not the journal's"), journal.states.len() as u64 - 1);
+}
