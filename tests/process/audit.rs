@@ -131,7 +131,9 @@ impl Audit {
         let mut replayed: Vec<_> = self
             .accounts
             .iter()
-            .filter_map(|(account, states)| at(states).map(|(last, version, balance)| (account, balance, version, last)))
+            .filter_map(|(account, states)| {
+                at(states).map(|(last, version, balance)| (account, balance, version, last))
+            })
             .collect();
         replayed.sort_unstable();
         let shown = shown.iter().map(|shown| (&shown.account_id, shown.balance, shown.version, shown.sequence));

@@ -117,7 +117,8 @@ async fn odd_timeouts() {
         assert_eq!(order.send(&client).await.unwrap()[0].code, 0, "{value}");
     }
     assert_eq!(answers["99999999H"], Code::Ok);
-    let right = |code: &Code| matches!(code, Code::Ok | Code::DeadlineExceeded | Code::Cancelled | Code::InvalidArgument);
+    let right =
+        |code: &Code| matches!(code, Code::Ok | Code::DeadlineExceeded | Code::Cancelled | Code::InvalidArgument);
     assert!(answers.values().all(right), "{answers:?}");
     assert_eq!(balance(&client, "a").await.unwrap().balance, 6);
     service.stop();

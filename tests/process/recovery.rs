@@ -34,7 +34,8 @@ fn generate(dir: &Path) {
 }
 
 async fn health(client: &mut HealthClient<tonic::transport::Channel>, service: &str) -> Result<ServingStatus, Code> {
-    let answer = client.check(HealthCheckRequest { service: service.to_owned() }).await.map_err(|status| status.code())?;
+    let answer =
+        client.check(HealthCheckRequest { service: service.to_owned() }).await.map_err(|status| status.code())?;
     Ok(match answer.into_inner().status {
         1 => ServingStatus::Serving,
         2 => ServingStatus::NotServing,
