@@ -1,6 +1,6 @@
 //! The ledger on disk against the disk itself, and against the ledger in memory, in one run on this machine.
 //!
-//! `cargo bench --bench durable -- [calls|recovery|ids|memory|all]`. By environment: `DURABLE_DIR` where the data
+//! `cargo bench --bench durable -- [calls|recovery|checkpoint|memory|all]`. By environment: `DURABLE_DIR` where the data
 //! directories go (the temporary directory), `DURABLE_OPERATIONS` journalled before a start (10,000,000).
 
 #![allow(missing_docs, reason = "a program, not a library")]
@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use equipoise::{AccountId, Durability, Ledger, Operation, Request};
 use workload::{
-    INITIAL, Latencies, Random, account_ids, at_least, at_most, data_directory, fdatasync, rate, transaction_id,
+    INITIAL, Latencies, Random, account_ids, at_least, at_most, data_directory, fdatasync, median, rate, transaction_id,
 };
 
 const ACCOUNTS: usize = 100_000;
@@ -27,6 +27,12 @@ fn main() {
     }
     if wanted("recovery") {
         recovery();
+    }
+    if wanted("checkpoint") {
+        checkpoint();
+    }
+    if wanted("memory") {
+        memory();
     }
 }
 
@@ -123,4 +129,81 @@ fn open_again(dir: &Path) -> (f64, u64) {
     let took = started.elapsed().as_secs_f64();
     println!("  opened at sequence {} in {took:.2} s", ledger.sequence());
     (took, ledger.sequence())
+}
+
+/// A checkpoint of a million accounts: loading it against reading its file.
+fn checkpoint() {
+    let accounts = 1_000_000;
+    println!("\na checkpoint of {accounts} accounts");
+    let dir = data_directory();
+    let ledger = Ledger::builder().checkpoint_every(accounts as u64).open(dir.path()).expect("opens");
+    for id in account_ids(accounts) {
+        ledger.create(&id, INITIAL).expect("a new account");
+    }
+    ledger.wait_durable(ledger.sequence()).expect("durable");
+    let files = || std::fs::read_dir(dir.path().join("checkpoints")).expect("a folder").flatten();
+    let written =
+        || files().map(|file| file.path()).find(|path| path.extension().is_some_and(|end| end == "checkpoint"));
+    let file = loop {
+        match written() {
+            Some(file) => break file,
+            None => std::thread::sleep(std::time::Duration::from_millis(50)),
+        }
+    };
+    drop(ledger);
+    let (mut read, mut load) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        forget_cached(&file);
+        let started = Instant::now();
+        let bytes = std::fs::read(&file).expect("readable").len();
+        read.push(started.elapsed().as_secs_f64());
+        let started = Instant::now();
+        let ledger = Ledger::builder().reserve(accounts, 0).open(dir.path()).expect("opens again");
+        load.push(started.elapsed().as_secs_f64());
+        assert_eq!(ledger.stats().accounts, accounts as u64);
+        println!(
+            "  {bytes} bytes read in {:.3} s, the ledger opened in {:.3} s",
+            read[read.len() - 1],
+            load[load.len() - 1]
+        );
+    }
+    println!("  opened / read: {}", at_most(median(&mut load) / median(&mut read), 3.0));
+}
+
+/// Lets the system forget what it holds of a file, so that the disk is read.
+fn forget_cached(file: &Path) {
+    let synced = std::process::Command::new("dd")
+        .arg(format!("of={}", file.display()))
+        .args(["oflag=nocache", "conv=notrunc,fdatasync", "count=0"])
+        .output();
+    assert!(synced.is_ok_and(|ended| ended.status.success()), "dd");
+}
+
+/// Resident memory after a tenth of the operations, and after all of them.
+fn memory() {
+    let operations = number("DURABLE_OPERATIONS", 10_000_000);
+    println!("\nresident memory, {ACCOUNTS} accounts on disk");
+    let ids = account_ids(ACCOUNTS);
+    let dir = data_directory();
+    let ledger = Ledger::open(dir.path()).expect("opens");
+    for id in &ids {
+        ledger.create(id, INITIAL).expect("a new account");
+    }
+    journal_transfers(&ledger, &ids, 0, operations / 10);
+    let early = settled(&ledger);
+    println!("  {early:.1} MB after {} operations", operations / 10);
+    journal_transfers(&ledger, &ids, operations / 10, operations);
+    let late = settled(&ledger);
+    println!("  {late:.1} MB after {operations} operations: {}", at_most(late / early, 1.1));
+}
+
+/// Megabytes resident once nothing is under way.
+fn settled(ledger: &Ledger) -> f64 {
+    while ledger.stats().ids > 100_000 || ledger.stats().garbage_bytes > 1 << 20 {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let text = std::fs::read_to_string("/proc/self/statm").expect("Linux");
+    let pages: f64 = text.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("a number of pages");
+    pages * 4_096.0 / 1e6
 }

@@ -167,6 +167,8 @@ pub use error::{Error, Exhausted, InvalidRequest, Refusal, SubmitError};
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 pub use handle::Account;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+pub use journal::disk::compact::{CompactOptions, Compacted, DroppedSegment, Kept, compact};
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 pub use journal::{HistoryError, HistoryGone};
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 pub use ledger::{Accounts, Ledger, Stats};

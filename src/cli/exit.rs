@@ -11,6 +11,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use super::output::escape;
+use crate::OpenError;
 use crate::config::ConfigError;
 use crate::grpc::code_name;
 use crate::verify::Problem;
@@ -38,6 +39,8 @@ pub(super) enum Failure {
         /// What may be done about it.
         note: Option<String>,
     },
+    /// What was asked for does not fit what is there.
+    Refused(String),
     /// Results cannot be written.
     Output(io::Error),
     /// A data directory that is not whole, or cannot be read.
@@ -55,6 +58,22 @@ impl From<ConfigError> for Failure {
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         Failure::Output(error)
+    }
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Damaged { file, offset, what } => Failure::Damage(Problem {
+                file,
+                offset: Some(offset),
+                batch: None,
+                sequence: None,
+                what,
+                unreadable: false,
+            }),
+            other => Failure::Other(other.to_string()),
+        }
     }
 }
 
@@ -143,6 +162,7 @@ impl Failure {
     fn exit(&self) -> Exit {
         match self {
             Failure::Usage(_) => Exit::Usage,
+            Failure::Refused(_) => Exit::Refused,
             Failure::Call { status, .. } => exit_of(status.code()),
             Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
             Failure::Output(_) | Failure::Damage(_) | Failure::Other(_) => Exit::Failed,
@@ -152,6 +172,7 @@ impl Failure {
     fn code(&self) -> &'static str {
         match self {
             Failure::Usage(_) => code_name(Code::InvalidArgument),
+            Failure::Refused(_) => code_name(Code::FailedPrecondition),
             Failure::Call { status, .. } => code_name(status.code()),
             Failure::Damage(problem) if !problem.unreadable => code_name(Code::DataLoss),
             Failure::Damage(_) | Failure::Output(_) | Failure::Other(_) => code_name(Code::Internal),
@@ -160,7 +181,7 @@ impl Failure {
 
     fn message(&self) -> String {
         match self {
-            Failure::Usage(text) | Failure::Other(text) => text.clone(),
+            Failure::Usage(text) | Failure::Refused(text) | Failure::Other(text) => text.clone(),
             Failure::Call { status, .. } if status.message().is_empty() => code_name(status.code()).to_owned(),
             Failure::Call { status, .. } => status.message().to_owned(),
             Failure::Damage(problem) => problem.to_string(),

@@ -14,18 +14,25 @@ use crate::config::Environment;
 mod accounts;
 mod change;
 mod client;
+mod compact;
+mod entry;
 mod exit;
+mod export;
+mod exported;
+mod import;
 mod inspect;
 mod output;
+mod progress;
 mod record;
 mod serve;
+mod stats;
 mod transactions;
 mod verify;
 
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done (also when the reader of the output closed the pipe)
-  1  the service refused: unknown or existing account, insufficient balance, ...
+  1  refused: unknown or existing account, insufficient balance, a sequence that is not there, ...
   2  wrong usage, a setting that cannot be used, or a request the service calls invalid
   3  the service cannot be reached, is overloaded, or did not answer in time
   4  anything else: the data directory is damaged, in use or cannot be opened, its journal failed,
@@ -63,6 +70,10 @@ enum Command {
     Watch(transactions::Watch),
     Verify(verify::Verify),
     Inspect(inspect::Inspect),
+    Export(export::Export),
+    Import(import::Import),
+    Compact(compact::Compact),
+    Stats(stats::Stats),
 }
 
 /// What every client command takes.
@@ -104,11 +115,21 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Watch(watch) => (watch.run(&environment), watch.common.json),
         Command::Verify(verify) => (verify.run(), verify.json),
         Command::Inspect(inspect) => (inspect.run(), inspect.json),
+        Command::Export(export) => (export.run(), false),
+        Command::Import(import) => (import.run(), import.json),
+        Command::Compact(compact) => (compact.run(), compact.json),
+        Command::Stats(stats) => (stats.run(), stats.json),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(json),
     }
+}
+
+/// Something worth knowing that is no result.
+fn note(text: &str) {
+    // The command can do without.
+    let _ = writeln!(std::io::stderr(), "note: {}", output::escape(text));
 }
 
 fn warn_of_unknown(environment: &Environment) {

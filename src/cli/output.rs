@@ -1,11 +1,16 @@
-//! Where results go: stdout, as text for people or as one JSON object a line.
+//! Where results go: stdout or a file, as text for people or as one JSON object a line.
 
 use std::fmt::{self, Display, Write as _};
-use std::io::{self, BufWriter, StdoutLock, Write};
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
 
 use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
+
+/// How much is collected before it is written, in bytes.
+const BUFFER: usize = 64 * 1024;
 
 /// A result that can be printed either way.
 pub(super) trait Record: Serialize {
@@ -13,9 +18,10 @@ pub(super) trait Record: Serialize {
     fn write(&self, page: &mut Page<'_>) -> io::Result<()>;
 }
 
-/// The standard output of a command. What was not flushed is not printed: [`Output::flush`] tells whether it could be.
+/// The output of a command. What was not flushed is not printed: [`Output::flush`] tells whether it could be.
 pub(super) struct Output {
-    out: BufWriter<StdoutLock<'static>>,
+    out: BufWriter<Box<dyn Write>>,
+    file: Option<File>,
     json: bool,
     colour: bool,
 }
@@ -25,7 +31,15 @@ impl Output {
     pub(super) fn new(json: bool) -> Self {
         let stdout = io::stdout().lock();
         let colour = !json && AutoStream::choice(&stdout) != ColorChoice::Never;
-        Output { out: BufWriter::with_capacity(64 * 1024, stdout), json, colour }
+        Output { out: BufWriter::with_capacity(BUFFER, Box::new(stdout)), file: None, json, colour }
+    }
+
+    /// Writes records as JSON into the file `path`, over what was there, or to stdout.
+    pub(super) fn json_to(path: Option<&Path>) -> io::Result<Self> {
+        let Some(path) = path else { return Ok(Output::new(true)) };
+        let file = File::create(path)?;
+        let out = BufWriter::with_capacity(BUFFER, Box::new(file.try_clone()?) as Box<dyn Write>);
+        Ok(Output { out, file: Some(file), json: true, colour: false })
     }
 
     /// The line above a table; nothing in JSON.
@@ -40,10 +54,15 @@ impl Output {
     /// One result.
     pub(super) fn record(&mut self, record: &impl Record) -> io::Result<()> {
         if self.json {
-            serde_json::to_writer(&mut self.out, record)?;
-            return self.out.write_all(b"\n");
+            return self.object(record);
         }
         record.write(&mut Page { out: &mut self.out, colour: self.colour })
+    }
+
+    /// One JSON object on a line.
+    pub(super) fn object(&mut self, object: &impl Serialize) -> io::Result<()> {
+        serde_json::to_writer(&mut self.out, object)?;
+        self.out.write_all(b"\n")
     }
 
     /// Hands everything to the reader.
@@ -52,6 +71,16 @@ impl Output {
     /// What the system says: the pipe is closed, the disk is full.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
+    }
+
+    /// As [`Output::flush`], and a file is on disk then.
+    pub(super) fn finish(mut self) -> io::Result<()> {
+        self.flush()?;
+        match &self.file {
+            // Pipes and devices have nothing to keep.
+            Some(file) if file.metadata()?.is_file() => file.sync_all(),
+            _ => Ok(()),
+        }
     }
 }
 

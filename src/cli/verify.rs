@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::exit::Failure;
 use super::output::{Output, Page, Record, escape};
+use super::progress::Bar;
 use super::record::nanoseconds;
 use crate::verify::{self, Options, Report};
 
@@ -62,28 +62,13 @@ fn hash(text: &str) -> Result<Hash, String> {
 impl Verify {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let options = Options { head: self.head.map(|hash| hash.0), id_window: self.id_window };
-        let bar = bar(self.json);
-        let mut progress = |done, total| {
-            bar.set_length(total);
-            bar.set_position(done);
-        };
-        let report = verify::verify(&self.directory, &options, &mut progress);
-        bar.finish_and_clear();
+        let bar = Bar::of_bytes(self.json);
+        let report = verify::verify(&self.directory, &options, &mut |done, total| bar.show(done, total));
+        bar.clear();
         let report = report.map_err(Failure::Damage)?;
         let mut output = Output::new(self.json);
         output.record(&ReportRecord::from(&report))?;
         Ok(output.flush()?)
-    }
-}
-
-/// Draws only on a terminal.
-fn bar(hidden: bool) -> ProgressBar {
-    let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-    let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left");
-    let bar = ProgressBar::with_draw_target(Some(0), target);
-    match style {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
     }
 }
 

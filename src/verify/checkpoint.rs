@@ -70,6 +70,17 @@ pub(super) fn adopt(path: &Path, file: &File, expected: &Expected<'_>, replay: &
     Ok(header.time)
 }
 
+/// How many accounts the checkpoint says that it holds, and at which sequence; nothing after its header is read.
+pub(super) fn says(path: &Path, mut file: &File) -> Result<(u64, u64), Problem> {
+    let mut fields = [0; HEADER];
+    file.read_exact(&mut fields).map_err(|error| Problem::unreadable(path, &error))?;
+    match parse(&fields) {
+        Ok((header, true)) => Ok((header.accounts, header.sequence)),
+        Ok((_, false)) => Err(Problem::at(path, 8, "the checksum of the checkpoint's header does not match")),
+        Err(wrong) => Err(Problem::at(path, wrong.at, wrong.what)),
+    }
+}
+
 type EachAccount<'a> = &'a mut dyn FnMut(&str, State, u64) -> Result<(), String>;
 
 /// Checks the checkpoint in itself, and shows `each` its accounts in order.

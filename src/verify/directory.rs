@@ -23,15 +23,25 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    /// Lists `path`: checkpoints before segments, so that the journal reaches as far as each checkpoint says.
+    /// Lists `path`, and keeps services away from it, or notes which one has it.
     pub(crate) fn open(path: &Path) -> Result<Self, Problem> {
+        let (lock, holder) = lock(&path.join("LOCK"))?;
+        Self::list(path, lock, holder)
+    }
+
+    /// Lists `path`, and keeps nobody away: a service may have it, or start on it meanwhile.
+    pub(crate) fn beside(path: &Path) -> Result<Self, Problem> {
+        Self::list(path, None, Some(String::new()))
+    }
+
+    /// Checkpoints before segments, so that the journal reaches as far as each checkpoint says.
+    fn list(path: &Path, lock: Option<File>, holder: Option<String>) -> Result<Self, Problem> {
         let mut notes = Vec::new();
         names(path, &mut |name| {
             if !["LOCK", "journal", "checkpoints", "ids"].contains(&name) {
                 notes.push(stranger(&path.join(name)));
             }
         })?;
-        let (lock, holder) = lock(&path.join("LOCK"))?;
         let checkpoints = checkpoints(&path.join("checkpoints"), holder.is_some(), &mut notes)?;
         let (first_number, segments) = segments(&path.join("journal"), &mut notes)?;
         let path = path.to_owned();
@@ -42,6 +52,17 @@ impl Directory {
     pub(crate) fn segment_of(&self, sequence: u64) -> usize {
         let begins = |path: &PathBuf| segment::peek(path).is_ok_and(|header| header.first_sequence <= sequence);
         self.segments.iter().rposition(begins).unwrap_or(0)
+    }
+
+    /// How long the journal's files are together.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes_from(0)
+    }
+
+    /// How long the segments from the one at `start` on are together.
+    pub(super) fn bytes_from(&self, start: usize) -> u64 {
+        let lengths = self.segments.iter().skip(start).filter_map(|path| fs::metadata(path).ok());
+        lengths.map(|file| file.len()).sum()
     }
 
     /// What is worth knowing about the files.

@@ -20,6 +20,8 @@ pub(super) struct Index {
     ids: Keyspace,
     /// Every id of every entry up to this sequence is in it.
     published: u64,
+    /// How many ids were ever put in.
+    put: u64,
     _database: Database,
 }
 
@@ -59,13 +61,14 @@ pub(super) fn open(path: &Path, end: &Link) -> Result<Result<Index, String>, Pro
         Err(error) => return skipped(format!("it cannot be read: {error}")),
     };
     let Some(meta) = meta else { return skipped("it was never filled".to_owned()) };
-    let published = published(&meta, end).map_err(|wrong| Problem::new(path, wrong.what))?;
-    Ok(Ok(Index { path: path.to_owned(), ids, published, _database: database }))
+    let (published, put) = published(&meta, end).map_err(|wrong| Problem::new(path, wrong.what))?;
+    Ok(Ok(Index { path: path.to_owned(), ids, published, put, _database: database }))
 }
 
-fn published(meta: &[u8], end: &Link) -> Result<u64, Wrong> {
+/// Up to which sequence it is filled, and how many ids were put in.
+fn published(meta: &[u8], end: &Link) -> Result<(u64, u64), Wrong> {
     let mut bytes = Bytes::new(meta);
-    let (published, ledger, _put) = (bytes.u64()?, bytes.array::<16>()?, bytes.u64()?);
+    let (published, ledger, put) = (bytes.u64()?, bytes.array::<16>()?, bytes.u64()?);
     if !bytes.is_empty() {
         return Err(bytes.wrong("`published` is longer than it should be"));
     }
@@ -77,10 +80,15 @@ fn published(meta: &[u8], end: &Link) -> Result<u64, Wrong> {
     if published > last {
         return Err(bytes.wrong(format!("published up to sequence {published}; the journal ends at {last}")));
     }
-    Ok(published)
+    Ok((published, put))
 }
 
 impl Index {
+    /// How many ids were ever put in; one that was used again after the window counts twice.
+    pub(super) fn count(&self) -> u64 {
+        self.put
+    }
+
     /// Looks up every id that `walk` shows.
     pub(super) fn check(self) -> Check {
         Check { index: self, found: 0, reused: HashMap::new() }

@@ -23,6 +23,7 @@
 //! Nothing in the directory is changed, but that the id index's database may tidy its own files when it is opened. That
 //! happens after everything else was found right, and never while a process has the directory.
 
+mod accounts;
 mod batch;
 mod bytes;
 mod chain;
@@ -31,16 +32,19 @@ mod directory;
 mod frame;
 mod ids;
 mod index;
+mod measure;
 mod problem;
 mod replay;
 mod segment;
 mod verifier;
 
+pub(crate) use accounts::{Accounts, Unavailable};
 pub(crate) use batch::Batch;
 pub(crate) use bytes::hex;
 pub(crate) use chain::{Visitor, walk};
 pub(crate) use directory::Directory;
 pub(crate) use frame::{Entry, Leg};
+pub(crate) use measure::{Sizes, measure};
 pub use problem::Problem;
 pub(crate) use segment::Header;
 pub use verifier::{Options, Report, verify};

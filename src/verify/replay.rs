@@ -34,6 +34,11 @@ impl Replay {
         self.accounts.get(id)
     }
 
+    /// In no order.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&str, &Account)> {
+        self.accounts.iter().map(|(id, account)| (&**id, account))
+    }
+
     /// Takes an account from the checkpoint that the replay begins with.
     pub(super) fn adopt(&mut self, id: &str, state: State, changed: u64) {
         self.total += i128::from(state.balance);

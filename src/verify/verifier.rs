@@ -1,6 +1,6 @@
 //! The whole check, from the folder to the id index.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -70,7 +70,7 @@ pub struct Report {
 /// The first bad place.
 pub fn verify(path: &Path, options: &Options, progress: &mut dyn FnMut(u64, u64)) -> Result<Report, Problem> {
     let directory = Directory::open(path)?;
-    let bytes: u64 = directory.segments.iter().filter_map(|path| fs::metadata(path).ok()).map(|file| file.len()).sum();
+    let bytes = directory.bytes_from(0);
     let ids = path.join("ids");
     let passes = if directory.live() || !ids.exists() { 1 } else { 2 };
     let mut meter = Meter { done: 0, total: bytes * passes, progress };

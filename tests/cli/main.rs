@@ -4,7 +4,12 @@
 #![cfg(all(feature = "server", unix))]
 
 mod changes;
+mod compact;
+mod data;
+mod export;
 mod habits;
+mod import;
 mod program;
 mod serve;
 mod settings;
+mod stats;

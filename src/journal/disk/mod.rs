@@ -54,6 +54,7 @@
 mod batch;
 mod bytes;
 pub(crate) mod checkpoint;
+pub(crate) mod compact;
 pub(crate) mod files;
 mod frame;
 mod read;

@@ -100,7 +100,9 @@ pub(super) fn recover(files: &dyn Files, recovery: &mut Recovery<'_>) -> Result<
         segments.push(Arc::new(Segment::new(header)));
     }
     let mut scan = Scan::new(files, recovery, after, &numbers[start..])?;
-    scan.run(&mut segments)?;
+    while let Some(segment) = scan.step(segments.last())? {
+        segments.push(segment);
+    }
     let (mut end, unused) = (scan.end, scan.unused);
     if let (Some(end), Some(checkpoint)) = (&mut end, &checkpoint) {
         // The segment scanned may hold nothing, and time must not run back.
@@ -128,6 +130,29 @@ pub(super) fn recover(files: &dyn Files, recovery: &mut Recovery<'_>) -> Result<
         }
     }
     Ok(Found { segments, end, unused, checkpoint: after })
+}
+
+/// A segment that was read through.
+pub(super) struct Extent {
+    pub(super) header: segment::Header,
+    /// The sequence after its last entry.
+    pub(super) next: u64,
+    /// The journal's time at its end.
+    pub(super) time: u64,
+}
+
+/// Reads the whole journal, from the oldest segment there is.
+pub(super) fn read_through(files: &dyn Files, recovery: &mut Recovery<'_>) -> Result<Vec<Extent>, OpenError> {
+    let mut scan = Scan::new(files, recovery, 0, &numbers(files)?)?;
+    let mut extents = Vec::new();
+    let mut last = None;
+    while let Some(segment) = scan.step(last.as_ref())? {
+        let (next, time) =
+            scan.end.as_ref().map_or((segment.header.first, 0), |end| (end.next.sequence, end.next.time));
+        extents.push(Extent { header: segment.header, next, time });
+        last = Some(segment);
+    }
+    Ok(extents)
 }
 
 /// The segments' numbers, dense.
@@ -230,19 +255,18 @@ impl<'a, 'r> Scan<'a, 'r> {
         Ok(Image { name, header, bytes, length, blank })
     }
 
-    fn run(&mut self, segments: &mut Vec<Arc<Segment>>) -> Result<(), OpenError> {
-        while let Some(number) = self.images.next() {
-            let image = self.image(number)?;
-            match image.header {
-                Ok(header) => {
-                    let segment = self.segment(&image, header, segments.last())?;
-                    segments.push(segment);
-                }
-                Err(_) if self.images.len() == 0 && image.blank => self.unused.push(number),
-                Err(what) => return Err(image.damaged(self.files, 0, what)),
+    /// Reads the next segment, which follows on `before`, unless the journal ended before it.
+    fn step(&mut self, before: Option<&Arc<Segment>>) -> Result<Option<Arc<Segment>>, OpenError> {
+        let Some(number) = self.images.next() else { return Ok(None) };
+        let image = self.image(number)?;
+        match image.header {
+            Ok(header) => self.segment(&image, header, before).map(Some),
+            Err(_) if self.images.len() == 0 && image.blank => {
+                self.unused.push(number);
+                Ok(None)
             }
+            Err(what) => Err(image.damaged(self.files, 0, what)),
         }
-        Ok(())
     }
 
     /// Replays one segment.

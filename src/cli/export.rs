@@ -1,0 +1,190 @@
+//! `equipoise export`: the accounts of a data directory, or its journal's entries, for other programs.
+
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::Serialize;
+
+use super::entry::EntryRecord;
+use super::exit::Failure;
+use super::exported::{ACCOUNTS, ENTRIES, Header, VERSION};
+use super::output::Output;
+use super::progress::Bar;
+use super::record::AccountRecord;
+use crate::grpc::proto;
+use crate::verify::{self, Accounts, Batch, Directory, Entry, Problem, Unavailable, Visitor, hex, walk};
+
+/// Print all accounts of a data directory as of one sequence, or its journal's entries, as JSON lines
+///
+/// The first line is an object that says what follows: of which ledger, as of which sequence, how many accounts. Then
+/// comes one object an account, in the order of the ids' bytes: what import reads. Entries have one object each, with
+/// every change of every account.
+///
+/// It reads the files, asks no service and disturbs none: beside a running one it shows the journal as it is at that
+/// moment. The newest entries may then be written and not yet on disk. A torn tail, as a crash leaves it, is left out.
+/// Every entry that is read is checked and done again, by code that shares nothing with the service; that takes memory
+/// for the accounts.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  equipoise export /var/lib/equipoise --output accounts.jsonl
+  equipoise export /var/lib/equipoise --at 4711 | jq -c 'select(.balance > 1000)'
+  equipoise export /var/lib/equipoise --entries --from 4711")]
+pub(super) struct Export {
+    /// The data directory
+    #[arg(value_name = "DIR")]
+    directory: PathBuf,
+    /// As of this sequence, and not of the newest one
+    #[arg(long, value_name = "SEQUENCE")]
+    at: Option<u64>,
+    /// The journal's entries in place of the accounts; with --at, up to that one
+    #[arg(long)]
+    entries: bool,
+    /// The first entry wanted [default: the oldest there is]
+    #[arg(long, value_name = "SEQUENCE", requires = "entries")]
+    from: Option<u64>,
+    /// Write to this file, over what was there, in place of stdout
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+impl Export {
+    pub(super) fn run(&self) -> Result<(), Failure> {
+        let directory = Directory::beside(&self.directory).map_err(Failure::Damage)?;
+        if self.entries { self.entries(&directory) } else { self.accounts(&directory) }
+    }
+
+    fn accounts(&self, directory: &Directory) -> Result<(), Failure> {
+        let bar = Bar::of_bytes(false);
+        let accounts = Accounts::read(directory, self.at, &mut |done, total| bar.show(done, total));
+        bar.clear();
+        let accounts = accounts.map_err(|why| self.unavailable(why))?;
+        for note in &accounts.notes {
+            super::note(note);
+        }
+        let mut output = Output::json_to(self.output.as_deref())?;
+        output.object(&Header {
+            kind: ACCOUNTS,
+            version: VERSION,
+            ledger: hex(&accounts.ledger),
+            sequence: accounts.sequence,
+            accounts: accounts.len(),
+        })?;
+        for (id, state, sequence) in accounts.in_order() {
+            let (balance, version) = (state.balance, state.version);
+            let account = proto::Account { account_id: id.to_owned(), balance, version, sequence };
+            output.object(&AccountRecord::from(account))?;
+        }
+        Ok(output.finish()?)
+    }
+
+    fn unavailable(&self, why: Unavailable) -> Failure {
+        let at = self.at.map_or(String::new(), |at| format!("--at {at}: "));
+        match why {
+            Unavailable::Problem(problem) => Failure::Damage(problem),
+            Unavailable::Dropped { oldest } => Failure::Refused(format!(
+                "{at}the entries before were dropped: the oldest sequence to be had is {oldest}"
+            )),
+            Unavailable::Ahead { last } => Failure::Refused(format!("{at}the journal ends at sequence {last}")),
+        }
+    }
+
+    fn entries(&self, directory: &Directory) -> Result<(), Failure> {
+        let (from, through) = (self.from.unwrap_or(0), self.at.unwrap_or(u64::MAX));
+        // Both would be on one screen.
+        let bar = Bar::of_bytes(self.output.is_none() && io::stdout().is_terminal());
+        let output = Output::json_to(self.output.as_deref())?;
+        let mut printer = Printer { output, from, through, begun: false, done: 0, total: directory.bytes(), bar };
+        let ended = walk(directory, directory.segment_of(from), &mut printer);
+        printer.bar.clear();
+        match ended {
+            Ok(_) | Err(Stop::Enough) => Ok(printer.output.finish()?),
+            Err(Stop::Failed(failure)) => {
+                // What was read before the bad place is printed before the complaint about it.
+                printer.output.flush()?;
+                Err(failure)
+            }
+        }
+    }
+}
+
+struct Printer {
+    output: Output,
+    from: u64,
+    through: u64,
+    /// Whether the header was printed.
+    begun: bool,
+    done: u64,
+    total: u64,
+    bar: Bar,
+}
+
+/// Why no more is printed.
+enum Stop {
+    Enough,
+    Failed(Failure),
+}
+
+impl From<Problem> for Stop {
+    fn from(problem: Problem) -> Self {
+        Stop::Failed(Failure::Damage(problem))
+    }
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Stop::Failed(Failure::Output(error))
+    }
+}
+
+impl Visitor for Printer {
+    type Error = Stop;
+
+    fn segment(&mut self, _file: &Path, header: &verify::Header) -> Result<(), Stop> {
+        if self.begun {
+            return Ok(());
+        }
+        self.begun = true;
+        let oldest = header.first_sequence;
+        if self.from > 0 && self.from < oldest {
+            let gone = format!("--from {}: the entries before sequence {oldest} were dropped", self.from);
+            return Err(Stop::Failed(Failure::Refused(gone)));
+        }
+        let from = self.from.max(oldest);
+        Ok(self.output.object(&EntriesHeader { kind: ENTRIES, version: VERSION, ledger: hex(&header.ledger), from })?)
+    }
+
+    fn batch(&mut self, batch: &Batch<'_>) -> Result<(), Stop> {
+        if batch.first_sequence > self.through {
+            return Err(Stop::Enough);
+        }
+        if batch.first_sequence.saturating_add(u64::from(batch.count)) <= self.from {
+            return Ok(());
+        }
+        let mut entry = Entry::default();
+        let mut frames = batch.frames();
+        while frames.next(&mut entry)? {
+            if entry.sequence > self.through {
+                return Err(Stop::Enough);
+            }
+            if entry.sequence >= self.from {
+                self.output.object(&EntryRecord::from(&entry))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn passed(&mut self, bytes: u64) {
+        self.done += bytes;
+        self.bar.show(self.done, self.total);
+    }
+}
+
+#[derive(Serialize)]
+struct EntriesHeader {
+    kind: &'static str,
+    version: u32,
+    ledger: String,
+    from: u64,
+}

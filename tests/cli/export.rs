@@ -1,0 +1,164 @@
+//! `equipoise export`.
+
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader, Read};
+use std::process::Stdio;
+use std::time::Duration;
+
+use equipoise::Ledger;
+
+use crate::data::{Long, account, balances, files, many, on, small, succeeds};
+use crate::program::{ends_within, run};
+
+#[test]
+fn accounts_come_in_id_order_under_a_header() {
+    let dir = small();
+    let before = files(dir.path());
+    let export = succeeds("export", dir.path(), &[]);
+    let lines = export.json();
+    assert_eq!((lines[0]["kind"].as_str(), lines[0]["version"].as_i64()), (Some("equipoise-export"), Some(1)));
+    assert_eq!((lines[0]["sequence"].as_i64(), lines[0]["accounts"].as_i64()), (Some(7), Some(4)));
+    assert_eq!(lines[0]["ledger"].as_str().map(str::len), Some(32));
+    let expected = [("-5", 9_007_199_254_740_993), ("alice", 75), ("zero", 30), ("é \"x\" %s", i64::MAX)];
+    assert_eq!(balances(&lines), expected.map(|(id, balance)| (id.to_owned(), balance)));
+    assert!(export.stdout.contains(r#"{"account_id":"alice","balance":75,"version":3,"sequence":7}"#), "{export:?}");
+    assert_eq!(before, files(dir.path()), "nothing is changed");
+}
+
+#[test]
+fn an_earlier_sequence_is_replayed() {
+    let dir = small();
+    let at = |sequence: &str| balances(&succeeds("export", dir.path(), &["--at", sequence]).json());
+    assert_eq!(at("0"), []);
+    assert_eq!(at("1"), [("alice".to_owned(), 100)]);
+    assert_eq!(at("5")[1], ("alice".to_owned(), 70));
+    let ended = run(&mut on("export", dir.path(), &["--at", "8"]));
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""));
+    assert_eq!(ended.stderr, "error: --at 8: the journal ends at sequence 7\n");
+}
+
+/// From the newest checkpoint at or before it; one that is damaged is passed over, and said.
+#[test]
+fn a_checkpoint_shortens_the_replay() {
+    let long = Long::new();
+    let balance = |rest: &[&str]| balances(&succeeds("export", long.path(), rest).json())[0].1;
+    assert_eq!(balance(&[]), long.changes);
+    for at in ["1", "2", "61", "100", "130"] {
+        assert_eq!(balance(&["--at", at]), (at.parse::<i64>().expect("a number") - 1) * 500, "--at {at}");
+    }
+    for (name, bytes) in files(long.path()).iter().filter(|(name, _)| name.ends_with(".checkpoint")) {
+        let mut bytes = bytes.clone();
+        bytes[130] ^= 1;
+        std::fs::write(name, bytes).expect("written");
+    }
+    let ended = run(&mut on("export", long.path(), &[]));
+    assert_eq!((ended.code, balances(&ended.json())[0].1), (Some(0), long.changes));
+    assert_eq!(ended.stderr.matches("note: passed over: ").count(), 2, "{}", ended.stderr);
+}
+
+#[test]
+fn entries_are_printed_in_place_of_accounts() {
+    let dir = small();
+    let lines = succeeds("export", dir.path(), &["--entries", "--from", "5", "--at", "6"]).json();
+    assert_eq!((lines.len(), lines[0]["kind"].as_str(), &lines[0]["from"]), (3, Some("equipoise-entries"), &5.into()));
+    assert_eq!((&lines[1]["sequence"], &lines[1]["members"][0]["legs"][0]["delta"]), (&5.into(), &(-30).into()));
+    assert_eq!(lines[2]["refusal"]["reason"].as_str(), Some("Insufficient"));
+    assert_eq!(succeeds("export", dir.path(), &["--entries"]).json().len(), 8);
+    assert_eq!(run(&mut on("export", dir.path(), &["--from", "5"])).code, Some(2));
+}
+
+/// Case A14: it works while somebody has the directory, on the journal as it is then.
+#[test]
+fn a14_a_directory_in_use_is_exported() {
+    let dir = small();
+    let ledger = Ledger::open(dir.path()).expect("opens");
+    let written = ledger.update(&account("zero"), 1).expect("room");
+    ledger.wait_durable(written[0].sequence).expect("durable");
+    let export = succeeds("export", dir.path(), &[]).json();
+    assert_eq!(balances(&export)[2], ("zero".to_owned(), 31));
+    drop(ledger);
+}
+
+/// Case A14: whoever writes meanwhile does not matter: what is shown adds up.
+#[test]
+fn a14_an_export_beside_transfers_is_of_one_moment() {
+    let dir = many(20);
+    let ledger = Ledger::open(dir.path()).expect("opens");
+    let done = std::sync::Barrier::new(2);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..20_000 {
+                let [from, to] = [round % 20, (round + 7) % 20].map(|at| account(&format!("account-{at:06}")));
+                // Often there is not enough.
+                let _ = ledger.transfer(&from, &to, 3);
+            }
+            done.wait();
+        });
+        for _ in 0..5 {
+            let export = succeeds("export", dir.path(), &[]).json();
+            assert_eq!(balances(&export).iter().map(|(_, balance)| balance).sum::<i64>(), 210);
+        }
+        done.wait();
+    });
+}
+
+/// What a crash leaves at the journal's end is left out.
+#[test]
+fn a_torn_tail_is_no_error() {
+    let dir = small();
+    let (name, mut bytes) =
+        files(dir.path()).into_iter().find(|(name, _)| name.ends_with("1.segment")).expect("a segment");
+    let closing = bytes.windows(4).rposition(|window| window == b"EQBT").expect("a batch");
+    bytes[closing + 50] ^= 1;
+    std::fs::write(&name, bytes).expect("written");
+    assert_eq!(succeeds("export", dir.path(), &[]).json()[0]["sequence"], 7);
+}
+
+#[test]
+fn damage_is_named_and_nothing_printed() {
+    let dir = small();
+    let (name, mut bytes) =
+        files(dir.path()).into_iter().find(|(name, _)| name.ends_with("1.segment")).expect("a segment");
+    bytes[4096 + 100] ^= 1;
+    std::fs::write(&name, bytes).expect("written");
+    let ended = run(&mut on("export", dir.path(), &[]));
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(4), ""));
+    assert!(ended.stderr.contains("0000000001.segment, offset 4096"), "{ended:?}");
+    let nowhere = run(&mut on("export", &dir.path().join("nowhere"), &[]));
+    assert_eq!(nowhere.code, Some(4));
+    assert!(!dir.path().join("nowhere").exists());
+}
+
+#[test]
+fn a_file_takes_the_place_of_stdout() {
+    let dir = small();
+    let file = dir.path().join("../export-of-the-test.jsonl");
+    let path = file.to_str().expect("UTF-8");
+    let ended = succeeds("export", dir.path(), &["--output", path]);
+    let written = std::fs::read_to_string(&file).expect("a file");
+    std::fs::remove_file(&file).expect("removed");
+    assert_eq!((ended.stdout.as_str(), written), ("", succeeds("export", dir.path(), &[]).stdout));
+}
+
+/// Case A20: a reader that leaves is no failure, a full disk is one.
+#[test]
+fn a20_a_closed_pipe_is_quiet_and_a_full_disk_is_told() {
+    let dir = many(5_000);
+    for rest in [&[][..], &["--entries"]] {
+        let mut child =
+            on("export", dir.path(), rest).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
+        let status = ends_within(&mut child, Duration::from_secs(10));
+        let mut stderr = String::new();
+        child.stderr.take().expect("piped").read_to_string(&mut stderr).expect("text");
+        assert_eq!((status.code(), stderr.as_str()), (Some(0), ""), "{rest:?}");
+
+        let full = || OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
+        let ended = run(on("export", dir.path(), rest).stdout(full()));
+        assert_eq!(ended.code, Some(4), "{rest:?}");
+        assert!(ended.stderr.contains("cannot write the output: No space left"), "{ended:?}");
+        let ended = run(&mut on("export", dir.path(), &[rest, &["--output", "/dev/full"]].concat()));
+        assert_eq!(ended.code, Some(4), "{ended:?}");
+    }
+}
