@@ -10,7 +10,7 @@ use tonic::Code;
 use crate::audit::{Audit, Told};
 use crate::client::{Client, Order};
 use crate::load::{Load, prepare};
-use crate::service::{SOON, Service, run, serve, verified};
+use crate::service::{SOON, Service, run, serve, serve_with, verified};
 use crate::shim::shimmed;
 
 /// Runs a load into `fault`, with what it says: the journal must fail, and all that was answered be there afterwards.
@@ -29,7 +29,7 @@ async fn ends_and_comes_back(fault: &str, reason: &str) {
     assert!(last.starts_with("error: ") && last.contains(reason), "{last}");
     told.add(load.end().await);
     assert_eq!(told.failures.len(), 16);
-    assert!(told.failures.iter().all(gone), "{:?}", told.failures);
+    told.failures.iter().for_each(|status| assert!(gone(status), "{status:?}"));
     // Nothing is cut off, or made up, by starts that cannot succeed.
     let (code, said) = run(&mut faulty());
     assert_eq!(code, Some(4), "{said}");
@@ -124,6 +124,36 @@ async fn checkpoints_that_fail_do_no_harm() {
         while !service.said().contains("no checkpoint: ") {
             assert!(std::time::Instant::now() < until, "{fault}: no checkpoint was tried");
             tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        service.kill();
+        told.add(load.end().await);
+        come_back(dir.path(), told).await;
+    }
+}
+
+/// E6, B1: the id index may fail: ids wait in memory, or what cannot be looked up is refused; once the disk works
+/// again the service heals by itself, and each id has one effect.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_id_index_that_fails_does_no_harm() {
+    for fault in ["write 28 /ids/", "write 5 /ids/", "sync 5 /ids/"] {
+        let dir = tempfile::tempdir().unwrap();
+        let switch = dir.path().join("fault");
+        let settings = [("FAIL_WHILE", switch.to_str().unwrap())];
+        let few = || serve_with(dir.path(), &["--checkpoint-every", "100", "--ids", "1000"]);
+        let service = Service::start(&mut shimmed(few(), dir.path(), &settings));
+        let client = service.client().await;
+        let mut told = prepare(&client).await;
+        fs::write(&switch, fault).unwrap();
+        let load = Load::start(&service, "first", 16, 1).await;
+        // Until its writers are refused, or there is enough.
+        let _ = tokio::time::timeout(Duration::from_secs(3), load.answered(600)).await;
+        fs::remove_file(&switch).unwrap();
+        let until = std::time::Instant::now() + SOON;
+        let probe = Order::create("probe", "probe", 0);
+        while let Err(status) = probe.send(&client).await {
+            assert!(matches!(status.code(), Code::ResourceExhausted | Code::Unavailable), "{fault}: {status:?}");
+            assert!(std::time::Instant::now() < until, "{fault}: it does not heal: {status:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         service.kill();
         told.add(load.end().await);
