@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What takes too long for CI: every model deep, every mutant with many schedules, sanitizers again and again, and hours
-# of fuzzing. Begin it in the evening.
+# What takes too long for CI: every model deep, every mutant with many schedules, sanitizers again and again, a
+# thousand kills of the real binary, and hours of fuzzing. Begin it in the evening.
 #   scripts/soak.sh [HOURS OF FUZZING A TARGET]    (default: 4)
 source "$(dirname "$0")/common.sh"
 
@@ -11,5 +11,6 @@ for round in $(seq 10); do
     say "sanitizers, round $round of 10"
     scripts/sanitize.sh
 done
+scripts/kills.sh 1000
 scripts/fuzz.sh $((hours * 3600))
 say "the soak found nothing"

@@ -118,6 +118,8 @@ fn others() -> Result<(HealthReporter, Routes), Error> {
 fn http(options: &Options) -> http2::Builder<Tasks> {
     let mut http = http2::Builder::new(Tasks);
     http.timer(TokioTimer::new())
+        // gRPC has no use for it, and its formatter panics on a wall clock before 1970.
+        .auto_date_header(false)
         .max_concurrent_streams(options.max_streams)
         .max_pending_accept_reset_streams(MAX_RESETS)
         .max_local_error_reset_streams(MAX_RESETS)

@@ -1,0 +1,30 @@
+//! The real binary on a real directory: killed, cut off from power, out of room, on a failing disk, under a moving
+//! clock. The cases are those of the requirements' list; E6 unless a test says otherwise.
+//!
+//! EQUIPOISE_KILLS=1000 makes the rounds of kill -9 as many as that (scripts/kills.sh).
+
+#![cfg(all(feature = "server", target_os = "linux"))]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+mod audit;
+mod client;
+mod clock;
+mod damage;
+mod deadlines;
+mod failing_disk;
+mod full_disk;
+mod kills;
+mod load;
+mod power;
+mod recovery;
+mod refusals;
+mod service;
+mod shim;
+mod totals;
+mod two_processes;
+
+/// Whether an id that was used before a restart is known after it: the id index on disk does that. Without it a trial
+/// looks into the journal first and resends only what is not there.
+fn ids_survive_a_restart() -> bool {
+    true
+}

@@ -1,0 +1,181 @@
+//! A real service on a directory, killed when it is dropped; and `verify`.
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use equipoise::verify::{Options, Report, verify};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::client::Client;
+
+/// How long anything may take that should happen soon, on a machine that is busy.
+pub const SOON: Duration = Duration::from_secs(60);
+
+/// The binary, in an environment that says nothing to it.
+pub fn equipoise(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_equipoise"));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("EQUIPOISE_")) {
+        command.env_remove(name);
+    }
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
+    command
+}
+
+/// `equipoise serve` on `dir`: smallest segments, a checkpoint every 200 entries.
+pub fn serve(dir: &Path) -> Command {
+    serve_with(dir, &["--checkpoint-every", "200"])
+}
+
+pub fn serve_with(dir: &Path, more: &[&str]) -> Command {
+    let dir = dir.to_str().unwrap();
+    // Refusals are wanted here, and many.
+    let log = "info,equipoise::audit=off";
+    let arguments = ["serve", "--data-dir", dir, "--listen", "127.0.0.1:0", "--segment-bytes", "1048576", "--log", log];
+    equipoise(&[&arguments, more].concat())
+}
+
+type Said = Arc<parking_lot::Mutex<Vec<String>>>;
+
+pub struct Service {
+    child: Child,
+    said: Said,
+    listening: Option<JoinHandle<()>>,
+    pub address: String,
+}
+
+impl Service {
+    /// Starts it, and waits until it takes calls.
+    pub fn start(command: &mut Command) -> Self {
+        let service = Service::begin(command);
+        service.wait_for("ready");
+        service
+    }
+
+    /// Starts it, and waits until it listens.
+    pub fn begin(command: &mut Command) -> Self {
+        let mut service = Service::spawn(command);
+        let line = service.wait_for("listening on ");
+        line["listening on ".len()..].clone_into(&mut service.address);
+        service
+    }
+
+    /// Starts it, and waits for nothing.
+    pub fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("the binary runs");
+        let stderr = BufReader::new(child.stderr.take().expect("piped"));
+        let said = Said::default();
+        let heard = said.clone();
+        let listen = move || stderr.lines().map_while(Result::ok).for_each(|line| heard.lock().push(line));
+        Service { child, said, listening: Some(thread::spawn(listen)), address: String::new() }
+    }
+
+    /// Waits for a line on stderr that begins with `start`.
+    #[track_caller]
+    pub fn wait_for(&self, start: &str) -> String {
+        let until = Instant::now() + SOON;
+        loop {
+            if let Some(line) = self.said.lock().iter().find(|line| line.starts_with(start)) {
+                return line.clone();
+            }
+            let ended = self.listening.as_ref().is_none_or(JoinHandle::is_finished);
+            let found = || self.said.lock().iter().any(|line| line.starts_with(start));
+            assert!(!ended || found(), "it ended without {start:?}:\n{}", self.said());
+            assert!(Instant::now() < until, "no {start:?}:\n{}", self.said());
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// What is on stderr so far.
+    pub fn said(&self) -> String {
+        self.said.lock().iter().fold(String::new(), |mut text, line| {
+            writeln!(text, "{line}").unwrap();
+            text
+        })
+    }
+
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.child.id())]).status();
+        assert!(status.expect("sh runs").success());
+    }
+
+    /// kill -9, and what it said until then; a panic among it is one too many.
+    pub fn kill(mut self) -> String {
+        self.child.kill().expect("a child");
+        self.child.wait().expect("a child");
+        self.last_words()
+    }
+
+    /// SIGTERM: it ends with 0, within the 5 s of E4.
+    pub fn stop(self) -> String {
+        self.signal("TERM");
+        let (status, said) = self.ended_within(Duration::from_secs(5));
+        assert_eq!(status.code(), Some(0), "{said}");
+        said
+    }
+
+    /// Waits for it to end by itself: how it did, and what it said.
+    pub fn ended_within(mut self, limit: Duration) -> (ExitStatus, String) {
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                return (status, self.last_words());
+            }
+            assert!(began.elapsed() < limit, "still running after {limit:?}:\n{}", self.said());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn last_words(&mut self) -> String {
+        if let Some(listening) = self.listening.take() {
+            listening.join().expect("a listener");
+        }
+        let said = self.said();
+        assert!(!said.contains("panicked") && !said.contains("RUST_BACKTRACE"), "{said}");
+        said
+    }
+
+    pub fn endpoint(&self) -> Endpoint {
+        Channel::from_shared(format!("http://{}", self.address)).unwrap()
+    }
+
+    pub async fn client(&self) -> Client {
+        Client::new(self.endpoint().connect().await.unwrap())
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            let said = self.said();
+            let last = said.lines().rev().take(20).collect::<Vec<_>>();
+            eprintln!("the service had said, newest first:\n{}", last.join("\n"));
+        }
+    }
+}
+
+/// Asserts that `dir` is whole.
+#[track_caller]
+pub fn verified(dir: &Path) -> Report {
+    match verify(dir, &Options::default(), &mut |_, _| {}) {
+        Ok(report) => report,
+        Err(problem) => panic!("{}: {problem}", dir.display()),
+    }
+}
+
+/// Runs a command to its end: its exit code and stderr.
+pub fn run(command: &mut Command) -> (Option<i32>, String) {
+    let output = command.stderr(Stdio::piped()).output().expect("it runs");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}

@@ -1,0 +1,74 @@
+//! Case A14: one process on a directory, whatever it is called.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::client::{Order, balance};
+use crate::service::{Service, equipoise, run, serve, verified};
+
+/// A second service on `path`, another name of the directory that `holder` has: ends soon, and says who has it.
+#[track_caller]
+fn refused(path: &Path, holder: u32) {
+    let began = Instant::now();
+    let (code, said) = run(&mut serve(path));
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert_eq!(code, Some(4), "{said}");
+    let error = format!("error: {} is in use by process {holder}", path.display());
+    assert_eq!(said.lines().last(), Some(error.as_str()), "{said}");
+}
+
+/// E6, C2: a second service ends at once under every name of the directory, verify beside the first one works, and
+/// after a kill nothing needs removing by hand, however soon the next one comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_process_at_a_time() {
+    let above = tempfile::tempdir().unwrap();
+    let dir = above.path().join("data");
+    let service = Service::start(&mut serve(&dir));
+    let client = service.client().await;
+    Order::create("open", "a", 5).send(&client).await.unwrap();
+    refused(&dir, service.process());
+    let link = above.path().join("link");
+    std::os::unix::fs::symlink(&dir, &link).unwrap();
+    refused(&link, service.process());
+    let bound = above.path().join("bound");
+    std::fs::create_dir(&bound).unwrap();
+    if run(Command::new("mount").arg("--bind").args([&dir, &bound])).0 == Some(0) {
+        let _unmounted = Unmounted(&bound);
+        refused(&bound, service.process());
+    } else {
+        println!("bind mounts are not permitted here: only the symlink was tried");
+    }
+    for number in 0..20 {
+        Order::update(&format!("u{number}"), "a", 1).send(&client).await.unwrap();
+        if number % 5 == 0 {
+            let beside = run(&mut equipoise(&["verify", dir.to_str().unwrap()]));
+            assert_eq!(beside, (Some(0), String::new()));
+        }
+    }
+    let mut last = service;
+    for round in 0..5 {
+        last.kill();
+        let began = Instant::now();
+        last = Service::spawn(&mut serve(&dir));
+        assert!(began.elapsed() < Duration::from_millis(50), "{:?}", began.elapsed());
+        last.wait_for("ready");
+        if round % 2 == 0 {
+            refused(&dir, last.process());
+        }
+    }
+    last.kill();
+    let last = Service::start(&mut serve(&dir));
+    assert_eq!(balance(&last.client().await, "a").await.unwrap().balance, 25);
+    last.stop();
+    verified(&dir);
+}
+
+struct Unmounted<'a>(&'a Path);
+
+impl Drop for Unmounted<'_> {
+    fn drop(&mut self) {
+        let (code, said) = run(Command::new("umount").arg(self.0));
+        assert_eq!(code, Some(0), "{said}");
+    }
+}
