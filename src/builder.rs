@@ -206,7 +206,8 @@ impl Builder {
     fn open_ids(&mut self, dir: &Path, disk: &Disk, end: u64) -> Result<Ids, OpenError> {
         let failed =
             |what, error: String| OpenError::Io { path: dir.to_owned(), what, error: std::io::Error::other(error) };
-        let index = DiskIndex::open(dir, disk.ledger(), disk.oldest(), end).map_err(|error| failed("open", error.to_string()))?;
+        let index = DiskIndex::open(dir, disk.ledger(), disk.oldest(), end)
+            .map_err(|error| failed("open", error.to_string()))?;
         if let Some(what) = index.wiped() {
             (self.observer)(&Event::IndexRebuilt { what: what.to_owned() });
         }

@@ -58,7 +58,7 @@ use parking_lot::Mutex;
 use thiserror::Error;
 
 use crate::account::TransactionId;
-use crate::kernel::doorbell::{Doorbell, Watermark};
+use crate::kernel::doorbell::{Doorbell, Latch, Watermark};
 
 use self::format::{Keys, Record, Span};
 use self::run::Run;
@@ -95,6 +95,7 @@ pub(crate) struct DiskIndex {
     /// Wakes the merging thread.
     merge_bell: Doorbell,
     wiped: Option<String>,
+    marked: Latch,
 }
 
 impl DiskIndex {
@@ -124,6 +125,7 @@ impl DiskIndex {
             ingesting: Mutex::new(()),
             merge_bell: Doorbell::new(),
             wiped: wiped.or(chain.lost),
+            marked: Latch::new(),
         })
     }
 
@@ -155,9 +157,11 @@ impl DiskIndex {
 
     /// Leaves the mark by which the next start knows of damage.
     fn mark(&self, error: IndexError) -> IndexError {
-        if let IndexError::Damaged { .. } = error {
-            // If that fails too, the next start meets the damage as this one did.
-            let _ = fs::write(self.dir.join(DAMAGE_MARK), error.to_string());
+        if matches!(error, IndexError::Damaged { .. }) && !self.marked.is_set() {
+            // If that fails, the next failing read tries again.
+            if fs::write(self.dir.join(DAMAGE_MARK), error.to_string()).is_ok() {
+                self.marked.set();
+            }
         }
         error
     }

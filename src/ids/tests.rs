@@ -192,7 +192,10 @@ fn a_full_disk_is_pushed_back() {
     assert!(world.ids.degraded().expect("degraded").contains("no space"));
     assert_eq!(world.ids.len(), 2 * CAPACITY + 1);
     let crowded = world.ids.admit().expect_err("refused");
-    assert!(crowded.to_string().starts_with("201 ids wait for the id index, the limit is 200: no space"), "{crowded}");
+    assert!(
+        crowded.to_string().starts_with("201 transaction ids wait for the id index, the limit is 200: no space"),
+        "{crowded}"
+    );
     *world.index().full.lock() = false;
     world.ids.sweep(false).expect("swept");
     assert_eq!((world.ids.degraded(), world.ids.admit()), (None, Ok(())));

@@ -82,8 +82,7 @@ impl Record {
     }
 
     pub(super) fn read(bytes: &[u8; RECORD]) -> Record {
-        let indexed =
-            Indexed { sequence: u64_at(bytes, 16), time: u64_at(bytes, 24), member: u32_at(bytes, 32) };
+        let indexed = Indexed { sequence: u64_at(bytes, 16), time: u64_at(bytes, 24), member: u32_at(bytes, 32) };
         Record { key: u128::from_be_bytes(array_at(bytes, 0)), indexed }
     }
 }

@@ -110,10 +110,9 @@ pub(super) struct Records<'a> {
 impl Records<'_> {
     pub(super) fn next(&mut self) -> Result<Option<Record>, IndexError> {
         let header = &self.run.header;
-        if self.place == header.records_in(self.number + self.page as u64) || self.pages.is_empty() {
-            if !self.turn()? {
-                return Ok(None);
-            }
+        let at_end = self.pages.is_empty() || self.place == header.records_in(self.number + self.page as u64);
+        if at_end && !self.turn()? {
+            return Ok(None);
         }
         let page = &self.pages[self.page * PAGE..][..PAGE];
         let (records, _) = page.as_chunks();

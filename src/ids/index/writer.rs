@@ -128,7 +128,8 @@ impl<'a> Writer<'a> {
             Ok(file)
         };
         let file = named(&mut self).map_err(|error: io::Error| unwritable(&path, &error))?;
-        let (fences, filter) = (std::mem::take(&mut self.fences), std::mem::replace(&mut self.filter, Filter::for_ids(0)));
+        let (fences, filter) =
+            (std::mem::take(&mut self.fences), std::mem::replace(&mut self.filter, Filter::for_ids(0)));
         Ok(Run::written(path, self.header, file, fences, filter))
     }
 }
