@@ -13,7 +13,7 @@ use crate::journal::disk::Disk;
 use crate::journal::disk::checkpoint::Recorded;
 use crate::journal::disk::files::{Files, OnDisk};
 use crate::journal::disk::recovery::Recovery;
-use crate::journal::{Flusher, Memory};
+use crate::journal::{Flusher, Memory, Sink as _};
 use crate::kernel::Kernel;
 use crate::ledger::Ledger;
 use crate::lock::Lock;
@@ -206,7 +206,8 @@ impl Builder {
     fn open_ids(&mut self, dir: &Path, disk: &Disk, end: u64) -> Result<Ids, OpenError> {
         let failed =
             |what, error: String| OpenError::Io { path: dir.to_owned(), what, error: std::io::Error::other(error) };
-        let index = DiskIndex::open(dir, disk.ledger(), end).map_err(|error| failed("open", error.to_string()))?;
+        let index = DiskIndex::open(dir, disk.ledger(), disk.oldest(), end)
+            .map_err(|error| failed("open", error.to_string()))?;
         if let Some(what) = index.wiped() {
             (self.observer)(&Event::IndexRebuilt { what: what.to_owned() });
         }

@@ -319,6 +319,9 @@ impl Core {
                 let _ = self.ids.sweep(true);
             }
             self.ids.wake();
+            if let Some(index) = self.ids.index() {
+                index.wake();
+            }
         }
         self.waiters.close();
         self.bell.ring();

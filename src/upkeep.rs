@@ -1,4 +1,4 @@
-//! What a ledger's own threads do: flushing, and for a ledger on disk, segments and checkpoints.
+//! What a ledger's own threads do: flushing, and for a ledger on disk, segments, ids and checkpoints.
 
 use std::io;
 use std::sync::Arc;
@@ -32,6 +32,7 @@ pub(crate) fn start(core: &Arc<Core>, checkpoint: u64) -> io::Result<Vec<JoinHan
         let disk = disk.clone();
         spawn("segments", Box::new(move |_| disk.keep_spare_ready()))?;
         spawn("ids", Box::new(index_until_closed))?;
+        spawn("merge", Box::new(merge_until_closed))?;
         spawn("checkpoint", Box::new(move |core| checkpoint_until_closed(core, checkpoint)))?;
     }
     Ok(threads)
@@ -53,6 +54,12 @@ fn index_until_closed(core: &Core) {
     let Some(disk) = &core.disk else { return };
     let failed = |error: &IndexError| disk.tell(&Event::IndexFailed { what: error.to_string() });
     core.ids.sweep_until_closed(&core.closed, failed);
+}
+
+fn merge_until_closed(core: &Core) {
+    let (Some(disk), Some(index)) = (&core.disk, core.ids.index()) else { return };
+    let failed = |error: &IndexError| disk.tell(&Event::IndexFailed { what: format!("merging: {error}") });
+    index.merge_until_closed(&core.closed, failed);
 }
 
 /// Writes a checkpoint whenever enough entries have come since the one at `last`.

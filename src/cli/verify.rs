@@ -20,9 +20,8 @@ use crate::verify::{self, Options, Report};
 /// with the service. It needs memory for the accounts, and 40 to 80 bytes for each id of the last two --id-window.
 ///
 /// Ends with 4 at the first bad place, and names it. A torn tail, as a crash leaves it, is not one: it is noted, and the
-/// next start cuts it. Beside a running service it checks the journal up to now, without the id index; otherwise no
-/// service can start on the directory meanwhile. It changes nothing, but that the id index's database may tidy its own files (never beside a running service, and not if the
-/// directory is read-only).
+/// next start cuts it. Beside a running service it checks the journal and the id index up to now; otherwise no service can
+/// start on the directory meanwhile. It changes nothing.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:

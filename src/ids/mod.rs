@@ -12,11 +12,17 @@
 //! half the capacity waits for it and leaves half the capacity in the table, so about `capacity` ids are in memory, and
 //! what is decided while a sweep runs. Requests that carry ids are refused when the index fails and twice the capacity
 //! waits, or when it is only slow and eight times the capacity and 65,536 wait ([`Ids::admit`]). The index itself keeps
-//! about 75 MB in memory with 10 million ids; blocks, filters and block indexes are read through a cache of 32 MiB.
+//! 11.5 bits an id in memory, 14 MB with 10 million ids, whatever their length; merging and a run that is written add a few MB, and the filter
+//! of the run that is made. It holds one file open a run, some 30 and at most about 70.
 //!
-//! On disk an id takes its own length and about 28 bytes: the value (20), framing, filter and block index; up to twice
-//! that until files are merged and the merged ones removed. It is kept as long as the index is; an id used again after
-//! the window takes no second place.
+//! On disk an id takes 37.6 bytes, whatever its length, and up to twice that while runs are merged. It is kept as long as the
+//! index is; an id used again after the window takes no second place once its runs are merged.
+//!
+//! Measured with 10 million random ids of 36 bytes in runs of 50,000, on two cores and a disk that others kept busy: 0.36 µs of
+//! CPU an id with all merging, 38 MB resident in all. A look-up beside ingestion without a pause, each after a rest of 0.2 ms: of an
+//! absent id 3 µs (99th percentile 19 µs, longest 0.9 ms), of a present one 10 µs (29 µs, 3.3 ms); alone and one after
+//! the other 2.5 µs (4 µs) and 7.6 µs (6.5 µs), with pauses of up to 0.12 s when others had the cores. Pages were in
+//! the system's cache: an id that was not used for long costs a read of the disk more. Opening 12 million took 0.12 s.
 
 mod index;
 #[cfg(all(test, equipoise_shuttle))]

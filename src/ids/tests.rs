@@ -64,7 +64,7 @@ fn request(names: &[&str]) -> Request {
 impl World {
     fn new(dir: &Path) -> World {
         let (kernel, consumer) = Kernel::with_consumer(0, 0);
-        let disk = DiskIndex::open(dir, [1; 16], 0).expect("opens");
+        let disk = DiskIndex::open(dir, [1; 16], 1, 0).expect("opens");
         let index = Faulty { disk, full: false.into(), unreadable: false.into() };
         let ids = Ids::with_index(CAPACITY, 0, index, WINDOW);
         World { ids, kernel, consumer, account: Account::new(AccountId::new("a").expect("an id")) }

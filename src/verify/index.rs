@@ -1,115 +1,113 @@
-//! The id index against the journal: the database is opened, and every id of every entry looked up.
+//! The id index against the journal: every run is gone through, and every id of every entry looked up.
 
 use std::collections::HashMap;
-use std::io;
 use std::path::{Path, PathBuf};
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions};
-
 use super::batch::Batch;
-use super::bytes::{Bytes, Wrong, hex};
 use super::chain::{Link, Visitor};
 use super::frame::Entry;
 use super::ids::key;
 use super::problem::Problem;
+use super::run::{Place, Run};
 use super::segment::Header;
 
-/// The index, open. Opening it may make the database tidy its own files.
+/// How often the folder is listed again, because a service has merged runs meanwhile.
+const LISTINGS: u32 = 20;
+
+/// The index, open: what a service does to its files meanwhile changes nothing.
 pub(super) struct Index {
     path: PathBuf,
-    ids: Keyspace,
-    /// Every id of every entry up to this sequence is in it.
-    published: u64,
-    /// How many ids were ever put in.
-    put: u64,
-    _database: Database,
+    /// By sequence, each from the end of the one before.
+    runs: Vec<Run>,
 }
 
-/// Where the index says that an id was used.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Place {
-    sequence: u64,
-    time: u64,
-    member: u32,
-}
-
-/// Opens the index in `path`, or says why it is left out: it is derived data, and the next start makes it anew.
-pub(super) fn open(path: &Path, end: &Link) -> Result<Result<Index, String>, Problem> {
-    let skipped = |why: String| Ok(Err(format!("the id index was not checked: {why}")));
-    // Without this file the database would be made, not opened.
-    match path.join("version").metadata() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return skipped("there is none".to_owned()),
-        Err(error) => return Err(Problem::unreadable(path, &error)),
-        Ok(_) => {}
+/// Opens the index in `path`, or says why it is left out: it is derived data, and the next start makes it anew. To be done
+/// before the journal is gone through, so that what a service puts in meanwhile is not beyond the journal's end.
+pub(super) fn open(path: &Path, live: bool) -> Result<Result<Index, String>, Problem> {
+    let skipped = |why: &str| Ok(Err(format!("the id index was not checked: {why}")));
+    if !path.exists() {
+        return skipped("there is none");
     }
-    let metadata = path.metadata().map_err(|error| Problem::unreadable(path, &error))?;
-    if metadata.permissions().readonly() {
-        return skipped("its directory is read-only".to_owned());
+    if path.join("damaged").exists() {
+        return skipped("it is marked as damaged");
     }
-    // One keyspace is looked up, none is written: small caches and few threads do.
-    let database = match Database::builder(path).cache_size(64 << 20).worker_threads(1).open() {
-        Ok(database) => database,
-        Err(error) => return skipped(format!("it cannot be opened: {error}")),
+    let mut listings = 0;
+    let runs = loop {
+        listings += 1;
+        if let Some(runs) = list(path, live && listings < LISTINGS)? {
+            break runs;
+        }
     };
-    if !database.keyspace_exists("ids") || !database.keyspace_exists("meta") {
-        return skipped("it was never filled".to_owned());
+    if runs.is_empty() {
+        return skipped("it was never filled");
     }
-    let keyspace = |name: &str| database.keyspace(name, KeyspaceCreateOptions::default);
-    let opened = keyspace("ids").and_then(|ids| Ok((ids, keyspace("meta")?.get("published")?)));
-    let (ids, meta) = match opened {
-        Ok(opened) => opened,
-        Err(error) => return skipped(format!("it cannot be read: {error}")),
-    };
-    let Some(meta) = meta else { return skipped("it was never filled".to_owned()) };
-    let (published, put) = published(&meta, end).map_err(|wrong| Problem::new(path, wrong.what))?;
-    Ok(Ok(Index { path: path.to_owned(), ids, published, put, _database: database }))
+    Ok(Ok(Index { path: path.to_owned(), runs }))
 }
 
-/// Up to which sequence it is filled, and how many ids were put in.
-fn published(meta: &[u8], end: &Link) -> Result<(u64, u64), Wrong> {
-    let mut bytes = Bytes::new(meta);
-    let (published, ledger, put) = (bytes.u64()?, bytes.array::<16>()?, bytes.u64()?);
-    if !bytes.is_empty() {
-        return Err(bytes.wrong("`published` is longer than it should be"));
+/// The runs of which no other contains all; `None`: one was removed after the folder was listed.
+fn list(path: &Path, may_vanish: bool) -> Result<Option<Vec<Run>>, Problem> {
+    let mut spans = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(|error| Problem::unreadable(path, &error))? {
+        let name = entry.map_err(|error| Problem::unreadable(path, &error))?.file_name();
+        spans.extend(name.to_str().and_then(Run::span));
     }
-    if ledger != end.ledger {
-        let (ledger, expected) = (hex(&ledger), hex(&end.ledger));
-        return Err(bytes.wrong(format!("the id index is of ledger {ledger}, the journal of {expected}")));
+    spans.sort_unstable_by_key(|(first, last)| (*first, std::cmp::Reverse(*last)));
+    let mut runs: Vec<Run> = Vec::new();
+    for (first, last) in spans {
+        let before = runs.last().map(|run| run.last);
+        if before.is_some_and(|before| last <= before) {
+            continue;
+        }
+        match Run::open(path, first, last) {
+            Err(problem) if problem.unreadable && may_vanish => return Ok(None),
+            Err(problem) => return Err(problem),
+            Ok(run) if before.is_some_and(|before| before + 1 != first) => {
+                let before = before.unwrap_or_default();
+                return Err(Problem::new(&run.path, format!("the run before it ends with sequence {before}")));
+            }
+            Ok(run) => runs.push(run),
+        }
     }
-    let last = end.sequence - 1;
-    if published > last {
-        return Err(bytes.wrong(format!("published up to sequence {published}; the journal ends at {last}")));
-    }
-    Ok((published, put))
+    Ok(Some(runs))
 }
 
 impl Index {
-    /// How many ids were ever put in; one that was used again after the window counts twice.
+    /// How many ids it holds; one that was used again after the window may count twice.
     pub(super) fn count(&self) -> u64 {
-        self.put
+        self.runs.iter().map(Run::count).sum()
     }
 
-    /// Looks up every id that `walk` shows.
-    pub(super) fn check(self) -> Check {
-        Check { index: self, found: 0, reused: HashMap::new() }
-    }
-
-    fn get(&self, id: &str) -> Result<Option<Place>, String> {
-        let value = self.ids.get(id).map_err(|error| format!("the id index cannot be read: {error}"))?;
-        let Some(value) = value else { return Ok(None) };
-        let mut bytes = Bytes::new(&value);
-        let mut place = || Ok(Place { sequence: bytes.u64()?, time: bytes.u64()?, member: bytes.u32()? });
-        let place = place().map_err(|wrong: Wrong| format!("in the id index, id {id}: {}", wrong.what))?;
-        match bytes.is_empty() {
-            true => Ok(Some(place)),
-            false => Err(format!("in the id index, id {id}: more than 20 bytes")),
+    /// Goes through all runs, and then looks up every id that `walk` shows; the journal ends at `end`.
+    pub(super) fn check(self, oldest: u64, end: &Link) -> Result<Check, Problem> {
+        if let Some(run) = self.runs.first()
+            && run.first > oldest
+        {
+            return Err(Problem::new(&run.path, format!("it is the first; the journal begins with sequence {oldest}")));
         }
+        self.runs.iter().try_for_each(|run| run.check(&end.ledger))?;
+        let (published, last) = (self.runs.last().map_or(0, |run| run.last), end.sequence - 1);
+        if published > last {
+            let what = format!("published up to sequence {published}; the journal ends at {last}");
+            return Err(Problem::new(&self.path, what));
+        }
+        Ok(Check { ledger: end.ledger, index: self, published, found: 0, reused: HashMap::new() })
+    }
+
+    fn get(&self, key: &[u8; 16]) -> Result<Option<Place>, Problem> {
+        for run in self.runs.iter().rev() {
+            if let Some(place) = run.get(key)? {
+                return Ok(Some(place));
+            }
+        }
+        Ok(None)
     }
 }
 
 /// The comparison under way.
 pub(super) struct Check {
     index: Index,
+    ledger: [u8; 16],
+    published: u64,
     found: u64,
     /// Ids that the index knows from a later entry than the one that was looked at: used again after the window.
     reused: HashMap<u128, (String, Place)>,
@@ -127,11 +125,22 @@ impl Check {
         }
     }
 
-    fn entry(&mut self, entry: &Entry<'_>) -> Result<(), String> {
+    fn hashed(&self, id: &str) -> [u8; 16] {
+        let mut keyed = blake3::Hasher::new_keyed(&[self.ledger, self.ledger].concat().try_into().unwrap_or_default());
+        let mut first = [0; 16];
+        first.copy_from_slice(&keyed.update(id.as_bytes()).finalize().as_bytes()[..16]);
+        first
+    }
+
+    /// Looks up the ids of `entry`, and says what is wrong with them.
+    fn entry(&mut self, entry: &Entry<'_>) -> Result<Result<(), String>, Problem> {
+        if entry.sequence > self.published {
+            return Ok(Ok(()));
+        }
         for (place, member, _) in entry.parts() {
             let Some(id) = member.id else { continue };
             let expected = Place { sequence: entry.sequence, time: entry.time, member: place };
-            match self.index.get(id)? {
+            match self.index.get(&self.hashed(id))? {
                 Some(place) if place == expected => {
                     self.found += 1;
                     self.reused.remove(&key(id));
@@ -139,19 +148,18 @@ impl Check {
                 Some(place) if place.sequence > entry.sequence => {
                     self.reused.insert(key(id), (id.to_owned(), place));
                 }
-                _ if entry.sequence > self.index.published => {}
                 Some(place) => {
                     let Place { sequence, time, member } = place;
-                    return Err(format!(
+                    return Ok(Err(format!(
                         "the id index has id {id} at sequence {sequence}, time {time}, member {member}; \
                          the journal at sequence {}, time {}, member {}",
                         expected.sequence, expected.time, expected.member,
-                    ));
+                    )));
                 }
-                None => return Err(format!("id {id} is missing in the id index")),
+                None => return Ok(Err(format!("id {id} is missing in the id index"))),
             }
         }
-        Ok(())
+        Ok(Ok(()))
     }
 }
 
@@ -166,7 +174,7 @@ impl Visitor for Check {
         let mut entry = Entry::default();
         let mut frames = batch.frames();
         while frames.next(&mut entry)? {
-            self.entry(&entry).map_err(|what| batch.problem(entry.at, entry.sequence, what))?;
+            self.entry(&entry)?.map_err(|what| batch.problem(entry.at, entry.sequence, what))?;
         }
         Ok(())
     }

@@ -33,7 +33,7 @@ pub(crate) struct Sizes {
     pub(crate) last_time: u64,
     /// How many accounts the newest checkpoint holds, and at which sequence.
     pub(crate) accounts: Option<(u64, u64)>,
-    /// How many ids were put into the index, or why they are not counted.
+    /// How many ids the index holds, or why they are not counted.
     pub(crate) ids: Result<u64, String>,
     pub(crate) notes: Vec<String>,
 }
@@ -82,17 +82,11 @@ pub(crate) fn measure(directory: &Directory, progress: &mut dyn FnMut(u64, u64))
         }
     }
     let ids = directory.path.join("ids");
-    // Before the database is opened, which may tidy its files.
     sizes.index_bytes = bytes_under(&ids);
-    sizes.ids = match (&directory.holder, &end.link) {
-        (Some(holder), _) if holder.is_empty() => Err("in use by a process".to_owned()),
-        (Some(holder), _) => Err(format!("in use by {holder}")),
-        (None, None) => Err("the journal has not begun".to_owned()),
-        (None, Some(link)) => match index::open(&ids, link) {
-            Ok(Ok(index)) => Ok(index.count()),
-            Ok(Err(why)) => Err(why),
-            Err(problem) => Err(problem.to_string()),
-        },
+    sizes.ids = match index::open(&ids, directory.live()) {
+        Ok(Ok(index)) => Ok(index.count()),
+        Ok(Err(why)) => Err(why),
+        Err(problem) => Err(problem.to_string()),
     };
     Ok(sizes)
 }

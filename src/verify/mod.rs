@@ -15,13 +15,13 @@
 //!    replay has it.
 //! 8. The end: no checkpoint beyond it, and with [`Options::head`] the hash of the last batch, which stands for all
 //!    before it.
-//! 9. The id index: published no further than the end, and every id of every entry up to there at its place.
+//! 9. The id index: each of its runs (checksums, order, filter), that they are one chain which ends no later than the
+//!    journal, and every id of every entry up to there at its place.
 //!
 //! A journal whose beginning was dropped is replayed from the oldest checkpoint that it reaches back to; the entries
 //! up to there are checked in themselves only.
 //!
-//! Nothing in the directory is changed, but that the id index's database may tidy its own files when it is opened. That
-//! happens after everything else was found right, and never while a process has the directory.
+//! Nothing in the directory is changed. Beside a running service it is all checked up to some moment.
 
 mod accounts;
 mod batch;
@@ -35,6 +35,7 @@ mod index;
 mod measure;
 mod problem;
 mod replay;
+mod run;
 mod segment;
 mod verifier;
 

@@ -72,28 +72,27 @@ pub fn verify(path: &Path, options: &Options, progress: &mut dyn FnMut(u64, u64)
     let directory = Directory::open(path)?;
     let bytes = directory.bytes_from(0);
     let ids = path.join("ids");
-    let passes = if directory.live() || !ids.exists() { 1 } else { 2 };
+    let index = index::open(&ids, directory.live());
+    let passes = if matches!(index, Ok(Ok(_))) { 2 } else { 1 };
     let mut meter = Meter { done: 0, total: bytes * passes, progress };
 
     let mut verifier = Verifier::new(&directory, options, &mut meter);
     let end = chain::walk(&directory, 0, &mut verifier)?;
     let mut report = verifier.end(end.link.as_ref())?;
     report.notes = [&directory.notes[..], &report.notes, &end.notes].concat();
-    match (&directory.holder, &end.link) {
-        (Some(holder), _) => {
-            let holder = if holder.is_empty() { "a process" } else { holder };
-            let note = format!("{holder} has the directory: this is the journal up to now, without the id index");
-            report.notes.push(note);
-        }
-        (None, None) => {}
-        (None, Some(link)) => match index::open(&ids, link)? {
+    if let Some(holder) = &directory.holder {
+        let holder = if holder.is_empty() { "a process" } else { holder };
+        report.notes.push(format!("{holder} has the directory: this is the journal up to now"));
+    }
+    if let Some(link) = &end.link {
+        match index? {
             Err(note) => report.notes.push(note),
             Ok(index) => {
-                let mut check = Metered { check: index.check(), meter: &mut meter };
+                let mut check = Metered { check: index.check(report.first_sequence.max(1), link)?, meter: &mut meter };
                 chain::walk(&directory, 0, &mut check)?;
                 report.indexed_ids = Some(check.check.end()?);
             }
-        },
+        }
     }
     Ok(report)
 }

@@ -1,6 +1,6 @@
-//! The index on disk, over starts and damage.
+//! The index on disk, over starts, merges and damage.
 
-use std::io::Read;
+use std::os::unix::fs::FileExt;
 
 use super::*;
 
@@ -19,21 +19,48 @@ fn run(from: u64, through: u64) -> Vec<(TransactionId, Indexed)> {
     (from..=through).rev().map(|number| (id(number), entry(number))).collect()
 }
 
-fn open(dir: &Path, journal_end: u64) -> DiskIndex {
-    DiskIndex::open(dir, LEDGER, journal_end).expect("opens")
+fn open(dir: &Path, end: u64) -> DiskIndex {
+    DiskIndex::open(dir, LEDGER, 1, end).expect("opens")
 }
 
-fn filled(dir: &Path) {
-    let index = open(dir, 0);
-    for from in [1, 301, 601] {
-        index.catch_up(&mut run(from, from + 299), from + 299).expect("ingested");
+/// Runs of `each` entries up to `through`.
+fn fill(index: &DiskIndex, each: u64, through: u64) {
+    while index.published() < through {
+        let from = index.published() + 1;
+        index.catch_up(&mut run(from, from + each - 1), from + each - 1).expect("ingested");
     }
 }
 
-/// Every file below `dir`.
-fn files(dir: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dir).expect("a folder").map(|entry| entry.expect("an entry").path());
-    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+fn filled(dir: &Path) {
+    fill(&open(dir, 0), 300, 900);
+}
+
+fn merge(index: &DiskIndex) {
+    index.merge(&Latch::new()).expect("merged");
+}
+
+fn has_all(index: &DiskIndex, through: u64) -> bool {
+    (1..=through).all(|number| index.find(&id(number)) == Ok(Some(entry(number))))
+}
+
+/// Every file in `dir`.
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).expect("a folder").map(|entry| entry.expect("an entry"));
+    let mut names: Vec<_> = entries.map(|entry| entry.file_name().into_string().expect("text")).collect();
+    names.sort_unstable();
+    names
+}
+
+fn name(first: u64, last: u64) -> String {
+    Span { first, last }.name()
+}
+
+fn copy(from: &Path, to: &Path) {
+    let _ = fs::remove_dir_all(to);
+    fs::create_dir_all(to).expect("made");
+    for name in names(from) {
+        fs::copy(from.join(&name), to.join(&name)).expect("copied");
+    }
 }
 
 /// B4: what was put in is found after the next start, and says how far it goes.
@@ -43,7 +70,7 @@ fn ids_outlive_the_process() {
     filled(dir.path());
     let index = open(dir.path(), 900);
     assert_eq!((index.wiped(), index.published(), index.count()), (None, 900, 900));
-    assert!((1..=900).all(|number| index.find(&id(number)) == Ok(Some(entry(number)))));
+    assert!(has_all(&index, 900));
     assert_eq!(index.find(&id(901)), Ok(None));
     assert!(index.bytes_on_disk() > 0);
     index.catch_up(&mut Vec::new(), 950).expect("a run without ids");
@@ -65,29 +92,36 @@ fn the_newest_entry_of_an_id_is_found() {
     drop(index);
     let index = open(dir.path(), 40);
     assert_eq!(index.find(&id(1)), Ok(Some(entry(39))));
-    index.open.read().as_ref().expect("open").ids.major_compact().expect("merged");
-    assert_eq!((index.find(&id(1)), index.find(&id(2))), (Ok(Some(entry(39))), Ok(Some(entry(39)))));
+    merge(&index);
+    assert!(index.count() < 20, "older entries are dropped");
+    for index in [index, open(dir.path(), 40)] {
+        assert_eq!((index.find(&id(1)), index.find(&id(2))), (Ok(Some(entry(39))), Ok(Some(entry(39)))));
+    }
 }
 
-/// B4: a run that is taken again after a crash changes nothing.
+/// B4: a run that is taken again after an error or a crash changes nothing.
 #[test]
 fn a_run_may_be_taken_twice() {
     let dir = tempfile::tempdir().expect("a folder");
     filled(dir.path());
     let index = open(dir.path(), 900);
-    index.ingest(&mut run(500, 1_000), 1_000).expect("ingested");
+    index.ingest(&mut run(901, 1_000), 1_000).expect("ingested");
     assert_eq!(index.published(), 900, "ingesting alone publishes nothing");
-    index.catch_up(&mut run(500, 1_000), 1_000).expect("ingested");
-    assert!((1..=1_000).all(|number| index.find(&id(number)) == Ok(Some(entry(number)))));
-    assert_eq!(index.published(), 1_000);
+    index.catch_up(&mut run(901, 1_100), 1_100).expect("ingested");
+    assert!(has_all(&index, 1_100));
+    assert_eq!((index.published(), index.count()), (1_100, 1_100));
+    drop(index);
+    let index = open(dir.path(), 1_100);
+    assert!(has_all(&index, 1_100));
+    assert_eq!((index.wiped(), names(dir.path()).len()), (None, 4), "the shorter one is removed");
 }
 
-/// B4: what belongs to another ledger or another past of this one is deleted, and says why.
+/// B4: what belongs to another ledger or another past of this one is deleted, and says why; what is good stays.
 #[test]
 fn what_is_not_this_journals_is_wiped() {
     let dir = tempfile::tempdir().expect("a folder");
     filled(dir.path());
-    let index = DiskIndex::open(dir.path(), [8; 16], 900).expect("opens");
+    let index = DiskIndex::open(dir.path(), [8; 16], 1, 900).expect("opens");
     assert!(index.wiped().expect("wiped").contains("another ledger's"));
     assert_eq!((index.published(), index.find(&id(1))), (0, Ok(None)));
     drop(index);
@@ -95,101 +129,240 @@ fn what_is_not_this_journals_is_wiped() {
     filled(dir.path());
     let index = open(dir.path(), 899);
     assert!(index.wiped().expect("wiped").contains("beyond the journal's end"));
-    assert_eq!((index.published(), index.find(&id(1))), (0, Ok(None)));
-    index.ingest(&mut run(1, 9), 9).expect("ingested");
+    assert_eq!((index.published(), index.find(&id(601))), (600, Ok(None)));
+    assert!(has_all(&index, 600));
     drop(index);
-
-    let index = open(dir.path(), 9);
-    assert_eq!((index.wiped(), index.published()), (None, 9));
-    let begun = |index: &DiskIndex| {
-        let open = index.open.read();
-        open.as_ref().expect("open").meta.insert(BEGUN, 12_u64.to_le_bytes()).expect("written");
-    };
-    begun(&index);
-    drop(index);
-    let index = open(dir.path(), 11);
-    assert!(index.wiped().is_some(), "a run may have been taken that the journal does not have");
+    let index = open(dir.path(), 600);
+    assert_eq!((index.wiped(), index.published()), (None, 600));
 }
 
-/// Copies a database; of its log, which is as long as it may become, only the beginning.
-fn copy(from: &Path, to: &Path) {
-    let _ = fs::remove_dir_all(to);
-    for file in files(from) {
-        let target = to.join(file.strip_prefix(from).expect("below"));
-        fs::create_dir_all(target.parent().expect("a folder")).expect("made");
-        let mut bytes = Vec::new();
-        let reader = fs::File::open(&file).expect("opened");
-        reader.take(1 << 20).read_to_end(&mut bytes).expect("read");
-        fs::write(&target, &bytes).expect("written");
-    }
+/// B4: the chain begins at the oldest entry that the journal has, or before it.
+#[test]
+fn the_chain_begins_where_the_journal_does() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let index = DiskIndex::open(dir.path(), LEDGER, 301, 900).expect("opens");
+    assert_eq!(index.published(), 300);
+    fill(&index, 300, 900);
+    drop(index);
+    let index = DiskIndex::open(dir.path(), LEDGER, 601, 900).expect("opens");
+    assert_eq!((index.wiped(), index.published()), (None, 900));
+    drop(index);
+    let index = DiskIndex::open(dir.path(), LEDGER, 300, 900).expect("opens");
+    assert_eq!((index.wiped().is_some(), index.published()), (true, 299));
 }
 
-/// What an index opened after damage says: None if it was wiped, else how many reads failed. No answer is wrong.
-fn read_all(dir: &Path, what: &str) -> Option<usize> {
+/// B4: a run that is missing in the middle takes what follows with it.
+#[test]
+fn a_gap_ends_the_chain() {
+    let dir = tempfile::tempdir().expect("a folder");
+    filled(dir.path());
+    fs::remove_file(dir.path().join(name(301, 600))).expect("removed");
+    let index = open(dir.path(), 900);
+    assert!(index.wiped().expect("wiped").contains("sequence 301"));
+    assert_eq!((index.published(), names(dir.path())), (300, vec![name(1, 300)]));
+    fill(&index, 300, 900);
+    assert!(has_all(&index, 900));
+}
+
+/// C3: a crash while a run is written leaves a file that is removed; one after a merge, files that are contained.
+#[test]
+fn what_a_crash_leaves_is_removed() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (before, after) = (dir.path().join("before"), dir.path().join("after"));
+    fill(&open(&before, 0), 20, 160);
+    copy(&before, &after);
+    merge(&open(&after, 160));
+    assert_eq!(names(&after), [name(1, 160)]);
+    fs::copy(after.join(name(1, 160)), before.join(name(1, 160))).expect("copied");
+    fs::write(before.join(Span { first: 161, last: 180 }.unfinished_name()), "half a run").expect("written");
+    let index = open(&before, 200);
+    assert_eq!((index.wiped(), index.published(), index.count()), (None, 160, 160));
+    assert!(has_all(&index, 160));
+    assert_eq!(names(&before), [name(1, 160)]);
+}
+
+/// C3: a merged run that is damaged while what it was made of is still there costs nothing.
+#[test]
+fn the_inputs_of_a_bad_merge_serve() {
+    let dir = tempfile::tempdir().expect("a folder");
+    fill(&open(dir.path(), 0), 20, 160);
+    fs::write(dir.path().join(name(1, 160)), "no run").expect("written");
+    let index = open(dir.path(), 160);
+    assert_eq!((index.wiped(), index.published()), (None, 160));
+    assert!(has_all(&index, 160));
+}
+
+/// B4: two that look ids up beside ingestion and merging see every published id, at every moment.
+#[test]
+fn ids_are_found_beside_merging() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let index = open(dir.path(), 0);
+    let (closed, done) = (Latch::new(), Latch::new());
+    std::thread::scope(|scope| {
+        scope.spawn(|| index.merge_until_closed(&closed, |error| panic!("{error}")));
+        for seed in [1, 7] {
+            let (index, done) = (&index, &done);
+            scope.spawn(move || {
+                let mut number: u64 = seed;
+                while !done.is_set() {
+                    let published = index.published();
+                    number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    let wanted = (number >> 33) % (published + 1);
+                    let expected = (wanted > 0).then(|| entry(wanted));
+                    assert_eq!(index.find(&id(wanted)), Ok(expected));
+                    assert_eq!(index.find(&id(999_999)), Ok(None));
+                }
+            });
+        }
+        fill(&index, 500, 60_000);
+        done.set();
+        let settled = || index.runs.load().len() < 20;
+        assert!((0..1_000).any(|_| settled() || std::thread::sleep(std::time::Duration::from_millis(10)) != ()));
+        closed.set();
+        index.wake();
+    });
+    assert!(has_all(&index, 60_000));
+    assert_eq!(names(dir.path()).len(), index.runs.load().len(), "what was merged is removed");
+    drop(index);
+    assert!(has_all(&open(dir.path(), 60_000), 60_000));
+}
+
+/// E4: closing ends a merge that is under way, and leaves nothing of it.
+#[test]
+fn closing_ends_a_merge() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let index = open(dir.path(), 0);
+    fill(&index, 2_000, 16_000);
+    let runs = index.runs.load_full();
+    let closed = Latch::new();
+    closed.set();
+    index.merge_into_one(&runs, 0, &closed).expect("ended");
+    assert_eq!(index.runs.load().len(), 8);
+    assert!(names(dir.path()).iter().all(|name| name.ends_with(".run")) && names(dir.path()).len() == 8);
+    merge(&index);
+    assert_eq!(index.runs.load().len(), 1);
+    assert!(has_all(&index, 16_000));
+}
+
+/// B2: a run that cannot be written is an error, leaves nothing, and may be taken again.
+#[test]
+fn a_failed_run_is_taken_again() {
+    let dir = tempfile::tempdir().expect("a folder");
+    filled(dir.path());
+    let index = open(dir.path(), 900);
+    let obstacle = dir.path().join(name(901, 910));
+    fs::create_dir(&obstacle).expect("a folder where the file should be");
+    assert!(matches!(index.catch_up(&mut run(901, 910), 910), Err(IndexError::Failed { .. })));
+    assert_eq!((index.published(), names(dir.path()).len()), (900, 4));
+    assert!(has_all(&index, 900));
+    fs::remove_dir(&obstacle).expect("removed");
+    index.catch_up(&mut run(901, 910), 910).expect("ingested");
+    assert!(has_all(&index, 910));
+}
+
+/// What an index opened after damage says. No answer is wrong, whatever is damaged.
+#[derive(Debug, PartialEq, Eq)]
+enum Met {
+    AtTheStart,
+    Later,
+    Never,
+}
+
+fn read_all(dir: &Path, what: &str) -> Met {
     let index = open(dir, 900);
     if index.wiped().is_some() {
-        assert_eq!((index.published(), index.find(&id(1))), (0, Ok(None)), "{what}");
-        return None;
+        assert!(index.published() < 900, "{what}");
+        assert!(index.find(&id(index.published().max(1))).is_ok(), "{what}");
+        return Met::AtTheStart;
     }
-    let mut failed = 0;
-    for number in 1..=index.published() {
+    assert_eq!(index.published(), 900, "{what}");
+    let mut met = Met::Never;
+    for number in 650..=900 {
         match index.find(&id(number)) {
             Ok(found) => assert_eq!(found, Some(entry(number)), "{what}"),
-            Err(_) => failed += 1,
+            Err(error) => {
+                assert!(matches!(error, IndexError::Damaged { .. }), "{what}: {error}");
+                met = Met::Later;
+            }
         }
     }
-    Some(failed)
+    met
 }
 
-/// B4: damage anywhere in the files is found when they are opened or read, never believed, and healed by the next
-/// start; nothing panics.
+/// B4: damage of any byte of a file is found when it is opened or read, never believed, and healed by the next start;
+/// nothing panics.
 #[test]
 fn damage_is_wiped_and_reported() {
     let dir = tempfile::tempdir().expect("a folder");
     let (original, damaged) = (dir.path().join("original"), dir.path().join("damaged"));
-    filled(&original);
+    let index = open(&original, 0);
+    index.catch_up(&mut run(1, 700), 700).expect("ingested");
+    index.catch_up(&mut run(701, 900), 900).expect("ingested");
+    drop(index);
     copy(&original, &damaged);
-    assert_eq!(read_all(&damaged, "undamaged"), Some(0));
-    let (mut wiped, mut met_later) = (0, 0);
-    for file in files(&original) {
-        for cut in [false, true] {
-            copy(&original, &damaged);
-            let victim = damaged.join(file.strip_prefix(&original).expect("below"));
-            let mut bytes = fs::read(&victim).expect("read");
-            let written = bytes.iter().rposition(|byte| *byte != 0).unwrap_or_default();
-            match cut {
-                true => bytes.truncate(written / 3),
-                false => bytes.iter_mut().skip(written / 3).take(1).for_each(|byte| *byte ^= 0x10),
-            }
-            fs::write(&victim, &bytes).expect("written");
-            match read_all(&damaged, &format!("{}, cut: {cut}", file.display())) {
-                None => wiped += 1,
-                Some(0) => {}
-                Some(_) => {
-                    met_later += 1;
-                    assert_eq!(read_all(&damaged, "known to be damaged"), None);
-                }
-            }
+    let victim = name(701, 900);
+    let bytes = fs::read(original.join(&victim)).expect("read");
+    let mut met_later = 0;
+    for at in 0..bytes.len() {
+        // Between header and pages nothing is read.
+        if (128..4096).contains(&at) && at % 256 != 0 {
+            continue;
         }
+        let path = damaged.join(&victim);
+        if !path.exists() {
+            fs::write(&path, &bytes).expect("written");
+        }
+        // In place: some file systems make a file that is written over durable at once.
+        let file = fs::File::options().write(true).open(&path).expect("opened");
+        file.write_all_at(&[bytes[at] ^ (1 << (at % 8))], at as u64).expect("written");
+        let met = read_all(&damaged, &format!("byte {at}"));
+        match met {
+            Met::Never => assert!((128..4096).contains(&at), "byte {at}"),
+            Met::AtTheStart => {}
+            Met::Later => met_later += 1,
+        }
+        let marked = damaged.join(DAMAGE_MARK);
+        assert_eq!(marked.exists(), met == Met::Later);
+        if met == Met::Later {
+            fs::remove_file(marked).expect("removed");
+        }
+        file.write_all_at(&bytes[at..=at], at as u64).expect("written");
     }
-    assert!(wiped > 0 && met_later > 0, "{wiped} wiped, {met_later} met later");
+    fs::write(damaged.join(DAMAGE_MARK), "a page").expect("written");
+    assert_eq!(read_all(&damaged, "known to be damaged"), Met::AtTheStart);
+    assert_eq!(met_later, 2 * 4096);
 }
 
-/// B2: after an error the index is opened again by the next run; until then, reads fail and nothing is new.
+/// C3: a file that was cut at any length is found to be, and what came before it serves.
 #[test]
-fn an_error_is_followed_by_opening_it_again() {
+fn a_cut_file_is_wiped() {
     let dir = tempfile::tempdir().expect("a folder");
     filled(dir.path());
-    let index = open(dir.path(), 900);
-    *index.open.write() = None;
-    assert!(matches!(index.find(&id(1)), Err(IndexError::Failed { .. })));
-    index.catch_up(&mut run(901, 910), 910).expect("opened again");
-    assert_eq!((index.find(&id(1)), index.find(&id(910))), (Ok(Some(entry(1))), Ok(Some(entry(910)))));
+    let victim = dir.path().join(name(601, 900));
+    let bytes = fs::read(&victim).expect("read");
+    for length in (0..bytes.len()).rev().step_by(3).chain([0]) {
+        fs::write(&victim, &bytes[..length]).expect("written");
+        let index = open(dir.path(), 900);
+        assert_eq!((index.wiped().is_some(), index.published()), (true, 600), "cut at {length}");
+        assert!(!victim.exists());
+    }
+    assert!(has_all(&open(dir.path(), 900), 600));
+}
 
-    *index.open.write() = None;
-    index.publish(2_000);
-    let lost = index.ingest(&mut run(2_001, 2_010), 2_010);
-    assert!(matches!(lost, Err(IndexError::Damaged { .. })), "what was published must be there: {lost:?}");
-    drop(index);
-    assert!(open(dir.path(), 2_000).wiped().is_some());
+/// B4: a page of another run, whole as it is, is not believed.
+#[test]
+fn a_strange_page_is_damage() {
+    let dir = tempfile::tempdir().expect("a folder");
+    filled(dir.path());
+    let [own, strange] = [name(301, 600), name(601, 900)].map(|name| dir.path().join(name));
+    let page = fs::read(strange).expect("read")[4096..8192].to_vec();
+    let mut bytes = fs::read(&own).expect("read");
+    bytes[4096..8192].copy_from_slice(&page);
+    fs::write(&own, &bytes).expect("written");
+    let index = open(dir.path(), 900);
+    let answers: Vec<_> = (301..=600).map(|number| index.find(&id(number))).collect();
+    assert!(answers.iter().filter(|answer| answer.is_err()).count() > 100);
+    assert!(answers.iter().all(|answer| *answer != Ok(None)));
+    assert!(matches!(index.merge_into_one(&index.runs.load_full(), 0, &Latch::new()), Err(IndexError::Damaged { .. })));
+    assert_eq!(names(dir.path()).iter().filter(|name| name.ends_with(".tmp")).count(), 0);
 }

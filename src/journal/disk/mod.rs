@@ -5,7 +5,7 @@
 //! journal/0000000001.segment …          the journal, in segments of one length
 //! journal/spare                         the next segment, zeroed; not part of the journal
 //! checkpoints/00000000000001000000.checkpoint   every account at a sequence; the newest two are kept
-//! ids/                                  the id index, derived from the journal
+//! ids/{first:020}-{last:020}.run        the id index, derived from the journal: the ids of all entries of a span, see `ids::index`
 //! ```
 //!
 //! All integers are little-endian. A **segment** is a header of 4,096 bytes, then batches at multiples of 8, then zeros:

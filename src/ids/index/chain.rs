@@ -1,0 +1,76 @@
+//! Which runs are there when the index is opened: a chain without a gap, from the journal's oldest entry or before it.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::format::Span;
+use super::run::Run;
+use super::{IndexError, unreadable, unwritable};
+
+/// The runs that can be used, the oldest first.
+pub(super) struct Chain {
+    pub(super) runs: Vec<Arc<Run>>,
+    /// Why it reaches less far than the files did, if so.
+    pub(super) lost: Option<String>,
+}
+
+impl Chain {
+    /// Where it ends.
+    pub(super) fn last(&self) -> Option<u64> {
+        self.runs.last().map(|run| run.span().last)
+    }
+}
+
+/// Opens the runs in `dir` of the ledger whose journal has the entries from `oldest` to `end`, and removes every other:
+/// those that a larger one contains, and from the first bad place on all that follows.
+pub(super) fn open(dir: &Path, ledger: &[u8; 16], oldest: u64, end: u64) -> Result<Chain, IndexError> {
+    let spans = tidy(dir)?;
+    let highest = spans.iter().map(|span| span.last).max();
+    let mut chain = Chain { runs: Vec::new(), lost: None };
+    for span in spans {
+        let next = chain.last().map_or(oldest, |last| last + 1);
+        let begins = chain.runs.is_empty();
+        let why_not = match span {
+            Span { last, .. } if !begins && last < next => None,
+            Span { last, .. } if last > end => Some("it goes beyond the journal's end".to_owned()),
+            Span { first, .. } if first > next || (!begins && first != next) => {
+                Some(format!("sequence {next} and what follows it are missing"))
+            }
+            span => match Run::open(dir, span, ledger) {
+                Ok(run) => {
+                    chain.runs.push(Arc::new(run));
+                    continue;
+                }
+                Err(IndexError::Damaged { what, .. }) => Some(format!("{}: {what}", span.name())),
+                Err(error) => return Err(error),
+            },
+        };
+        // The first reason: what follows is bad because of it.
+        chain.lost = chain.lost.or(why_not);
+        let path = dir.join(span.name());
+        fs::remove_file(&path).map_err(|error| unwritable(&path, &error))?;
+    }
+    if chain.last() == highest {
+        chain.lost = None;
+    }
+    Ok(chain)
+}
+
+/// The runs by first sequence, of several the longest first. Removes what was not completed.
+fn tidy(dir: &Path) -> Result<Vec<Span>, IndexError> {
+    let cannot = |error: io::Error| unreadable(dir, &error);
+    let mut spans = Vec::new();
+    for entry in fs::read_dir(dir).map_err(cannot)? {
+        let name = entry.map_err(cannot)?.file_name();
+        let Some(name) = name.to_str() else { continue };
+        spans.extend(Span::of_name(name));
+        if name.ends_with(".tmp") {
+            let path = dir.join(name);
+            fs::remove_file(&path).map_err(|error| unwritable(&path, &error))?;
+        }
+    }
+    spans.sort_unstable_by(|a, b| a.first.cmp(&b.first).then(b.last.cmp(&a.last)));
+    Ok(spans)
+}

@@ -1,0 +1,144 @@
+//! A run: ids of a span of entries, sorted, in one file that never changes.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::filter::Filter;
+use super::format::{FENCE, Header, PAGE, Record, Span, records};
+use super::{IndexError, Indexed, damaged, unreadable};
+
+/// An open run. Its file may have been removed meanwhile; it is read all the same.
+pub(super) struct Run {
+    pub(super) path: PathBuf,
+    pub(super) header: Header,
+    file: File,
+    /// The first key of each page.
+    fences: Vec<u128>,
+    filter: Filter,
+}
+
+impl Run {
+    /// Reads everything but the records.
+    pub(super) fn open(dir: &Path, span: Span, ledger: &[u8; 16]) -> Result<Run, IndexError> {
+        let path = dir.join(span.name());
+        let cannot = |error: io::Error| unreadable(&path, &error);
+        let wrong = |what: &str| damaged(&path, what);
+        let file = File::open(&path).map_err(cannot)?;
+        let mut page = [0; PAGE];
+        file.read_exact_at(&mut page, 0).map_err(cannot)?;
+        let header = Header::read(&page).map_err(wrong)?;
+        if header.ledger != *ledger {
+            return Err(wrong("it is another ledger's"));
+        }
+        if header.span != span {
+            return Err(wrong("it has another run's name"));
+        }
+        let (begin, length) = header.tail().ok_or_else(|| wrong("its header cannot be right"))?;
+        // Before anything that long is allocated.
+        if begin.checked_add(length) != Some(file.metadata().map_err(cannot)?.len()) {
+            return Err(wrong("it has not the length that its header says"));
+        }
+        let mut tail = vec![0; length as usize];
+        file.read_exact_at(&mut tail, begin).map_err(cannot)?;
+        if crc32c::crc32c(&tail) != header.checksum {
+            return Err(wrong("the checksum of its fences and filter is wrong"));
+        }
+        let (fences, filter) = tail.split_at(header.pages() as usize * FENCE);
+        let fences = fences.as_chunks().0.iter().map(|fence| u128::from_be_bytes(*fence)).collect();
+        let filter = Filter::of_bytes(filter);
+        Ok(Run { path, header, file, fences, filter })
+    }
+
+    /// One that was just written to `file`.
+    pub(super) fn written(path: PathBuf, header: Header, file: File, fences: Vec<u128>, filter: Filter) -> Run {
+        Run { path, header, file, fences, filter }
+    }
+
+    pub(super) fn span(&self) -> Span {
+        self.header.span
+    }
+
+    /// How many ids it has.
+    pub(super) fn count(&self) -> u64 {
+        self.header.records
+    }
+
+    pub(super) fn find(&self, key: u128) -> Result<Option<Indexed>, IndexError> {
+        if !self.filter.may_hold(key) {
+            return Ok(None);
+        }
+        let Some(number) = self.fences.partition_point(|fence| *fence <= key).checked_sub(1) else { return Ok(None) };
+        let mut page = [0; PAGE];
+        self.read(&mut page, number as u64)?;
+        let records = records(&page, number as u64, &self.header).map_err(|what| damaged(&self.path, what))?;
+        let found = records.binary_search_by(|record| record[..16].cmp(&key.to_be_bytes()[..]));
+        Ok(found.ok().map(|place| Record::read(&records[place]).indexed))
+    }
+
+    fn read(&self, pages: &mut [u8], number: u64) -> Result<(), IndexError> {
+        self.file.read_exact_at(pages, (number + 1) * PAGE as u64).map_err(|error| unreadable(&self.path, &error))
+    }
+
+    /// All its records, in order.
+    pub(super) fn records(&self) -> Records<'_> {
+        Records { run: self, number: 0, pages: Vec::new(), page: 0, place: 0 }
+    }
+
+    pub(super) fn remove(&self) -> Result<(), IndexError> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(super::unwritable(&self.path, &error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Pages that are read at once when all are.
+const PAGES_AT_ONCE: u64 = 32;
+
+/// A walk through a run, with a few pages of it in memory.
+pub(super) struct Records<'a> {
+    run: &'a Run,
+    /// Of the first page in `pages`.
+    number: u64,
+    pages: Vec<u8>,
+    page: usize,
+    place: usize,
+}
+
+impl Records<'_> {
+    pub(super) fn next(&mut self) -> Result<Option<Record>, IndexError> {
+        let header = &self.run.header;
+        let at_end = self.pages.is_empty() || self.place == header.records_in(self.number + self.page as u64);
+        if at_end && !self.turn()? {
+            return Ok(None);
+        }
+        let page = &self.pages[self.page * PAGE..][..PAGE];
+        let (records, _) = page.as_chunks();
+        let record = Record::read(&records[self.place]);
+        self.place += 1;
+        Ok(Some(record))
+    }
+
+    /// Goes to the next page; whether there is one.
+    fn turn(&mut self) -> Result<bool, IndexError> {
+        let held = (self.pages.len() / PAGE) as u64;
+        self.place = 0;
+        if held > 0 && self.page as u64 + 1 < held {
+            self.page += 1;
+        } else {
+            self.number += held;
+            self.page = 0;
+            let left = (self.run.header.pages() - self.number).min(PAGES_AT_ONCE);
+            self.pages.resize(left as usize * PAGE, 0);
+            if left == 0 {
+                return Ok(false);
+            }
+            self.run.read(&mut self.pages, self.number)?;
+        }
+        let (number, page) = (self.number + self.page as u64, &self.pages[self.page * PAGE..][..PAGE]);
+        records(page, number, &self.run.header).map_err(|what| damaged(&self.run.path, what))?;
+        Ok(true)
+    }
+}
