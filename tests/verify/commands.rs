@@ -73,7 +73,7 @@ fn verify_notes_a_torn_tail() {
     assert!(stdout.contains("torn tail at ") && stdout.contains(&note), "{stdout}");
 }
 
-/// Beside a running service the journal is checked up to now, and the index left alone.
+/// Beside a running service the journal is checked up to now.
 #[test]
 fn verify_beside_a_service() {
     let writer = sample("cli-live");
