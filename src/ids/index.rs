@@ -21,6 +21,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use fjall::config::{BlockSizePolicy, BloomConstructionPolicy, FilterPolicy, FilterPolicyEntry, PartitioningPolicy};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, LsmError, PersistMode};
@@ -69,6 +70,11 @@ pub(crate) enum IndexError {
     Damaged { path: PathBuf, what: String },
 }
 
+impl IndexError {
+    /// About how many bytes a run and its merging take.
+    pub(crate) const ROOM: u64 = 8 << 20;
+}
+
 struct Open {
     // Before the database: a keyspace holds its lock file.
     ids: Keyspace,
@@ -87,8 +93,8 @@ struct Meta {
 pub(crate) struct DiskIndex {
     dir: PathBuf,
     ledger: [u8; 16],
-    /// None after an error, until the next [`Index::ingest`] has opened it again.
-    open: RwLock<Option<Open>>,
+    /// An error, until the next [`Index::ingest`] has opened it again.
+    open: RwLock<Result<Open, IndexError>>,
     published: Watermark,
     count: Counter,
     /// One run at a time.
@@ -104,6 +110,7 @@ impl DiskIndex {
     /// # Errors
     /// [`IndexError::NoSpace`], [`IndexError::Failed`] when a fresh one cannot be made either.
     pub(crate) fn open(dir: &Path, ledger: [u8; 16], journal_end: u64) -> Result<DiskIndex, IndexError> {
+        dated(dir)?;
         let exists = dir.exists();
         let opened = match exists {
             true if dir.join(DAMAGE_MARK).exists() => Err(damaged(dir, "damage was found in it before")),
@@ -123,7 +130,7 @@ impl DiskIndex {
         Ok(DiskIndex {
             dir: dir.to_owned(),
             ledger,
-            open: RwLock::new(Some(open)),
+            open: RwLock::new(Ok(open)),
             published: Watermark::new(meta.published),
             count,
             ingesting: Mutex::new(()),
@@ -172,14 +179,14 @@ impl DiskIndex {
     /// rest.
     fn reopen(&self) -> Result<(), IndexError> {
         let mut open = self.open.write();
-        if open.is_some() {
+        if open.is_ok() {
             return Ok(());
         }
         let (opened, meta) = Open::at(&self.dir, &self.ledger)?.checked(&self.dir, &self.ledger, u64::MAX)?;
         if meta.published < self.published.get() {
             return Err(self.mark(damaged(&self.dir, "it lost what was published")));
         }
-        *open = Some(opened);
+        *open = Ok(opened);
         Ok(())
     }
 
@@ -200,10 +207,7 @@ impl Index for DiskIndex {
 
     fn find(&self, id: &TransactionId) -> Result<Option<Indexed>, IndexError> {
         let open = self.open.read();
-        let Some(open) = &*open else {
-            let what = "it is being opened again after an error".to_owned();
-            return Err(IndexError::Failed { path: self.dir.clone(), what });
-        };
+        let open = open.as_ref().map_err(Clone::clone)?;
         let value = guarded(&self.dir, || open.ids.get(id.as_str())).map_err(|error| self.mark(error))?;
         let Some(value) = value else { return Ok(None) };
         match decode(&value) {
@@ -214,13 +218,14 @@ impl Index for DiskIndex {
 
     fn ingest(&self, run: &mut Vec<(TransactionId, Indexed)>, through: u64) -> Result<(), IndexError> {
         let _one = self.ingesting.lock();
+        dated(&self.dir)?;
         // The newest entry of an id comes first and stays.
         run.sort_unstable_by(|(a, first), (b, second)| a.cmp(b).then(second.sequence.cmp(&first.sequence)));
         run.dedup_by(|(later, _), (earlier, _)| later == earlier);
         self.reopen()?;
         let ingested = {
             let open = self.open.read();
-            let Some(open) = &*open else { return Ok(()) };
+            let open = open.as_ref().map_err(Clone::clone)?;
             guarded(&self.dir, || self.ingest_open(open, run, through))
         };
         match ingested {
@@ -230,7 +235,7 @@ impl Index for DiskIndex {
             }
             Err(error) => {
                 // fjall refuses everything after some errors; a fresh look at the files is always right.
-                let broken = self.open.write().take();
+                let broken = std::mem::replace(&mut *self.open.write(), Err(error.clone()));
                 let _ = catch_unwind(AssertUnwindSafe(|| drop(broken)));
                 Err(self.mark(error))
             }
@@ -286,6 +291,14 @@ impl Open {
             return Err(damaged(dir, "it goes beyond the journal's end"));
         }
         Ok((self, meta))
+    }
+}
+
+/// The tree dates what it writes, and panics on a wall clock before 1970.
+fn dated(dir: &Path) -> Result<(), IndexError> {
+    match SystemTime::now().duration_since(UNIX_EPOCH) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(IndexError::Failed { path: dir.to_owned(), what: "the system clock is before 1970".to_owned() }),
     }
 }
 

@@ -36,6 +36,10 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
+fn closed() -> IndexError {
+    IndexError::NoSpace { path: PathBuf::from("somewhere") }
+}
+
 /// B4: what was put in is found after the next start, and says how far it goes.
 #[test]
 fn ids_outlive_the_process() {
@@ -181,12 +185,12 @@ fn an_error_is_followed_by_opening_it_again() {
     let dir = tempfile::tempdir().expect("a folder");
     filled(dir.path());
     let index = open(dir.path(), 900);
-    *index.open.write() = None;
-    assert!(matches!(index.find(&id(1)), Err(IndexError::Failed { .. })));
+    *index.open.write() = Err(closed());
+    assert!(matches!(index.find(&id(1)), Err(IndexError::NoSpace { .. })));
     index.catch_up(&mut run(901, 910), 910).expect("opened again");
     assert_eq!((index.find(&id(1)), index.find(&id(910))), (Ok(Some(entry(1))), Ok(Some(entry(910)))));
 
-    *index.open.write() = None;
+    *index.open.write() = Err(closed());
     index.publish(2_000);
     let lost = index.ingest(&mut run(2_001, 2_010), 2_010);
     assert!(matches!(lost, Err(IndexError::Damaged { .. })), "what was published must be there: {lost:?}");
