@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::account::{Balance, TransactionId};
 use crate::core::{Clock, Core, Limits};
 use crate::directory::Directory;
-use crate::ids::{DiskIndex, Ids, Index as _, Indexed};
+use crate::ids::{DiskIndex, Ids, Index as _, IndexError, Indexed};
 use crate::journal::disk::Disk;
 use crate::journal::disk::checkpoint::Recorded;
 use crate::journal::disk::files::{Files, OnDisk};
@@ -186,7 +186,7 @@ impl Builder {
         };
         let (disk, position) = Disk::open(files.clone(), self.segment_bytes, recovery, self.observer.clone())?;
         lock.sign();
-        let ids = self.open_ids(&files.path("ids"), &disk, position.sequence)?;
+        let ids = self.open_ids(&files.root().join("ids"), &disk, position.sequence)?;
         let disk = Arc::new(disk);
         let clock = Clock::start(position.time);
         let (kernel, consumer) = Kernel::with_consumer(position.sequence, position.time);
@@ -206,8 +206,15 @@ impl Builder {
     fn open_ids(&mut self, dir: &Path, disk: &Disk, end: u64) -> Result<Ids, OpenError> {
         let failed =
             |what, error: String| OpenError::Io { path: dir.to_owned(), what, error: std::io::Error::other(error) };
-        let index = DiskIndex::open(dir, disk.ledger(), disk.oldest(), end)
-            .map_err(|error| failed("open", error.to_string()))?;
+        let unusable = |what| {
+            move |error| match error {
+                IndexError::NoSpace { path } => {
+                    OpenError::NoRoom { path, needed: IndexError::ROOM, error: std::io::ErrorKind::StorageFull.into() }
+                }
+                error => failed(what, error.to_string()),
+            }
+        };
+        let index = DiskIndex::open(dir, disk.ledger(), disk.oldest(), end).map_err(unusable("open"))?;
         if let Some(what) = index.wiped() {
             (self.observer)(&Event::IndexRebuilt { what: what.to_owned() });
         }
@@ -224,7 +231,7 @@ impl Builder {
             if let Some(error) = malformed {
                 return Err(failed("take the ids of the journal into", error.to_string()));
             }
-            index.catch_up(&mut run, through).map_err(|error| failed("write", error.to_string()))?;
+            index.catch_up(&mut run, through).map_err(unusable("write"))?;
             let told = Progress { replayed: through, bytes: 0, total_bytes: 0 };
             if (self.progress)(told).is_break() {
                 return Err(OpenError::Cancelled);

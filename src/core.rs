@@ -367,7 +367,12 @@ fn weight(request: &Request) -> Option<i64> {
 }
 
 fn unknowable(error: IndexError) -> SubmitError {
-    SubmitError::IdsUnreadable { what: error.to_string() }
+    match error {
+        IndexError::NoSpace { path } => {
+            Exhausted::Disk { path: path.display().to_string(), needed: IndexError::ROOM }.into()
+        }
+        error => SubmitError::IdsUnreadable { what: error.to_string() },
+    }
 }
 
 /// Whether `request`, whose member `index` carries an id of `owner`'s member `place`, says the same as it.

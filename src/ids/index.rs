@@ -82,6 +82,11 @@ pub(crate) enum IndexError {
     Damaged { path: PathBuf, what: String },
 }
 
+impl IndexError {
+    /// About how many bytes a run and its merging take.
+    pub(crate) const ROOM: u64 = 8 << 20;
+}
+
 /// The ids of one ledger on disk.
 pub(crate) struct DiskIndex {
     dir: PathBuf,

@@ -62,8 +62,10 @@ impl Sweep {
         usize::try_from(self.waiting.get()).unwrap_or(usize::MAX)
     }
 
+    /// After a failure whatever waits is enough: until a sweep has opened the index again nobody can look an id up, and
+    /// nothing more may ever come.
     fn is_due(&self) -> bool {
-        self.waiting() >= self.due_at
+        self.waiting() >= self.due_at || self.failing.get() != 0
     }
 
     fn note(&self, failure: Option<&IndexError>) {
@@ -141,6 +143,9 @@ impl<I: Index> Ids<I> {
         }
         let ingested = index.ingest(&mut run, through);
         self.sweep.note(ingested.as_ref().err());
+        if ingested.is_err() {
+            self.sweep.bell.ring();
+        }
         ingested?;
         index.publish(through);
         self.sweep.waiting.add(-(moved as i64));

@@ -168,7 +168,10 @@ pub async fn watch(client: &Client, from: u64, through: u64) -> Result<Vec<Trans
     let request = WatchTransactionsRequest { from_sequence: from, account_id: String::new() };
     let mut stream = client.clone().watch_transactions(request).await?.into_inner();
     let mut found = Vec::new();
-    while from <= through {
+    if from > through {
+        return Ok(found);
+    }
+    loop {
         let message = stream.message().await?.expect("it goes on for ever");
         let newest = message.transactions.last().map_or(0, |transaction| transaction.sequence);
         found.extend(message.transactions);

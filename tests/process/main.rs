@@ -23,8 +23,8 @@ mod shim;
 mod totals;
 mod two_processes;
 
-/// Whether an id that was used before a restart is known after it: the id index on disk does that. Without it a trial
-/// looks into the journal first and resends only what is not there.
+/// Whether an id that was used before a restart is known after it: the id index on disk sees to that. Where it did not,
+/// a trial would look into the journal first and resend only what is not there.
 fn ids_survive_a_restart() -> bool {
     true
 }

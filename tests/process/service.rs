@@ -90,6 +90,17 @@ impl Service {
         }
     }
 
+    /// Waits until it is ready, or has ended; then what it said.
+    pub fn ready_or_ended(&self) -> Result<(), String> {
+        while self.listening.as_ref().is_some_and(|listening| !listening.is_finished()) {
+            if self.said.lock().iter().any(|line| line == "ready") {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        Err(self.said())
+    }
+
     /// What is on stderr so far.
     pub fn said(&self) -> String {
         self.said.lock().iter().fold(String::new(), |mut text, line| {
