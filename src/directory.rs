@@ -118,19 +118,21 @@ impl Directory {
         }
     }
 
-    /// Gives the account called `id` the state that it had after commit `sequence`; true if it was not there before.
-    pub(crate) fn restore(&mut self, id: &AccountId, sequence: u64, state: Balance) -> Result<bool, Exhausted> {
+    /// Makes the account called `id`, which is not there and was open in an earlier process.
+    pub(crate) fn make_open(&mut self, id: &AccountId) -> Result<Index, Exhausted> {
         let guard = &pin();
-        let known = self.index(id, guard);
-        let index = match known {
-            Some(index) => index,
-            None => self.make(id, guard)?,
-        };
-        if known.is_none() {
-            self.cache(id, guard);
+        let index = self.make(id, guard)?;
+        if let Some(cache) = &self.cache {
+            cache.insert(Place { id: id.clone(), index }, (), &cache.guard());
         }
-        self.accounts.get_mut(index).ok_or(Exhausted::Accounts)?.restore(sequence, state);
-        Ok(known.is_none())
+        Ok(index)
+    }
+
+    /// Gives the account at `index` the state that it had after commit `sequence` of an earlier process.
+    pub(crate) fn restore(&mut self, index: Index, sequence: u64, state: Balance) {
+        if let Some(account) = self.accounts.get_mut(index) {
+            account.restore(sequence, state);
+        }
     }
 
     /// Up to `limit` accounts whose id begins with `prefix`, in id order, after `after`.

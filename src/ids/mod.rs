@@ -11,7 +11,7 @@
 //! own entry. A ledger without an index keeps `capacity` ids and forgets older ones. With an index a sweep runs when
 //! half the capacity waits for it and leaves half the capacity in the table, so about `capacity` ids are in memory, and
 //! what is decided while a sweep runs. Requests that carry ids are refused when the index fails and twice the capacity
-//! waits, or when it is only slow and eight times the capacity and 65,536 wait ([`Ids::admit`]). The index itself keeps
+//! waits, or when it is only slow and 65,536 more than that wait ([`Ids::admit`]). The index itself keeps
 //! 11.5 bits an id in memory, 14 MB with 10 million ids, whatever their length; merging and a run that is written add a few MB, and the filter
 //! of the run that is made. It holds one file open a run, some 30 and at most about 70.
 //!

@@ -19,11 +19,10 @@ use super::{Ids, Index, IndexError, Indexed};
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// How many times the capacity may wait: while the index fails, and while it is only slow.
-const WAITING_WHILE_FAILED: usize = 2;
-const WAITING_WHILE_SLOW: usize = 8;
+/// How many times the capacity may wait.
+const WAITING: usize = 2;
 
-/// As many may always wait, so that a small capacity does not refuse what one batch brings.
+/// While the index works, as many more may wait, so that a small capacity does not refuse what one batch brings.
 const WAITING_ALWAYS: usize = 1 << 16;
 
 pub(super) struct Sweep {
@@ -187,8 +186,8 @@ impl<I: Index> Ids<I> {
     pub(crate) fn admit(&self) -> Result<(), Exhausted> {
         let failing = self.sweep.failing.get() != 0;
         let limit = match failing {
-            true => self.table.capacity.saturating_mul(WAITING_WHILE_FAILED),
-            false => self.table.capacity.saturating_mul(WAITING_WHILE_SLOW).saturating_add(WAITING_ALWAYS),
+            true => self.table.capacity.saturating_mul(WAITING),
+            false => self.table.capacity.saturating_mul(WAITING).saturating_add(WAITING_ALWAYS),
         };
         let ids = self.sweep.waiting();
         if ids <= limit {

@@ -217,7 +217,11 @@ fn ids_are_found_beside_merging() {
         fill(&index, 500, 60_000);
         done.set();
         let settled = || index.runs.load().len() < 20;
-        assert!((0..1_000).any(|_| settled() || std::thread::sleep(std::time::Duration::from_millis(10)) != ()));
+        let rest = || std::thread::sleep(std::time::Duration::from_millis(10));
+        assert!((0..1_000).any(|_| {
+            rest();
+            settled()
+        }));
         closed.set();
         index.wake();
     });
