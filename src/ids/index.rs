@@ -227,7 +227,11 @@ fn make(dir: &Path) -> io::Result<()> {
 /// The error of a call that writes.
 fn unwritable(path: &Path, error: &io::Error) -> IndexError {
     match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => IndexError::NoSpace { path: path.to_owned() },
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            // It is the folder that has no room, not a file in it.
+            let folder = path.extension().and_then(|_| path.parent());
+            IndexError::NoSpace { path: folder.unwrap_or(path).to_owned() }
+        }
         _ => IndexError::Failed { path: path.to_owned(), what: error.to_string() },
     }
 }

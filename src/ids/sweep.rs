@@ -1,8 +1,8 @@
 //! How ids move to the index: in commit order, once they are durable; and only what is published leaves the table.
 //!
-//! When the index cannot be written (a full disk), the ids stay in the queue and in the table, and the next try begins
-//! by opening it again. Meanwhile [`Ids::degraded`] says why, and past twice the capacity [`Ids::admit`] refuses
-//! requests that carry ids; reads and requests without ids go on.
+//! When the index cannot be written (a full disk), the ids stay in the queue and in the table until a later try succeeds.
+//! Meanwhile [`Ids::degraded`] says why, and past twice the capacity [`Ids::admit`] refuses requests that carry ids; reads
+//! and requests without ids go on.
 
 use std::time::Duration;
 
