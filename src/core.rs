@@ -270,7 +270,8 @@ impl Core {
     /// As [`Core::flush`], unless somebody is at it.
     pub(crate) fn try_flush(&self) -> Flushed {
         let Some(flusher) = &self.flusher else { return Flushed::Done };
-        let flushed = flusher.try_flush(&self.kernel, &self.waiters, |batch, through| self.ids.durable(batch, through));
+        let flushed =
+            flusher.try_flush(&self.kernel, &self.waiters, |batch, through| self.became_durable(batch, through));
         self.note_failure(flusher);
         flushed
     }
