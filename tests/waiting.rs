@@ -234,3 +234,16 @@ fn a_backlog_pushes_back() {
     let fresh = decide(&ledger, named(update("a", 1), &format!("id-{accepted}")));
     assert!(!fresh.replayed());
 }
+
+/// C6: what large requests weigh in the window that is not durable comes off again, also when a waiter flushes.
+#[test]
+fn large_requests_leave_the_window_when_they_are_durable() {
+    let ledger = open(Ledger::builder().history(1).build(), &[("a", 0)]);
+    // Each counts 512 KiB, and 256 MiB may wait.
+    for round in 0..520 {
+        let updates = (0..equipoise::MAX_LEGS).map(|_| equipoise::Member { id: None, operation: update("a", 1) });
+        let request = equipoise::Request::chain(updates.collect()).expect("a chain");
+        let outcome = ledger.submit(request).unwrap_or_else(|error| panic!("round {round}: {error}"));
+        ledger.wait_durable(outcome.sequence()).expect("durable");
+    }
+}
