@@ -4,9 +4,10 @@ use std::io;
 
 use serde::Serialize;
 
+use super::exit::Failure;
 use super::output::{Page, Record, escape};
 use super::record::{LegRecord, nanoseconds};
-use crate::verify::{Entry, Leg};
+use crate::verify::{Entry, Leg, Problem};
 
 /// One entry, in full.
 #[derive(Serialize)]
@@ -83,5 +84,23 @@ impl Record for EntryRecord {
             }
         }
         Ok(())
+    }
+}
+
+/// Why no more is printed.
+pub(super) enum Stop {
+    Enough,
+    Failed(Failure),
+}
+
+impl From<Problem> for Stop {
+    fn from(problem: Problem) -> Self {
+        Stop::Failed(Failure::Damage(problem))
+    }
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Stop::Failed(Failure::Output(error))
     }
 }

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use super::entry::EntryRecord;
+use super::entry::{EntryRecord, Stop};
 use super::exit::Failure;
 use super::exported::{ACCOUNTS, ENTRIES, Header, VERSION};
 use super::output::Output;
 use super::progress::Bar;
 use super::record::AccountRecord;
 use crate::grpc::proto;
-use crate::verify::{self, Accounts, Batch, Directory, Entry, Problem, Unavailable, Visitor, hex, walk};
+use crate::verify::{self, Accounts, Batch, Directory, Entry, Unavailable, Visitor, hex, walk};
 
 /// Print all accounts of a data directory as of one sequence, or its journal's entries, as JSON lines
 ///
@@ -118,24 +118,6 @@ struct Printer {
     done: u64,
     total: u64,
     bar: Bar,
-}
-
-/// Why no more is printed.
-enum Stop {
-    Enough,
-    Failed(Failure),
-}
-
-impl From<Problem> for Stop {
-    fn from(problem: Problem) -> Self {
-        Stop::Failed(Failure::Damage(problem))
-    }
-}
-
-impl From<io::Error> for Stop {
-    fn from(error: io::Error) -> Self {
-        Stop::Failed(Failure::Output(error))
-    }
 }
 
 impl Visitor for Printer {

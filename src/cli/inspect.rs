@@ -7,11 +7,11 @@ use clap::Args;
 use clap::builder::RangedU64ValueParser;
 use serde::Serialize;
 
-use super::entry::EntryRecord;
+use super::entry::{EntryRecord, Stop};
 use super::exit::Failure;
 use super::output::{Output, Page, Record, escape};
 use super::record::nanoseconds;
-use crate::verify::{Batch, Directory, Entry, Header, Problem, Visitor, hex, walk};
+use crate::verify::{Batch, Directory, Entry, Header, Visitor, hex, walk};
 
 /// Print what is in a journal: its segments and batches, and with --from or --limit its entries
 ///
@@ -65,24 +65,6 @@ struct Printer {
     from: u64,
     left: u64,
     with_entries: bool,
-}
-
-/// Why no more is printed.
-enum Stop {
-    Enough,
-    Failed(Failure),
-}
-
-impl From<Problem> for Stop {
-    fn from(problem: Problem) -> Self {
-        Stop::Failed(Failure::Damage(problem))
-    }
-}
-
-impl From<io::Error> for Stop {
-    fn from(error: io::Error) -> Self {
-        Stop::Failed(Failure::Output(error))
-    }
 }
 
 impl Visitor for Printer {

@@ -6,14 +6,12 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::files::{File, Files, JOURNAL, write_all, written_pieces};
+use super::files::{File, Files, JOURNAL, PIECE, pieces, write_all, written_pieces};
 use crate::kernel::doorbell::Counter;
 use crate::opening::Event;
 
 const NAME: &str = "journal/spare";
 const UNFINISHED: &str = "journal/spare.tmp";
-/// How much is zeroed at once, in bytes.
-const STRIDE: usize = 1 << 20;
 /// How long after a failure it is tried again.
 const REST: Duration = Duration::from_millis(250);
 
@@ -92,12 +90,9 @@ impl Spare {
 
     fn make(&self) -> io::Result<Ready> {
         let file = self.files.create(UNFINISHED)?;
-        let zeros = vec![0; STRIDE];
-        let mut offset = 0;
-        while offset < self.length {
-            let stride = (self.length - offset).min(STRIDE as u64);
-            write_all(&*file, &zeros[..stride as usize], offset)?;
-            offset += stride;
+        let zeros = vec![0; PIECE];
+        for piece in pieces(0, self.length) {
+            write_all(&*file, &zeros[..(piece.end - piece.start) as usize], piece.start)?;
         }
         file.sync()?;
         self.files.rename(UNFINISHED, NAME)?;
