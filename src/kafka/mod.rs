@@ -1,0 +1,1 @@
+//! The Kafka door: consumes inventory events, and publishes the dead ones.

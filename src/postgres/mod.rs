@@ -1,0 +1,1 @@
+//! PostgreSQL as the place of the state.
