@@ -33,7 +33,7 @@ impl Backend {
         };
         self.accounts.get_or_init(|| self.accounts(books));
         self.health.set_serving::<Service>().await;
-        opening.tell_ready();
+        opening.tell_ready(books);
         books.closed().await;
         if let Some(what) = books.failure() {
             return Error::JournalFailed { what };

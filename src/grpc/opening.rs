@@ -20,6 +20,8 @@ const LOG_EVERY: Duration = Duration::from_secs(1);
 
 type Pending = Pin<Box<dyn Future<Output = Result<Books, OpenError>> + Send>>;
 
+type Told = Box<dyn FnOnce(&Books) + Send>;
+
 /// A ledger, or one that is being opened: what [`serve`](super::serve) takes. A [`Ledger`] is one that is open.
 ///
 /// Until it is open the service is alive and not ready: health says SERVING for `""` and NOT_SERVING for
@@ -28,7 +30,7 @@ pub struct Opening {
     /// None once it has ended.
     books: Option<Pending>,
     recovery: Arc<Recovery>,
-    on_ready: Option<Box<dyn FnOnce() + Send>>,
+    on_ready: Option<Told>,
 }
 
 impl fmt::Debug for Opening {
@@ -72,9 +74,9 @@ impl Opening {
         Opening { recovery, ..Opening::new(open) }
     }
 
-    /// Calls `told` once the service takes account calls. It must not block.
+    /// Calls `told` with the accounts once the service takes account calls. It must not block.
     #[must_use]
-    pub fn on_ready(mut self, told: impl FnOnce() + Send + 'static) -> Self {
+    pub fn on_ready(mut self, told: impl FnOnce(&Books) + Send + 'static) -> Self {
         self.on_ready = Some(Box::new(told));
         self
     }
@@ -91,9 +93,9 @@ impl Opening {
         opened
     }
 
-    pub(super) fn tell_ready(&mut self) {
+    pub(super) fn tell_ready(&mut self, books: &Books) {
         if let Some(told) = self.on_ready.take() {
-            told();
+            told(books);
         }
     }
 
