@@ -1,7 +1,7 @@
-//! ExecuteBatch: operations in order, each with its own result; linked ones as one chain.
+//! Batches: operations in order, each with its own result; linked ones as one chain.
 
 use super::audit;
-use super::books::Books;
+use super::books::{Begun, Books};
 use super::convert;
 use super::proto::{self, OperationResult, operation::Operation as Kind};
 use super::status::Failure;
@@ -10,45 +10,68 @@ use crate::{InvalidRequest, MAX_BATCH_OPERATIONS, MAX_LEGS, Member, MemberResult
 /// The longest result: two accounts with ids of 128 bytes, in the protobuf encoding.
 const RESULT_BYTES: usize = 360;
 
-/// Decides every operation; returns when all outcomes are durable.
-///
-/// # Errors
-/// What is wrong with the batch as a whole (nothing was applied then), or that the ledger was closed before all of it
-/// was durable.
-pub(super) async fn execute(
-    books: &Books,
-    operations: &[proto::Operation],
-    max_bytes: usize,
-) -> Result<Vec<OperationResult>, Failure> {
-    check(operations, max_bytes)?;
-    let groups = || operations.split_inclusive(|operation| !operation.linked);
-    let (mut requests, mut wrong) = (Vec::with_capacity(operations.len()), Vec::new());
-    for (index, group) in groups().enumerate() {
-        match request(group) {
-            Ok(request) => requests.push(request),
-            Err(failed) => wrong.push((index, failed)),
-        }
-    }
-    let mut decided = books.decide_all(requests).await?.into_iter();
-    let mut wrong = wrong.into_iter().peekable();
-    let mut results = Vec::with_capacity(operations.len());
-    for (index, group) in groups().enumerate() {
-        let outcome = match wrong.next_if(|(at, _)| *at == index) {
-            Some((_, failed)) => Err(failed),
-            None => match decided.next() {
-                Some(outcome) => outcome.map_err(|failure| (culprit(&failure, group), failure)),
-                None => return Err(Failure::Internal("a request without an outcome")),
-            },
-        };
-        match outcome {
-            Ok(outcome) => {
-                let told = group.iter().zip(outcome.results());
-                results.extend(told.map(|(operation, result)| self::decided(&outcome, operation, result)));
+/// A batch on its way.
+pub(super) struct Batch {
+    operations: Vec<proto::Operation>,
+    /// Of each group that is a request.
+    begun: Begun,
+    /// The groups that are none: which, the member that is at fault, and why.
+    wrong: Vec<(usize, (usize, Failure))>,
+}
+
+impl Batch {
+    /// Decides every operation, in order and before those of a batch that is begun later.
+    ///
+    /// # Errors
+    /// What is wrong with the batch as a whole: nothing was applied then.
+    pub(super) async fn begin(
+        books: &Books,
+        operations: Vec<proto::Operation>,
+        max_bytes: usize,
+    ) -> Result<Self, Failure> {
+        check(&operations, max_bytes)?;
+        let (mut requests, mut wrong) = (Vec::with_capacity(operations.len()), Vec::new());
+        for (index, group) in groups(&operations).enumerate() {
+            match request(group) {
+                Ok(request) => requests.push(request),
+                Err(failed) => wrong.push((index, failed)),
             }
-            Err((culprit, failure)) => undecided(&mut results, culprit, &failure, group),
         }
+        let begun = books.begin(requests).await;
+        Ok(Batch { operations, begun, wrong })
     }
-    Ok(results)
+
+    /// The results, when all outcomes are durable; once. May be dropped and called again before.
+    ///
+    /// # Errors
+    /// That the accounts were closed before all of it was durable.
+    pub(super) async fn finish(&mut self, books: &Books) -> Result<Vec<OperationResult>, Failure> {
+        let mut decided = books.finish(&mut self.begun).await?.into_iter();
+        let mut wrong = std::mem::take(&mut self.wrong).into_iter().peekable();
+        let mut results = Vec::with_capacity(self.operations.len());
+        for (index, group) in groups(&self.operations).enumerate() {
+            let outcome = match wrong.next_if(|(at, _)| *at == index) {
+                Some((_, failed)) => Err(failed),
+                None => match decided.next() {
+                    Some(outcome) => outcome.map_err(|failure| (culprit(&failure, group), failure)),
+                    None => return Err(Failure::Internal("a request without an outcome")),
+                },
+            };
+            match outcome {
+                Ok(outcome) => {
+                    let told = group.iter().zip(outcome.results());
+                    results.extend(told.map(|(operation, result)| self::decided(&outcome, operation, result)));
+                }
+                Err((culprit, failure)) => undecided(&mut results, culprit, &failure, group),
+            }
+        }
+        Ok(results)
+    }
+}
+
+/// The operations in groups: linked ones together.
+fn groups(operations: &[proto::Operation]) -> impl Iterator<Item = &[proto::Operation]> {
+    operations.split_inclusive(|operation| !operation.linked)
 }
 
 /// What refuses the whole batch.

@@ -34,23 +34,29 @@ impl Books {
         decided
     }
 
-    /// Decides requests in their order, each for itself; returns when all outcomes can no longer be lost.
-    ///
-    /// # Errors
-    /// That the accounts were closed before all of it was durable.
-    pub(super) async fn decide_all(&self, requests: Vec<Request>) -> Result<Vec<Result<Outcome, Failure>>, Failure> {
+    /// Decides requests in their order, each for itself, and before any that come later. [`Self::finish`] tells the outcomes.
+    pub(super) async fn begin(&self, requests: Vec<Request>) -> Begun {
         let Books::Ledger(ledger) = self;
-        let mut observed = 0;
-        let mut decided = Vec::with_capacity(requests.len());
+        let (mut outcomes, mut observed) = (Vec::with_capacity(requests.len()), 0);
         for request in requests {
-            decided.push(submit(ledger, request, &mut observed));
+            outcomes.push(submit(ledger, request, &mut observed));
             // Between requests only: nothing is ever half decided.
-            if decided.len().is_multiple_of(TURN) {
+            if outcomes.len().is_multiple_of(TURN) {
                 tokio::task::yield_now().await;
             }
         }
-        reached(ledger, observed).await?;
-        Ok(decided)
+        Begun::Ledger { outcomes, observed }
+    }
+
+    /// The outcomes, when they can no longer be lost. May be dropped and called again before.
+    ///
+    /// # Errors
+    /// That the accounts were closed before all of it was durable.
+    pub(super) async fn finish(&self, begun: &mut Begun) -> Result<Vec<Result<Outcome, Failure>>, Failure> {
+        let Books::Ledger(ledger) = self;
+        let Begun::Ledger { outcomes, observed } = begun;
+        reached(ledger, *observed).await?;
+        Ok(std::mem::take(outcomes))
     }
 
     /// The newest state that can no longer be lost; None when nobody opened the account. Never waits for a writer.
@@ -149,6 +155,12 @@ fn submit(ledger: &Ledger, request: Request, observed: &mut u64) -> Result<Outco
 
 async fn reached(ledger: &Ledger, sequence: u64) -> Result<(), Failure> {
     ledger.durable_at(sequence).await.map_err(|Closed| Failure::closed(ledger))
+}
+
+/// Requests on their way.
+pub(super) enum Begun {
+    /// Decided, up to a sequence that may not be durable yet.
+    Ledger { outcomes: Vec<Result<Outcome, Failure>>, observed: u64 },
 }
 
 /// All accounts at one sequence, page by page.

@@ -29,6 +29,7 @@ mod pull;
 mod server;
 mod service;
 mod status;
+mod stream;
 mod walk;
 mod watch;
 

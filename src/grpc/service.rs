@@ -6,6 +6,7 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::audit::{self, Subject};
+use super::batch::Batch;
 use super::books::Books;
 use super::proto::account_service_server::AccountService;
 use super::proto::{
@@ -16,9 +17,10 @@ use super::proto::{
 };
 use super::pull::{BoxStream, Ends, pull};
 use super::status::Failure;
+use super::stream::Batches;
 use super::walk::{Place, Walks};
 use super::watch::Watch;
-use super::{batch, convert};
+use super::{convert, proto};
 use crate::{AccountId, AccountState, Member, Outcome, Refusal, TransactionId};
 
 /// What the calls need.
@@ -32,7 +34,7 @@ pub(super) struct Accounts {
 
 #[tonic::async_trait]
 impl AccountService for Accounts {
-    type ExecuteStreamStream = tokio_stream::Empty<Result<ExecuteBatchResponse, Status>>;
+    type ExecuteStreamStream = BoxStream<ExecuteBatchResponse>;
     type SnapshotBalancesStream = BoxStream<SnapshotBalancesResponse>;
     type WatchTransactionsStream = BoxStream<WatchTransactionsResponse>;
 
@@ -72,15 +74,16 @@ impl AccountService for Accounts {
         request: Request<ExecuteBatchRequest>,
     ) -> Result<Response<ExecuteBatchResponse>, Status> {
         let operations = request.into_inner().operations;
-        let results = batch::execute(&self.books, &operations, self.max_message_bytes).await;
-        answer("ExecuteBatch", Subject::default(), results.map(|results| ExecuteBatchResponse { results }))
+        answer("ExecuteBatch", Subject::default(), self.batch(operations).await)
     }
 
     async fn execute_stream(
         &self,
-        _: Request<Streaming<ExecuteBatchRequest>>,
+        request: Request<Streaming<ExecuteBatchRequest>>,
     ) -> Result<Response<Self::ExecuteStreamStream>, Status> {
-        answer("ExecuteStream", Subject::default(), Err(Failure::Unimplemented))
+        let ends = Ends::new("ExecuteStream", request.metadata(), self);
+        let batches = Batches::new(self.books.clone(), request.into_inner(), self.max_message_bytes);
+        Ok(Response::new(pull(batches, ends, Batches::step)))
     }
 
     async fn snapshot_balances(
@@ -167,6 +170,11 @@ impl Accounts {
             replayed: outcome.replayed(),
             commit_time: Some(convert::timestamp(outcome.time())),
         })
+    }
+
+    async fn batch(&self, operations: Vec<proto::Operation>) -> Result<ExecuteBatchResponse, Failure> {
+        let mut batch = Batch::begin(&self.books, operations, self.max_message_bytes).await?;
+        Ok(ExecuteBatchResponse { results: batch.finish(&self.books).await? })
     }
 
     async fn transaction(&self, id: &str) -> Result<GetTransactionResponse, Failure> {
