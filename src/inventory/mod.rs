@@ -13,9 +13,11 @@ mod protobuf;
 mod store;
 #[cfg(test)]
 mod tests;
+mod workload;
 
 pub use decode::{Header, Message, decode};
 pub use encode::{Encoded, Format};
 pub use event::Event;
 pub use malformed::Malformed;
 pub use store::{Applied, Content, DeadLetter, Position, Record, Run, Store, StoreError, StoredDeadLetter};
+pub use workload::{Poison, Sent, Tally, Totals, What, Workload, WorkloadOptions};
