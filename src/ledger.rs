@@ -252,12 +252,10 @@ impl Ledger {
     /// let after = ledger.create(&alice, 100)?[0].sequence;
     /// let read = Advance { source: "orders/0".to_owned(), from: None, next: 17, fingerprint: 0 };
     /// let note = Note { after, advances: vec![read], ..Note::default() };
-    /// # tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(async {
-    /// ledger.note(note.clone()).await?;
+    /// ledger.wait_noted(note.clone())?;
     /// assert_eq!(ledger.source("orders/0").map(|at| at.next), Some(17));
     /// // Whoever believes that it is elsewhere changes nothing.
-    /// assert!(matches!(ledger.note(note).await, Err(NoteError::Moved { held: Some(17), .. })));
-    /// # Ok::<(), NoteError>(()) })?;
+    /// assert!(matches!(ledger.wait_noted(note), Err(NoteError::Moved { held: Some(17), .. })));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
@@ -265,6 +263,14 @@ impl Ledger {
     /// [`NoteError`]: nothing of it was noted.
     pub fn note(&self, note: Note) -> impl Future<Output = Result<(), NoteError>> + Send + Unpin + use<> {
         self.core().note(note)
+    }
+
+    /// As [`Ledger::note`], and blocks the thread until it is durable.
+    ///
+    /// # Errors
+    /// [`NoteError`]: nothing of it was noted.
+    pub fn wait_noted(&self, note: Note) -> Result<(), NoteError> {
+        block_on(self.note(note))
     }
 
     /// How far `source` was read, durably; None when nothing was ever noted of it.

@@ -4,7 +4,10 @@
 //! doors. A [`Store`] takes events together with the offsets up to which they were consumed, and keeps both at once or neither.
 
 mod event;
+mod ledger_store;
+mod letter;
 mod store;
 
 pub use event::Event;
+pub use ledger_store::LedgerStore;
 pub use store::{Applied, Content, DeadLetter, Position, Record, Run, Store, StoreError, StoredDeadLetter};

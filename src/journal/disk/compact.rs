@@ -168,8 +168,8 @@ fn droppable(files: &dyn Files, extents: &[Extent], options: &CompactOptions) ->
         let last = extent.next - 1;
         if extent.header.number == tail.header.number {
             Some(Kept::Tail)
-        } else if last > covered.0 || extent.noted > covered.1 {
-            Some(Kept::Checkpoint { sequence: covered.0 })
+        } else if last > covered.sequence || covered.notes.map_or(extent.noted, |notes| extent.batch > notes.batch) {
+            Some(Kept::Checkpoint { sequence: covered.sequence })
         } else if extent.time.saturating_add(window) >= tail.time {
             Some(Kept::Window)
         } else if newest.saturating_sub(last) < options.keep_entries {
@@ -182,9 +182,8 @@ fn droppable(files: &dyn Files, extents: &[Extent], options: &CompactOptions) ->
     Ok(kept.unwrap_or((0, Kept::Tail)))
 }
 
-/// The sequence of the older of the two newest good checkpoints, and the batch up to which it has what was noted, 0 when nothing had
-/// been; or that there are too few.
-fn good_checkpoints(files: &dyn Files, ledger: LedgerId) -> Result<Result<(u64, u64), Kept>, OpenError> {
+/// What the older of the two newest good checkpoints says about itself; or that there are too few.
+fn good_checkpoints(files: &dyn Files, ledger: LedgerId) -> Result<Result<checkpoint::Header, Kept>, OpenError> {
     let cannot = |what, name: &str| {
         let path = files.path(name);
         move |error| OpenError::Io { path, what, error }
@@ -197,7 +196,7 @@ fn good_checkpoints(files: &dyn Files, ledger: LedgerId) -> Result<Result<(u64, 
             Ok(header) if header.sequence == sequence && header.ledger == ledger => {
                 good += 1;
                 if good == 2 {
-                    return Ok(Ok((sequence, header.notes.map_or(0, |notes| notes.batch))));
+                    return Ok(Ok(header));
                 }
             }
             Ok(_) => drop(passed_over.get_or_insert(format!("{}: it belongs elsewhere", files.path(&name).display()))),

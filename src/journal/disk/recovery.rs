@@ -143,12 +143,14 @@ pub(super) fn recover(files: &dyn Files, recovery: &mut Recovery<'_>) -> Result<
 /// A segment that was read through.
 pub(super) struct Extent {
     pub(super) header: segment::Header,
+    /// The number of its last batch, or of the one before it.
+    pub(super) batch: u64,
     /// The sequence after its last entry.
     pub(super) next: u64,
     /// The journal's time at its end.
     pub(super) time: u64,
-    /// The number of its last batch with notes, 0 without one.
-    pub(super) noted: u64,
+    /// Whether one of its batches has notes.
+    pub(super) noted: bool,
 }
 
 /// Reads the whole journal, from the oldest segment there is.
@@ -157,9 +159,11 @@ pub(super) fn read_through(files: &dyn Files, recovery: &mut Recovery<'_>) -> Re
     let mut extents = Vec::new();
     let mut last = None;
     while let Some(segment) = scan.step(last.as_ref())? {
-        let (next, time) =
-            scan.end.as_ref().map_or((segment.header.first, 0), |end| (end.next.sequence, end.next.time));
-        extents.push(Extent { header: segment.header, next, time, noted: std::mem::take(&mut scan.noted) });
+        let (batch, next, time) = scan.end.as_ref().map_or((segment.header.batch, segment.header.first, 0), |end| {
+            (end.next.batch, end.next.sequence, end.next.time)
+        });
+        let (header, noted) = (segment.header, std::mem::take(&mut scan.noted));
+        extents.push(Extent { header, batch: batch - 1, next, time, noted });
         last = Some(segment);
     }
     Ok(extents)
@@ -259,8 +263,8 @@ struct Scan<'a, 'r> {
     covered: Covered,
     /// None: notes are not looked into.
     fold: Option<Fold>,
-    /// The number of the last batch with notes.
-    noted: u64,
+    /// Whether a batch has notes.
+    noted: bool,
     images: std::vec::IntoIter<u64>,
     end: Option<End>,
     unused: Vec<u64>,
@@ -282,7 +286,7 @@ impl<'a, 'r> Scan<'a, 'r> {
         let progress = Progress { replayed: 0, bytes: 0, total_bytes };
         let images = Vec::from(numbers).into_iter();
         let (end, unused) = (None, Vec::new());
-        Ok(Scan { files, recovery, covered, fold: None, noted: 0, images, end, unused, progress })
+        Ok(Scan { files, recovery, covered, fold: None, noted: false, images, end, unused, progress })
     }
 
     fn image(&self, number: u64) -> Result<Image, OpenError> {
@@ -398,9 +402,7 @@ impl<'a, 'r> Scan<'a, 'r> {
         {
             fold.take(batch.notes()).map_err(Stop::Malformed)?;
         }
-        if batch.header.notes > 0 {
-            self.noted = batch.header.number;
-        }
+        self.noted |= batch.header.notes > 0;
         let mut frames = batch.frames();
         for sequence in batch.header.first..batch.header.next() {
             let frame =

@@ -62,7 +62,11 @@ impl Consumer {
         let mut before = None;
         for _ in 0..rounds {
             let number = self.random.below(SOURCES as usize) as i64;
-            let Some(note) = self.decide(ledger, number) else { return false };
+            let note = match self.decide(ledger, number) {
+                Ok(note) => note,
+                Err(SubmitError::Exhausted(_)) => continue,
+                Err(_) => return false,
+            };
             let next = note.advances[0].next;
             let unparked = note.unparked.clone();
             let noting = ledger.note(note);
@@ -81,14 +85,16 @@ impl Consumer {
                 }
                 Err(NoteError::Moved { .. }) => assert!(before.is_some(), "nobody else is there"),
                 Err(NoteError::Closed(_)) => return false,
+                Err(NoteError::Exhausted(_)) => {}
                 Err(error) => panic!("{error}"),
             }
-            assert!(matches!(barrier, Ok(()) | Err(NoteError::Closed(_))), "{barrier:?}");
+            assert!(matches!(barrier, Ok(()) | Err(NoteError::Closed(_) | NoteError::Exhausted(_))), "{barrier:?}");
         }
-        block_on(ledger.note(Note { after: ledger.sequence(), ..Note::default() })).is_ok()
+        let barrier = block_on(ledger.note(Note { after: ledger.sequence(), ..Note::default() }));
+        !matches!(barrier, Err(NoteError::Closed(_)))
     }
 
-    fn decide(&mut self, ledger: &Ledger, number: i64) -> Option<Note> {
+    fn decide(&mut self, ledger: &Ledger, number: i64) -> Result<Note, SubmitError> {
         let from = next(ledger, number);
         let begin = from.unwrap_or(0);
         let next = begin + 1 + self.random.below(4) as i64;
@@ -98,15 +104,11 @@ impl Consumer {
                 note.parked.push(bad(number, offset).into_bytes());
                 continue;
             }
-            match ledger.submit(good(number, offset)) {
-                Ok(outcome) => note.after = note.after.max(outcome.sequence()),
-                Err(SubmitError::Closed | SubmitError::JournalFailed { .. }) => return None,
-                Err(error) => panic!("{error}"),
-            }
+            note.after = note.after.max(ledger.submit(good(number, offset))?.sequence());
         }
         note.advances.push(Advance { source: source(number), from, next, fingerprint: next * 7 });
         note.unparked = ledger.parked(self.random.below(2)).iter().map(|parked| parked.number).collect();
-        Some(note)
+        Ok(note)
     }
 }
 
@@ -248,16 +250,24 @@ fn a_large_note_is_whole_or_not_there() {
     }
 }
 
+/// Opens the ledger anew, with a checkpoint of all that is there.
+fn with_checkpoint(disk: &Disk) -> (Ledger, Events) {
+    let (ledger, events) = open(disk, 1);
+    let ledger = ledger.expect("opens");
+    checkpoint(&ledger, &events, disk, ledger.durable());
+    (ledger, events)
+}
+
 /// A ledger with a checkpoint, at whose sequence nothing but notes follows, over several segments.
 fn notes_after_a_checkpoint(before: bool) -> (Disk, Ledger, Events) {
     let disk = Disk::new();
-    let (ledger, events) = open(&disk, 1);
-    let ledger = ledger.expect("opens");
+    let ledger = reopen(&disk);
     begin(&ledger);
     if before {
         block_on(ledger.note(large(&ledger, None))).expect("kept");
     }
-    checkpoint(&ledger, &events, &disk, ledger.durable());
+    drop(ledger);
+    let (ledger, events) = with_checkpoint(&disk);
     let from = ledger.source("large").map(|at| at.next);
     block_on(ledger.note(large(&ledger, from))).expect("kept");
     assert!(roll(&ledger));
@@ -284,14 +294,13 @@ fn notes_after_a_checkpoint_at_its_sequence_are_found() {
 #[test]
 fn a_tail_of_notes_that_is_missing_is_noticed() {
     let disk = Disk::new();
-    let (ledger, events) = open(&disk, 1);
-    let ledger = ledger.expect("opens");
-    begin(&ledger);
+    begin(&reopen(&disk));
     let without = disk.copy();
+    let ledger = reopen(&disk);
     block_on(ledger.note(large(&ledger, None))).expect("kept");
-    checkpoint(&ledger, &events, &disk, ledger.durable());
-    let killed = disk.after(End::Killed);
     drop(ledger);
+    drop(with_checkpoint(&disk));
+    let killed = disk.after(End::Killed);
     reopen(&killed.copy());
     for name in killed.names().iter().filter(|name| name.ends_with(".segment")) {
         killed.take(name);
@@ -344,13 +353,15 @@ fn compaction_drops_no_note() {
     use crate::journal::disk::compact::{CompactOptions, Kept, compact_in};
 
     let (disk, ledger, events) = notes_after_a_checkpoint(false);
-    let durable = ledger.with_durability(Durability::OnDisk);
-    let one_more = |name: &str| durable.create(&account(name), 1).expect("new")[0].sequence;
-    let sequence = one_more("second");
-    checkpoint(&ledger, &events, &disk, sequence);
+    let one_more = |ledger: &Ledger, name: &str| {
+        let durable = ledger.with_durability(Durability::OnDisk);
+        durable.create(&account(name), 1).expect("new")[0].sequence
+    };
+    checkpoint(&ledger, &events, &disk, one_more(&ledger, "second"));
     let noted = ledger.core().notes.durable();
     let options = CompactOptions { id_window: std::time::Duration::ZERO, ..CompactOptions::default() };
     let go_on = &mut |_| std::ops::ControlFlow::Continue(());
+    drop(ledger);
     let killed = disk.after(End::Killed);
     let compacted = compact_in(&*killed.files(), &options, go_on).expect("good");
     // The older checkpoint is from before the first note.
@@ -358,10 +369,12 @@ fn compaction_drops_no_note() {
     assert!(matches!(compacted.because, Kept::Checkpoint { .. }), "{compacted:?}");
     assert_eq!(reopen(&killed).core().notes.durable(), noted);
 
+    let (ledger, events) = open(&disk, 1);
+    let ledger = ledger.expect("opens");
     assert!(roll(&ledger));
-    checkpoint(&ledger, &events, &disk, one_more("third"));
+    checkpoint(&ledger, &events, &disk, one_more(&ledger, "third"));
+    drop(ledger);
     let killed = disk.after(End::Killed);
-    drop((ledger, durable));
     let compacted = compact_in(&*killed.files(), &options, go_on).expect("good");
     assert!(compacted.dropped.len() > 2, "{compacted:?}");
     assert_eq!(reopen(&killed).core().notes.durable(), noted);
