@@ -16,7 +16,7 @@ use crate::journal::disk::Disk;
 use crate::journal::disk::checkpoint::Recorded;
 use crate::journal::disk::files::{Files, OnDisk};
 use crate::journal::disk::recovery::Recovery;
-use crate::journal::{Flusher, Memory, Sink as _};
+use crate::journal::{Flusher, Memory, Noted, Sink as _};
 use crate::kernel::Kernel;
 use crate::kernel::slab::Index;
 use crate::ledger::Ledger;
@@ -196,14 +196,14 @@ impl Builder {
             progress: &mut self.progress,
             tell: &*observer,
         };
-        let (disk, position) = Disk::open(files.clone(), self.segment_bytes, recovery, self.observer.clone())?;
+        let (disk, position, noted) = Disk::open(files.clone(), self.segment_bytes, recovery, self.observer.clone())?;
         lock.sign();
         let ids = self.open_ids(&files.root().join("ids"), &disk, position.sequence)?;
         let disk = Arc::new(disk);
         let clock = Clock::start(position.time);
         let (kernel, consumer) = Kernel::with_consumer(position.sequence, position.time);
         let flusher = Flusher::new(disk.clone(), consumer);
-        let core = self.core(kernel, Some(flusher), Some((disk, lock)), directory, ids, clock);
+        let core = self.core(kernel, Some(flusher), Some((disk, lock)), directory, ids, noted, clock);
         core.opened.add(places.len() as i64);
         drop(places);
         let threads = upkeep::start(&core, position.checkpoint);
@@ -271,7 +271,7 @@ impl Builder {
         };
         let directory = Directory::new(self.look_up_cache, self.reserve_accounts);
         let ids = Ids::in_memory(self.id_capacity, self.reserve_ids);
-        let core = self.core(kernel, flusher, None, directory, ids, clock);
+        let core = self.core(kernel, flusher, None, directory, ids, Noted::default(), clock);
         let threads = upkeep::start(&core, 0).expect("the flusher's thread starts");
         Ledger::over(core, threads)
     }
@@ -283,6 +283,7 @@ impl Builder {
         disk: Option<(Arc<Disk>, Lock)>,
         directory: Directory,
         ids: Ids,
+        noted: Noted,
         clock: Clock,
     ) -> Arc<Core> {
         let limits = Limits {
@@ -290,7 +291,7 @@ impl Builder {
             backlog: self.max_backlog.unwrap_or(if disk.is_some() { 100_000 } else { 1_000_000 }),
             checkpoint_every: self.checkpoint_every.max(1),
         };
-        Arc::new(Core::new(kernel, flusher, disk, directory, ids, clock, limits))
+        Arc::new(Core::new(kernel, flusher, disk, directory, ids, noted, clock, limits))
     }
 }
 

@@ -201,7 +201,10 @@ pub use handle::Account;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 pub use journal::disk::compact::{CompactOptions, Compacted, DroppedSegment, Kept, compact};
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
-pub use journal::{HistoryError, HistoryGone};
+pub use journal::{
+    Advance, HistoryError, HistoryGone, MAX_PARKED_BYTES, MAX_SOURCE_BYTES, MAX_SOURCES, Note, NoteError, Parked,
+    SourcePosition,
+};
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 pub use ledger::{Accounts, Ledger, Stats};
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::core::Core;
 use crate::ids::IndexError;
 use crate::journal::disk::Disk;
+use crate::journal::disk::checkpoint::Moment;
 use crate::kernel::pin;
 use crate::opening::Event;
 
@@ -41,7 +42,10 @@ pub(crate) fn start(core: &Arc<Core>, checkpoint: u64) -> io::Result<Vec<JoinHan
 fn flush_until_closed(core: &Core) {
     let Some(flusher) = &core.flusher else { return };
     while !core.closed.is_set() {
-        core.bell.listen(|| core.closed.is_set() || core.kernel.now(&pin()) > core.kernel.durable());
+        core.bell.listen(|| {
+            let durable = core.kernel.durable();
+            core.closed.is_set() || core.kernel.now(&pin()) > durable || core.notes.is_due(durable)
+        });
         core.flush();
         core.ids.forget_excess(core.kernel.durable(), usize::MAX);
         if !flusher.sink().waits() && !core.closed.is_set() {
@@ -88,10 +92,11 @@ fn write_checkpoint(core: &Core, disk: &Disk) -> io::Result<u64> {
     let Some(flusher) = &core.flusher else { return Ok(0) };
     // So that the next start need not go further back for ids; if it fails, it does.
     let _ = core.ids.sweep(true);
-    let (registered, time) = flusher.paused(|| (core.kernel.open_durable(), disk.newest_time()));
+    let (registered, noted, (batch, time)) =
+        flusher.paused(|| (core.kernel.open_durable(), core.notes.durable(), disk.newest()));
     let registered = registered.ok_or_else(|| io::Error::other("too many snapshots are open"))?;
     let sequence = registered.sequence;
-    let written = disk.write_checkpoint(sequence, time, |push| {
+    let written = disk.write_checkpoint(&Moment { sequence, time, batch, noted }, |push| {
         let mut after = None;
         let mut copied = Vec::with_capacity(STRIDE);
         while !core.closed.is_set() {

@@ -80,7 +80,7 @@ impl Journal {
         };
         let opened = crate::journal::disk::Disk::open(disk.files(), 1 << 20, recovery, Arc::new(|_: &Event| {}));
         let told = std::mem::take(&mut *events.lock());
-        let end = opened.map(|(_, position)| position.sequence);
+        let end = opened.map(|(_, position, _)| position.sequence);
         if let Ok(end) = end {
             assert_eq!(accounts, self.states[end as usize], "the accounts at {end}");
         }
@@ -335,7 +335,7 @@ fn time_goes_on_from_the_checkpoint_where_the_newest_segment_is_empty() {
     drop(ledger);
     let recovery = Recovery { install: &mut |_| Ok(()), progress: &mut |_| ControlFlow::Continue(()), tell: &|_| {} };
     let opened = crate::journal::disk::Disk::open(killed.files(), 1 << 20, recovery, Arc::new(|_: &Event| {}));
-    assert_eq!(opened.map(|(_, position)| position.time).expect("good"), time);
+    assert_eq!(opened.map(|(_, position, _)| position.time).expect("good"), time);
 }
 
 /// E7: numbers that cannot be are refused, not computed with.
