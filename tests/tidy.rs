@@ -18,7 +18,7 @@ const REQUIREMENTS: [&str; 31] = [
 const RACE_CHECKERS: [&str; 3] = ["loom", "shuttle", "thread"];
 
 /// Which of our modules a module may name. What is not listed here may name everything.
-const LAYERS: [(&str, &[&str]); 24] = [
+const LAYERS: [(&str, &[&str]); 26] = [
     ("kernel", &["kernel"]),
     // The domain: plain data. Of the kernel it knows what a state is, and an outcome the handle that it reads.
     ("account", &["account", "error", "request", "kernel::State"]),
@@ -41,6 +41,8 @@ const LAYERS: [(&str, &[&str]); 24] = [
     ("ledger", ENGINE),
     // The doors: the engine through its public names only.
     ("grpc", &["grpc", "telemetry", "config"]),
+    ("inventory", &["inventory"]),
+    ("kafka", &["kafka", "inventory"]),
     ("config", &["config"]),
     ("telemetry", &["telemetry", "config"]),
     ("cli", &["cli", "grpc", "config", "telemetry", "ledger", "compact", "verify"]),
