@@ -18,7 +18,7 @@ const REQUIREMENTS: [&str; 31] = [
 const RACE_CHECKERS: [&str; 3] = ["loom", "shuttle", "thread"];
 
 /// Which of our modules a module may name. What is not listed here may name everything.
-const LAYERS: [(&str, &[&str]); 26] = [
+const LAYERS: [(&str, &[&str]); 27] = [
     ("kernel", &["kernel"]),
     // The domain: plain data. Of the kernel it knows what a state is, and an outcome the handle that it reads.
     ("account", &["account", "error", "request", "kernel::State"]),
@@ -42,10 +42,11 @@ const LAYERS: [(&str, &[&str]); 26] = [
     // The doors: the engine through its public names only.
     ("grpc", &["grpc", "telemetry", "config"]),
     ("inventory", &["inventory"]),
+    ("kafka", &["kafka", "inventory"]),
     ("monitor", &["monitor"]),
     ("config", &["config"]),
     ("telemetry", &["telemetry", "config"]),
-    ("cli", &["cli", "grpc", "config", "telemetry", "monitor", "inventory", "ledger", "compact", "verify"]),
+    ("cli", &["cli", "grpc", "config", "telemetry", "monitor", "inventory", "kafka", "ledger", "compact", "verify"]),
     // Shares nothing with what it checks.
     ("verify", &["verify"]),
     ("main", &[]),
