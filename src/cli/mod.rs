@@ -17,6 +17,7 @@ mod change;
 mod check;
 mod client;
 mod compact;
+mod consuming;
 mod entry;
 mod exit;
 mod export;

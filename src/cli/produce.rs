@@ -113,7 +113,8 @@ impl Produce {
         config.set("compression.type", self.compression.name());
         let topic = self.kafka.topic();
         let producer = Producer::connect(config, &topic, self.partitions)?;
-        let check = Check::begin(&self.check, environment, reader, topic.clone(), self.kafka.dead_letter_topic(), &options)?;
+        let check =
+            Check::begin(&self.check, environment, reader, topic.clone(), self.kafka.dead_letter_topic(), &options)?;
         let mut workload = Workload::new(options);
         let begun = Instant::now();
         let delivered = self.send(&producer, &mut workload)?;
@@ -132,11 +133,15 @@ impl Produce {
 
     fn options(&self) -> Result<WorkloadOptions, Failure> {
         if self.duplicates + self.poison > 1.0 {
-            return Err(Failure::Usage("--duplicates and --poison are shares of all records: at most 1 together".to_owned()));
+            return Err(Failure::Usage(
+                "--duplicates and --poison are shares of all records: at most 1 together".to_owned(),
+            ));
         }
         let seed = match self.seed {
             Some(seed) => seed,
-            None => getrandom::u64().map_err(|error| Failure::Other(format!("no random numbers to be had: {error}")))?,
+            None => {
+                getrandom::u64().map_err(|error| Failure::Other(format!("no random numbers to be had: {error}")))?
+            }
         };
         Ok(WorkloadOptions {
             records: self.events,
@@ -249,7 +254,17 @@ impl<'a> ProducedRecord<'a> {
         let seconds = (took.as_secs_f64() * 1000.0).round() / 1000.0;
         let records_per_second = (records as f64 / took.as_secs_f64().max(1e-9)) as u64;
         let Totals { distinct, duplicates, poison, .. } = *totals;
-        ProducedRecord { topic, partitions, seed, records, events: distinct, duplicates, poison, seconds, records_per_second }
+        ProducedRecord {
+            topic,
+            partitions,
+            seed,
+            records,
+            events: distinct,
+            duplicates,
+            poison,
+            seconds,
+            records_per_second,
+        }
     }
 }
 
@@ -257,7 +272,10 @@ impl Record for ProducedRecord<'_> {
     fn write(&self, page: &mut Page<'_>) -> io::Result<()> {
         page.field("topic", format_args!("{} ({} partitions)", super::output::escape(self.topic), self.partitions))?;
         page.field("seed", self.seed)?;
-        page.field("sent", format_args!("{} records in {} s, {} a second", self.records, self.seconds, self.records_per_second))?;
+        page.field(
+            "sent",
+            format_args!("{} records in {} s, {} a second", self.records, self.seconds, self.records_per_second),
+        )?;
         page.field("events", self.events)?;
         page.field("duplicates", self.duplicates)?;
         page.field("poison", self.poison)

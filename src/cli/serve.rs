@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
+use super::consuming::Consuming;
 use super::exit::Failure;
 use crate::config::{Config, Environment};
 use crate::grpc::Books;
@@ -136,9 +137,11 @@ impl Serve {
 async fn serve(config: Config) -> Result<(), Failure> {
     // Before anything that takes time: a signal from now on is a graceful end.
     let shutdown = shutdown().map_err(|error| Failure::Other(format!("cannot wait for signals: {error}")))?;
+    let consuming = Arc::new(Consuming::new(&config)?);
+    let starting = consuming.clone();
     let (listener, address) = bind(&config.listen).await?;
     let monitor = Arc::<Monitor>::default();
-    monitor.unready(LEDGER, "not open yet");
+    monitor.watch(LEDGER, || Some("not open yet".to_owned()));
     if let Some(listen) = &config.metrics_listen {
         let (listener, address) = bind(listen).await?;
         // Ends with the process: it tells of the end, too.
@@ -154,8 +157,13 @@ async fn serve(config: Config) -> Result<(), Failure> {
     let end = async {
         // The sender is never dropped: it waits for signals as long as the process lives.
         let _ = shutdown.await;
+        consuming.stop().await;
     };
-    let opening = opening(&config).on_ready(move |books| opened(books, &monitor));
+    let opening = opening(&config).on_ready(move |books| {
+        opened(books, &monitor);
+        starting.start(books, &monitor);
+        say_ready();
+    });
     grpc::serve(listener, opening, options, end).await.map_err(|error| match error {
         grpc::Error::Open(_) | grpc::Error::JournalFailed { .. } => Failure::Other(error.to_string()),
         _ => Failure::Other(format!("the service ended: {error}")),
@@ -167,8 +175,7 @@ fn opened(books: &Books, monitor: &Monitor) {
     let Books::Ledger(ledger) = books;
     let metrics = Box::new(LedgerMetrics::new(ledger.clone()));
     monitor.register(|registry| registry.register_collector(metrics));
-    monitor.ready(LEDGER);
-    say_ready();
+    monitor.watch(LEDGER, || None);
 }
 
 /// The ledger, on its way.

@@ -132,8 +132,7 @@ impl Due {
 
 impl Notes {
     pub(crate) fn new(noted: Noted) -> Self {
-        let queue =
-            Queue { waiting: Vec::new(), waiting_bytes: 0, planned: noted.clone(), closed: None };
+        let queue = Queue { waiting: Vec::new(), waiting_bytes: 0, planned: noted.clone(), closed: None };
         Notes { queue: Mutex::new(queue), durable: RwLock::new(noted) }
     }
 

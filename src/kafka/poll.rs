@@ -206,7 +206,8 @@ impl Poller {
     fn begin_work(&mut self, now: Instant) {
         let mut assignment = self.shared.assignment.lock();
         self.tasks.retain(|(partitions, task)| {
-            let wanted = partitions.iter().any(|(partition, generation)| assignment.is_current(*partition, *generation));
+            let wanted =
+                partitions.iter().any(|(partition, generation)| assignment.is_current(*partition, *generation));
             if !wanted {
                 task.abort();
             }
@@ -316,7 +317,8 @@ impl Poller {
         let offsets = std::mem::take(&mut *self.shared.to_commit.lock());
         let mut list = TopicPartitionList::new();
         let topic = &self.shared.settings.topic;
-        let all_in = offsets.iter().all(|(it, next)| list.add_partition_offset(topic, *it, Offset::Offset(*next)).is_ok());
+        let all_in =
+            offsets.iter().all(|(it, next)| list.add_partition_offset(topic, *it, Offset::Offset(*next)).is_ok());
         if all_in
             && list.count() > 0
             && let Err(error) = self.consumer.commit(&list, CommitMode::Async)

@@ -28,7 +28,8 @@ impl Status {
     /// partitions, is ready.
     #[must_use]
     pub fn not_ready(&self) -> Option<String> {
-        let stopped = || self.stopped.first().map(|(partition, why)| format!("partition {partition} is stopped: {why}"));
+        let stopped =
+            || self.stopped.first().map(|(partition, why)| format!("partition {partition} is stopped: {why}"));
         let unavailable = || self.unavailable.as_ref().map(|what| format!("the store is unavailable: {what}"));
         let disconnected = || self.disconnected.as_ref().map(|what| format!("no broker can be reached: {what}"));
         let waiting = || self.waiting.clone();

@@ -9,6 +9,7 @@
 mod ledger;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -29,12 +30,20 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 /// What every metric's name begins with.
 const PREFIX: &str = "equipoise";
 
+/// Says why a part of the service is not ready; None when it is.
+type Unready = Box<dyn Fn() -> Option<String> + Send>;
+
 /// The metrics of this process, and which of its parts are ready.
-#[derive(Debug)]
 pub struct Monitor {
     registry: Mutex<Registry>,
-    /// By name; why it is not ready, if it is not.
-    parts: Mutex<BTreeMap<&'static str, Option<String>>>,
+    /// By name.
+    parts: Mutex<BTreeMap<&'static str, Unready>>,
+}
+
+impl fmt::Debug for Monitor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Monitor").field(&self.unready_parts()).finish()
+    }
 }
 
 impl Default for Monitor {
@@ -49,20 +58,15 @@ impl Monitor {
         metrics(&mut self.registry.lock());
     }
 
-    /// Says that `part` is ready.
-    pub fn ready(&self, part: &'static str) {
-        self.parts.lock().insert(part, None);
-    }
-
-    /// Says that `part` is not ready, and why.
-    pub fn unready(&self, part: &'static str, why: impl Into<String>) {
-        self.parts.lock().insert(part, Some(why.into()));
+    /// Asks `unready` from now on why `part` is not ready.
+    pub fn watch(&self, part: &'static str, unready: impl Fn() -> Option<String> + Send + 'static) {
+        self.parts.lock().insert(part, Box::new(unready));
     }
 
     /// A line for each part that is not ready.
     fn unready_parts(&self) -> String {
         let parts = self.parts.lock();
-        parts.iter().filter_map(|(part, why)| Some(format!("{part}: {}\n", why.as_ref()?))).collect()
+        parts.iter().filter_map(|(part, why)| Some(format!("{part}: {}\n", why()?))).collect()
     }
 }
 
@@ -117,11 +121,11 @@ mod tests {
     #[tokio::test]
     async fn every_part_must_be_ready() {
         let monitor = Arc::new(Monitor::default());
-        monitor.unready("ledger", "recovering");
-        monitor.ready("kafka");
+        monitor.watch("ledger", || Some("recovering".to_owned()));
+        monitor.watch("kafka", || None);
         let (status, text) = response(readyz(State(monitor.clone())).await).await;
         assert_eq!((status, text.as_str()), (StatusCode::SERVICE_UNAVAILABLE, "ledger: recovering\n"));
-        monitor.ready("ledger");
+        monitor.watch("ledger", || None);
         assert_eq!(response(readyz(State(monitor)).await).await.0, StatusCode::OK);
     }
 

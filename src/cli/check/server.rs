@@ -31,12 +31,7 @@ impl Server {
     }
 
     /// Waits until every event is in the journal and nothing more comes, and looks.
-    pub(super) fn evidence(
-        &self,
-        seed: u64,
-        totals: &Totals,
-        waiting: &mut Waiting<'_>,
-    ) -> Result<Evidence, Failure> {
+    pub(super) fn evidence(&self, seed: u64, totals: &Totals, waiting: &mut Waiting<'_>) -> Result<Evidence, Failure> {
         waiting.begin();
         let mut journal = Journal::new(seed, totals);
         client::run(&self.common, &self.environment, async |client| {
@@ -117,8 +112,7 @@ impl Journal {
                     }
                     Entry::Occupied(known) => {
                         let found = known.into_mut();
-                        found.unexplained +=
-                            i128::from(leg.balance) - i128::from(found.stock) - i128::from(leg.delta);
+                        found.unexplained += i128::from(leg.balance) - i128::from(found.stock) - i128::from(leg.delta);
                         found.stock = leg.balance;
                         found.lowest = found.lowest.min(leg.balance);
                         found

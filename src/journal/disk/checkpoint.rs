@@ -3,8 +3,8 @@
 use std::io;
 
 use super::bytes::{Bytes, put_text};
-use super::section;
 use super::files::{CHECKPOINTS, File, Files, read_full, write_all};
+use super::section;
 use super::segment::{COUNTS, LedgerId};
 use crate::account::{AccountId, Balance};
 use crate::journal::Noted;
@@ -158,8 +158,7 @@ impl<'a> Writing<'a> {
         let unfinished = format!("{CHECKPOINTS}/{sequence:020}.tmp");
         let file = files.create(&unfinished)?;
         let notes = section::encode_all(noted);
-        let section =
-            Section { batch, length: notes.len() as u64, last: noted.last, checksum: crc32c::crc32c(&notes) };
+        let section = Section { batch, length: notes.len() as u64, last: noted.last, checksum: crc32c::crc32c(&notes) };
         let notes_of = (!noted.is_blank()).then_some(section);
         let header = Header { sequence, time, ledger, accounts: 0, total: 0, notes: notes_of };
         let offset = header.accounts_at();
