@@ -276,6 +276,24 @@ impl Builder {
         Ledger::over(core, threads)
     }
 
+    /// Makes a ledger in memory that goes on from accounts as another place keeps them. It starts no thread, and its first
+    /// commit has sequence 1.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn build_with<'a>(
+        self,
+        accounts: impl IntoIterator<Item = (&'a AccountId, Balance)>,
+    ) -> Result<Ledger, crate::Exhausted> {
+        let clock = Clock::start(0);
+        let mut directory = Directory::new(self.look_up_cache, self.reserve_accounts);
+        for (id, state) in accounts {
+            let index = directory.make_open(id)?;
+            directory.restore(index, 0, state);
+        }
+        let ids = Ids::in_memory(self.id_capacity, self.reserve_ids);
+        let core = self.core(Kernel::new(0, clock.now()), None, None, directory, ids, clock);
+        Ok(Ledger::over(core, Vec::new()))
+    }
+
     fn core(
         &self,
         kernel: Kernel<Balance>,
