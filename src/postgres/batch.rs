@@ -111,7 +111,7 @@ pub(super) enum Written {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Missed {
     /// Accounts whose rows are others by now. Not complete.
-    pub(super) accounts: Vec<AccountId>,
+    pub(super) accounts: Vec<String>,
     /// Whether an id was used meanwhile.
     pub(super) ids: bool,
     /// Partitions whose rows are others by now, each with what its row says.

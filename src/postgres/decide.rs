@@ -13,6 +13,9 @@ use crate::kernel::State as _;
 use crate::outcome::Record;
 use crate::{InvalidRequest, Ledger, Operation, Outcome, Request, SubmitError};
 
+/// The sequence of the first commit of a ledger that was built with accounts.
+const FIRST_SEQUENCE: u64 = 2;
+
 /// Something to decide.
 #[derive(Clone, Debug)]
 pub(super) struct Ask {
@@ -144,8 +147,7 @@ impl<'a> Deciding<'a> {
     }
 
     fn take(&mut self, outcome: &Outcome) -> Verdict {
-        // The ledger began with nothing, so its sequences are 1, 2, 3, …
-        let place = usize::try_from(outcome.sequence().saturating_sub(1)).unwrap_or(usize::MAX);
+        let place = usize::try_from(outcome.sequence().saturating_sub(FIRST_SEQUENCE)).unwrap_or(usize::MAX);
         if !outcome.replayed() {
             let mut record = outcome.to_record();
             record.as_of = record.as_of.map(|_| self.known.sequence);

@@ -44,10 +44,14 @@ COMMENT ON COLUMN commits.time_floor IS 'No entry of it is before this time, in 
 CREATE TABLE ledger_sequence (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
     sequence bigint NOT NULL,
-    time_ns bigint NOT NULL
+    time_ns bigint NOT NULL,
+    floor_ns bigint NOT NULL
 );
 
-INSERT INTO ledger_sequence (sequence, time_ns) VALUES (0, 0);
+COMMENT ON COLUMN ledger_sequence.time_ns IS 'The time of the newest entry, in nanoseconds since the Unix epoch.';
+COMMENT ON COLUMN ledger_sequence.floor_ns IS 'What time_ns was before the newest commit.';
+
+INSERT INTO ledger_sequence (sequence, time_ns, floor_ns) VALUES (0, 0, 0);
 
 -- Each draw is a block of numbers for one instance.
 CREATE SEQUENCE ledger_batches INCREMENT BY 1024;
