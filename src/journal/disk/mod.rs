@@ -51,6 +51,7 @@
 //! accounts, their sum as i128, zeros), then blocks: length (u32), CRC32C (u32), and accounts in ascending order of their ids, each with balance,
 //! version and the sequence of its last change.
 
+mod ahead;
 mod batch;
 mod bytes;
 pub(crate) mod checkpoint;
@@ -71,6 +72,7 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 
+use self::ahead::ahead;
 use self::batch::Draft;
 use self::checkpoint::Writing;
 use self::files::{CHECKPOINTS, Files, JOURNAL};
@@ -119,7 +121,8 @@ impl Disk {
             return Err(OpenError::Setting { setting: "segment_bytes", expected, value: segment_bytes.to_string() });
         }
         let segment_bytes = segment_bytes.next_multiple_of(batch::ALIGNMENT as u64);
-        let found = recover(&*files, &mut recovery)?;
+        let cannot = |error| OpenError::Io { path: files.path(JOURNAL), what: "start a thread to read", error };
+        let found = ahead(&mut recovery, |recovery| recover(&*files, recovery)).map_err(cannot)??;
         // From here on it is good, and may be written to.
         tidy(&*files, &found.unused)?;
         let spare = Spare::new(files.clone(), segment_bytes);
