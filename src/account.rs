@@ -18,7 +18,7 @@ fn parse_id(field: &'static str, text: &str) -> Result<CompactString, InvalidReq
         return Err(InvalidRequest::IdLength { field, bytes: text.len() });
     }
     // Nearly all are plain, which takes a fraction of looking at characters.
-    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+    if text.bytes().fold(true, |plain, byte| plain & matches!(byte, b' '..=b'~')) {
         return Ok(CompactString::new(text));
     }
     match text.char_indices().find(|(_, character)| character.is_control()) {
