@@ -41,9 +41,8 @@ impl Kafka {
 
     /// How a client of librdkafka is set up.
     pub(super) fn config(&self) -> Result<ClientConfig, Failure> {
-        let brokers = given(self.brokers.as_deref(), "KAFKA_BROKERS").ok_or_else(|| {
-            Failure::Usage("no brokers: give --brokers HOST:PORT, or set KAFKA_BROKERS".to_owned())
-        })?;
+        let brokers = given(self.brokers.as_deref(), "KAFKA_BROKERS")
+            .ok_or_else(|| Failure::Usage("no brokers: give --brokers HOST:PORT, or set KAFKA_BROKERS".to_owned()))?;
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", brokers).set("client.id", "equipoise");
         for property in &self.properties {

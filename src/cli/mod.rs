@@ -17,6 +17,8 @@ mod change;
 mod check;
 mod client;
 mod compact;
+#[cfg(feature = "kafka")]
+mod dead_letters;
 mod entry;
 mod exit;
 mod export;
@@ -81,6 +83,8 @@ enum Command {
     Compact(compact::Compact),
     Stats(stats::Stats),
     #[cfg(feature = "kafka")]
+    DeadLetters(dead_letters::DeadLetters),
+    #[cfg(feature = "kafka")]
     Produce(produce::Produce),
 }
 
@@ -127,6 +131,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Import(import) => (import.run(), import.json),
         Command::Compact(compact) => (compact.run(), compact.json),
         Command::Stats(stats) => (stats.run(), stats.json),
+        #[cfg(feature = "kafka")]
+        Command::DeadLetters(letters) => (letters.run(), letters.json()),
         #[cfg(feature = "kafka")]
         Command::Produce(produce) => (produce.run(&environment), produce.json),
     };

@@ -20,7 +20,7 @@ use crate::kafka::{Delivered, Producer};
 /// How many records are sent before it is heard what became of others.
 const BETWEEN_LOOKS: u64 = 256;
 /// How long the last records may take to arrive while none does.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Send made-up inventory events to Kafka, and check what became of them
 ///
@@ -113,7 +113,8 @@ impl Produce {
         config.set("compression.type", self.compression.name());
         let topic = self.kafka.topic();
         let producer = Producer::connect(config, &topic, self.partitions)?;
-        let check = Check::begin(&self.check, environment, reader, topic.clone(), self.kafka.dead_letter_topic(), &options)?;
+        let check =
+            Check::begin(&self.check, environment, reader, topic.clone(), self.kafka.dead_letter_topic(), &options)?;
         let mut workload = Workload::new(options);
         let begun = Instant::now();
         let delivered = self.send(&producer, &mut workload)?;
@@ -132,11 +133,16 @@ impl Produce {
 
     fn options(&self) -> Result<WorkloadOptions, Failure> {
         if self.duplicates + self.poison > 1.0 {
-            return Err(Failure::Usage("--duplicates and --poison are shares of all records: at most 1 together".to_owned()));
+            return Err(Failure::Usage(
+                "--duplicates and --poison are shares of all records: at most 1 together".to_owned(),
+            ));
         }
         let seed = match self.seed {
             Some(seed) => seed,
-            None => getrandom::u64().map_err(|error| Failure::Other(format!("no random numbers to be had: {error}")))?,
+            // Every reader of JSON keeps 53 bits.
+            None => {
+                getrandom::u64().map_err(|error| Failure::Other(format!("no random numbers to be had: {error}")))? >> 11
+            }
         };
         Ok(WorkloadOptions {
             records: self.events,
@@ -168,13 +174,10 @@ impl Produce {
             }
             send_one(producer, format, &sent)?;
         }
-        let mut heard = (Instant::now(), 0);
+        let mut goes_on = within(PATIENCE);
         let delivered = producer.finish(|delivered| {
             bar.show(delivered.acknowledged, self.events);
-            if delivered.acknowledged > heard.1 {
-                heard = (Instant::now(), delivered.acknowledged);
-            }
-            heard.0.elapsed() < PATIENCE
+            goes_on(delivered)
         });
         bar.clear();
         Ok(delivered?)
@@ -249,7 +252,17 @@ impl<'a> ProducedRecord<'a> {
         let seconds = (took.as_secs_f64() * 1000.0).round() / 1000.0;
         let records_per_second = (records as f64 / took.as_secs_f64().max(1e-9)) as u64;
         let Totals { distinct, duplicates, poison, .. } = *totals;
-        ProducedRecord { topic, partitions, seed, records, events: distinct, duplicates, poison, seconds, records_per_second }
+        ProducedRecord {
+            topic,
+            partitions,
+            seed,
+            records,
+            events: distinct,
+            duplicates,
+            poison,
+            seconds,
+            records_per_second,
+        }
     }
 }
 
@@ -257,10 +270,24 @@ impl Record for ProducedRecord<'_> {
     fn write(&self, page: &mut Page<'_>) -> io::Result<()> {
         page.field("topic", format_args!("{} ({} partitions)", super::output::escape(self.topic), self.partitions))?;
         page.field("seed", self.seed)?;
-        page.field("sent", format_args!("{} records in {} s, {} a second", self.records, self.seconds, self.records_per_second))?;
+        page.field(
+            "sent",
+            format_args!("{} records in {} s, {} a second", self.records, self.seconds, self.records_per_second),
+        )?;
         page.field("events", self.events)?;
         page.field("duplicates", self.duplicates)?;
         page.field("poison", self.poison)
+    }
+}
+
+/// Goes on as long as records arrive, and for `patience` without any.
+pub(super) fn within(patience: Duration) -> impl FnMut(&Delivered) -> bool {
+    let mut heard = (Instant::now(), 0);
+    move |delivered| {
+        if delivered.acknowledged > heard.1 {
+            heard = (Instant::now(), delivered.acknowledged);
+        }
+        heard.0.elapsed() < patience
     }
 }
 

@@ -133,11 +133,7 @@ impl Log {
         result
     }
 
-    fn follow(
-        &self,
-        open: &mut BTreeMap<i32, i64>,
-        take: &mut impl FnMut(LogRecord) -> bool,
-    ) -> Result<(), LogError> {
+    fn follow(&self, open: &mut BTreeMap<i32, i64>, take: &mut impl FnMut(LogRecord) -> bool) -> Result<(), LogError> {
         let mut heard = Instant::now();
         while !open.is_empty() {
             let record = match self.consumer.poll(Duration::from_millis(100)) {
@@ -165,9 +161,8 @@ impl Log {
             if offset >= end {
                 continue;
             }
-            let header = |header: rdkafka::message::Header<'_, &[u8]>| {
-                (header.key.to_owned(), header.value.map(<[u8]>::to_vec))
-            };
+            let header =
+                |header: rdkafka::message::Header<'_, &[u8]>| (header.key.to_owned(), header.value.map(<[u8]>::to_vec));
             let headers = record.headers().map(|headers| headers.iter().map(header).collect());
             let record = LogRecord {
                 partition,

@@ -116,9 +116,8 @@ impl Producer {
         (record.key, record.payload) = (key, value);
         if !headers.is_empty() {
             let list = OwnedHeaders::new_with_capacity(headers.len());
-            let insert = |list: OwnedHeaders, (key, value): &(&str, Option<&[u8]>)| {
-                list.insert(Header { key, value: *value })
-            };
+            let insert =
+                |list: OwnedHeaders, (key, value): &(&str, Option<&[u8]>)| list.insert(Header { key, value: *value });
             record.headers = Some(headers.iter().fold(list, insert));
         }
         loop {

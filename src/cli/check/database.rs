@@ -15,7 +15,8 @@ use crate::inventory::{Totals, Workload};
 use crate::kafka::Offsets;
 
 /// How far each partition was consumed.
-const CONSUMED: &str = "SELECT partition, next_offset FROM consumer_offsets WHERE topic = $1 AND next_offset IS NOT NULL";
+const CONSUMED: &str =
+    "SELECT partition, next_offset FROM consumer_offsets WHERE topic = $1 AND next_offset IS NOT NULL";
 
 /// What became of the events with ids from $1 up to, and not, $2: by product. An id is in its table once, being its key.
 const DECIDED: &str = "\
@@ -26,7 +27,8 @@ const DECIDED: &str = "\
     WHERE p.event_id >= $1 AND p.event_id < $2 GROUP BY p.product_id";
 
 /// How many entries of the journal have such an id.
-const ENTRIES: &str = "SELECT count(*) FROM journal WHERE transaction_id COLLATE \"C\" >= $1 AND transaction_id COLLATE \"C\" < $2";
+const ENTRIES: &str =
+    "SELECT count(*) FROM journal WHERE transaction_id COLLATE \"C\" >= $1 AND transaction_id COLLATE \"C\" < $2";
 
 /// The stock of the products $1, what of it the journal does not explain, and how low it was. In one statement: others may be
 /// at work.

@@ -154,10 +154,12 @@ impl Check {
             accepted += found.accepted;
         }
         let strangers = products.iter().filter(|(_, found)| found.events > 0);
-        differences.extend(strangers.map(|(sku, found)| format!("{sku}: has {} events that nobody sent it", found.events)));
+        differences
+            .extend(strangers.map(|(sku, found)| format!("{sku}: has {} events that nobody sent it", found.events)));
         let poison = letters.poison.len() as u64;
         if poison != totals.poison {
-            differences.push(format!("{poison} of {} poisoned records are in {}", totals.poison, self.dead_letter_topic));
+            differences
+                .push(format!("{poison} of {} poisoned records are in {}", totals.poison, self.dead_letter_topic));
         }
         if letters.events > 0 {
             differences.push(format!("{} good events are in {}", letters.events, self.dead_letter_topic));
@@ -271,7 +273,10 @@ impl Verdict {
 
 impl Record for Verdict {
     fn write(&self, page: &mut Page<'_>) -> io::Result<()> {
-        page.field("decided", format_args!("{} events, {} accepted, {} refused", self.events, self.accepted, self.refused))?;
+        page.field(
+            "decided",
+            format_args!("{} events, {} accepted, {} refused", self.events, self.accepted, self.refused),
+        )?;
         page.field("dead letters", self.dead_letters)?;
         if self.check {
             return page.field("check", "everything is as it must be");
@@ -295,7 +300,7 @@ impl Options {
         workload: &WorkloadOptions,
     ) -> Result<Option<Place>, Failure> {
         if let Some(server) = &self.check_server {
-            return Ok(Some(Place::Server(server::Server::new(server, environment))));
+            return Ok(Some(Place::Server(server::Server::connect(server, environment)?)));
         }
         #[cfg(feature = "postgres")]
         if let Some(url) = &self.check {
@@ -321,8 +326,7 @@ mod tests {
     #[test]
     fn what_went_wrong_is_found() {
         let sent = Tally { events: 3, sum: -4 };
-        let right =
-            Found { events: 3, entries: 3, sum: -4, accepted: 2, stock: 5, lowest: 0, unexplained: 0 };
+        let right = Found { events: 3, entries: 3, sum: -4, accepted: 2, stock: 5, lowest: 0, unexplained: 0 };
         assert_eq!(differences(sent, right.clone(), false), [""; 0]);
         let cases = [
             (Found { events: 2, entries: 2, sum: -3, ..right.clone() }, "2 of 3 events were decided"),

@@ -25,18 +25,19 @@ pub(in crate::cli) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(server: &str, environment: &Environment) -> Self {
+    /// Asks it something, so that a service that is not there is known at once.
+    pub(super) fn connect(server: &str, environment: &Environment) -> Result<Self, Failure> {
         let common = Common { server: Some(server.to_owned()), timeout: None, json: false };
-        Server { common, environment: environment.clone() }
+        client::run(&common, environment, async |client| {
+            let request = proto::ListAccountsRequest { page_size: 1, ..proto::ListAccountsRequest::default() };
+            let ask = |mut stub: Stub, request| async move { stub.list_accounts(request).await };
+            client.call(request, ask).await.map(drop)
+        })?;
+        Ok(Server { common, environment: environment.clone() })
     }
 
     /// Waits until every event is in the journal and nothing more comes, and looks.
-    pub(super) fn evidence(
-        &self,
-        seed: u64,
-        totals: &Totals,
-        waiting: &mut Waiting<'_>,
-    ) -> Result<Evidence, Failure> {
+    pub(super) fn evidence(&self, seed: u64, totals: &Totals, waiting: &mut Waiting<'_>) -> Result<Evidence, Failure> {
         waiting.begin();
         let mut journal = Journal::new(seed, totals);
         client::run(&self.common, &self.environment, async |client| {
@@ -117,8 +118,7 @@ impl Journal {
                     }
                     Entry::Occupied(known) => {
                         let found = known.into_mut();
-                        found.unexplained +=
-                            i128::from(leg.balance) - i128::from(found.stock) - i128::from(leg.delta);
+                        found.unexplained += i128::from(leg.balance) - i128::from(found.stock) - i128::from(leg.delta);
                         found.stock = leg.balance;
                         found.lowest = found.lowest.min(leg.balance);
                         found
