@@ -82,8 +82,7 @@ async fn records_are_decided_and_offsets_kept_with_them() {
             event(16, "e3", "new", -2),
         ];
         let applied = store.apply(TOPIC, &[run(&position, None, records)]).await.expect("applied");
-        let expected =
-            Applied { applied: 2, duplicates: 1, rejected: 1, dead_letters: 2, tombstones: 1, redecided: 0 };
+        let expected = Applied { applied: 2, duplicates: 1, rejected: 1, dead_letters: 2, tombstones: 1, redecided: 0 };
         assert_eq!(applied, expected);
         assert_eq!((balance(&ledger, "new"), balance(&ledger, "old")), (5, 6));
         let reused = "transaction_id e1 was used with another delta".to_owned();

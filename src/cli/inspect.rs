@@ -95,7 +95,17 @@ impl Visitor for Printer {
         }
         let (bytes, time, hash) = (batch.bytes(), nanoseconds(batch.time), hex(&batch.hash));
         let (closing, notes) = (batch.closing(), batch.section().len());
-        self.output.record(&Line::Batch { offset, number, first_sequence, count, bytes, time, hash, closing, notes })?;
+        self.output.record(&Line::Batch {
+            offset,
+            number,
+            first_sequence,
+            count,
+            bytes,
+            time,
+            hash,
+            closing,
+            notes,
+        })?;
         let output = &mut self.output;
         self.sections.changes(batch, |change| Ok::<_, Stop>(Ok(output.record(&Line::of(change))?)))?;
         if !self.with_entries {
@@ -188,10 +198,9 @@ impl Record for Line {
                     "batch {number}  offset {offset}  {bytes} bytes  {entries}{notes}  {time}  hash {hash}"
                 ))
             }
-            Line::Position { source, next, fingerprint } => page.line(format_args!(
-                "source {} goes on at {next}, fingerprint {fingerprint}",
-                escape(source)
-            )),
+            Line::Position { source, next, fingerprint } => {
+                page.line(format_args!("source {} goes on at {next}, fingerprint {fingerprint}", escape(source)))
+            }
             Line::Parked { record, bytes } => page.line(format_args!("record {record} parked, {bytes} bytes")),
             Line::Unparked { record } => page.line(format_args!("record {record} taken back")),
             Line::Entry(entry) => entry.write(page),

@@ -18,9 +18,7 @@ use crate::outcome::Outcome;
 pub(crate) use flusher::{Flushed, Flusher};
 pub(crate) use memory::Memory;
 pub(crate) use notes::{Noted, Notes, Noting, Record};
-pub use source::{
-    Advance, MAX_PARKED_BYTES, MAX_SOURCE_BYTES, MAX_SOURCES, Note, NoteError, Parked, SourcePosition,
-};
+pub use source::{Advance, MAX_PARKED_BYTES, MAX_SOURCE_BYTES, MAX_SOURCES, Note, NoteError, Parked, SourcePosition};
 
 /// A place that keeps what was committed.
 pub(crate) trait Sink: Send + Sync {

@@ -110,12 +110,7 @@ pub(super) fn says(path: &Path, file: &File) -> Result<(u64, u64, Stated), Probl
 type EachAccount<'a> = &'a mut dyn FnMut(&str, State, u64) -> Result<(), String>;
 
 /// Checks the checkpoint in itself, and shows `each` its accounts in order.
-fn read(
-    path: &Path,
-    file: &File,
-    expected: &Expected<'_>,
-    each: EachAccount<'_>,
-) -> Result<(Header, Stated), Problem> {
+fn read(path: &Path, file: &File, expected: &Expected<'_>, each: EachAccount<'_>) -> Result<(Header, Stated), Problem> {
     let mut reader = Reader { path, file: BufReader::with_capacity(LARGEST_BLOCK as usize, file), at: 0 };
     let header = reader.header(expected)?;
     let stated = reader.sources(&header)?;

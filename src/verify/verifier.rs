@@ -208,7 +208,8 @@ impl<'a, 'm> Verifier<'a, 'm> {
             }
             if stated.batch > 0 && stated.batch + 1 < header.first_batch {
                 let Stated { batch, .. } = stated;
-                let what = format!("the journal begins with batch {}; the sources are as of {batch}", header.first_batch);
+                let what =
+                    format!("the journal begins with batch {}; the sources are as of {batch}", header.first_batch);
                 return Err(Problem::at(path, 72, what));
             }
             (self.replay, self.base_time) = (base, Some(time));
@@ -248,7 +249,9 @@ impl<'a, 'm> Verifier<'a, 'm> {
             let sources = &mut self.sources;
             self.sections.changes(batch, |change| Ok::<_, Problem>(sources.apply(change)))?;
         }
-        while let Some((path, sequence, stated)) = self.stated.front().filter(|(.., stated)| stated.batch <= batch.number) {
+        while let Some((path, sequence, stated)) =
+            self.stated.front().filter(|(.., stated)| stated.batch <= batch.number)
+        {
             let wrong = |at, what| Err(Problem { sequence: Some(*sequence), ..Problem::at(path, at, what) });
             if stated.batch != batch.number && stated.batch > 0 {
                 return wrong(72, format!("sources as of batch {}; its entry is in {}", stated.batch, batch.number));

@@ -91,7 +91,9 @@ fn a_checkpoint_is_compared_as_of_its_batch() {
     assert!(with(3, &all(), 4).wrong().contains("4 was the last parked record; the journal says 3"));
     assert!(with(3, &all()[35..], 3).wrong().contains("source kafka/t/0"));
     let other = [position("kafka/t/0", 6, -1), all()[28..].to_vec()].concat();
-    assert!(with(3, &other, 3).wrong().contains("source kafka/t/0 is at Some((6, -1)); the journal says Some((5, -1))"));
+    assert!(
+        with(3, &other, 3).wrong().contains("source kafka/t/0 is at Some((6, -1)); the journal says Some((5, -1))")
+    );
     assert!(with(1, &all(), 3).wrong().contains("sources as of batch 1; its entry is in 2"));
     assert!(with(9, &all(), 3).wrong().contains("sources as of batch 9; the journal ends at 5"));
     assert!(with(3, &[parked(2, b""), position("a", 1, 1)].concat(), 3).wrong().contains("source a is out of order"));

@@ -182,7 +182,8 @@ impl Draft {
         let checksum = checksum(salt, &self.bytes[COVERED..]);
         self.bytes[4..COVERED].copy_from_slice(&checksum.to_le_bytes());
         self.bytes.resize(self.bytes.len().next_multiple_of(ALIGNMENT), 0);
-        let header = Header { number, first, count: self.count, length, notes: self.notes, closing, time, hash, checksum };
+        let header =
+            Header { number, first, count: self.count, length, notes: self.notes, closing, time, hash, checksum };
         (header, &self.bytes)
     }
 

@@ -2,10 +2,11 @@
 
 use std::io;
 
+use super::batch;
 use super::bytes::{Bytes, put_text};
-use super::section;
 use super::files::{CHECKPOINTS, File, Files, read_full, write_all};
-use super::segment::{COUNTS, LedgerId};
+use super::section;
+use super::segment::{self, COUNTS, LedgerId};
 use crate::account::{AccountId, Balance};
 use crate::journal::Noted;
 
@@ -122,9 +123,47 @@ impl Header {
         }
     }
 
+    /// What it has.
+    pub(super) fn covered(&self) -> Covered {
+        Covered { sequence: self.sequence, batch: self.notes.map(|notes| notes.batch) }
+    }
+
     /// Where its accounts begin.
     fn accounts_at(&self) -> u64 {
         (HEADER as u64).saturating_add(self.notes.map_or(0, |notes| notes.length))
+    }
+}
+
+/// What a checkpoint has, so that nobody need read it in the journal.
+#[derive(Clone, Copy)]
+pub(super) struct Covered {
+    /// Entries up to it.
+    pub(super) sequence: u64,
+    /// Notes of batches up to it; None: nothing had been noted when it was written.
+    pub(super) batch: Option<u64>,
+}
+
+impl Covered {
+    /// What there is without a checkpoint.
+    pub(super) const NOTHING: Covered = Covered { sequence: 0, batch: None };
+
+    /// Whether everything after it is in the segment with `header` and later ones.
+    pub(super) fn reaches(&self, header: &segment::Header) -> bool {
+        match self.batch {
+            Some(batch) => header.batch <= batch + 1,
+            // Of the batches after its entry, which may be nothing but notes, it cannot tell the first.
+            None => header.first <= self.sequence || header.number == 1,
+        }
+    }
+
+    /// Whether nothing is missing when the journal begins with the segment with `header`.
+    pub(super) fn reaches_back(&self, header: &segment::Header) -> bool {
+        header.first <= self.sequence + 1 && self.batch.is_none_or(|batch| header.batch <= batch + 1)
+    }
+
+    /// Whether it has the notes of the batch with `header`.
+    pub(super) fn notes_of(&self, header: &batch::Header) -> bool {
+        self.batch.map_or(header.first <= self.sequence, |batch| header.number <= batch)
     }
 }
 
@@ -158,8 +197,7 @@ impl<'a> Writing<'a> {
         let unfinished = format!("{CHECKPOINTS}/{sequence:020}.tmp");
         let file = files.create(&unfinished)?;
         let notes = section::encode_all(noted);
-        let section =
-            Section { batch, length: notes.len() as u64, last: noted.last, checksum: crc32c::crc32c(&notes) };
+        let section = Section { batch, length: notes.len() as u64, last: noted.last, checksum: crc32c::crc32c(&notes) };
         let notes_of = (!noted.is_blank()).then_some(section);
         let header = Header { sequence, time, ledger, accounts: 0, total: 0, notes: notes_of };
         let offset = header.accounts_at();
