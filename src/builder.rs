@@ -276,6 +276,24 @@ impl Builder {
         Ledger::over(core, threads)
     }
 
+    /// Makes a ledger in memory that goes on from accounts as another place keeps them. They are as of
+    /// sequence 1, so its first commit has sequence 2. It starts no thread.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn build_with<'a>(
+        self,
+        accounts: impl IntoIterator<Item = (&'a AccountId, Balance)>,
+    ) -> Result<Ledger, crate::Exhausted> {
+        let clock = Clock::start(0);
+        let mut directory = Directory::new(self.look_up_cache, self.reserve_accounts);
+        for (id, state) in accounts {
+            let index = directory.make_open(id)?;
+            directory.restore(index, 1, state);
+        }
+        let ids = Ids::in_memory(self.id_capacity, self.reserve_ids);
+        let core = self.core(Kernel::new(1, clock.now()), None, None, directory, ids, clock);
+        Ok(Ledger::over(core, Vec::new()))
+    }
+
     fn core(
         &self,
         kernel: Kernel<Balance>,

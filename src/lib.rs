@@ -181,6 +181,8 @@ pub mod grpc;
 pub mod inventory;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+#[cfg(feature = "server")]
+pub mod monitor;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "server")]

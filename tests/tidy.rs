@@ -18,7 +18,7 @@ const REQUIREMENTS: [&str; 31] = [
 const RACE_CHECKERS: [&str; 3] = ["loom", "shuttle", "thread"];
 
 /// Which of our modules a module may name. What is not listed here may name everything.
-const LAYERS: [(&str, &[&str]); 25] = [
+const LAYERS: [(&str, &[&str]); 27] = [
     ("kernel", &["kernel"]),
     // The domain: plain data. Of the kernel it knows what a state is, and an outcome the handle that it reads.
     ("account", &["account", "error", "request", "kernel::State"]),
@@ -40,11 +40,13 @@ const LAYERS: [(&str, &[&str]); 25] = [
     ("builder", ENGINE),
     ("ledger", ENGINE),
     // The doors: the engine through its public names only.
-    ("inventory", &["inventory"]),
     ("grpc", &["grpc", "telemetry", "config"]),
+    ("inventory", &["inventory"]),
+    ("kafka", &["kafka", "inventory"]),
+    ("monitor", &["monitor"]),
     ("config", &["config"]),
     ("telemetry", &["telemetry", "config"]),
-    ("cli", &["cli", "grpc", "config", "telemetry", "ledger", "compact", "verify"]),
+    ("cli", &["cli", "grpc", "config", "telemetry", "monitor", "inventory", "kafka", "ledger", "compact", "verify"]),
     // Shares nothing with what it checks.
     ("verify", &["verify"]),
     ("main", &[]),

@@ -13,15 +13,22 @@ use crate::config::Environment;
 
 mod accounts;
 mod change;
+#[cfg(feature = "kafka")]
+mod check;
 mod client;
 mod compact;
+mod consuming;
 mod entry;
 mod exit;
 mod export;
 mod exported;
 mod import;
 mod inspect;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod output;
+#[cfg(feature = "kafka")]
+mod produce;
 mod progress;
 mod record;
 mod serve;
@@ -74,6 +81,8 @@ enum Command {
     Import(import::Import),
     Compact(compact::Compact),
     Stats(stats::Stats),
+    #[cfg(feature = "kafka")]
+    Produce(produce::Produce),
 }
 
 /// What every client command takes.
@@ -119,6 +128,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Import(import) => (import.run(), import.json),
         Command::Compact(compact) => (compact.run(), compact.json),
         Command::Stats(stats) => (stats.run(), stats.json),
+        #[cfg(feature = "kafka")]
+        Command::Produce(produce) => (produce.run(&environment), produce.json),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
