@@ -186,7 +186,7 @@ impl Builder {
         let clock = Clock::start(position.time);
         let (kernel, consumer) = Kernel::with_consumer(position.sequence, position.time);
         let flusher = Flusher::new(disk.clone(), consumer);
-        let core = self.core(kernel, Some(flusher), Some((disk, lock)), restoration.finish(), ids, noted, clock);
+        let core = self.core(kernel, Some(flusher), Some((disk, lock, noted)), restoration.finish(), ids, clock);
         core.opened.add(i64::from(core.directory.recovered()));
         let threads = upkeep::start(&core, position.checkpoint);
         let threads = threads.map_err(|error| OpenError::Io {
@@ -253,7 +253,7 @@ impl Builder {
         };
         let directory = Directory::new(self.look_up_cache, self.reserve_accounts);
         let ids = Ids::in_memory(self.id_capacity, self.reserve_ids);
-        let core = self.core(kernel, flusher, None, directory, ids, Noted::default(), clock);
+        let core = self.core(kernel, flusher, None, directory, ids, clock);
         let threads = upkeep::start(&core, 0).expect("the flusher's thread starts");
         Ledger::over(core, threads)
     }
@@ -272,7 +272,7 @@ impl Builder {
             directory.restore(index, 1, state);
         }
         let ids = Ids::in_memory(self.id_capacity, self.reserve_ids);
-        let core = self.core(Kernel::new(1, clock.now()), None, None, directory, ids, Noted::default(), clock);
+        let core = self.core(Kernel::new(1, clock.now()), None, None, directory, ids, clock);
         Ok(Ledger::over(core, Vec::new()))
     }
 
@@ -280,10 +280,9 @@ impl Builder {
         &self,
         kernel: Kernel<Balance>,
         flusher: Option<Flusher>,
-        disk: Option<(Arc<Disk>, Lock)>,
+        disk: Option<(Arc<Disk>, Lock, Noted)>,
         directory: Directory,
         ids: Ids,
-        noted: Noted,
         clock: Clock,
     ) -> Arc<Core> {
         let limits = Limits {
@@ -291,7 +290,7 @@ impl Builder {
             backlog: self.max_backlog.unwrap_or(if disk.is_some() { 100_000 } else { 1_000_000 }),
             checkpoint_every: self.checkpoint_every.max(1),
         };
-        Arc::new(Core::new(kernel, flusher, disk, directory, ids, noted, clock, limits))
+        Arc::new(Core::new(kernel, flusher, disk, directory, ids, clock, limits))
     }
 }
 

@@ -73,14 +73,16 @@ impl Core {
     pub(crate) fn new(
         kernel: Kernel<Balance>,
         flusher: Option<Flusher>,
-        disk: Option<(Arc<Disk>, Lock)>,
+        disk: Option<(Arc<Disk>, Lock, Noted)>,
         directory: Directory,
         ids: Ids,
-        noted: Noted,
         clock: Clock,
         limits: Limits,
     ) -> Self {
-        let (disk, lock) = disk.unzip();
+        let (disk, lock, noted) = match disk {
+            Some((disk, lock, noted)) => (Some(disk), Some(lock), noted),
+            None => (None, None, Noted::default()),
+        };
         Core {
             ids,
             flusher,

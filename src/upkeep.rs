@@ -18,6 +18,9 @@ const BREATHER: Duration = Duration::from_millis(1);
 /// How many accounts a checkpoint copies under one epoch pin.
 const STRIDE: usize = 64;
 
+/// Bytes of notes after which a checkpoint is written, however few entries have come: about how many are read again at a start.
+const CHECKPOINT_NOTES: u64 = 64 << 20;
+
 /// Starts the threads that `core` needs.
 pub(crate) fn start(core: &Arc<Core>, checkpoint: u64) -> io::Result<Vec<JoinHandle<()>>> {
     let mut threads = Vec::new();
@@ -69,18 +72,24 @@ fn merge_until_closed(core: &Core) {
     index.merge_until_closed(&core.closed, failed);
 }
 
-/// Writes a checkpoint whenever enough entries have come since the one at `last`.
+/// Writes a checkpoint whenever enough entries, or notes, have come since the one at `last`.
 fn checkpoint_until_closed(core: &Core, mut last: u64) {
     let Some(disk) = &core.disk else { return };
+    let mut noted = 0;
     // Rung at the end only: otherwise a look every second is soon enough.
-    let due = |last: u64| core.kernel.durable().saturating_sub(last) >= core.limits.checkpoint_every;
+    let due = |last: u64, noted: u64| {
+        let durable = core.kernel.durable();
+        durable.saturating_sub(last) >= core.limits.checkpoint_every
+            || (durable > 0 && core.notes.weighed() - noted >= CHECKPOINT_NOTES)
+    };
     while !core.closed.is_set() {
-        core.checkpoint_bell.listen(|| core.closed.is_set() || due(last));
-        if core.closed.is_set() || !due(last) {
+        core.checkpoint_bell.listen(|| core.closed.is_set() || due(last, noted));
+        if core.closed.is_set() || !due(last, noted) {
             continue;
         }
+        let weighed = core.notes.weighed();
         match write_checkpoint(core, disk) {
-            Ok(sequence) => last = sequence,
+            Ok(sequence) => (last, noted) = (sequence, weighed),
             Err(error) => {
                 disk.tell(&Event::CheckpointFailed { what: error.to_string() });
                 // Still due, but not at once: a full disk is full a while.

@@ -10,6 +10,9 @@ use parking_lot::{Mutex, RwLock};
 
 use super::source::{Advance, MAX_PARKED_BYTES, MAX_SOURCES, Note, NoteError, Parked, SourcePosition, weight};
 
+/// What a note takes without what it parks, about, in bytes.
+const NOTE_BYTES: u64 = 100;
+
 /// One change of what is noted, as it is journalled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Record {
@@ -110,6 +113,8 @@ struct Queue {
     waiting: Vec<(Note, Arc<Slot>)>,
     /// What those in `waiting` will park.
     waiting_bytes: u64,
+    /// What those weighed that were taken.
+    weighed: u64,
     /// What will be noted when all that was taken is durable.
     planned: Noted,
     /// What those who come now are told.
@@ -132,7 +137,8 @@ impl Due {
 
 impl Notes {
     pub(crate) fn new(noted: Noted) -> Self {
-        let queue = Queue { waiting: Vec::new(), waiting_bytes: 0, planned: noted.clone(), closed: None };
+        let planned = noted.clone();
+        let queue = Queue { waiting: Vec::new(), waiting_bytes: 0, weighed: 0, planned, closed: None };
         Notes { queue: Mutex::new(queue), durable: RwLock::new(noted) }
     }
 
@@ -168,7 +174,7 @@ impl Notes {
         if bytes >= MAX_PARKED_BYTES && !note.parked.is_empty() {
             return Noting::refused(NoteError::TooMuchParked { bytes });
         }
-        queue.waiting_bytes += note.weight();
+        queue.waiting_bytes += note.parked_bytes();
         let slot = Arc::new(Slot::default());
         queue.waiting.push((note, slot.clone()));
         Noting(slot)
@@ -177,6 +183,11 @@ impl Notes {
     /// Whether a note waits only to be written, when everything up to `durable` is.
     pub(crate) fn is_due(&self, durable: u64) -> bool {
         self.queue.lock().waiting.iter().any(|(note, _)| note.after <= durable)
+    }
+
+    /// How many bytes were noted since the start, about.
+    pub(crate) fn weighed(&self) -> u64 {
+        self.queue.lock().weighed
     }
 
     /// The notes that may be written with the entries up to `through`, in the order in which they came.
@@ -234,7 +245,8 @@ impl Queue {
         self.waiting = waiting;
         let ripe: Vec<(Note, Arc<Slot>)> = ripe;
         for (note, slot) in ripe {
-            self.waiting_bytes -= note.weight();
+            self.waiting_bytes -= note.parked_bytes();
+            self.weighed += note.parked_bytes() + NOTE_BYTES;
             let answer = self.planned.plan(note, &mut due.records);
             due.answers.push((slot, answer));
         }

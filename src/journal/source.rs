@@ -121,7 +121,7 @@ impl Note {
     }
 
     /// How many bytes it parks.
-    pub(super) fn weight(&self) -> u64 {
+    pub(super) fn parked_bytes(&self) -> u64 {
         self.parked.iter().map(|payload| weight(payload)).sum()
     }
 }

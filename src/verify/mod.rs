@@ -18,7 +18,7 @@
 //! 9. The end: no checkpoint beyond it, and with [`Options::head`] the hash of the last batch, which stands for all
 //!    before it.
 //! 10. The id index: each of its runs (checksums, order, filter), that they are one chain which ends no later than the
-//!    journal, and every id of every entry up to there at its place.
+//!     journal, and every id of every entry up to there at its place.
 //!
 //! A journal whose beginning was dropped is replayed from the oldest checkpoint that it reaches back to; the entries
 //! up to there are checked in themselves only.

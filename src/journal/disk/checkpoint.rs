@@ -2,10 +2,11 @@
 
 use std::io;
 
+use super::batch;
 use super::bytes::{Bytes, put_text};
 use super::files::{CHECKPOINTS, File, Files, read_full, write_all};
 use super::section;
-use super::segment::{COUNTS, LedgerId};
+use super::segment::{self, COUNTS, LedgerId};
 use crate::account::{AccountId, Balance};
 use crate::journal::Noted;
 
@@ -122,9 +123,47 @@ impl Header {
         }
     }
 
+    /// What it has.
+    pub(super) fn covered(&self) -> Covered {
+        Covered { sequence: self.sequence, batch: self.notes.map(|notes| notes.batch) }
+    }
+
     /// Where its accounts begin.
     fn accounts_at(&self) -> u64 {
         (HEADER as u64).saturating_add(self.notes.map_or(0, |notes| notes.length))
+    }
+}
+
+/// What a checkpoint has, so that nobody need read it in the journal.
+#[derive(Clone, Copy)]
+pub(super) struct Covered {
+    /// Entries up to it.
+    pub(super) sequence: u64,
+    /// Notes of batches up to it; None: nothing had been noted when it was written.
+    pub(super) batch: Option<u64>,
+}
+
+impl Covered {
+    /// What there is without a checkpoint.
+    pub(super) const NOTHING: Covered = Covered { sequence: 0, batch: None };
+
+    /// Whether everything after it is in the segment with `header` and later ones.
+    pub(super) fn reaches(&self, header: &segment::Header) -> bool {
+        match self.batch {
+            Some(batch) => header.batch <= batch + 1,
+            // Of the batches after its entry, which may be nothing but notes, it cannot tell the first.
+            None => header.first <= self.sequence || header.number == 1,
+        }
+    }
+
+    /// Whether nothing is missing when the journal begins with the segment with `header`.
+    pub(super) fn reaches_back(&self, header: &segment::Header) -> bool {
+        header.first <= self.sequence + 1 && self.batch.is_none_or(|batch| header.batch <= batch + 1)
+    }
+
+    /// Whether it has the notes of the batch with `header`.
+    pub(super) fn notes_of(&self, header: &batch::Header) -> bool {
+        self.batch.map_or(header.first <= self.sequence, |batch| header.number <= batch)
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::batch::{self, Batch, Draft};
 use super::bytes::written;
-use super::checkpoint::{self, Recorded};
+use super::checkpoint::{self, Covered, Recorded};
 use super::files::{CHECKPOINTS, File, Files, JOURNAL, PIECE, pieces, read_full, write_all, written_pieces};
 use super::frame::Frame;
 use super::section::Fold;
@@ -88,7 +88,7 @@ pub(super) fn recover(files: &dyn Files, recovery: &mut Recovery<'_>) -> Result<
     let numbers = numbers(files)?;
     let (checkpoint, noted) = load_checkpoint(files, recovery)?.unzip();
     let after = checkpoint.map_or(0, |checkpoint| checkpoint.sequence);
-    let covered = Covered { sequence: after, batch: checkpoint.and_then(|checkpoint| Some(checkpoint.notes?.batch)) };
+    let covered = checkpoint.map_or(Covered::NOTHING, |checkpoint| checkpoint.covered());
     let mut headers = Vec::with_capacity(numbers.len());
     for number in &numbers {
         headers.push(read_header(files, *number)?);
@@ -164,7 +164,7 @@ pub(super) struct Extent {
 
 /// Reads the whole journal, from the oldest segment there is.
 pub(super) fn read_through(files: &dyn Files, recovery: &mut Recovery<'_>) -> Result<Vec<Extent>, OpenError> {
-    let mut scan = Scan::new(files, recovery, Covered { sequence: 0, batch: None }, &numbers(files)?)?;
+    let mut scan = Scan::new(files, recovery, Covered::NOTHING, &numbers(files)?)?;
     let mut extents = Vec::new();
     let mut last = None;
     while let Some(segment) = scan.step(last.as_ref())? {
@@ -231,36 +231,6 @@ fn load_checkpoint(
         }
     }
     Ok(None)
-}
-
-/// What a checkpoint has.
-#[derive(Clone, Copy)]
-struct Covered {
-    /// Entries up to it.
-    sequence: u64,
-    /// Notes of batches up to it; None: nothing had been noted when it was written.
-    batch: Option<u64>,
-}
-
-impl Covered {
-    /// Whether everything after it is in the segment with `header` and later ones.
-    fn reaches(&self, header: &segment::Header) -> bool {
-        match self.batch {
-            Some(batch) => header.batch <= batch + 1,
-            // Of the batches after its entry, which may be nothing but notes, it cannot tell the first.
-            None => header.first <= self.sequence || header.number == 1,
-        }
-    }
-
-    /// Whether nothing is missing when the journal begins with the segment with `header`.
-    fn reaches_back(&self, header: &segment::Header) -> bool {
-        header.first <= self.sequence + 1 && self.batch.is_none_or(|batch| header.batch <= batch + 1)
-    }
-
-    /// Whether it has the notes of the batch with `header`.
-    fn notes_of(&self, header: &batch::Header) -> bool {
-        self.batch.map_or(header.first <= self.sequence, |batch| header.number <= batch)
-    }
 }
 
 /// Goes through the segments from the checkpoint on.

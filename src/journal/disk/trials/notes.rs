@@ -194,7 +194,7 @@ fn every_call(start: &Disk, stride: u64) {
 /// D3, D4: from an empty directory on.
 #[test]
 fn positions_of_a_young_ledger_are_never_ahead() {
-    every_call(&Disk::new(), 9);
+    every_call(&Disk::new(), 14);
 }
 
 /// D3, D4: over the end of a segment, on a checkpoint with notes.
@@ -208,7 +208,7 @@ fn positions_are_never_ahead_between_two_segments() {
     fill(&ledger, 1, 6_000);
     checkpoint(&ledger, &events, &disk, ledger.durable());
     drop(ledger);
-    every_call(&disk, 9);
+    every_call(&disk, 14);
 }
 
 /// A note of so much that it takes several batches.
