@@ -371,17 +371,11 @@ fn complain(shared: &Shared, error: &KafkaError) {
             let all = shared.assignment.lock().doubt_all();
             shared.close(&all);
         }
-        _ if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) => begin_again(shared, now),
+        _ if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) => shared.begin_again(now),
         _ if is_missing(error) => {
-            begin_again(shared, now + AFTER_LOSS);
+            shared.begin_again(now + AFTER_LOSS);
             shared.trouble.lock().waiting = Some(format!("the topic is not to be had: {error}"));
         }
         _ => {}
     }
-}
-
-/// The log is not what it was: offsets that were good may not fit it any more.
-fn begin_again(shared: &Shared, not_before: Instant) {
-    let all = shared.assignment.lock().begin_again(not_before);
-    shared.close(&all);
 }
