@@ -1,18 +1,23 @@
-//! Compiles the gRPC contract with protox, so that nobody needs a `protoc`.
+//! Compiles the gRPC contract and the inventory event with protox, so that nobody needs a `protoc`.
 
 #[cfg(feature = "server")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     use std::path::PathBuf;
 
     const CONTRACT: &str = "equipoise/v1/accounts.proto";
+    const EVENTS: &str = "equipoise/v1/events.proto";
 
     println!("cargo::rerun-if-changed=proto");
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_imports(true).include_source_info(true).open_file(CONTRACT)?;
     // For reflection.
-    let descriptors = PathBuf::from(std::env::var("OUT_DIR")?).join("accounts.bin");
-    std::fs::write(descriptors, compiler.encode_file_descriptor_set())?;
+    std::fs::write(out.join("accounts.bin"), compiler.encode_file_descriptor_set())?;
     tonic_prost_build::configure().compile_fds(compiler.file_descriptor_set())?;
+    // Of the same package, and no part of the contract: the file of that name is taken.
+    let events = out.join("events");
+    std::fs::create_dir_all(&events)?;
+    tonic_prost_build::configure().out_dir(events).compile_fds(protox::compile([EVENTS], ["proto"])?)?;
     Ok(())
 }
 

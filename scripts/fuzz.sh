@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Fuzzes the ledger against a plain model (operations), the service's requests (requests), and what recovery makes of
-# well-signed batches (batches) and of harmed directories (recovery), with AddressSanitizer.
+# Fuzzes the ledger against a plain model (operations), the service's requests (requests), what recovery makes of
+# well-signed batches (batches) and of harmed directories (recovery), and the decoder of inventory events (events), with
+# AddressSanitizer.
 #   scripts/fuzz.sh [SECONDS] [TARGET ...]    (default: 30 seconds each of all)
 # Corpora grow in fuzz/corpus; what fails is left in fuzz/artifacts.
 source "$(dirname "$0")/common.sh"
@@ -8,7 +9,7 @@ source "$(dirname "$0")/common.sh"
 version=0.13.2
 seconds=${1:-30}
 shift || true
-[ $# -gt 0 ] || set -- operations requests batches recovery
+[ $# -gt 0 ] || set -- operations requests batches recovery events
 
 rustup toolchain list | grep -q '^nightly' || fail "needs a nightly toolchain: rustup toolchain install nightly"
 tools="$cache/tools"

@@ -13,6 +13,8 @@ use crate::config::Environment;
 
 mod accounts;
 mod change;
+#[cfg(feature = "kafka")]
+mod check;
 mod client;
 mod compact;
 mod entry;
@@ -21,7 +23,11 @@ mod export;
 mod exported;
 mod import;
 mod inspect;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod output;
+#[cfg(feature = "kafka")]
+mod produce;
 mod progress;
 mod record;
 mod serve;
@@ -74,6 +80,8 @@ enum Command {
     Import(import::Import),
     Compact(compact::Compact),
     Stats(stats::Stats),
+    #[cfg(feature = "kafka")]
+    Produce(produce::Produce),
 }
 
 /// What every client command takes.
@@ -119,6 +127,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Import(import) => (import.run(), import.json),
         Command::Compact(compact) => (compact.run(), compact.json),
         Command::Stats(stats) => (stats.run(), stats.json),
+        #[cfg(feature = "kafka")]
+        Command::Produce(produce) => (produce.run(&environment), produce.json),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

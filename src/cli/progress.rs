@@ -21,6 +21,12 @@ impl Bar {
         Self::new(hidden, "{bar:40} {human_pos}/{human_len} accounts  {per_sec}  {eta} left")
     }
 
+    /// Over records of a topic.
+    #[cfg(feature = "kafka")]
+    pub(super) fn of_records(hidden: bool) -> Self {
+        Self::new(hidden, "{bar:40} {human_pos}/{human_len} records  {per_sec}  {eta} left")
+    }
+
     fn new(hidden: bool, template: &str) -> Self {
         let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(Some(0), target);

@@ -3,8 +3,21 @@
 //! An event is an update of the account `product_id` by `quantity_change` under the id `event_id`, in the one id space of all
 //! doors. A [`Store`] takes events together with the offsets up to which they were consumed, and keeps both at once or neither.
 
+mod cloudevents;
+mod decode;
+mod encode;
 mod event;
+mod json;
+mod malformed;
+mod protobuf;
 mod store;
+#[cfg(test)]
+mod tests;
+mod workload;
 
+pub use decode::{Header, Message, decode};
+pub use encode::{Encoded, Format};
 pub use event::Event;
+pub use malformed::Malformed;
 pub use store::{Applied, Content, DeadLetter, Position, Record, Run, Store, StoreError, StoredDeadLetter};
+pub use workload::{Poison, Sent, Tally, Totals, What, Workload, WorkloadOptions};

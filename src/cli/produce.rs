@@ -1,0 +1,270 @@
+//! `equipoise produce`: load for a service that consumes inventory events, and the check that it did.
+
+use std::io;
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use tonic::Status;
+
+use super::check::{self, Check};
+use super::exit::Failure;
+use super::kafka::Kafka;
+use super::output::{Output, Page, Record};
+use super::progress::Bar;
+use crate::config::Environment;
+use crate::inventory::{Format, Sent, Totals, What, Workload, WorkloadOptions};
+use crate::kafka::{Delivered, Producer};
+
+/// How many records are sent before it is heard what became of others.
+const BETWEEN_LOOKS: u64 = 256;
+/// How long the last records may take to arrive while none does.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Send made-up inventory events to Kafka, and check what became of them
+///
+/// The events are drawn from a seed: the same seed sends the same ones, under the same ids, so that sending them again must
+/// change nothing. Some say an earlier event again, and some are no events at all, as asked for.
+///
+/// With --check or --check-server it waits until everything is consumed, and compares: every event was decided once and
+/// is in the journal as it was sent; every product's stock is what the journal's accepted changes add up to, and never fell
+/// below 0; what is no event, and nothing else, is in the dead letters. Which events are accepted depends on the order in
+/// which partitions are consumed; with --no-overselling all are, and the stock must be exactly what was sent.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  equipoise produce --brokers localhost:9092 --events 100000 --disorder --poison 0.001
+  equipoise produce --rate 5000 --no-overselling --check postgres://localhost/stock
+  equipoise produce --seed 7 --events 1000 --format protobuf --compression zstd")]
+pub(super) struct Produce {
+    /// Records to send, of all kinds
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    events: u64,
+    /// Records a second; 0: as fast as they go
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    rate: u32,
+    /// Products that the events are about
+    #[arg(long, value_name = "N", default_value_t = NonZeroU32::MIN.saturating_add(99))]
+    products: NonZeroU32,
+    /// How uneven: 0 is even, with 1 the second product gets half of what the first gets (Zipf)
+    #[arg(long, value_name = "EXPONENT", default_value_t = 1.0, value_parser = exponent)]
+    skew: f64,
+    /// Share of the records that say an earlier event again
+    #[arg(long, value_name = "SHARE", default_value_t = 0.05, value_parser = share)]
+    duplicates: f64,
+    /// Share of the records that are no events
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
+    poison: f64,
+    /// Key the events at random, so that one product's come on several partitions
+    #[arg(long)]
+    disorder: bool,
+    /// Make stock always enough: each product is stocked up first; with --disorder nothing is sold
+    #[arg(long)]
+    no_overselling: bool,
+    /// What the events are drawn from [default: another one each time]
+    #[arg(long, value_name = "NUMBER")]
+    seed: Option<u64>,
+    /// How the events are written
+    #[arg(long, value_name = "FORMAT", default_value = "json")]
+    format: FormatName,
+    /// How batches are compressed
+    #[arg(long, value_name = "CODEC", default_value = "none")]
+    compression: Compression,
+    /// Partitions of the topic, if it has to be made
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(i32).range(1..))]
+    partitions: i32,
+    #[command(flatten)]
+    check: check::Options,
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    kafka: Kafka,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum FormatName {
+    /// A JSON object
+    Json,
+    /// A CloudEvent with its attributes in headers
+    Cloudevents,
+    /// A CloudEvent in an envelope
+    CloudeventsStructured,
+    /// equipoise.v1.InventoryEvent
+    Protobuf,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Compression {
+    None,
+    Gzip,
+    Snappy,
+    Lz4,
+    Zstd,
+}
+
+impl Produce {
+    pub(super) fn run(&self, environment: &Environment) -> Result<(), Failure> {
+        let options = self.options()?;
+        let seed = options.seed;
+        let mut config = self.kafka.config()?;
+        let reader = config.clone();
+        config.set("compression.type", self.compression.name());
+        let topic = self.kafka.topic();
+        let producer = Producer::connect(config, &topic, self.partitions)?;
+        let check = Check::begin(&self.check, environment, reader, topic.clone(), self.kafka.dead_letter_topic(), &options)?;
+        let mut workload = Workload::new(options);
+        let begun = Instant::now();
+        let delivered = self.send(&producer, &mut workload)?;
+        let totals = workload.totals();
+        let mut output = Output::new(self.json);
+        let records = totals.distinct + totals.duplicates + totals.poison;
+        output.record(&ProducedRecord::new(&topic, producer.partitions(), seed, records, totals, begun.elapsed()))?;
+        output.flush()?;
+        drop(producer);
+        let Some(check) = check else { return Ok(()) };
+        let verdict = check.finish(totals, &delivered.next_offsets, self.json)?;
+        output.record(&verdict)?;
+        output.flush()?;
+        verdict.result()
+    }
+
+    fn options(&self) -> Result<WorkloadOptions, Failure> {
+        if self.duplicates + self.poison > 1.0 {
+            return Err(Failure::Usage("--duplicates and --poison are shares of all records: at most 1 together".to_owned()));
+        }
+        let seed = match self.seed {
+            Some(seed) => seed,
+            None => getrandom::u64().map_err(|error| Failure::Other(format!("no random numbers to be had: {error}")))?,
+        };
+        Ok(WorkloadOptions {
+            records: self.events,
+            products: self.products.get(),
+            skew: self.skew,
+            duplicates: self.duplicates,
+            poison: self.poison,
+            disorder: self.disorder,
+            no_overselling: self.no_overselling,
+            seed,
+        })
+    }
+
+    fn send(&self, producer: &Producer, workload: &mut Workload) -> Result<Delivered, Failure> {
+        let bar = Bar::of_records(self.json);
+        let format = self.format.format();
+        let begun = Instant::now();
+        for (number, sent) in (0..).zip(workload.by_ref()) {
+            if self.rate > 0 {
+                let due = begun + Duration::from_secs_f64(number as f64 / f64::from(self.rate));
+                while let Some(early) = due.checked_duration_since(Instant::now()).filter(|early| !early.is_zero()) {
+                    producer.serve(early.min(Duration::from_millis(50)))?;
+                    bar.show(number, self.events);
+                }
+            }
+            if number % BETWEEN_LOOKS == 0 {
+                producer.serve(Duration::ZERO)?;
+                bar.show(number, self.events);
+            }
+            send_one(producer, format, &sent)?;
+        }
+        let mut heard = (Instant::now(), 0);
+        let delivered = producer.finish(|delivered| {
+            bar.show(delivered.acknowledged, self.events);
+            if delivered.acknowledged > heard.1 {
+                heard = (Instant::now(), delivered.acknowledged);
+            }
+            heard.0.elapsed() < PATIENCE
+        });
+        bar.clear();
+        Ok(delivered?)
+    }
+}
+
+fn send_one(producer: &Producer, format: Format, sent: &Sent) -> Result<(), Failure> {
+    let key = Some(sent.key.as_bytes());
+    match &sent.what {
+        What::Poison((value, headers)) => producer.send(key, Some(value), headers)?,
+        What::New(event) | What::Again(event) => {
+            let encoded = format.encode(event);
+            let headers: Vec<_> = encoded.headers.iter().map(|(name, value)| (*name, Some(&value[..]))).collect();
+            producer.send(key, Some(&encoded.value), &headers)?;
+        }
+    }
+    Ok(())
+}
+
+impl FormatName {
+    fn format(self) -> Format {
+        match self {
+            FormatName::Json => Format::Json,
+            FormatName::Cloudevents => Format::CloudEvents,
+            FormatName::CloudeventsStructured => Format::CloudEventsStructured,
+            FormatName::Protobuf => Format::Protobuf,
+        }
+    }
+}
+
+impl Compression {
+    /// librdkafka's name for it.
+    fn name(self) -> &'static str {
+        match self {
+            Compression::None => "none",
+            Compression::Gzip => "gzip",
+            Compression::Snappy => "snappy",
+            Compression::Lz4 => "lz4",
+            Compression::Zstd => "zstd",
+        }
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    number(text, 1.0).ok_or_else(|| "expected a share from 0 to 1".to_owned())
+}
+
+fn exponent(text: &str) -> Result<f64, String> {
+    number(text, 10.0).ok_or_else(|| "expected a number from 0 to 10".to_owned())
+}
+
+fn number(text: &str, most: f64) -> Option<f64> {
+    text.parse().ok().filter(|number| (0.0..=most).contains(number))
+}
+
+/// What was sent.
+#[derive(Serialize)]
+struct ProducedRecord<'a> {
+    topic: &'a str,
+    partitions: i32,
+    seed: u64,
+    records: u64,
+    events: u64,
+    duplicates: u64,
+    poison: u64,
+    seconds: f64,
+    records_per_second: u64,
+}
+
+impl<'a> ProducedRecord<'a> {
+    fn new(topic: &'a str, partitions: i32, seed: u64, records: u64, totals: &Totals, took: Duration) -> Self {
+        let seconds = (took.as_secs_f64() * 1000.0).round() / 1000.0;
+        let records_per_second = (records as f64 / took.as_secs_f64().max(1e-9)) as u64;
+        let Totals { distinct, duplicates, poison, .. } = *totals;
+        ProducedRecord { topic, partitions, seed, records, events: distinct, duplicates, poison, seconds, records_per_second }
+    }
+}
+
+impl Record for ProducedRecord<'_> {
+    fn write(&self, page: &mut Page<'_>) -> io::Result<()> {
+        page.field("topic", format_args!("{} ({} partitions)", super::output::escape(self.topic), self.partitions))?;
+        page.field("seed", self.seed)?;
+        page.field("sent", format_args!("{} records in {} s, {} a second", self.records, self.seconds, self.records_per_second))?;
+        page.field("events", self.events)?;
+        page.field("duplicates", self.duplicates)?;
+        page.field("poison", self.poison)
+    }
+}
+
+/// What did not happen in time.
+pub(super) fn too_late(what: String) -> Failure {
+    Status::deadline_exceeded(what).into()
+}

@@ -1,0 +1,265 @@
+//! Writes records to a topic, and knows which ones arrived.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
+use rdkafka::{ClientConfig, ClientContext, Message as _};
+use thiserror::Error;
+
+/// How long the brokers may take to say what they know of a topic, or to create one.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait for room in the queue before looking again.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// Writes records to one topic, each once, in order within a partition.
+pub struct Producer {
+    producer: BaseProducer<Reports>,
+    topic: String,
+    partitions: i32,
+}
+
+/// What became of the records so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Delivered {
+    /// Records that the brokers have.
+    pub acknowledged: u64,
+    /// Records that they do not have.
+    pub failed: u64,
+    /// Why the first of them failed.
+    pub failure: Option<String>,
+    /// The newest complaint of the connection; it may be over.
+    pub trouble: Option<String>,
+    /// By partition, the offset after the last record that the brokers have.
+    pub next_offsets: BTreeMap<i32, i64>,
+}
+
+/// Why records cannot be written.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ProduceError {
+    /// librdkafka does not take the settings.
+    #[error("the settings of the producer are refused: {what}")]
+    Settings {
+        /// What it says.
+        what: String,
+    },
+    /// The brokers do not answer.
+    #[error("cannot reach the brokers: {what}")]
+    Unreachable {
+        /// What librdkafka says.
+        what: String,
+    },
+    /// The topic is not there and cannot be made, or cannot be written.
+    #[error("topic {topic}: {what}")]
+    Topic {
+        /// Its name.
+        topic: String,
+        /// What the brokers say.
+        what: String,
+    },
+    /// Records were given up.
+    #[error("{failed} records did not arrive: {what}")]
+    NotDelivered {
+        /// How many.
+        failed: u64,
+        /// Why the first did not.
+        what: String,
+    },
+}
+
+impl Producer {
+    /// Connects, and makes the topic with so many partitions if it is not there.
+    ///
+    /// # Errors
+    /// [`ProduceError`].
+    pub fn connect(mut config: ClientConfig, topic: &str, partitions: i32) -> Result<Self, ProduceError> {
+        config.set("enable.idempotence", "true").set_log_level(RDKafkaLogLevel::Critical);
+        let producer: BaseProducer<Reports> = config
+            .create_with_context(Reports::default())
+            .map_err(|error| ProduceError::Settings { what: error.to_string() })?;
+        let mut producer = Producer { producer, topic: topic.to_owned(), partitions: 0 };
+        let known = match producer.known_partitions()? {
+            0 => {
+                create(&config, topic, partitions)?;
+                producer.wait_for_topic()?
+            }
+            known => known,
+        };
+        producer.partitions = known;
+        Ok(producer)
+    }
+
+    /// How many partitions the topic has.
+    #[must_use]
+    pub fn partitions(&self) -> i32 {
+        self.partitions
+    }
+
+    /// Queues a record, to the partition of its key; waits for room.
+    ///
+    /// # Errors
+    /// [`ProduceError::Topic`]: it can never be sent, [`ProduceError::NotDelivered`]: an earlier one was given up.
+    pub fn send(
+        &self,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[(&str, Option<&[u8]>)],
+    ) -> Result<(), ProduceError> {
+        let mut record = BaseRecord::to(&self.topic);
+        (record.key, record.payload) = (key, value);
+        if !headers.is_empty() {
+            let list = OwnedHeaders::new_with_capacity(headers.len());
+            let insert = |list: OwnedHeaders, (key, value): &(&str, Option<&[u8]>)| {
+                list.insert(Header { key, value: *value })
+            };
+            record.headers = Some(headers.iter().fold(list, insert));
+        }
+        loop {
+            match self.producer.send(record) {
+                Ok(()) => return Ok(()),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), refused)) => {
+                    self.serve(PAUSE)?;
+                    record = refused;
+                }
+                Err((error, _)) => {
+                    return Err(ProduceError::Topic { topic: self.topic.clone(), what: error.to_string() });
+                }
+            }
+        }
+    }
+
+    /// Hears what became of records, for so long; call it often.
+    ///
+    /// # Errors
+    /// [`ProduceError::NotDelivered`].
+    pub fn serve(&self, time: Duration) -> Result<(), ProduceError> {
+        self.producer.poll(time);
+        self.check()
+    }
+
+    /// Waits until every record arrived or was given up; `look` is called now and then, and says whether to go on.
+    ///
+    /// # Errors
+    /// [`ProduceError::NotDelivered`].
+    pub fn finish(&self, mut look: impl FnMut(&Delivered) -> bool) -> Result<Delivered, ProduceError> {
+        const LOOK: Duration = Duration::from_millis(100);
+        while look(&self.delivered()) {
+            if self.producer.flush(LOOK).is_ok() {
+                break;
+            }
+            self.check()?;
+        }
+        self.check()?;
+        let delivered = self.delivered();
+        match u64::try_from(self.producer.in_flight_count()) {
+            Ok(0) | Err(_) => Ok(delivered),
+            Ok(failed) => {
+                let what = delivered.trouble.unwrap_or_else(|| "they were not waited for".to_owned());
+                Err(ProduceError::NotDelivered { failed, what })
+            }
+        }
+    }
+
+    /// What became of the records so far.
+    #[must_use]
+    pub fn delivered(&self) -> Delivered {
+        self.producer.context().0.lock().clone()
+    }
+
+    fn check(&self) -> Result<(), ProduceError> {
+        let reports = self.producer.context().0.lock();
+        match &reports.failure {
+            None => Ok(()),
+            Some(what) => Err(ProduceError::NotDelivered { failed: reports.failed, what: what.clone() }),
+        }
+    }
+
+    /// 0: there is no such topic.
+    fn known_partitions(&self) -> Result<i32, ProduceError> {
+        let metadata = self.producer.client().fetch_metadata(Some(&self.topic), PATIENCE).map_err(|error| {
+            // Before it gives up, it says why.
+            self.producer.poll(Duration::ZERO);
+            let what = self.delivered().trouble.unwrap_or_else(|| error.to_string());
+            ProduceError::Unreachable { what }
+        })?;
+        let Some(topic) = metadata.topics().first() else { return Ok(0) };
+        match topic.error().map(RDKafkaErrorCode::from) {
+            None => Ok(i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX)),
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Ok(0),
+            // Being made.
+            Some(RDKafkaErrorCode::LeaderNotAvailable) => Ok(0),
+            Some(error) => Err(ProduceError::Topic { topic: self.topic.clone(), what: error.to_string() }),
+        }
+    }
+
+    /// A new topic is not known to every broker at once.
+    fn wait_for_topic(&self) -> Result<i32, ProduceError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.known_partitions()? {
+                0 if Instant::now() > deadline => {
+                    let what = "was made and does not appear".to_owned();
+                    return Err(ProduceError::Topic { topic: self.topic.clone(), what });
+                }
+                0 => std::thread::sleep(Duration::from_millis(50)),
+                known => return Ok(known),
+            }
+        }
+    }
+}
+
+fn create(config: &ClientConfig, topic: &str, partitions: i32) -> Result<(), ProduceError> {
+    let failed = |what: String| ProduceError::Topic { topic: topic.to_owned(), what };
+    let admin: AdminClient<DefaultClientContext> = config.create().map_err(|error| failed(error.to_string()))?;
+    let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(-1));
+    let options = AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| failed(error.to_string()))?;
+    let results = runtime.block_on(admin.create_topics([&new], &options)).map_err(|error| failed(error.to_string()))?;
+    match results.into_iter().next() {
+        // Somebody else was quicker.
+        Some(Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists))) | None => Ok(()),
+        Some(Err((_, error))) => Err(failed(format!("cannot be made: {error}"))),
+    }
+}
+
+/// Hears what became of records.
+#[derive(Default)]
+struct Reports(Mutex<Delivered>);
+
+impl ClientContext for Reports {
+    /// Nothing goes past the caller, who hears of it by [`Delivered::trouble`].
+    fn log(&self, _: RDKafkaLogLevel, _: &str, text: &str) {
+        self.0.lock().trouble = Some(text.to_owned());
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.0.lock().trouble = Some(if reason.is_empty() { error.to_string() } else { reason.to_owned() });
+    }
+}
+
+impl ProducerContext for Reports {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        let mut delivered = self.0.lock();
+        match result {
+            Ok(message) => {
+                delivered.acknowledged += 1;
+                let next = delivered.next_offsets.entry(message.partition()).or_default();
+                *next = (*next).max(message.offset() + 1);
+            }
+            Err((error, _)) => {
+                delivered.failed += 1;
+                delivered.failure.get_or_insert_with(|| error.to_string());
+            }
+        }
+    }
+}
