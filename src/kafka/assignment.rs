@@ -15,7 +15,7 @@ pub(super) type Generation = u64;
 pub(super) struct Assignment {
     latest: Generation,
     partitions: BTreeMap<i32, Assigned>,
-    /// Whether the group has ever given us something, if only nothing.
+    /// Whether the group has told us what is ours, if only nothing, and not taken it all back since.
     pub(super) joined: bool,
 }
 
@@ -96,6 +96,7 @@ impl Assignment {
     /// These are not ours any more.
     pub(super) fn revoke(&mut self, partitions: &[i32]) {
         self.partitions.retain(|partition, _| !partitions.contains(partition));
+        self.joined &= !self.partitions.is_empty();
     }
 
     /// Those whose records flow are ours still, but from the beginning: the log is not what it was. Returns them.

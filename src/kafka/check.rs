@@ -151,7 +151,8 @@ impl<'a> Look<'a> {
     }
 
     fn extent(&self, partition: i32, patience: Duration) -> KafkaResult<Extent> {
-        let (first, end) = self.consumer.fetch_watermarks(self.topic, partition, patience.max(Duration::from_millis(1)))?;
+        let (first, end) =
+            self.consumer.fetch_watermarks(self.topic, partition, patience.max(Duration::from_millis(1)))?;
         Ok(Extent { first, end })
     }
 
@@ -225,9 +226,14 @@ mod tests {
     #[test]
     fn an_offset_in_the_log_is_where_it_goes_on() {
         for next in [10, 15, 20] {
-            assert_eq!(placed(&settings(&[]), at(Some(next)), LOG), Step::Ready { position: at(Some(next)), start: next });
+            assert_eq!(
+                placed(&settings(&[]), at(Some(next)), LOG),
+                Step::Ready { position: at(Some(next)), start: next }
+            );
         }
-        assert!(!is_comparable(at(Some(10)), LOG) && is_comparable(at(Some(11)), LOG) && is_comparable(at(Some(20)), LOG));
+        assert!(
+            !is_comparable(at(Some(10)), LOG) && is_comparable(at(Some(11)), LOG) && is_comparable(at(Some(20)), LOG)
+        );
         assert!(!is_comparable(Position { fingerprint: UNKNOWN, ..at(Some(15)) }, LOG));
     }
 

@@ -83,10 +83,8 @@ impl Consumer {
             // Nobody waits for it when the consumer was dropped.
             let _ = polling_ended.send(());
         })?;
-        let tasks = vec![
-            runtime.spawn(apply::run(Arc::clone(&shared), stop.clone())),
-            runtime.spawn(publisher.run(stop)),
-        ];
+        let tasks =
+            vec![runtime.spawn(apply::run(Arc::clone(&shared), stop.clone())), runtime.spawn(publisher.run(stop))];
         Ok(Consumer { shared, stop_tasks, stop_polling, tasks, polling, polled })
     }
 

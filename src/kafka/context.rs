@@ -72,7 +72,9 @@ impl ClientContext for Context {
 /// topic's records do, since those can only be asked for by its id.
 fn is_another_topic(line: &str, topic: &str) -> bool {
     let Some((_, rest)) = line.split_once("Topic ") else { return false };
-    let Some(ids) = rest.strip_prefix(topic).and_then(|rest| rest.strip_prefix(" changed id from ")) else { return false };
+    let Some(ids) = rest.strip_prefix(topic).and_then(|rest| rest.strip_prefix(" changed id from ")) else {
+        return false;
+    };
     !ids.starts_with(NO_ID)
 }
 
@@ -82,7 +84,6 @@ impl ConsumerContext for Context {
         let partitions: Vec<_> = elements.iter().map(|element| element.partition()).collect();
         let cooperative = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
         self.0.metrics.rebalances.inc();
-        self.connected();
         let result = match event {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
                 tracing::info!(?partitions, "assigned by the group");
@@ -119,6 +120,7 @@ impl Context {
     /// The group goes on as soon as it has been told of an assignment, and an empty one will do: partitions are attached when
     /// their offsets are known.
     fn assigned(&self, consumer: &BaseConsumer<Self>, partitions: &[i32], cooperative: bool) -> KafkaResult<()> {
+        self.connected();
         if !cooperative {
             self.forget_all();
         }

@@ -319,7 +319,8 @@ impl Batch {
     /// Keeps the runs for which `wanted` says so.
     pub(super) fn retain(&mut self, wanted: impl Fn(i32, Generation) -> bool) {
         let generations = std::mem::take(&mut self.generations);
-        let mut keep = self.runs.iter().zip(&generations).map(|(run, it)| wanted(run.partition, *it)).collect::<Vec<_>>();
+        let mut keep =
+            self.runs.iter().zip(&generations).map(|(run, it)| wanted(run.partition, *it)).collect::<Vec<_>>();
         self.generations = generations.into_iter().zip(&keep).filter(|(_, keep)| **keep).map(|(it, _)| it).collect();
         let mut keep = keep.drain(..);
         self.runs.retain(|_| keep.next().unwrap_or_default());

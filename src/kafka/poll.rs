@@ -51,6 +51,12 @@ pub(super) enum Told {
     Partitions(KafkaResult<Vec<i32>>),
 }
 
+/// What is done for some partitions, and which.
+struct Task {
+    partitions: Vec<(i32, Generation)>,
+    handle: JoinHandle<()>,
+}
+
 pub(super) struct Poller {
     shared: Arc<Shared>,
     consumer: BaseConsumer<Context>,
@@ -58,7 +64,7 @@ pub(super) struct Poller {
     stop: watch::Receiver<bool>,
     inbox: Receiver<Told>,
     outbox: Sender<Told>,
-    tasks: Vec<(Vec<(i32, Generation)>, JoinHandle<()>)>,
+    tasks: Vec<Task>,
     doubt: Doubt,
     last_round: Instant,
     last_commit: Instant,
@@ -99,8 +105,8 @@ impl Poller {
         while !self.is_stopped() && !self.shared.has_failed() {
             self.round();
         }
-        for (_, task) in &self.tasks {
-            task.abort();
+        for task in &self.tasks {
+            task.handle.abort();
         }
         self.commit();
     }
@@ -205,19 +211,20 @@ impl Poller {
     /// Starts what is due, in a task of its own, and ends what nobody waits for any more.
     fn begin_work(&mut self, now: Instant) {
         let mut assignment = self.shared.assignment.lock();
-        self.tasks.retain(|(partitions, task)| {
-            let wanted = partitions.iter().any(|(partition, generation)| assignment.is_current(*partition, *generation));
+        self.tasks.retain(|task| {
+            let current = |(partition, generation): &(i32, Generation)| assignment.is_current(*partition, *generation);
+            let wanted = task.partitions.iter().any(current);
             if !wanted {
-                task.abort();
+                task.handle.abort();
             }
-            wanted && !task.is_finished()
+            wanted && !task.handle.is_finished()
         });
         let work = assignment.due(now);
         drop(assignment);
         if !work.is_empty() {
             let partitions = named(&work);
-            let task = take_over::settle(Arc::clone(&self.shared), work, self.outbox.clone());
-            self.tasks.push((partitions, self.runtime.spawn(task)));
+            let settling = take_over::settle(Arc::clone(&self.shared), work, self.outbox.clone());
+            self.tasks.push(Task { partitions, handle: self.runtime.spawn(settling) });
         }
     }
 
@@ -316,7 +323,8 @@ impl Poller {
         let offsets = std::mem::take(&mut *self.shared.to_commit.lock());
         let mut list = TopicPartitionList::new();
         let topic = &self.shared.settings.topic;
-        let all_in = offsets.iter().all(|(it, next)| list.add_partition_offset(topic, *it, Offset::Offset(*next)).is_ok());
+        let all_in =
+            offsets.iter().all(|(it, next)| list.add_partition_offset(topic, *it, Offset::Offset(*next)).is_ok());
         if all_in
             && list.count() > 0
             && let Err(error) = self.consumer.commit(&list, CommitMode::Async)

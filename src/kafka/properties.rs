@@ -47,7 +47,9 @@ pub(super) fn owner(property: &str) -> Owner {
         "enable.partition.eof" => "an end of a partition is no event",
         "bootstrap.servers" | "metadata.broker.list" => "the brokers are in KAFKA_BROKERS",
         "enable.idempotence" | "acks" | "request.required.acks" | "enable.gapless.guarantee" => IDEMPOTENT,
-        "max.in.flight" | "max.in.flight.requests.per.connection" | "retries" | "message.send.max.retries" => IDEMPOTENT,
+        "max.in.flight" | "max.in.flight.requests.per.connection" | "retries" | "message.send.max.retries" => {
+            IDEMPOTENT
+        }
         "transactional.id" => "dead letters are published at least once, and named by where they came from",
         "log.queue" | "log.thread.name" => "the service has a log of its own",
         _ => return Owner::Operator,

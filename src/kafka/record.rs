@@ -16,8 +16,7 @@ pub type Decode = Arc<dyn Fn(DeadLetter) -> Content + Send + Sync>;
 #[must_use]
 pub fn decode(record: DeadLetter) -> Content {
     let headers: Vec<_> = record.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
-    let message =
-        inventory::Message { key: record.key.as_deref(), value: record.value.as_deref(), headers: &headers };
+    let message = inventory::Message { key: record.key.as_deref(), value: record.value.as_deref(), headers: &headers };
     match inventory::decode(&message) {
         Ok(Some(event)) => Content::Event { event, original: Box::new(record) },
         Ok(None) => Content::Tombstone,

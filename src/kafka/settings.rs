@@ -301,7 +301,8 @@ mod tests {
     /// D8: the settings that operators know have the defaults that they expect.
     #[test]
     fn brokers_suffice() {
-        let settings = settings(&[("KAFKA_BROKERS", "a:1,b:2"), ("KAFKA_GROUP_ID", ""), ("HOME", "/")]).expect("enough");
+        let settings =
+            settings(&[("KAFKA_BROKERS", "a:1,b:2"), ("KAFKA_GROUP_ID", ""), ("HOME", "/")]).expect("enough");
         assert_eq!(settings.topic, "inventory-events");
         assert_eq!(settings.dead_letter_topic, "inventory-events-dead-letters");
         assert_eq!(settings.group, "equipoise");

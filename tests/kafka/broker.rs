@@ -131,14 +131,7 @@ impl Writer {
         self.record(topic, partition, Some(id.as_bytes()), Some(format!("event {id}").as_bytes()), OwnedHeaders::new());
     }
 
-    pub fn record(
-        &self,
-        topic: &str,
-        partition: i32,
-        key: Option<&[u8]>,
-        value: Option<&[u8]>,
-        headers: OwnedHeaders,
-    ) {
+    pub fn record(&self, topic: &str, partition: i32, key: Option<&[u8]>, value: Option<&[u8]>, headers: OwnedHeaders) {
         let mut record = BaseRecord::<[u8], [u8]>::to(topic).partition(partition).headers(headers);
         if let Some(key) = key {
             record = record.key(key);

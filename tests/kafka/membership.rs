@@ -75,9 +75,11 @@ async fn stalled(strategy: (&str, &str)) {
     awake.until("all partitions", |it| it.consuming().len() == 4).await;
     awake.until_events(8_000).await;
     topic.write_events("n", 8_000..12_000, 4);
-    sleepy.within(Duration::from_secs(40), "its way back", |it| {
-        it.consuming().len() == 2 && awake.consuming().len() == 2 && it.status().not_ready().is_none()
-    }).await;
+    sleepy
+        .within(Duration::from_secs(40), "its way back", |it| {
+            it.consuming().len() == 2 && awake.consuming().len() == 2 && it.status().not_ready().is_none()
+        })
+        .await;
     topic.write_events("n", 12_000..16_000, 4);
     sleepy.until_events(16_000).await;
     assert_eq!(store.records(), 16_000, "each once");

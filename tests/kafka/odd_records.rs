@@ -46,15 +46,15 @@ fn unreadable(headers: OwnedHeaders) -> OwnedHeaders {
 async fn odd_headers_hurt_nobody() {
     let topic = Topic::new("headers", 1).await;
     let writer = Writer::new(&[]);
-    let write = |id: &str, headers| writer.record(&topic.name, 0, None, Some(format!("event {id}").as_bytes()), headers);
+    let write =
+        |id: &str, headers| writer.record(&topic.name, 0, None, Some(format!("event {id}").as_bytes()), headers);
     let plain = |key, value| OwnedHeaders::new().insert(Header { key, value });
     write("none", OwnedHeaders::new());
     write("twice", plain("ce_id", Some("a")).insert(Header { key: "ce_id", value: Some("b") }));
     write("null", plain("ce_id", None::<&str>));
     write("empty", plain("", Some("")));
-    let many = (0..1_000).fold(OwnedHeaders::new(), |headers, n| {
-        headers.insert(Header { key: &format!("h{n}"), value: Some("v") })
-    });
+    let many = (0..1_000)
+        .fold(OwnedHeaders::new(), |headers, n| headers.insert(Header { key: &format!("h{n}"), value: Some("v") }));
     write("many", many);
     write("unreadable", unreadable(plain("before", Some("1"))).insert(Header { key: "after", value: Some("2") }));
     write("last", OwnedHeaders::new());

@@ -59,7 +59,8 @@ impl Service {
         let metrics = Metrics::default();
         let store = Arc::clone(store);
         let consumer =
-            Consumer::start(settings, Arc::<Memory>::clone(&store), decode, metrics.clone(), &Handle::current()).unwrap();
+            Consumer::start(settings, Arc::<Memory>::clone(&store), decode, metrics.clone(), &Handle::current())
+                .unwrap();
         Service { consumer, store, metrics }
     }
 

@@ -133,7 +133,8 @@ impl State {
             return;
         }
         if row.next != run.from {
-            self.complaints.push(format!("partition {}: has {:?}, run is from {:?}", run.partition, row.next, run.from));
+            self.complaints
+                .push(format!("partition {}: has {:?}, run is from {:?}", run.partition, row.next, run.from));
             return;
         }
         (row.next, row.fingerprint) = (Some(run.next), run.fingerprint);
