@@ -163,6 +163,14 @@ impl Assignment {
         matches!(assigned.stage, Stage::Consuming)
     }
 
+    /// Whoever was at these has ended without a word.
+    pub(super) fn abandoned(&mut self, partitions: &[(i32, Generation)], now: Instant) {
+        for (partition, generation) in partitions {
+            let result = Step::Again(None, String::new());
+            self.settle(&Settled { partition: *partition, generation: *generation, result }, now);
+        }
+    }
+
     /// Nothing is taken over before `delay` has passed: this process slept, and may have lost what it believes to have.
     pub(super) fn hold_back(&mut self, now: Instant, delay: Duration) {
         for assigned in self.partitions.values_mut().filter(|it| matches!(it.stage, Stage::Wanted)) {
@@ -240,6 +248,19 @@ mod tests {
         let work = assignment.due(now + Duration::from_secs(6));
         assert_eq!(work.taken_over, [(position(0), generation)]);
         assert!(work.wanted.is_empty());
+    }
+
+    #[test]
+    fn what_a_task_left_undone_is_done_again() {
+        let now = Instant::now();
+        let mut assignment = Assignment::default();
+        assignment.assign(&[0, 1], now);
+        let work = assignment.due(now);
+        let ready = Step::Ready { position: position(0), start: 5 };
+        assert!(assignment.settle(&settled(0, work.wanted[0].1, ready), now));
+        assignment.abandoned(&work.wanted, now);
+        assert_eq!(assignment.consuming().collect::<Vec<_>>(), [0]);
+        assert_eq!(assignment.due(now + Duration::from_secs(1)).wanted, [work.wanted[1]]);
     }
 
     /// D5: no duel: what was fenced waits for the group.

@@ -55,6 +55,8 @@ pub(super) enum Told {
 struct Task {
     partitions: Vec<(i32, Generation)>,
     handle: JoinHandle<()>,
+    /// Seen to have ended; what it told is in the inbox since before.
+    ended: bool,
 }
 
 pub(super) struct Poller {
@@ -211,20 +213,26 @@ impl Poller {
     /// Starts what is due, in a task of its own, and ends what nobody waits for any more.
     fn begin_work(&mut self, now: Instant) {
         let mut assignment = self.shared.assignment.lock();
-        self.tasks.retain(|task| {
+        self.tasks.retain_mut(|task| {
             let current = |(partition, generation): &(i32, Generation)| assignment.is_current(*partition, *generation);
-            let wanted = task.partitions.iter().any(current);
-            if !wanted {
+            if !task.partitions.iter().any(current) {
                 task.handle.abort();
+                return false;
             }
-            wanted && !task.handle.is_finished()
+            if task.ended {
+                // It panicked, if anything is left undone.
+                assignment.abandoned(&task.partitions, now);
+                return false;
+            }
+            task.ended = task.handle.is_finished();
+            true
         });
         let work = assignment.due(now);
         drop(assignment);
         if !work.is_empty() {
             let partitions = named(&work);
             let settling = take_over::settle(Arc::clone(&self.shared), work, self.outbox.clone());
-            self.tasks.push(Task { partitions, handle: self.runtime.spawn(settling) });
+            self.tasks.push(Task { partitions, handle: self.runtime.spawn(settling), ended: false });
         }
     }
 

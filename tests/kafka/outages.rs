@@ -65,6 +65,18 @@ async fn a_failed_store_ends_the_consuming() {
     other.stop().await;
 }
 
+/// D6: so does a store that panics.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_panics_ends_the_consuming() {
+    let topic = Topic::new("panics", 1).await;
+    let store = Arc::new(Memory::default());
+    store.order(|orders| orders.panics = true);
+    topic.write_events("n", 0..10, 1);
+    let service = Service::start(settings(&topic, &[]), &store);
+    service.until("the failure", |it| it.status().not_ready().is_some_and(|why| why.contains("panicked"))).await;
+    service.stop().await;
+}
+
 /// D6: a broker that is away for a while is waited for; without one, stopping takes no longer.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_goes_away_is_waited_for() {

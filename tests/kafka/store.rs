@@ -25,6 +25,8 @@ pub struct Orders {
     pub take_over_unavailable: usize,
     /// Every call fails for good.
     pub failed: bool,
+    /// Every `apply` panics.
+    pub panics: bool,
 }
 
 #[derive(Default)]
@@ -189,6 +191,7 @@ impl Store for Memory {
     async fn apply(&self, _: &str, runs: &[Run]) -> Result<Applied, StoreError> {
         let orders = self.orders.lock().clone();
         tokio::time::sleep(orders.delay).await;
+        assert!(!orders.panics, "told so");
         if orders.failed {
             return Err(failed());
         }
