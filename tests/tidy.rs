@@ -18,7 +18,7 @@ const REQUIREMENTS: [&str; 31] = [
 const RACE_CHECKERS: [&str; 3] = ["loom", "shuttle", "thread"];
 
 /// Which of our modules a module may name. What is not listed here may name everything.
-const LAYERS: [(&str, &[&str]); 24] = [
+const LAYERS: [(&str, &[&str]); 25] = [
     ("kernel", &["kernel"]),
     // The domain: plain data. Of the kernel it knows what a state is, and an outcome the handle that it reads.
     ("account", &["account", "error", "request", "kernel::State"]),
@@ -43,6 +43,11 @@ const LAYERS: [(&str, &[&str]); 24] = [
     ("grpc", &["grpc", "telemetry", "config"]),
     ("config", &["config"]),
     ("telemetry", &["telemetry", "config"]),
+    // Keeps what the engine decides, in the engine's own words.
+    (
+        "postgres",
+        &["postgres", "inventory", "account", "error", "request", "outcome", "core::check_replay", "kernel::State"],
+    ),
     ("cli", &["cli", "grpc", "config", "telemetry", "ledger", "compact", "verify"]),
     // Shares nothing with what it checks.
     ("verify", &["verify"]),
