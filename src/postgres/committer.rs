@@ -244,7 +244,6 @@ impl<D: Database> Committer<D> {
             self.wary = WARY;
             retry.ids = true;
         }
-        // The list may not be complete; what was locked was as expected, or is new.
         if !missed.accounts.is_empty() {
             retry.lock = true;
             for AccountChange { id, .. } in &changes.accounts {

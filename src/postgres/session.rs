@@ -47,8 +47,11 @@ impl Session {
     pub(super) async fn connect(&mut self) -> Result<(), Fault> {
         self.begun = false;
         let link = self.connector.connect().await?;
-        let prepared = link.timed(Statements::prepare(&link.client)).await;
-        let statements = prepared.map_err(|broken| broken.fault)?;
+        let prepared = link.timed(async {
+            link.client.batch_execute(sql::PLANS).await?;
+            Statements::prepare(&link.client).await
+        });
+        let statements = prepared.await.map_err(|broken| broken.fault)?;
         self.open = Some(Open { link, statements });
         Ok(())
     }
