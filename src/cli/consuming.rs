@@ -53,6 +53,8 @@ mod with_kafka {
             let (store, settings): (Arc<dyn Store>, _) = match books {
                 // One process has the directory, so it has all partitions.
                 Books::Ledger(ledger) => (Arc::new(LedgerStore::new(ledger)), settings.alone()),
+                #[cfg(feature = "postgres")]
+                Books::Postgres(store) => (store.clone(), settings),
             };
             let metrics = Metrics::default();
             monitor.register(|registry| metrics.register(registry));
