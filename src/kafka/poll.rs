@@ -39,7 +39,7 @@ const COMMITS: Duration = Duration::from_secs(1);
 /// A round that came this late: the process slept, and the group may have gone on without it.
 const SLEPT: Duration = Duration::from_secs(3);
 
-/// How long a topic that went away is left alone.
+/// How long partitions are left alone after an offset that was good is none any more.
 const AFTER_LOSS: Duration = Duration::from_secs(2);
 
 /// How long until the partitions are asked for again that were not told.
@@ -387,7 +387,9 @@ fn complain(shared: &Shared, error: &KafkaError) {
             let all = shared.assignment.lock().doubt_all();
             shared.close(&all);
         }
-        _ if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) => shared.begin_again(now),
+        _ if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) => {
+            shared.begin_again(now + AFTER_LOSS)
+        }
         _ if is_missing(error) => {
             shared.begin_again(now + AFTER_LOSS);
             shared.trouble.lock().waiting = Some(format!("the topic is not to be had: {error}"));
