@@ -237,7 +237,7 @@ impl Poller {
     }
 
     fn settled(&self, settled: &[Settled], now: Instant) {
-        let announce = self.shared.settings.never_consumed == NeverConsumed::Latest;
+        let latest = self.shared.settings.never_consumed == NeverConsumed::Latest;
         let mut waiting = None;
         for settled in settled {
             // Opened under the lock, or a revocation could come between and find nothing to close.
@@ -245,6 +245,7 @@ impl Poller {
             let consumed = assignment.settle(settled, now);
             match &settled.result {
                 Step::Ready { position, start } if consumed => {
+                    let announce = position.next.map_or(latest, |next| next != *start);
                     self.shared.lanes.open(settled.generation, *position, *start, announce);
                     tracing::info!(partition = settled.partition, epoch = position.epoch, from = start, "consuming");
                 }
