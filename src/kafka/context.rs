@@ -131,6 +131,7 @@ impl Context {
     }
 
     fn revoked(&self, consumer: &BaseConsumer<Self>, partitions: &[i32], cooperative: bool) -> KafkaResult<()> {
+        self.0.trouble.lock().waiting = None;
         if !cooperative {
             self.forget_all();
             return consumer.unassign();

@@ -87,7 +87,14 @@ impl Publisher {
     async fn publish_some(&self) -> Result<usize, String> {
         let store = &self.shared.store;
         let said = |error: StoreError| error.to_string();
-        let letters = store.dead_letters(AT_ONCE).await.map_err(said)?;
+        let letters = store.dead_letters(AT_ONCE).await;
+        // A member without partitions asks the store nothing else.
+        match &letters {
+            Ok(_) => self.shared.available(),
+            Err(StoreError::Unavailable { what }) => self.shared.unavailable(what),
+            Err(_) => {}
+        }
+        let letters = letters.map_err(said)?;
         let mut numbers = Vec::with_capacity(letters.len());
         let mut failure = None;
         let topic = &self.shared.settings.dead_letter_topic;

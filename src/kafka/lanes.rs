@@ -62,8 +62,8 @@ struct Lane {
     bytes: usize,
     in_flight: bool,
     paused: bool,
-    /// The store is to remember where the partition began, before its first record.
-    announce: bool,
+    /// Where the partition begins, for the store to remember before its first record.
+    announce: Option<i64>,
 }
 
 #[derive(Debug)]
@@ -107,7 +107,8 @@ impl Lanes {
         Lanes { limits, ..Lanes::default() }
     }
 
-    /// Opens the lane of a partition that begins with `start`.
+    /// Opens the lane of a partition that begins with `start`. With `announce` the store is given this offset first, in a run
+    /// without records: so the others rise, whatever the store had.
     pub(super) fn open(&self, generation: Generation, position: Position, start: i64, announce: bool) {
         let lane = Lane {
             generation,
@@ -118,7 +119,7 @@ impl Lanes {
             bytes: 0,
             in_flight: false,
             paused: false,
-            announce: announce && position.next.is_none(),
+            announce: announce.then_some(start),
         };
         let mut state = self.state.lock();
         state.close(position.partition);
@@ -219,7 +220,7 @@ impl Lanes {
     pub(super) fn take(&self) -> Batch {
         let mut state = self.state.lock();
         let state = &mut *state;
-        let ready = |lane: &Lane| !lane.in_flight && (!lane.records.is_empty() || lane.announce);
+        let ready = |lane: &Lane| !lane.in_flight && (!lane.records.is_empty() || lane.announce.is_some());
         let (after, before): (Vec<_>, Vec<_>) = state
             .lanes
             .iter()
@@ -286,6 +287,8 @@ impl State {
 impl Lane {
     /// A run of at most `records`, and of at most `bytes` unless the first record alone is larger.
     fn take(&mut self, partition: i32, records: usize, bytes: usize) -> (Run, usize) {
+        let announced = self.announce.take();
+        let records = if announced.is_some() { 0 } else { records };
         let (mut taken, mut last) = (0, None);
         let mut run = Vec::with_capacity(records.min(self.records.len()));
         while run.len() < records
@@ -298,7 +301,7 @@ impl Lane {
             run.push(waiting.record);
         }
         self.bytes -= taken;
-        let (next, unkept) = last.unwrap_or((self.expected, UNKNOWN));
+        let (next, unkept) = last.unwrap_or((announced.unwrap_or(self.expected), UNKNOWN));
         let kept = run.last().and_then(|record| original(&record.content)).map(print);
         let run = Run {
             partition,
@@ -310,7 +313,6 @@ impl Lane {
         };
         self.from = Some(next);
         self.in_flight = true;
-        self.announce = false;
         (run, taken)
     }
 }

@@ -39,7 +39,7 @@ const COMMITS: Duration = Duration::from_secs(1);
 /// A round that came this late: the process slept, and the group may have gone on without it.
 const SLEPT: Duration = Duration::from_secs(3);
 
-/// How long a topic that went away is left alone.
+/// How long partitions are left alone after an offset that was good is none any more.
 const AFTER_LOSS: Duration = Duration::from_secs(2);
 
 /// How long until the partitions are asked for again that were not told.
@@ -237,7 +237,7 @@ impl Poller {
     }
 
     fn settled(&self, settled: &[Settled], now: Instant) {
-        let announce = self.shared.settings.never_consumed == NeverConsumed::Latest;
+        let latest = self.shared.settings.never_consumed == NeverConsumed::Latest;
         let mut waiting = None;
         for settled in settled {
             // Opened under the lock, or a revocation could come between and find nothing to close.
@@ -245,6 +245,7 @@ impl Poller {
             let consumed = assignment.settle(settled, now);
             match &settled.result {
                 Step::Ready { position, start } if consumed => {
+                    let announce = position.next.map_or(latest, |next| next != *start);
                     self.shared.lanes.open(settled.generation, *position, *start, announce);
                     tracing::info!(partition = settled.partition, epoch = position.epoch, from = start, "consuming");
                 }
@@ -387,7 +388,9 @@ fn complain(shared: &Shared, error: &KafkaError) {
             let all = shared.assignment.lock().doubt_all();
             shared.close(&all);
         }
-        _ if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) => shared.begin_again(now),
+        _ if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) => {
+            shared.begin_again(now + AFTER_LOSS)
+        }
         _ if is_missing(error) => {
             shared.begin_again(now + AFTER_LOSS);
             shared.trouble.lock().waiting = Some(format!("the topic is not to be had: {error}"));

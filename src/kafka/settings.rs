@@ -112,8 +112,19 @@ pub enum SettingsError {
 impl Settings {
     /// Reads the variables that begin with `KAFKA_`; an empty one counts as unset, the others are not looked at.
     ///
-    /// `KAFKA_BROKERS` must be there. What has no meaning of its own is a property of librdkafka in capitals, with `_` for
-    /// `.`: `KAFKA_SESSION_TIMEOUT_MS` is `session.timeout.ms`. What Kubernetes sets for every pod beside a service named
+    /// | variable | what it says | default |
+    /// |---|---|---|
+    /// | `KAFKA_BROKERS` | some brokers, `host:port` with commas between | must be there |
+    /// | `KAFKA_TOPIC` | the events | `inventory-events` |
+    /// | `KAFKA_DEAD_LETTER_TOPIC` | where records go that are no events; must exist, or be created by the broker | the topic's name and `-dead-letters` |
+    /// | `KAFKA_GROUP_ID` | the consumer group | `equipoise` |
+    /// | `KAFKA_AUTO_OFFSET_RESET` | where a partition begins that was never consumed: `earliest`, `latest`, or `none` to stop it | `earliest` |
+    /// | `KAFKA_ON_LOST_RECORDS` | `stop` a partition whose next records retention took, or go on with the `earliest` | `stop` |
+    /// | `KAFKA_ON_ANOTHER_TOPIC` | `stop` where another topic has the name, or consume it from the `earliest` | `stop` |
+    ///
+    /// What has no meaning of its own is a property of librdkafka in capitals, with `_` for `.`: `KAFKA_SESSION_TIMEOUT_MS` is
+    /// `session.timeout.ms`; `KAFKA_SECURITY_PROTOCOL`, `KAFKA_SASL_MECHANISM`, `KAFKA_GROUP_INSTANCE_ID` and
+    /// `KAFKA_PARTITION_ASSIGNMENT_STRATEGY` are found like this too. What Kubernetes sets for every pod beside a service named
     /// `kafka` (`KAFKA_PORT`, `KAFKA_SERVICE_HOST` and the like) is passed over.
     ///
     /// # Errors

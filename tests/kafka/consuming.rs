@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use equipoise::inventory::Content;
 use equipoise::kafka::Partition;
+use rdkafka::message::OwnedHeaders;
 
 use crate::broker::{self, Topic, Writer};
 use crate::service::{Service, settings};
@@ -89,5 +91,33 @@ async fn latest_is_remembered_from_the_first_start() {
     let service = Service::start(settings(&topic, &latest), &store);
     service.until_events(10).await;
     assert_eq!(store.offsets(0), (10..20).collect::<Vec<_>>());
+    service.stop().await;
+}
+
+/// D1: events as producers write them, by the inventory's own rules.
+#[tokio::test(flavor = "multi_thread")]
+async fn json_events_are_consumed() {
+    let topic = Topic::new("json", 1).await;
+    let writer = Writer::new(&[]);
+    let write = |value: &str| writer.record(&topic.name, 0, None, Some(value.as_bytes()), OwnedHeaders::new());
+    write(r#"{"event_id":"e-1","product_id":"sku-1","quantity_change":9223372036854775807}"#);
+    write(r#"["e-2","sku-1",1]"#);
+    write(r#"{"quantity_change":-3,"product_id":"sku-2","event_id":"e-3","more":[]}"#);
+    writer.flush();
+    let store = Arc::new(Memory::default());
+    let service = Service::with(settings(&topic, &[]), &store, Arc::new(equipoise::kafka::decode));
+    service.until("all", |it| it.store.records() == 3).await;
+    let contents = store.contents(0);
+    let [
+        (0, Content::Event { event: first, .. }),
+        (1, Content::Malformed(bad)),
+        (2, Content::Event { event: last, .. }),
+    ] = &contents[..]
+    else {
+        panic!("{contents:?}")
+    };
+    assert_eq!((first.product.as_str(), first.quantity_change), ("sku-1", i64::MAX));
+    assert_eq!((last.id.as_str(), last.quantity_change), ("e-3", -3));
+    assert!(!bad.reason.is_empty());
     service.stop().await;
 }

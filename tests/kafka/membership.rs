@@ -13,13 +13,13 @@ use crate::store::Memory;
 const COOPERATIVE: (&str, &str) = ("KAFKA_PARTITION_ASSIGNMENT_STRATEGY", "cooperative-sticky");
 const EAGER: (&str, &str) = ("KAFKA_PARTITION_ASSIGNMENT_STRATEGY", "range");
 
-async fn shared_by_two(strategy: (&str, &str)) {
+async fn shared_by_two(variables: &[(&str, &str)]) {
     let topic = Topic::new("two", 6).await;
     let store = Arc::new(Memory::default());
     topic.write_events("n", 0..6_000, 6);
-    let first = Service::start(settings(&topic, &[strategy]), &store);
+    let first = Service::start(settings(&topic, variables), &store);
     first.until("all partitions", |it| it.consuming().len() == 6).await;
-    let second = Service::start(settings(&topic, &[strategy]), &store);
+    let second = Service::start(settings(&topic, variables), &store);
     second.until("a half", |it| it.consuming().len() == 3 && first.consuming().len() == 3).await;
     topic.write_events("n", 6_000..12_000, 6);
     first.until_events(12_000).await;
@@ -38,13 +38,13 @@ async fn shared_by_two(strategy: (&str, &str)) {
 /// D5: members share the partitions, and one that leaves is replaced at once; eager protocol.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_members_share_the_partitions_eagerly() {
-    shared_by_two(EAGER).await;
+    shared_by_two(&[EAGER]).await;
 }
 
 /// D5: the same in the cooperative protocol.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_members_share_the_partitions_cooperatively() {
-    shared_by_two(COOPERATIVE).await;
+    shared_by_two(&[COOPERATIVE]).await;
 }
 
 /// D5, case A18: a member that stood still longer than the group allows finds its partitions taken; it drops what it had, comes
@@ -135,4 +135,32 @@ async fn a_static_member_comes_back() {
         assert_eq!(store.epoch(0), round as i64);
     }
     assert_eq!(store.records(), 200);
+}
+
+/// D5: two members with one instance id: the earlier one is ended by Kafka, and says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_instance_id_is_for_one_member() {
+    let topic = Topic::new("instance", 1).await;
+    let store = Arc::new(Memory::default());
+    let member = [("KAFKA_GROUP_INSTANCE_ID", "one")];
+    let first = Service::start(settings(&topic, &member), &store);
+    first.until("the partition", |it| it.consuming() == [0]).await;
+    let second = Service::start(settings(&topic, &member), &store);
+    first.until("the end", |it| it.status().failed.is_some_and(|why| why.contains("for good"))).await;
+    topic.write_events("n", 0..100, 1);
+    second.until_events(100).await;
+    first.stop().await;
+    second.stop().await;
+}
+
+/// New partitions of the topic are shared out too.
+#[tokio::test(flavor = "multi_thread")]
+async fn new_partitions_are_consumed() {
+    let topic = Topic::new("growing", 1).await;
+    let service = Service::start(settings(&topic, &[]), &Arc::default());
+    service.until("the partition", |it| it.consuming() == [0]).await;
+    topic.grow_to(3).await;
+    topic.write_events("n", 0..300, 3);
+    service.until_events(300).await;
+    service.stop().await;
 }

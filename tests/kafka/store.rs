@@ -130,6 +130,9 @@ impl State {
 
     fn apply(&mut self, run: &Run, counts: &mut Applied) {
         let row = self.partitions.entry(run.partition).or_default();
+        if run.from == Some(run.next) {
+            self.complaints.push(format!("partition {}: a run that goes nowhere", run.partition));
+        }
         if row.next == Some(run.next) && run.from != Some(run.next) {
             // Done before, and the answer was lost.
             return;

@@ -112,6 +112,22 @@ fn where_a_partition_began_is_announced() {
     assert!(lanes.take().runs.is_empty());
 }
 
+/// A topic that is consumed from its beginning although the store was further: no run ends where the store was already, or the
+/// store would take it for one that it has.
+#[test]
+fn a_step_back_is_announced() {
+    let lanes = Lanes::default();
+    lanes.open(1, Position { partition: 0, epoch: 7, next: Some(2), fingerprint: 5 }, 0, true);
+    for offset in [0, 1] {
+        push(&lanes, 0, offset);
+    }
+    let batch = lanes.take();
+    assert_eq!((batch.runs[0].from, batch.runs[0].next, batch.runs[0].records.len()), (Some(2), 0, 0));
+    lanes.applied(&batch);
+    let batch = lanes.take();
+    assert_eq!((batch.runs[0].from, batch.runs[0].next, batch.runs[0].records.len()), (Some(0), 2, 2));
+}
+
 #[test]
 fn closing_gives_the_room_back() {
     let lanes = lanes(&[0], Limits { records: 10, bytes: usize::MAX, total_bytes: 1_000 });
