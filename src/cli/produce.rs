@@ -112,7 +112,7 @@ impl Produce {
         let reader = config.clone();
         config.set("compression.type", self.compression.name());
         let topic = self.kafka.topic();
-        let producer = Producer::connect(config, &topic, self.partitions)?;
+        let producer = Producer::connect(config, &topic, Some(self.partitions))?;
         let check =
             Check::begin(&self.check, environment, reader, topic.clone(), self.kafka.dead_letter_topic(), &options)?;
         let mut workload = Workload::new(options);

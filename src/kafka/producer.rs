@@ -75,22 +75,25 @@ pub enum ProduceError {
 }
 
 impl Producer {
-    /// Connects, and makes the topic with so many partitions if it is not there.
+    /// Connects. A topic that is not there is made with so many partitions, or is an error.
     ///
     /// # Errors
     /// [`ProduceError`].
-    pub fn connect(mut config: ClientConfig, topic: &str, partitions: i32) -> Result<Self, ProduceError> {
+    pub fn connect(mut config: ClientConfig, topic: &str, partitions: Option<i32>) -> Result<Self, ProduceError> {
         config.set("enable.idempotence", "true").set_log_level(RDKafkaLogLevel::Critical);
         let producer: BaseProducer<Reports> = config
             .create_with_context(Reports::default())
             .map_err(|error| ProduceError::Settings { what: error.to_string() })?;
         let mut producer = Producer { producer, topic: topic.to_owned(), partitions: 0 };
-        let known = match producer.known_partitions()? {
-            0 => {
+        let known = match (producer.known_partitions()?, partitions) {
+            (0, None) => {
+                return Err(ProduceError::Topic { topic: topic.to_owned(), what: "there is no such topic".to_owned() });
+            }
+            (0, Some(partitions)) => {
                 create(&config, topic, partitions)?;
                 producer.wait_for_topic()?
             }
-            known => known,
+            (known, _) => known,
         };
         producer.partitions = known;
         Ok(producer)

@@ -264,8 +264,11 @@ impl Verdict {
         match self.differences.first() {
             None => Ok(()),
             Some(first) => {
-                let count = self.differences.len();
-                Err(Failure::Other(format!("the check found {count} differences, the first: {first}")))
+                let more = match self.differences.len() {
+                    1 => String::new(),
+                    count => format!(" (and {} more)", count - 1),
+                };
+                Err(Failure::Other(format!("the check failed: {first}{more}")))
             }
         }
     }
