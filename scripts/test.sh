@@ -1,14 +1,31 @@
 #!/usr/bin/env bash
 # Runs every test: in debug, where an overflow panics; in release, where the timings count; the engine alone; and a
-# Python client against the real binary. Needs Rust and Python 3 with venv; it installs what the client needs from PyPI
-# under .cache. This version has no Kafka or PostgreSQL door, so no such server is needed.
+# Python client against the real binary. Needs Rust and Python 3 with venv, and root where Debian packages are missing; it
+# installs what the client needs from PyPI under .cache, and starts a Kafka broker and a PostgreSQL server on loopback, which
+# end with it.
 source "$(dirname "$0")/common.sh"
 
+scripts/packages.sh
+
+say "a Kafka broker and a PostgreSQL server"
+# Not the ports of scripts/servers.sh: that may run beside.
+kafka() { KAFKA_PORT=28092 KAFKA_CACHE_DIR=$cache/kafka-broker tests/servers/kafka.sh "$1"; }
+postgres() { POSTGRES_PORT=28432 tests/servers/postgres.sh "$1"; }
+ended() {
+    kafka destroy
+    postgres destroy
+}
+trap ended EXIT
+ended
+EQUIPOISE_TEST_KAFKA=$(kafka start)
+EQUIPOISE_TEST_POSTGRES=$(postgres start)
+export EQUIPOISE_TEST_KAFKA EQUIPOISE_TEST_POSTGRES
+
 say "all features, debug: unit, integration and documentation tests"
-tested cargo test --locked --no-fail-fast
+tested cargo test --locked --features full --no-fail-fast
 
 say "all features, release"
-tested cargo test --locked --release --no-fail-fast
+tested cargo test --locked --features full --release --no-fail-fast
 
 say "the engine alone, release"
 tested cargo test --locked --release --no-default-features --no-fail-fast
@@ -22,7 +39,7 @@ if ! cmp -s "$requirements" "$venv/requirements.txt"; then
     "$venv/bin/pip" install --quiet --requirement "$requirements"
     cp "$requirements" "$venv/requirements.txt"
 fi
-cargo build --locked --release --bin equipoise
+cargo build --locked --features full --release --bin equipoise
 log=$(mktemp "$cache/python.XXXXXX")
 "$venv/bin/python" tests/python/test_client.py "${CARGO_TARGET_DIR:-target}/release/equipoise" 2>&1 | tee "$log"
 python_passed=$(sed -n 's/^\([0-9]*\) passed, 0 failed$/\1/p' "$log")

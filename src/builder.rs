@@ -1,27 +1,23 @@
 //! How a ledger is made: its limits and its parts.
 
-use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use foldhash::fast::RandomState;
-
-use crate::account::{AccountId, Balance, TransactionId};
+use crate::account::{Balance, TransactionId};
 use crate::core::{Clock, Core, Limits};
 use crate::directory::Directory;
 use crate::ids::{DiskIndex, Ids, Index as _, IndexError, Indexed};
 use crate::journal::disk::Disk;
-use crate::journal::disk::checkpoint::Recorded;
 use crate::journal::disk::files::{Files, OnDisk};
 use crate::journal::disk::recovery::Recovery;
-use crate::journal::{Flusher, Memory, Sink as _};
+use crate::journal::{Flusher, Memory, Noted, Sink as _};
 use crate::kernel::Kernel;
-use crate::kernel::slab::Index;
 use crate::ledger::Ledger;
 use crate::lock::Lock;
 use crate::opening::{Event, OpenError, Progress};
+use crate::restoration::Restoration;
 use crate::upkeep;
 
 /// How many entries' ids are put into the index at once while a ledger is opened.
@@ -95,8 +91,8 @@ impl Builder {
         self
     }
 
-    /// Whether a hash map stands in front of the skiplist (default true): about 90 bytes an account for a look-up that
-    /// costs a fraction.
+    /// Whether a hash map stands in front of the accounts' order (default true): about 90 bytes an account for a look-up that
+    /// costs a fraction. After [`Builder::open`] it is filled beside the traffic.
     #[must_use]
     pub fn look_up_cache(mut self, on: bool) -> Self {
         self.look_up_cache = on;
@@ -176,36 +172,22 @@ impl Builder {
     /// As [`Builder::open`], on any kind of disk.
     pub(crate) fn open_in(mut self, files: Arc<dyn Files>) -> Result<Ledger, OpenError> {
         let mut lock = Lock::take(files.root())?;
-        let mut directory = Directory::new(self.look_up_cache, self.reserve_accounts);
-        // Plain and not shared: a look-up in the directory's own costs three times as much.
-        let mut places = HashMap::<AccountId, Index, RandomState>::default();
+        let mut restoration = Restoration::new(self.look_up_cache, self.reserve_accounts);
         let observer = self.observer.clone();
         let recovery = Recovery {
-            install: &mut |Recorded { id, state, sequence }| {
-                let index = match places.get(&id) {
-                    Some(index) => *index,
-                    None => {
-                        let made = directory.make_open(&id).map_err(|_| too_many_accounts())?;
-                        places.insert(id, made);
-                        made
-                    }
-                };
-                directory.restore(index, sequence, state);
-                Ok(())
-            },
+            install: &mut |recovered| restoration.take(recovered).map_err(|_| too_many_accounts()),
             progress: &mut self.progress,
             tell: &*observer,
         };
-        let (disk, position) = Disk::open(files.clone(), self.segment_bytes, recovery, self.observer.clone())?;
+        let (disk, position, noted) = Disk::open(files.clone(), self.segment_bytes, recovery, self.observer.clone())?;
         lock.sign();
         let ids = self.open_ids(&files.root().join("ids"), &disk, position.sequence)?;
         let disk = Arc::new(disk);
         let clock = Clock::start(position.time);
         let (kernel, consumer) = Kernel::with_consumer(position.sequence, position.time);
         let flusher = Flusher::new(disk.clone(), consumer);
-        let core = self.core(kernel, Some(flusher), Some((disk, lock)), directory, ids, clock);
-        core.opened.add(places.len() as i64);
-        drop(places);
+        let core = self.core(kernel, Some(flusher), Some((disk, lock, noted)), restoration.finish(), ids, clock);
+        core.opened.add(i64::from(core.directory.recovered()));
         let threads = upkeep::start(&core, position.checkpoint);
         let threads = threads.map_err(|error| OpenError::Io {
             path: files.root().to_owned(),
@@ -276,11 +258,29 @@ impl Builder {
         Ledger::over(core, threads)
     }
 
+    /// Makes a ledger in memory that goes on from accounts as another place keeps them. They are as of
+    /// sequence 1, so its first commit has sequence 2. It starts no thread.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn build_with<'a>(
+        self,
+        accounts: impl IntoIterator<Item = (&'a crate::AccountId, Balance)>,
+    ) -> Result<Ledger, crate::Exhausted> {
+        let clock = Clock::start(0);
+        let mut directory = Directory::new(self.look_up_cache, self.reserve_accounts);
+        for (id, state) in accounts {
+            let index = directory.find_or_make_open(id)?;
+            directory.restore(index, 1, state);
+        }
+        let ids = Ids::in_memory(self.id_capacity, self.reserve_ids);
+        let core = self.core(Kernel::new(1, clock.now()), None, None, directory, ids, clock);
+        Ok(Ledger::over(core, Vec::new()))
+    }
+
     fn core(
         &self,
         kernel: Kernel<Balance>,
         flusher: Option<Flusher>,
-        disk: Option<(Arc<Disk>, Lock)>,
+        disk: Option<(Arc<Disk>, Lock, Noted)>,
         directory: Directory,
         ids: Ids,
         clock: Clock,

@@ -5,9 +5,14 @@
 //! over the file, that over the default. A value is checked wherever it stands, also where a stronger source overrides it:
 //! a broken file should not wait for the day on which somebody drops a flag.
 //!
-//! State is on disk unless somebody asks for memory. Where `in_memory` is true, a `data_dir` from a weaker source gives
+//! State is on disk unless somebody asks for memory, or `DATABASE_URL` names a PostgreSQL database. That variable and
+//! `KAFKA_…` are known by these names everywhere: they are read as they are, and from the environment alone, since they
+//! carry passwords.
+//!
+//! Where `in_memory` is true, a `data_dir` from a weaker source gives
 //! way; one from the same or a stronger source contradicts it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -31,8 +36,9 @@ const CONNECTIONS: RangeInclusive<u64> = 1..=10_000_000;
 const SEGMENT_BYTES: RangeInclusive<u64> = 1 << 20..=1 << 30;
 
 /// Every setting's name.
-pub const KEYS: [&str; 10] = [
+pub const KEYS: [&str; 11] = [
     "listen",
+    "metrics_listen",
     "data_dir",
     "in_memory",
     "ids",
@@ -49,7 +55,16 @@ pub const KEYS: [&str; 10] = [
 pub struct Config {
     /// The address to listen on, `HOST:PORT`; port 0 takes a free one.
     pub listen: String,
-    /// The data directory; None in memory.
+    /// The address for metrics and health over HTTP, `HOST:PORT`; None: not served.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics_listen: Option<String>,
+    /// The PostgreSQL database that keeps the state, if one does.
+    #[serde(skip)]
+    pub database_url: Option<Secret>,
+    /// The variables `KAFKA_…`; the service consumes inventory events when `KAFKA_BROKERS` is among them.
+    #[serde(skip)]
+    pub kafka: BTreeMap<String, Secret>,
+    /// The data directory; None in memory and in PostgreSQL.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_dir: Option<String>,
     /// Whether state lives in memory and is lost when the service ends.
@@ -77,6 +92,9 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             listen: "127.0.0.1:50051".to_owned(),
+            metrics_listen: None,
+            database_url: None,
+            kafka: BTreeMap::new(),
             data_dir: None,
             in_memory: false,
             ids: 100_000,
@@ -87,6 +105,24 @@ impl Default for Config {
             max_connections: 10_000,
             log: "info".to_owned(),
         }
+    }
+}
+
+/// A text that is not to be printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
     }
 }
 
@@ -158,6 +194,12 @@ pub enum ConfigError {
         in_memory: Place,
         /// Where a directory is named.
         data_dir: Place,
+    },
+    /// In PostgreSQL and somewhere else at once.
+    #[error("DATABASE_URL keeps the state in PostgreSQL, {other} somewhere else: leave one of them out")]
+    TwoPlaces {
+        /// Where the other place is asked for.
+        other: Place,
     },
     /// A key that no setting has.
     #[error("unknown key {key:?} in {}; the keys are {}", file.display(), KEYS.join(", "))]
@@ -265,6 +307,7 @@ impl Reading {
         let Reading { config, in_memory_from, data_dir_from } = self;
         let result = match place.key {
             "listen" => value::address(text).map(|listen| config.listen = listen),
+            "metrics_listen" => value::address(text).map(|listen| config.metrics_listen = Some(listen)),
             "data_dir" => value::directory(text).map(|dir| {
                 config.data_dir = Some(dir);
                 *data_dir_from = Some(place.clone());
@@ -288,6 +331,17 @@ impl Reading {
     /// Decides where the state lives.
     fn finish(self, environment: &Environment) -> Result<Config, ConfigError> {
         let Reading { mut config, in_memory_from, data_dir_from } = self;
+        config.kafka = environment.kafka()?;
+        config.database_url = environment.database_url()?;
+        if config.database_url.is_some() {
+            let memory = in_memory_from.filter(|_| config.in_memory);
+            let stronger = |place: &Place| place.source.strength() >= Source::Environment.strength();
+            if let Some(other) = memory.into_iter().chain(data_dir_from).find(stronger) {
+                return Err(ConfigError::TwoPlaces { other });
+            }
+            (config.in_memory, config.data_dir) = (false, None);
+            return Ok(config);
+        }
         if config.in_memory {
             config.data_dir = None;
             if let (Some(in_memory), Some(data_dir)) = (in_memory_from, data_dir_from)
@@ -335,6 +389,29 @@ mod tests {
         ] {
             let text = resolved(environment, flags).expect_err("a contradiction").to_string();
             assert!(named.iter().all(|name| text.contains(name)), "{text}");
+        }
+    }
+
+    /// D8: DATABASE_URL decides where the state lives, unless something as strong says otherwise.
+    #[test]
+    fn a_database_and_another_place_contradict_each_other() {
+        let resolved = |variables: &[(&str, &str)], flags: &[(&'static str, Option<&str>)]| {
+            let database = [("DATABASE_URL", "postgres://me:secret@db/stock")];
+            let variables = database.iter().chain(variables);
+            let environment = variables.map(|(name, value)| (name.into(), value.into())).collect();
+            Config::resolve(flags, &environment, None)
+        };
+        let config = resolved(&[("KAFKA_BROKERS", "b:9092"), ("KAFKA_EMPTY", "")], &[]).expect("settings");
+        assert_eq!((config.data_dir.as_deref(), config.in_memory), (None, false));
+        assert_eq!(config.database_url.as_ref().map(Secret::expose), Some("postgres://me:secret@db/stock"));
+        assert_eq!(config.kafka.keys().collect::<Vec<_>>(), ["KAFKA_BROKERS"]);
+        assert!(!format!("{config:?}{}", config.to_toml()).contains("secret"));
+        for (variables, flags, named) in [
+            (&[("EQUIPOISE_DATA_DIR", "d")][..], &[][..], "EQUIPOISE_DATA_DIR"),
+            (&[], &[("in_memory", Some("true"))], "--in-memory"),
+        ] {
+            let text = resolved(variables, flags).expect_err("a contradiction").to_string();
+            assert!(text.contains(named), "{text}");
         }
     }
 

@@ -10,7 +10,7 @@ use crate::directory::Directory;
 use crate::error::{Exhausted, InvalidRequest, SubmitError};
 use crate::ids::{Claim, Ids, IndexError, Indexed, Seen};
 use crate::journal::disk::Disk;
-use crate::journal::{Flushed, Flusher, HistoryError};
+use crate::journal::{Flushed, Flusher, HistoryError, Note, NoteError, Noted, Notes, Noting};
 use crate::kernel::doorbell::{Counter, Doorbell, Latch};
 use crate::kernel::{Account, Gate, Guard, Handle, Kernel, Owned, garbage, pin};
 use crate::lock::Lock;
@@ -42,6 +42,7 @@ pub(crate) struct Core {
     pub(crate) kernel: Kernel<Balance>,
     pub(crate) directory: Directory,
     pub(crate) waiters: Waiters,
+    pub(crate) notes: Notes,
     pub(crate) bell: Doorbell,
     /// Wakes the thread that writes checkpoints.
     pub(crate) checkpoint_bell: Doorbell,
@@ -72,13 +73,16 @@ impl Core {
     pub(crate) fn new(
         kernel: Kernel<Balance>,
         flusher: Option<Flusher>,
-        disk: Option<(Arc<Disk>, Lock)>,
+        disk: Option<(Arc<Disk>, Lock, Noted)>,
         directory: Directory,
         ids: Ids,
         clock: Clock,
         limits: Limits,
     ) -> Self {
-        let (disk, lock) = disk.unzip();
+        let (disk, lock, noted) = match disk {
+            Some((disk, lock, noted)) => (Some(disk), Some(lock), noted),
+            None => (None, None, Noted::default()),
+        };
         Core {
             ids,
             flusher,
@@ -86,6 +90,7 @@ impl Core {
             kernel,
             directory,
             waiters: Waiters::default(),
+            notes: Notes::new(noted),
             bell: Doorbell::new(),
             checkpoint_bell: Doorbell::new(),
             closed: Latch::new(),
@@ -262,7 +267,8 @@ impl Core {
     /// Makes everything committed durable, and sees to what follows that.
     pub(crate) fn flush(&self) {
         if let Some(flusher) = &self.flusher {
-            flusher.flush(&self.kernel, &self.waiters, |batch, through| self.became_durable(batch, through));
+            let became_durable = |batch: &[_], through| self.became_durable(batch, through);
+            flusher.flush(&self.kernel, &self.waiters, &self.notes, became_durable);
             self.note_failure(flusher);
         }
     }
@@ -270,10 +276,31 @@ impl Core {
     /// As [`Core::flush`], unless somebody is at it.
     pub(crate) fn try_flush(&self) -> Flushed {
         let Some(flusher) = &self.flusher else { return Flushed::Done };
-        let flushed =
-            flusher.try_flush(&self.kernel, &self.waiters, |batch, through| self.became_durable(batch, through));
+        let became_durable = |batch: &[_], through| self.became_durable(batch, through);
+        let flushed = flusher.try_flush(&self.kernel, &self.waiters, &self.notes, became_durable);
         self.note_failure(flusher);
         flushed
+    }
+
+    /// Takes a note, and sees to it that it is written with its entries, or without any.
+    pub(crate) fn note(&self, note: Note) -> Noting {
+        if self.closed.is_set() {
+            return Noting::refused(NoteError::Closed(self.why_closed()));
+        }
+        let Some(flusher) = &self.flusher else {
+            let noting = self.notes.add(note);
+            self.notes.keep_all();
+            return noting;
+        };
+        if let Some((path, needed)) = flusher.sink().shortage() {
+            return Noting::refused(Exhausted::Disk { path, needed }.into());
+        }
+        let noting = self.notes.add(note);
+        // Where the sink is memory, to flush costs less than to wait for the flusher's thread.
+        if flusher.sink().waits() || self.try_flush() == Flushed::Busy {
+            self.bell.ring();
+        }
+        noting
     }
 
     /// What follows a flush of `batch`, which ends with sequence `through`.
@@ -325,6 +352,7 @@ impl Core {
             }
         }
         self.waiters.close();
+        self.notes.close(Default::default(), &NoteError::Closed(self.why_closed()));
         self.bell.ring();
         self.checkpoint_bell.ring();
     }
@@ -377,7 +405,7 @@ fn unknowable(error: IndexError) -> SubmitError {
 }
 
 /// Whether `request`, whose member `index` carries an id of `owner`'s member `place`, says the same as it.
-fn check_replay(owner: &Request, place: usize, request: &Request, index: usize) -> Result<(), InvalidRequest> {
+pub(crate) fn check_replay(owner: &Request, place: usize, request: &Request, index: usize) -> Result<(), InvalidRequest> {
     let Some(Member { id: Some(id), operation }) = request.members().get(index) else { return Ok(()) };
     let differs = match owner.members().get(place) {
         Some(known) if request.members().len() == 1 => {

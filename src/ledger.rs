@@ -12,7 +12,7 @@ use crate::builder::{Builder, Durability};
 use crate::core::Core;
 use crate::error::{Error, Exhausted, InvalidRequest, SubmitError};
 use crate::handle::Account;
-use crate::journal::{Flushed, HistoryError, HistoryGone};
+use crate::journal::{Flushed, HistoryError, HistoryGone, Note, NoteError, Parked, SourcePosition};
 use crate::kernel::{Guard, garbage, pin};
 use crate::opening::OpenError;
 use crate::outcome::Outcome;
@@ -238,6 +238,57 @@ impl Ledger {
     /// Resolves when `sequence` is durable, under any async runtime; without a history, at once.
     pub fn durable_at(&self, sequence: u64) -> impl Future<Output = Result<(), Closed>> + Send + Unpin + use<> {
         Ticket::new(self.clone(), sequence)
+    }
+
+    /// Notes how far the sources of requests were read, and which of their records were put aside or taken back: durable with the
+    /// entry at [`Note::after`] or later, never before it, and at once when that is durable. Notes that wait for the same entries
+    /// are kept in the order of the calls. Resolves when it is durable, under any async runtime; dropped, it takes nothing back.
+    /// Without a history it is kept in memory, at once. A note of nothing waits for those before it.
+    ///
+    /// ```
+    /// # use equipoise::{AccountId, Advance, Ledger, Note, NoteError};
+    /// # let ledger = Ledger::new();
+    /// # let alice = AccountId::new("alice")?;
+    /// let after = ledger.create(&alice, 100)?[0].sequence;
+    /// let read = Advance { source: "orders/0".to_owned(), from: None, next: 17, fingerprint: 0 };
+    /// let note = Note { after, advances: vec![read], ..Note::default() };
+    /// ledger.wait_noted(note.clone())?;
+    /// assert_eq!(ledger.source("orders/0").map(|at| at.next), Some(17));
+    /// // Whoever believes that it is elsewhere changes nothing.
+    /// assert!(matches!(ledger.wait_noted(note), Err(NoteError::Moved { held: Some(17), .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`NoteError`]: nothing of it was noted.
+    pub fn note(&self, note: Note) -> impl Future<Output = Result<(), NoteError>> + Send + Unpin + use<> {
+        self.core().note(note)
+    }
+
+    /// As [`Ledger::note`], and blocks the thread until it is durable.
+    ///
+    /// # Errors
+    /// [`NoteError`]: nothing of it was noted.
+    pub fn wait_noted(&self, note: Note) -> Result<(), NoteError> {
+        block_on(self.note(note))
+    }
+
+    /// How far `source` was read, durably; None when nothing was ever noted of it.
+    #[must_use]
+    pub fn source(&self, source: &str) -> Option<SourcePosition> {
+        self.core().notes.source(source)
+    }
+
+    /// All sources, by name, and how far each was read, durably.
+    #[must_use]
+    pub fn sources(&self) -> Vec<(String, SourcePosition)> {
+        self.core().notes.sources()
+    }
+
+    /// Up to `limit` records that were put aside and not taken back, oldest first; durable ones.
+    #[must_use]
+    pub fn parked(&self, limit: usize) -> Vec<Parked> {
+        self.core().notes.parked(limit)
     }
 
     /// Why the journal failed, if it did: then the ledger is closed.

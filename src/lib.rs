@@ -165,6 +165,8 @@ mod plan;
 #[cfg(not(equipoise_loom))]
 mod request;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+mod restoration;
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 mod snapshot;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 mod upkeep;
@@ -181,6 +183,8 @@ pub mod grpc;
 pub mod inventory;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+#[cfg(feature = "server")]
+pub mod monitor;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "server")]
@@ -199,7 +203,10 @@ pub use handle::Account;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 pub use journal::disk::compact::{CompactOptions, Compacted, DroppedSegment, Kept, compact};
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
-pub use journal::{HistoryError, HistoryGone};
+pub use journal::{
+    Advance, HistoryError, HistoryGone, MAX_PARKED_BYTES, MAX_SOURCE_BYTES, MAX_SOURCES, Note, NoteError, Parked,
+    SourcePosition,
+};
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 pub use ledger::{Accounts, Ledger, Stats};
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]

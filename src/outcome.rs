@@ -61,8 +61,34 @@ impl Outcome {
     }
 
     /// What the journal tells of a transaction.
-    pub(crate) fn recorded(record: Record, member: Option<u32>, replayed: bool) -> Self {
-        Outcome { source: Source::Recorded(Arc::new(record)), member, replayed }
+    pub(crate) fn recorded(record: impl Into<Arc<Record>>, member: Option<u32>, replayed: bool) -> Self {
+        Outcome { source: Source::Recorded(record.into()), member, replayed }
+    }
+
+    /// What a journal has to tell of the whole transaction, whichever member was asked about.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn to_record(&self) -> Record {
+        let whole = Outcome { member: None, ..self.clone() };
+        let changes = whole.changes();
+        let states = changes.iter().map(|change| Balance { amount: change.balance, version: change.version });
+        let refusal = match &self.source {
+            Source::Live(handle) => handle.decision().and_then(|decision| decision.refusal),
+            Source::Recorded(record) => record.refusal,
+        };
+        Record {
+            request: self.request().clone(),
+            sequence: self.sequence(),
+            time: self.time(),
+            refusal,
+            as_of: self.as_of(),
+            states: states.collect(),
+        }
+    }
+
+    /// Which member the caller asked about; None for all of them.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn member(&self) -> Option<u32> {
+        self.member
     }
 
     /// The whole request, whichever member was asked about.

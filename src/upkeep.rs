@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::core::Core;
 use crate::ids::IndexError;
 use crate::journal::disk::Disk;
+use crate::journal::disk::checkpoint::Moment;
 use crate::kernel::pin;
 use crate::opening::Event;
 
@@ -16,6 +17,9 @@ const BREATHER: Duration = Duration::from_millis(1);
 
 /// How many accounts a checkpoint copies under one epoch pin.
 const STRIDE: usize = 64;
+
+/// Bytes of notes after which a checkpoint is written, however few entries have come: about how many are read again at a start.
+const CHECKPOINT_NOTES: u64 = 64 << 20;
 
 /// Starts the threads that `core` needs.
 pub(crate) fn start(core: &Arc<Core>, checkpoint: u64) -> io::Result<Vec<JoinHandle<()>>> {
@@ -34,6 +38,9 @@ pub(crate) fn start(core: &Arc<Core>, checkpoint: u64) -> io::Result<Vec<JoinHan
         spawn("ids", Box::new(index_until_closed))?;
         spawn("merge", Box::new(merge_until_closed))?;
         spawn("checkpoint", Box::new(move |core| checkpoint_until_closed(core, checkpoint)))?;
+        if core.directory.recovered() > 0 {
+            spawn("cache", Box::new(|core| core.directory.fill_cache(|| core.closed.is_set())))?;
+        }
     }
     Ok(threads)
 }
@@ -41,7 +48,10 @@ pub(crate) fn start(core: &Arc<Core>, checkpoint: u64) -> io::Result<Vec<JoinHan
 fn flush_until_closed(core: &Core) {
     let Some(flusher) = &core.flusher else { return };
     while !core.closed.is_set() {
-        core.bell.listen(|| core.closed.is_set() || core.kernel.now(&pin()) > core.kernel.durable());
+        core.bell.listen(|| {
+            let durable = core.kernel.durable();
+            core.closed.is_set() || core.kernel.now(&pin()) > durable || core.notes.is_due(durable)
+        });
         core.flush();
         core.ids.forget_excess(core.kernel.durable(), usize::MAX);
         if !flusher.sink().waits() && !core.closed.is_set() {
@@ -62,18 +72,24 @@ fn merge_until_closed(core: &Core) {
     index.merge_until_closed(&core.closed, failed);
 }
 
-/// Writes a checkpoint whenever enough entries have come since the one at `last`.
+/// Writes a checkpoint whenever enough entries, or notes, have come since the one at `last`.
 fn checkpoint_until_closed(core: &Core, mut last: u64) {
     let Some(disk) = &core.disk else { return };
+    let mut noted = 0;
     // Rung at the end only: otherwise a look every second is soon enough.
-    let due = |last: u64| core.kernel.durable().saturating_sub(last) >= core.limits.checkpoint_every;
+    let due = |last: u64, noted: u64| {
+        let durable = core.kernel.durable();
+        durable.saturating_sub(last) >= core.limits.checkpoint_every
+            || (durable > 0 && core.notes.weighed() - noted >= CHECKPOINT_NOTES)
+    };
     while !core.closed.is_set() {
-        core.checkpoint_bell.listen(|| core.closed.is_set() || due(last));
-        if core.closed.is_set() || !due(last) {
+        core.checkpoint_bell.listen(|| core.closed.is_set() || due(last, noted));
+        if core.closed.is_set() || !due(last, noted) {
             continue;
         }
+        let weighed = core.notes.weighed();
         match write_checkpoint(core, disk) {
-            Ok(sequence) => last = sequence,
+            Ok(sequence) => (last, noted) = (sequence, weighed),
             Err(error) => {
                 disk.tell(&Event::CheckpointFailed { what: error.to_string() });
                 // Still due, but not at once: a full disk is full a while.
@@ -88,10 +104,11 @@ fn write_checkpoint(core: &Core, disk: &Disk) -> io::Result<u64> {
     let Some(flusher) = &core.flusher else { return Ok(0) };
     // So that the next start need not go further back for ids; if it fails, it does.
     let _ = core.ids.sweep(true);
-    let (registered, time) = flusher.paused(|| (core.kernel.open_durable(), disk.newest_time()));
+    let (registered, noted, (batch, time)) =
+        flusher.paused(|| (core.kernel.open_durable(), core.notes.durable(), disk.newest()));
     let registered = registered.ok_or_else(|| io::Error::other("too many snapshots are open"))?;
     let sequence = registered.sequence;
-    let written = disk.write_checkpoint(sequence, time, |push| {
+    let written = disk.write_checkpoint(&Moment { sequence, time, batch, noted }, |push| {
         let mut after = None;
         let mut copied = Vec::with_capacity(STRIDE);
         while !core.closed.is_set() {

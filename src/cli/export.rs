@@ -25,6 +25,9 @@ use crate::verify::{self, Accounts, Batch, Directory, Entry, Unavailable, Visito
 /// moment. The newest entries may then be written and not yet on disk. A torn tail, as a crash leaves it, is left out.
 /// Every entry that is read is checked and done again, by code that shares nothing with the service; that takes memory
 /// for the accounts.
+///
+/// How far sources such as Kafka topics were read, and records that are parked, are not exported: a ledger made of an
+/// export reads its topics from where its settings say.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:

@@ -11,9 +11,9 @@ use super::entry::{EntryRecord, Stop};
 use super::exit::Failure;
 use super::output::{Output, Page, Record, escape};
 use super::record::nanoseconds;
-use crate::verify::{Batch, Directory, Entry, Header, Visitor, hex, walk};
+use crate::verify::{Batch, Change, Directory, Entry, Header, Sections, Visitor, hex, walk};
 
-/// Print what is in a journal: its segments and batches, and with --from or --limit its entries
+/// Print what is in a journal: its segments and batches, what they note of sources, and with --from or --limit their entries
 ///
 /// Reads the files; no service is asked. The chain is checked on the way, what the entries say is not: that is verify.
 /// The last line, or with --json the last object, tells how the journal ends. Without it not everything was printed.
@@ -42,8 +42,14 @@ impl Inspect {
         let directory = Directory::open(&self.directory).map_err(Failure::Damage)?;
         let from = self.from.unwrap_or(0);
         let with_entries = self.from.is_some() || self.limit.is_some();
-        let mut printer =
-            Printer { output: Output::new(self.json), from, left: self.limit.unwrap_or(u64::MAX), with_entries };
+        let mut printer = Printer {
+            output: Output::new(self.json),
+            from,
+            left: self.limit.unwrap_or(u64::MAX),
+            with_entries,
+            sections: Sections::default(),
+            first: true,
+        };
         let end = match walk(&directory, directory.segment_of(from), &mut printer) {
             Ok(end) => end,
             Err(Stop::Enough) => return Ok(printer.output.flush()?),
@@ -65,6 +71,9 @@ struct Printer {
     from: u64,
     left: u64,
     with_entries: bool,
+    sections: Sections,
+    /// Whether no batch was shown yet.
+    first: bool,
 }
 
 impl Visitor for Printer {
@@ -79,12 +88,26 @@ impl Visitor for Printer {
 
     fn batch(&mut self, batch: &Batch<'_>) -> Result<(), Stop> {
         let Batch { offset, number, first_sequence, count, .. } = *batch;
+        self.sections.take(batch, self.first)?;
+        self.first &= !batch.section().is_empty();
         if first_sequence.saturating_add(u64::from(count)) <= self.from && self.with_entries {
             return Ok(());
         }
         let (bytes, time, hash) = (batch.bytes(), nanoseconds(batch.time), hex(&batch.hash));
-        let closing = batch.closing();
-        self.output.record(&Line::Batch { offset, number, first_sequence, count, bytes, time, hash, closing })?;
+        let (closing, notes) = (batch.closing(), batch.section().len());
+        self.output.record(&Line::Batch {
+            offset,
+            number,
+            first_sequence,
+            count,
+            bytes,
+            time,
+            hash,
+            closing,
+            notes,
+        })?;
+        let output = &mut self.output;
+        self.sections.changes(batch, |change| Ok::<_, Stop>(Ok(output.record(&Line::of(change))?)))?;
         if !self.with_entries {
             return Ok(());
         }
@@ -123,6 +146,20 @@ enum Line {
         time: String,
         hash: String,
         closing: bool,
+        /// Bytes of notes about sources.
+        notes: usize,
+    },
+    Position {
+        source: String,
+        next: i64,
+        fingerprint: i64,
+    },
+    Parked {
+        record: u64,
+        bytes: usize,
+    },
+    Unparked {
+        record: u64,
     },
     Entry(EntryRecord),
     End {
@@ -132,6 +169,18 @@ enum Line {
     },
 }
 
+impl Line {
+    fn of(change: Change<'_>) -> Self {
+        match change {
+            Change::Position { source, next, fingerprint } => {
+                Line::Position { source: source.to_owned(), next, fingerprint }
+            }
+            Change::Parked { number, record } => Line::Parked { record: number, bytes: record.len() },
+            Change::Unparked { number } => Line::Unparked { record: number },
+        }
+    }
+}
+
 impl Record for Line {
     fn write(&self, page: &mut Page<'_>) -> io::Result<()> {
         match self {
@@ -139,15 +188,21 @@ impl Record for Line {
                 "segment {number}  ledger {ledger_id}  from batch {first_batch}, sequence {first_sequence}  {}",
                 escape(file)
             )),
-            Line::Batch { offset, number, first_sequence, count, bytes, time, hash, closing } => {
+            Line::Batch { offset, number, first_sequence, count, bytes, time, hash, closing, notes } => {
                 let entries = match (closing, count) {
                     (true, _) => "closing".to_owned(),
                     (false, count) => format!("{count} entries from sequence {first_sequence}"),
                 };
+                let notes = if *notes > 0 { format!("  {notes} bytes of notes") } else { String::new() };
                 page.line(format_args!(
-                    "batch {number}  offset {offset}  {bytes} bytes  {entries}  {time}  hash {hash}"
+                    "batch {number}  offset {offset}  {bytes} bytes  {entries}{notes}  {time}  hash {hash}"
                 ))
             }
+            Line::Position { source, next, fingerprint } => {
+                page.line(format_args!("source {} goes on at {next}, fingerprint {fingerprint}", escape(source)))
+            }
+            Line::Parked { record, bytes } => page.line(format_args!("record {record} parked, {bytes} bytes")),
+            Line::Unparked { record } => page.line(format_args!("record {record} taken back")),
             Line::Entry(entry) => entry.write(page),
             Line::End { next_batch, next_sequence, notes } => {
                 for note in notes {

@@ -17,6 +17,7 @@ mod change;
 mod check;
 mod client;
 mod compact;
+mod consuming;
 #[cfg(feature = "kafka")]
 mod dead_letters;
 mod entry;

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -10,13 +11,19 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
+use super::consuming::Consuming;
 use super::exit::Failure;
 use crate::config::{Config, Environment};
+use crate::grpc::Books;
 use crate::ledger::Ledger;
+use crate::monitor::{self, LedgerMetrics, Monitor};
 use crate::{grpc, telemetry};
 
 /// When the process ends, whatever still runs, counted from the signal: inside the 5 s of requirement E4.
 const LATEST_END: Duration = Duration::from_millis(4_500);
+
+/// The ledger's name among the parts that must be ready.
+const LEDGER: &str = "ledger";
 
 /// How long work that outlived the service may take to notice.
 const LEFTOVERS: Duration = Duration::from_millis(200);
@@ -45,6 +52,9 @@ pub(super) struct Serve {
     /// The address to listen on; port 0 takes a free one [env: EQUIPOISE_LISTEN] [default: 127.0.0.1:50051]
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<String>,
+    /// The address for metrics, /healthz and /readyz over HTTP [env: EQUIPOISE_METRICS_LISTEN] [default: not served]
+    #[arg(long, value_name = "HOST:PORT")]
+    metrics_listen: Option<String>,
     /// Where the journal lives; made if it is not there [env: EQUIPOISE_DATA_DIR] [default: $XDG_DATA_HOME/equipoise,
     /// else ~/.local/share/equipoise, else ./equipoise-data]
     #[arg(long, value_name = "DIR")]
@@ -108,6 +118,7 @@ impl Serve {
     fn resolve(&self, environment: &Environment) -> Result<Config, Failure> {
         let flags = [
             ("listen", self.listen.as_deref()),
+            ("metrics_listen", self.metrics_listen.as_deref()),
             ("data_dir", self.data_dir.as_deref()),
             ("in_memory", self.in_memory.as_deref()),
             ("ids", self.ids.as_deref()),
@@ -126,7 +137,17 @@ impl Serve {
 async fn serve(config: Config) -> Result<(), Failure> {
     // Before anything that takes time: a signal from now on is a graceful end.
     let shutdown = shutdown().map_err(|error| Failure::Other(format!("cannot wait for signals: {error}")))?;
+    let consuming = Arc::new(Consuming::new(&config)?);
+    let starting = consuming.clone();
     let (listener, address) = bind(&config.listen).await?;
+    let monitor = Arc::<Monitor>::default();
+    monitor.watch(LEDGER, || Some("not open yet".to_owned()));
+    if let Some(listen) = &config.metrics_listen {
+        let (listener, address) = bind(listen).await?;
+        // Ends with the process: it tells of the end, too.
+        tokio::spawn(monitor::serve(listener, monitor.clone(), std::future::pending()));
+        say(&format!("metrics on http://{address}/metrics"));
+    }
     say(&match &config.data_dir {
         Some(dir) => format!("state lives in {}", absolute(dir).display()),
         None => "state lives in memory: it is lost when the service ends".to_owned(),
@@ -136,11 +157,25 @@ async fn serve(config: Config) -> Result<(), Failure> {
     let end = async {
         // The sender is never dropped: it waits for signals as long as the process lives.
         let _ = shutdown.await;
+        consuming.stop().await;
     };
-    grpc::serve(listener, opening(&config).on_ready(say_ready), options, end).await.map_err(|error| match error {
+    let opening = opening(&config).on_ready(move |books| {
+        opened(books, &monitor);
+        starting.start(books, &monitor);
+        say_ready();
+    });
+    grpc::serve(listener, opening, options, end).await.map_err(|error| match error {
         grpc::Error::Open(_) | grpc::Error::JournalFailed { .. } => Failure::Other(error.to_string()),
         _ => Failure::Other(format!("the service ended: {error}")),
     })
+}
+
+/// The accounts are there.
+fn opened(books: &Books, monitor: &Monitor) {
+    let Books::Ledger(ledger) = books;
+    let metrics = Box::new(LedgerMetrics::new(ledger.clone()));
+    monitor.register(|registry| registry.register_collector(metrics));
+    monitor.watch(LEDGER, || None);
 }
 
 /// The ledger, on its way.

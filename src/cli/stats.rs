@@ -70,6 +70,8 @@ struct StatsRecord<'a> {
     /// As of the newest checkpoint.
     accounts: Option<u64>,
     accounts_sequence: Option<u64>,
+    sources: Option<u64>,
+    parked_records: Option<u64>,
     /// Absent: not counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     ids_in_index: Option<u64>,
@@ -108,6 +110,8 @@ impl<'a> From<&'a Sizes> for StatsRecord<'a> {
             bytes_per_entry: each(sizes.used_bytes, sizes.entries),
             accounts: sizes.accounts.map(|(accounts, _)| accounts),
             accounts_sequence: sizes.accounts.map(|(_, sequence)| sequence),
+            sources: sizes.sources.map(|(sources, _)| sources),
+            parked_records: sizes.sources.map(|(_, parked)| parked),
             ids_in_index,
             ids_not_counted: sizes.ids.as_ref().err().map(String::as_str),
             index_bytes_per_id: each(sizes.index_bytes, ids_in_index.unwrap_or(0)),
@@ -144,6 +148,10 @@ impl Record for StatsRecord<'_> {
                 page.field("accounts", format_args!("{accounts} in the checkpoint at sequence {sequence}"))?;
             }
             None => page.field("accounts", "no checkpoint yet")?,
+        }
+        match self.sources.zip(self.parked_records) {
+            Some((sources, parked)) => page.field("sources", format_args!("{sources}, {parked} records parked"))?,
+            None => page.field("sources", "not counted: notes were dropped, and no checkpoint has them")?,
         }
         match (self.ids_in_index, self.ids_not_counted) {
             (Some(ids), _) => page.field("ids in index", ids)?,

@@ -16,7 +16,7 @@ use crate::verify::{self, Options, Report};
 /// Check that a data directory is whole, by doing every entry of its journal again
 ///
 /// Checks the chain of the journal, that every change, refusal and balance follows from the ones before, that no
-/// transaction id was used twice, and that checkpoints and id index say the same. The code that does it shares nothing
+/// transaction id was used twice, that no source goes back, and that checkpoints and id index say the same. The code that does it shares nothing
 /// with the service. It needs memory for the accounts, and 40 to 80 bytes for each id of the last two --id-window.
 ///
 /// Ends with 4 at the first bad place, and names it. A torn tail, as a crash leaves it, is not one: it is noted, and the
@@ -82,6 +82,8 @@ struct ReportRecord<'a> {
     replayed_from: u64,
     accounts: u64,
     total: i128,
+    sources: u64,
+    parked_records: u64,
     last_time: Option<String>,
     head: &'a str,
     checkpoints: u64,
@@ -103,6 +105,8 @@ impl<'a> From<&'a Report> for ReportRecord<'a> {
             replayed_from: report.replayed_from,
             accounts: report.accounts,
             total: report.total,
+            sources: report.sources,
+            parked_records: report.parked,
             last_time: (report.last_time > 0).then(|| nanoseconds(report.last_time)),
             head: &report.head,
             checkpoints: report.checkpoints,
@@ -121,6 +125,7 @@ impl Record for ReportRecord<'_> {
         page.field("sequences", format_args!("{} to {}", self.first_sequence, self.last_sequence))?;
         page.field("accounts", self.accounts)?;
         page.field("total", self.total)?;
+        page.field("sources", format_args!("{}, {} records parked", self.sources, self.parked_records))?;
         page.field("last time", self.last_time.as_deref().unwrap_or("-"))?;
         page.field("head", self.head)?;
         page.field("checkpoints", self.checkpoints)?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-use super::{ConfigError, KEYS};
+use super::{ConfigError, KEYS, Secret};
 
 const PREFIX: &str = "EQUIPOISE_";
 
@@ -16,6 +16,12 @@ pub(super) fn variable(key: &str) -> String {
     format!("{PREFIX}{}", key.to_uppercase())
 }
 
+/// Where the PostgreSQL database is, as everybody calls it.
+const DATABASE_URL: &str = "DATABASE_URL";
+
+/// What the variables about Kafka begin with.
+const KAFKA: &str = "KAFKA_";
+
 /// The variables that say where a user's data is (the XDG base directory specification), and the directory below.
 const DATA_HOMES: [(&str, &str); 2] = [("XDG_DATA_HOME", "equipoise"), ("HOME", ".local/share/equipoise")];
 
@@ -26,6 +32,8 @@ const HOMELESS: &str = "equipoise-data";
 #[derive(Clone, Debug, Default)]
 pub struct Environment {
     ours: BTreeMap<String, OsString>,
+    /// [`DATABASE_URL`] and those of [`KAFKA`].
+    others: BTreeMap<String, OsString>,
     /// By the order in [`DATA_HOMES`].
     homes: [Option<String>; DATA_HOMES.len()],
 }
@@ -56,6 +64,17 @@ impl Environment {
         self.ours.get(&variable(key)).map(OsString::as_os_str)
     }
 
+    /// The PostgreSQL database.
+    pub(super) fn database_url(&self) -> Result<Option<Secret>, ConfigError> {
+        self.others.get(DATABASE_URL).map(|url| secret(DATABASE_URL, url)).transpose()
+    }
+
+    /// The variables about Kafka.
+    pub(super) fn kafka(&self) -> Result<BTreeMap<String, Secret>, ConfigError> {
+        let kafka = self.others.iter().filter(|(name, _)| name.starts_with(KAFKA));
+        kafka.map(|(name, value)| Ok((name.clone(), secret(name, value)?))).collect()
+    }
+
     /// The data directory when no setting names one: `$XDG_DATA_HOME/equipoise`, else `~/.local/share/equipoise`, else
     /// `equipoise-data` in the working directory.
     #[must_use]
@@ -82,12 +101,21 @@ impl FromIterator<(OsString, OsString)> for Environment {
             if let Some(at) = DATA_HOMES.iter().position(|(home, _)| *home == name) {
                 // The specification: a relative path there is to be ignored.
                 environment.homes[at] = value.into_string().ok().filter(|home| Path::new(home).is_absolute());
-            } else if name.starts_with(PREFIX) && !value.is_empty() {
+            } else if value.is_empty() {
+                continue;
+            } else if name.starts_with(PREFIX) {
                 environment.ours.insert(name, value);
+            } else if name == DATABASE_URL || name.starts_with(KAFKA) {
+                environment.others.insert(name, value);
             }
         }
         environment
     }
+}
+
+fn secret(variable: &str, value: &OsStr) -> Result<Secret, ConfigError> {
+    let text = value.to_str().ok_or_else(|| ConfigError::NotText { variable: variable.to_owned() })?;
+    Ok(Secret(text.to_owned()))
 }
 
 #[cfg(test)]

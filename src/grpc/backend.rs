@@ -7,11 +7,11 @@ use tokio::time::{Instant, timeout_at};
 use tonic_health::server::HealthReporter;
 
 use super::Error;
+use super::books::Books;
 use super::opening::Opening;
 use super::proto::account_service_server::AccountServiceServer;
 use super::service::Accounts;
 use super::walk::Walks;
-use crate::Ledger;
 
 pub(super) type Service = AccountServiceServer<Accounts>;
 
@@ -26,16 +26,16 @@ pub(super) struct Backend {
 
 impl Backend {
     /// Lets calls in when the ledger is open; ends when it cannot be, or when its journal fails.
-    pub(super) async fn live(&self, opening: &mut Opening, opened: &mut Option<Ledger>) -> Error {
-        let ledger = match opening.ledger().await {
-            Ok(ledger) => opened.insert(ledger),
+    pub(super) async fn live(&self, opening: &mut Opening, opened: &mut Option<Books>) -> Error {
+        let books = match opening.books().await {
+            Ok(books) => opened.insert(books),
             Err(error) => return error.into(),
         };
-        self.accounts.get_or_init(|| self.accounts(ledger));
+        self.accounts.get_or_init(|| self.accounts(books));
         self.health.set_serving::<Service>().await;
-        opening.tell_ready();
-        ledger.closed().await;
-        if let Some(what) = ledger.failure() {
+        opening.tell_ready(books);
+        books.closed().await;
+        if let Some(what) = books.failure() {
             return Error::JournalFailed { what };
         }
         // Whoever embeds the service closed the ledger: reads go on until the service is told to end.
@@ -43,9 +43,9 @@ impl Backend {
         std::future::pending().await
     }
 
-    fn accounts(&self, ledger: &Ledger) -> Service {
+    fn accounts(&self, books: &Books) -> Service {
         let accounts = Accounts {
-            ledger: ledger.clone(),
+            books: books.clone(),
             walks: self.walks.clone(),
             stopping: self.stopping.clone(),
             max_message_bytes: self.max_message_bytes,
@@ -55,12 +55,12 @@ impl Backend {
             .max_encoding_message_size(self.max_message_bytes)
     }
 
-    /// Closes `ledger` and lets go of it, which may take a disk's time, by `latest`.
-    pub(super) async fn close(self, ledger: Ledger, latest: Instant) -> Result<(), Error> {
+    /// Closes `books` and lets go of it, which may take a disk's time, by `latest`.
+    pub(super) async fn close(self, books: Books, latest: Instant) -> Result<(), Error> {
         let closing = tokio::task::spawn_blocking(move || {
-            ledger.close();
-            let failure = ledger.failure();
-            drop((self, ledger));
+            books.close();
+            let failure = books.failure();
+            drop((self, books));
             failure
         });
         match timeout_at(latest, closing).await {

@@ -1,41 +1,77 @@
-//! ExecuteBatch: operations in order, each with its own result; linked ones as one chain.
+//! Batches: operations in order, each with its own result; linked ones as one chain.
 
 use super::audit;
+use super::books::{Begun, Books};
 use super::convert;
 use super::proto::{self, OperationResult, operation::Operation as Kind};
 use super::status::Failure;
-use crate::{
-    Closed, InvalidRequest, Ledger, MAX_BATCH_OPERATIONS, MAX_LEGS, Member, MemberResult, Outcome, Refusal, Request,
-};
+use crate::{InvalidRequest, MAX_BATCH_OPERATIONS, MAX_LEGS, Member, MemberResult, Outcome, Refusal, Request};
 
 /// The longest result: two accounts with ids of 128 bytes, in the protobuf encoding.
 const RESULT_BYTES: usize = 360;
-/// Operations decided before others get a turn on this thread.
-const TURN: usize = 256;
 
-/// Decides every operation; returns when all outcomes are durable.
-///
-/// # Errors
-/// What is wrong with the batch as a whole (nothing was applied then), or that the ledger was closed before all of it
-/// was durable.
-pub(super) async fn execute(
-    ledger: &Ledger,
-    operations: &[proto::Operation],
-    max_bytes: usize,
-) -> Result<Vec<OperationResult>, Failure> {
-    check(operations, max_bytes)?;
-    let mut run = Run { ledger, observed: 0, results: Vec::with_capacity(operations.len()) };
-    let mut turn = TURN;
-    for group in operations.split_inclusive(|operation| !operation.linked) {
-        run.group(group);
-        // Between groups only: nothing is ever half decided.
-        if run.results.len() >= turn {
-            turn = run.results.len() + TURN;
-            tokio::task::yield_now().await;
+/// A batch on its way.
+pub(super) struct Batch {
+    operations: Vec<proto::Operation>,
+    /// Of each group that is a request.
+    begun: Begun,
+    /// The groups that are none: which, the member that is at fault, and why.
+    wrong: Vec<(usize, (usize, Failure))>,
+}
+
+impl Batch {
+    /// Decides every operation, in order and before those of a batch that is begun later.
+    ///
+    /// # Errors
+    /// What is wrong with the batch as a whole: nothing was applied then.
+    pub(super) async fn begin(
+        books: &Books,
+        operations: Vec<proto::Operation>,
+        max_bytes: usize,
+    ) -> Result<Self, Failure> {
+        check(&operations, max_bytes)?;
+        let (mut requests, mut wrong) = (Vec::with_capacity(operations.len()), Vec::new());
+        for (index, group) in groups(&operations).enumerate() {
+            match request(group) {
+                Ok(request) => requests.push(request),
+                Err(failed) => wrong.push((index, failed)),
+            }
         }
+        let begun = books.begin(requests).await;
+        Ok(Batch { operations, begun, wrong })
     }
-    ledger.durable_at(run.observed).await.map_err(|Closed| Failure::closed(ledger))?;
-    Ok(run.results)
+
+    /// The results, when all outcomes are durable; once. May be dropped and called again before.
+    ///
+    /// # Errors
+    /// That the accounts were closed before all of it was durable.
+    pub(super) async fn finish(&mut self, books: &Books) -> Result<Vec<OperationResult>, Failure> {
+        let mut decided = books.finish(&mut self.begun).await?.into_iter();
+        let mut wrong = std::mem::take(&mut self.wrong).into_iter().peekable();
+        let mut results = Vec::with_capacity(self.operations.len());
+        for (index, group) in groups(&self.operations).enumerate() {
+            let outcome = match wrong.next_if(|(at, _)| *at == index) {
+                Some((_, failed)) => Err(failed),
+                None => match decided.next() {
+                    Some(outcome) => outcome.map_err(|failure| (culprit(&failure, group), failure)),
+                    None => return Err(Failure::Internal("a request without an outcome")),
+                },
+            };
+            match outcome {
+                Ok(outcome) => {
+                    let told = group.iter().zip(outcome.results());
+                    results.extend(told.map(|(operation, result)| self::decided(&outcome, operation, result)));
+                }
+                Err((culprit, failure)) => undecided(&mut results, culprit, &failure, group),
+            }
+        }
+        Ok(results)
+    }
+}
+
+/// The operations in groups: linked ones together.
+fn groups(operations: &[proto::Operation]) -> impl Iterator<Item = &[proto::Operation]> {
+    operations.split_inclusive(|operation| !operation.linked)
 }
 
 /// What refuses the whole batch.
@@ -56,54 +92,31 @@ fn check(operations: &[proto::Operation], max_bytes: usize) -> Result<(), Failur
     Ok(())
 }
 
-struct Run<'a> {
-    ledger: &'a Ledger,
-    /// The highest sequence that a result tells of.
-    observed: u64,
-    results: Vec<OperationResult>,
+/// One request of the whole group; an error comes with the member that is at fault.
+fn request(group: &[proto::Operation]) -> Result<Request, (usize, Failure)> {
+    let mut members = Vec::with_capacity(group.len());
+    for (index, operation) in group.iter().enumerate() {
+        members.push(convert::operation(operation).map_err(|failure| (index, failure))?);
+    }
+    match <[Member; 1]>::try_from(members) {
+        Ok([member]) => Ok(Request::single(member.operation, member.id)),
+        Err(members) => Request::chain(members).map_err(|invalid| {
+            let failure = Failure::from(invalid);
+            (culprit(&failure, group), failure)
+        }),
+    }
 }
 
-impl Run<'_> {
-    fn group(&mut self, group: &[proto::Operation]) {
-        match self.decide(group) {
-            Ok(outcome) => self.decided(&outcome, group),
-            Err((culprit, failure)) => self.undecided(culprit, failure, group),
-        }
-    }
-
-    /// One request of the whole group; an error comes with the member that is at fault.
-    fn decide(&self, group: &[proto::Operation]) -> Result<Outcome, (usize, Failure)> {
-        let mut members = Vec::with_capacity(group.len());
-        for (index, operation) in group.iter().enumerate() {
-            members.push(convert::operation(operation).map_err(|failure| (index, failure))?);
-        }
-        let whole = |failure: Failure| (culprit(&failure, group), failure);
-        let request = match <[Member; 1]>::try_from(members) {
-            Ok([member]) => Request::single(member.operation, member.id),
-            Err(members) => Request::chain(members).map_err(|invalid| whole(invalid.into()))?,
-        };
-        self.ledger.submit(request).map_err(|error| whole(Failure::undecided(error, self.ledger)))
-    }
-
-    fn decided(&mut self, outcome: &Outcome, group: &[proto::Operation]) {
-        self.observed = self.observed.max(outcome.sequence());
-        let results = outcome.results();
-        self.results.extend(group.iter().zip(results).map(|(operation, result)| decided(outcome, operation, result)));
-    }
-
-    /// The culprit keeps its text, the others say that their group failed.
-    fn undecided(&mut self, culprit: usize, failure: Failure, group: &[proto::Operation]) {
-        if let Failure::Invalid(InvalidRequest::IdReused { .. } | InvalidRequest::IdOfAnother { .. }) = failure {
-            // The id's first use may not be durable yet.
-            self.observed = self.observed.max(self.ledger.sequence());
-        }
-        let of_group = Failure::Refused { refusal: Refusal::Group { index: culprit }, replayed: false };
-        // Shutting down, or out of memory or disk: that is true of every member.
-        let everybody = matches!(failure, Failure::Closed | Failure::JournalFailed { .. } | Failure::Exhausted(_));
-        self.results.extend(group.iter().enumerate().map(|(index, operation)| {
-            failed(operation, if everybody || index == culprit { &failure } else { &of_group })
-        }));
-    }
+/// The culprit keeps its text, the others say that their group failed.
+fn undecided(results: &mut Vec<OperationResult>, culprit: usize, failure: &Failure, group: &[proto::Operation]) {
+    let of_group = Failure::Refused { refusal: Refusal::Group { index: culprit }, replayed: false };
+    // Shutting down, or out of memory or disk: that is true of every member.
+    let everybody = matches!(failure, Failure::Closed | Failure::JournalFailed { .. } | Failure::Exhausted(_));
+    results.extend(
+        group.iter().enumerate().map(|(index, operation)| {
+            failed(operation, if everybody || index == culprit { failure } else { &of_group })
+        }),
+    );
 }
 
 /// What became of one member of a decided group.

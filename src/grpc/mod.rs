@@ -19,6 +19,7 @@ use crate::OpenError;
 mod audit;
 mod backend;
 mod batch;
+mod books;
 mod call;
 mod convert;
 mod deadline;
@@ -28,10 +29,12 @@ mod pull;
 mod server;
 mod service;
 mod status;
+mod stream;
 mod walk;
 mod watch;
 
 pub(crate) use audit::name as code_name;
+pub use books::Books;
 pub use opening::Opening;
 pub use server::serve;
 

@@ -11,13 +11,16 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
+use super::books::Books;
 use super::status::percent;
 use crate::{Builder, Ledger, OpenError, Progress};
 
 /// How often the log tells how far the opening is.
 const LOG_EVERY: Duration = Duration::from_secs(1);
 
-type Pending = Pin<Box<dyn Future<Output = Result<Ledger, OpenError>> + Send>>;
+type Pending = Pin<Box<dyn Future<Output = Result<Books, OpenError>> + Send>>;
+
+type Told = Box<dyn FnOnce(&Books) + Send>;
 
 /// A ledger, or one that is being opened: what [`serve`](super::serve) takes. A [`Ledger`] is one that is open.
 ///
@@ -25,9 +28,9 @@ type Pending = Pin<Box<dyn Future<Output = Result<Ledger, OpenError>> + Send>>;
 /// `equipoise.v1.AccountService`, and every account call gets UNAVAILABLE.
 pub struct Opening {
     /// None once it has ended.
-    ledger: Option<Pending>,
+    books: Option<Pending>,
     recovery: Arc<Recovery>,
-    on_ready: Option<Box<dyn FnOnce() + Send>>,
+    on_ready: Option<Told>,
 }
 
 impl fmt::Debug for Opening {
@@ -46,7 +49,8 @@ impl Opening {
     /// A ledger that somebody else opens. When the service ends before it is open, `ledger` has
     /// [`Options::shutdown_grace`](super::Options::shutdown_grace) to end and is dropped then.
     pub fn new(ledger: impl Future<Output = Result<Ledger, OpenError>> + Send + 'static) -> Self {
-        Opening { ledger: Some(Box::pin(ledger)), recovery: Arc::default(), on_ready: None }
+        let books = async { ledger.await.map(Books::from) };
+        Opening { books: Some(Box::pin(books)), recovery: Arc::default(), on_ready: None }
     }
 
     /// Opens the ledger in the data directory `dir`, on a thread for what blocks, and tells callers and the log how far
@@ -70,9 +74,9 @@ impl Opening {
         Opening { recovery, ..Opening::new(open) }
     }
 
-    /// Calls `told` once the service takes account calls. It must not block.
+    /// Calls `told` with the accounts once the service takes account calls. It must not block.
     #[must_use]
-    pub fn on_ready(mut self, told: impl FnOnce() + Send + 'static) -> Self {
+    pub fn on_ready(mut self, told: impl FnOnce(&Books) + Send + 'static) -> Self {
         self.on_ready = Some(Box::new(told));
         self
     }
@@ -81,26 +85,26 @@ impl Opening {
         self.recovery.clone()
     }
 
-    /// The ledger, when it is open; once. May be dropped and called again before.
-    pub(super) async fn ledger(&mut self) -> Result<Ledger, OpenError> {
-        let Some(ledger) = &mut self.ledger else { return future::pending().await };
-        let opened = ledger.await;
-        self.ledger = None;
+    /// The accounts, when they are there; once. May be dropped and called again before.
+    pub(super) async fn books(&mut self) -> Result<Books, OpenError> {
+        let Some(books) = &mut self.books else { return future::pending().await };
+        let opened = books.await;
+        self.books = None;
         opened
     }
 
-    pub(super) fn tell_ready(&mut self) {
+    pub(super) fn tell_ready(&mut self, books: &Books) {
         if let Some(told) = self.on_ready.take() {
-            told();
+            told(books);
         }
     }
 
-    /// Ends what is under way, within `grace`. The ledger, if it was faster.
-    pub(super) async fn cancel(&mut self, grace: Duration) -> Option<Ledger> {
-        self.ledger.as_ref()?;
+    /// Ends what is under way, within `grace`. The accounts, if that was faster.
+    pub(super) async fn cancel(&mut self, grace: Duration) -> Option<Books> {
+        self.books.as_ref()?;
         self.recovery.cancel();
-        match timeout(grace, self.ledger()).await {
-            Ok(Ok(ledger)) => return Some(ledger),
+        match timeout(grace, self.books()).await {
+            Ok(Ok(books)) => return Some(books),
             Ok(Err(OpenError::Cancelled)) => {}
             Ok(Err(error)) => tracing::warn!(%error, "the ledger could not be opened, and is not needed any more"),
             Err(_) => tracing::warn!("the opening of the ledger did not end within {grace:?}"),

@@ -31,11 +31,11 @@ impl Ends {
     pub(super) fn new(operation: &'static str, metadata: &MetadataMap, accounts: &Accounts) -> Self {
         let timeout: Option<Duration> =
             metadata.get("grpc-timeout").and_then(|value| deadline::parse(value.as_bytes()).ok());
-        let (mut stopping, ledger) = (accounts.stopping.clone(), accounts.ledger.clone());
+        let (mut stopping, books) = (accounts.stopping.clone(), accounts.books.clone());
         let stopped = Box::pin(async move {
             // An error: the service is gone.
             let _ = stopping.wait_for(|stopping| *stopping).await;
-            Failure::closed(&ledger)
+            books.why_closed()
         });
         Ends { operation, deadline: timeout.map(|timeout| Box::pin(sleep(timeout))), stopped }
     }

@@ -95,7 +95,7 @@ pub async fn serve(
     let ((), late) = tokio::join!(server.drain(grace), opening.cancel(grace));
     drop(server);
     match opened.or(late) {
-        Some(ledger) => result.and(backend.close(ledger, latest).await),
+        Some(books) => result.and(backend.close(books, latest).await),
         None => result,
     }
 }

@@ -6,6 +6,8 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::audit::{self, Subject};
+use super::batch::Batch;
+use super::books::Books;
 use super::proto::account_service_server::AccountService;
 use super::proto::{
     CreateAccountRequest, CreateAccountResponse, ExecuteBatchRequest, ExecuteBatchResponse, GetBalanceRequest,
@@ -15,16 +17,15 @@ use super::proto::{
 };
 use super::pull::{BoxStream, Ends, pull};
 use super::status::Failure;
+use super::stream::Batches;
 use super::walk::{Place, Walks};
 use super::watch::Watch;
-use super::{batch, convert};
-use crate::{
-    AccountId, AccountState, Closed, InvalidRequest, Ledger, Member, Outcome, Refusal, SubmitError, TransactionId,
-};
+use super::{convert, proto};
+use crate::{AccountId, AccountState, Member, Outcome, Refusal, TransactionId};
 
 /// What the calls need.
 pub(super) struct Accounts {
-    pub(super) ledger: Ledger,
+    pub(super) books: Books,
     pub(super) walks: Arc<Walks>,
     /// True once shutdown began.
     pub(super) stopping: watch::Receiver<bool>,
@@ -33,7 +34,7 @@ pub(super) struct Accounts {
 
 #[tonic::async_trait]
 impl AccountService for Accounts {
-    type ExecuteStreamStream = tokio_stream::Empty<Result<ExecuteBatchResponse, Status>>;
+    type ExecuteStreamStream = BoxStream<ExecuteBatchResponse>;
     type SnapshotBalancesStream = BoxStream<SnapshotBalancesResponse>;
     type WatchTransactionsStream = BoxStream<WatchTransactionsResponse>;
 
@@ -48,7 +49,7 @@ impl AccountService for Accounts {
 
     async fn get_balance(&self, request: Request<GetBalanceRequest>) -> Result<Response<GetBalanceResponse>, Status> {
         let message = request.into_inner();
-        answer("GetBalance", Subject::account(&message.account_id, ""), self.balance(&message))
+        answer("GetBalance", Subject::account(&message.account_id, ""), self.balance(&message).await)
     }
 
     async fn update_balance(
@@ -73,15 +74,16 @@ impl AccountService for Accounts {
         request: Request<ExecuteBatchRequest>,
     ) -> Result<Response<ExecuteBatchResponse>, Status> {
         let operations = request.into_inner().operations;
-        let results = batch::execute(&self.ledger, &operations, self.max_message_bytes).await;
-        answer("ExecuteBatch", Subject::default(), results.map(|results| ExecuteBatchResponse { results }))
+        answer("ExecuteBatch", Subject::default(), self.batch(operations).await)
     }
 
     async fn execute_stream(
         &self,
-        _: Request<Streaming<ExecuteBatchRequest>>,
+        request: Request<Streaming<ExecuteBatchRequest>>,
     ) -> Result<Response<Self::ExecuteStreamStream>, Status> {
-        answer("ExecuteStream", Subject::default(), Err(Failure::Unimplemented))
+        let ends = Ends::new("ExecuteStream", request.metadata(), self);
+        let batches = Batches::new(self.books.clone(), request.into_inner(), self.max_message_bytes);
+        Ok(Response::new(pull(batches, ends, Batches::step)))
     }
 
     async fn snapshot_balances(
@@ -89,8 +91,8 @@ impl AccountService for Accounts {
         request: Request<SnapshotBalancesRequest>,
     ) -> Result<Response<Self::SnapshotBalancesStream>, Status> {
         let ends = Ends::new("SnapshotBalances", request.metadata(), self);
-        let place = Place::first(&self.walks, &self.ledger, request.into_inner().prefix);
-        let stream = place.map(|place| pull(place, ends, |place| async { place.step() }));
+        let place = Place::first(&self.walks, &self.books, request.into_inner().prefix).await;
+        let stream = place.map(|place| pull(place, ends, Place::step));
         answer("SnapshotBalances", Subject::default(), stream)
     }
 
@@ -98,7 +100,7 @@ impl AccountService for Accounts {
         &self,
         request: Request<ListAccountsRequest>,
     ) -> Result<Response<ListAccountsResponse>, Status> {
-        answer("ListAccounts", Subject::default(), self.walks.list(&self.ledger, request.get_ref()))
+        answer("ListAccounts", Subject::default(), self.walks.list(&self.books, request.get_ref()).await)
     }
 
     async fn get_transaction(
@@ -115,7 +117,7 @@ impl AccountService for Accounts {
     ) -> Result<Response<Self::WatchTransactionsStream>, Status> {
         let ends = Ends::new("WatchTransactions", request.metadata(), self);
         let message = request.into_inner();
-        let watch = Watch::new(self.ledger.clone(), &message);
+        let watch = Watch::new(self.books.clone(), &message).await;
         let stream = watch.map(|watch| pull(watch, ends, Watch::step));
         answer("WatchTransactions", Subject::account(&message.account_id, ""), stream)
     }
@@ -136,9 +138,9 @@ impl Accounts {
     }
 
     /// Never waits: the balance at the durable sequence.
-    fn balance(&self, message: &GetBalanceRequest) -> Result<GetBalanceResponse, Failure> {
+    async fn balance(&self, message: &GetBalanceRequest) -> Result<GetBalanceResponse, Failure> {
         let account = AccountId::parse("account_id", &message.account_id)?;
-        match self.ledger.balance_durable(&account) {
+        match self.books.balance(&account).await? {
             Some(AccountState { balance, version, sequence, .. }) => {
                 Ok(GetBalanceResponse { balance, version, sequence })
             }
@@ -170,34 +172,22 @@ impl Accounts {
         })
     }
 
+    async fn batch(&self, operations: Vec<proto::Operation>) -> Result<ExecuteBatchResponse, Failure> {
+        let mut batch = Batch::begin(&self.books, operations, self.max_message_bytes).await?;
+        Ok(ExecuteBatchResponse { results: batch.finish(&self.books).await? })
+    }
+
     async fn transaction(&self, id: &str) -> Result<GetTransactionResponse, Failure> {
         let id = TransactionId::new(id)?;
-        let Some(outcome) = self.ledger.transaction(&id)? else {
+        let Some(outcome) = self.books.transaction(&id).await? else {
             return Err(Failure::UnknownTransaction { id: id.to_string() });
         };
-        self.durable(outcome.sequence()).await?;
         Ok(GetTransactionResponse { transaction: convert::transactions(&outcome).into_iter().next() })
     }
 
-    /// Waits until nothing up to `sequence` can be lost any more.
-    async fn durable(&self, sequence: u64) -> Result<(), Failure> {
-        self.ledger.durable_at(sequence).await.map_err(|Closed| Failure::closed(&self.ledger))
-    }
-
-    /// Decides one operation, in one go, then waits until its outcome can no longer be lost. A call that is cancelled
-    /// while it waits has been decided all the same: its id tells.
+    /// Decides one operation; its outcome and the accounts after it.
     async fn decide<const N: usize>(&self, member: Member) -> Result<(Outcome, [AccountState; N]), Failure> {
-        let outcome = match self.ledger.submit(crate::Request::single(member.operation, member.id)) {
-            Ok(outcome) => outcome,
-            Err(error) => {
-                if let SubmitError::Invalid(InvalidRequest::IdReused { .. }) = error {
-                    // The id's first use may not be durable yet.
-                    self.durable(self.ledger.sequence()).await?;
-                }
-                return Err(Failure::undecided(error, &self.ledger));
-            }
-        };
-        self.durable(outcome.sequence()).await?;
+        let outcome = self.books.decide(crate::Request::single(member.operation, member.id)).await?;
         let accounts =
             outcome.result().map_err(|refusal| Failure::Refused { refusal, replayed: outcome.replayed() })?;
         let accounts = <[AccountState; N]>::try_from(accounts.into_vec());

@@ -49,8 +49,8 @@ pub(super) enum Failure {
     Deadline,
     #[error("{text}")]
     TooLong { text: String },
-    #[error("ExecuteStream is not served yet; ExecuteBatch takes the same messages")]
-    Unimplemented,
+    #[error("the caller left")]
+    Left,
     #[error("internal error: {0}")]
     Internal(&'static str),
 }
@@ -132,7 +132,7 @@ impl Failure {
             | Failure::IdsUnreadable { .. }
             | Failure::Closed => Code::Unavailable,
             Failure::Deadline => Code::DeadlineExceeded,
-            Failure::Unimplemented => Code::Unimplemented,
+            Failure::Left => Code::Cancelled,
             // Damage that a disk did: the contract's code for what never happens in correct operation.
             Failure::Unreadable { .. } | Failure::Internal(_) => Code::Internal,
         }
@@ -193,7 +193,7 @@ impl Failure {
             Failure::Closed => "SHUTTING_DOWN",
             Failure::Deadline => "DEADLINE_EXCEEDED",
             Failure::TooLong { .. } => "MESSAGE_TOO_LONG",
-            Failure::Unimplemented => "NOT_SERVED",
+            Failure::Left => "CALLER_LEFT",
             Failure::Internal(_) => "INTERNAL",
         }
     }

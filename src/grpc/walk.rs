@@ -12,11 +12,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use parking_lot::Mutex;
 
+use super::books::{Books, Pages};
 use super::convert;
 use super::proto;
 use super::pull::Step;
 use super::status::Failure;
-use crate::{AccountId, AccountState, Ledger, MAX_ID_BYTES, Snapshot};
+use crate::{AccountId, MAX_ID_BYTES};
 
 /// Accounts in one message of a snapshot stream, and the most in one page: under 200 KB with the longest ids.
 const MAX_PAGE: usize = 1_000;
@@ -31,7 +32,7 @@ pub(super) struct Walks {
 }
 
 struct Walk {
-    snapshot: Snapshot,
+    snapshot: Pages,
     prefix: String,
     expires: Instant,
 }
@@ -50,7 +51,7 @@ impl Walks {
         drop(expired);
     }
 
-    fn open(&self, snapshot: Snapshot, prefix: String) -> Result<u64, Failure> {
+    fn open(&self, snapshot: Pages, prefix: String) -> Result<u64, Failure> {
         let mut table = self.table.lock();
         if table.len() >= self.limit {
             return Err(Failure::Walks { limit: self.limit });
@@ -65,7 +66,7 @@ impl Walks {
     }
 
     /// The walk's snapshot and prefix, and a new lease; None: it is over.
-    fn renew(&self, walk: u64) -> Option<(Snapshot, String)> {
+    fn renew(&self, walk: u64) -> Option<(Pages, String)> {
         let mut table = self.table.lock();
         let walk = table.get_mut(&walk)?;
         walk.expires = self.expiry();
@@ -82,15 +83,15 @@ impl Walks {
     }
 
     /// One page of a walk.
-    pub(super) fn list(
+    pub(super) async fn list(
         &self,
-        ledger: &Ledger,
+        books: &Books,
         request: &proto::ListAccountsRequest,
     ) -> Result<proto::ListAccountsResponse, Failure> {
         check_prefix(&request.prefix)?;
         let size = page_size(request.page_size)?;
         let (snapshot, token) = match request.page_token.as_str() {
-            "" => (ledger.snapshot_durable()?, None),
+            "" => (books.snapshot().await?, None),
             text => {
                 let token = Token::parse(text).ok_or_else(|| page_token("is not one of this service's"))?;
                 let (snapshot, prefix) =
@@ -102,7 +103,7 @@ impl Walks {
             }
         };
         // One more than asked for tells whether there is another page.
-        let mut page = snapshot.page(&request.prefix, token.as_ref().map(|token| &token.after), size + 1);
+        let mut page = snapshot.page(&request.prefix, token.as_ref().map(|token| &token.after), size + 1).await?;
         let more = page.len() > size;
         page.truncate(size);
         let sequence = snapshot.sequence();
@@ -133,21 +134,21 @@ pub(super) struct Place {
 }
 
 impl Place {
-    pub(super) fn first(walks: &Arc<Walks>, ledger: &Ledger, prefix: String) -> Result<Self, Failure> {
+    pub(super) async fn first(walks: &Arc<Walks>, books: &Books, prefix: String) -> Result<Self, Failure> {
         check_prefix(&prefix)?;
-        let walk = walks.open(ledger.snapshot_durable()?, prefix)?;
+        let walk = walks.open(books.snapshot().await?, prefix)?;
         Ok(Place { walks: walks.clone(), walk, after: None, ended: false })
     }
 
     /// The next message. There is always one, so that the sequence is told also when there is no account.
-    pub(super) fn step(mut self) -> Step<Place, proto::SnapshotBalancesResponse> {
+    pub(super) async fn step(mut self) -> Step<Place, proto::SnapshotBalancesResponse> {
         if self.ended {
             return Ok(None);
         }
         let Some((snapshot, prefix)) = self.walks.renew(self.walk) else {
             return Err(Failure::Lease { seconds: self.walks.lease.as_secs() });
         };
-        let page: Vec<AccountState> = snapshot.page(&prefix, self.after.as_ref(), MAX_PAGE);
+        let page = snapshot.page(&prefix, self.after.as_ref(), MAX_PAGE).await?;
         self.ended = page.len() < MAX_PAGE;
         self.after = page.last().map(|last| last.id.clone());
         let message =
@@ -213,6 +214,7 @@ fn check_prefix(prefix: &str) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Ledger;
 
     #[test]
     fn a_token_survives_its_text_and_nothing_else_passes() {
@@ -228,9 +230,10 @@ mod tests {
     fn an_expired_walk_is_swept() {
         let ledger = Ledger::new();
         let walks = Walks::new(Duration::ZERO, 2);
-        let walk = walks.open(ledger.snapshot().unwrap(), String::new()).unwrap();
-        walks.open(ledger.snapshot().unwrap(), String::new()).unwrap();
-        assert!(matches!(walks.open(ledger.snapshot().unwrap(), String::new()), Err(Failure::Walks { limit: 2 })));
+        let open = || walks.open(Pages::Ledger(ledger.snapshot().unwrap()), String::new());
+        let walk = open().unwrap();
+        open().unwrap();
+        assert!(matches!(open(), Err(Failure::Walks { limit: 2 })));
         walks.sweep();
         assert!(walks.renew(walk).is_none());
         assert_eq!(ledger.stats().open_snapshots, 0);

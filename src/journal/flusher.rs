@@ -4,8 +4,10 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
-use super::{JournalError, Sink};
+use super::notes::Due;
+use super::{JournalError, NoteError, Notes, Sink};
 use crate::account::Balance;
+use crate::error::SubmitError;
 use crate::kernel::{Consumer, Handle, Kernel, pin};
 use crate::wait::Waiters;
 
@@ -55,11 +57,12 @@ impl Flusher {
         &self,
         kernel: &Kernel<Balance>,
         waiters: &Waiters,
+        notes: &Notes,
         durable: impl FnMut(&[Handle<Balance>], u64),
     ) -> Flushed {
         match self.working.try_lock() {
             Some(mut working) => {
-                self.flush_locked(&mut working, kernel, waiters, durable);
+                self.flush_locked(&mut working, kernel, waiters, notes, durable);
                 Flushed::Done
             }
             None => Flushed::Busy,
@@ -71,9 +74,10 @@ impl Flusher {
         &self,
         kernel: &Kernel<Balance>,
         waiters: &Waiters,
+        notes: &Notes,
         durable: impl FnMut(&[Handle<Balance>], u64),
     ) {
-        self.flush_locked(&mut self.working.lock(), kernel, waiters, durable);
+        self.flush_locked(&mut self.working.lock(), kernel, waiters, notes, durable);
     }
 
     /// Runs `then` while the durable sequence stands still.
@@ -87,25 +91,30 @@ impl Flusher {
         working: &mut Working,
         kernel: &Kernel<Balance>,
         waiters: &Waiters,
+        notes: &Notes,
         mut durable: impl FnMut(&[Handle<Balance>], u64),
     ) {
         while self.failure.get().is_none() {
             let guard = pin();
             let through = kernel.begin_flush(&guard);
+            let due = notes.take(through);
             if through == kernel.durable() {
-                return;
+                drop(guard);
+                if due.is_empty() {
+                    return;
+                }
+                self.keep_notes(due, waiters, notes);
+                continue;
             }
             working.consumer.take(kernel, through, &mut working.batch, &guard);
             drop(guard);
-            if let Err(failure) = self.sink.append(&working.batch) {
-                // Only we set it, under the lock.
-                let _ = self.failure.set(failure);
+            if let Err(failure) = self.sink.append(&working.batch, &due.records) {
                 working.batch.clear();
-                waiters.close();
-                return;
+                return self.fail(failure, due, waiters, notes);
             }
             kernel.end_flush(through);
             let more = waiters.reached(through);
+            notes.kept(due);
             durable(&working.batch, through);
             for entries in working.batch.chunks(TRIM_STRIDE) {
                 let guard = pin();
@@ -116,5 +125,22 @@ impl Flusher {
                 return;
             }
         }
+    }
+
+    /// Notes that no entry waits with.
+    fn keep_notes(&self, due: Due, waiters: &Waiters, notes: &Notes) {
+        let kept = if due.records.is_empty() { Ok(()) } else { self.sink.append(&[], &due.records) };
+        match kept {
+            Ok(()) => notes.kept(due),
+            Err(failure) => self.fail(failure, due, waiters, notes),
+        }
+    }
+
+    fn fail(&self, failure: JournalError, due: Due, waiters: &Waiters, notes: &Notes) {
+        let why = NoteError::Closed(SubmitError::JournalFailed { what: failure.what.clone() });
+        // Only we set it, under the lock.
+        let _ = self.failure.set(failure);
+        waiters.close();
+        notes.close(due, &why);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use parking_lot::RwLock;
 
-use super::{HistoryError, HistoryGone, JournalError, Sink};
+use super::{HistoryError, HistoryGone, JournalError, Record, Sink};
 use crate::account::Balance;
 use crate::kernel::Handle;
 use crate::outcome::Outcome;
@@ -29,7 +29,7 @@ impl Memory {
 }
 
 impl Sink for Memory {
-    fn append(&self, batch: &[Handle<Balance>]) -> Result<(), JournalError> {
+    fn append(&self, batch: &[Handle<Balance>], _noted: &[Record]) -> Result<(), JournalError> {
         let mut ring = self.ring.write();
         ring.entries.extend(batch.iter().cloned());
         let excess = ring.entries.len().saturating_sub(self.capacity);

@@ -6,6 +6,8 @@
 pub(crate) mod disk;
 mod flusher;
 mod memory;
+mod notes;
+mod source;
 
 use thiserror::Error;
 
@@ -15,12 +17,14 @@ use crate::outcome::Outcome;
 
 pub(crate) use flusher::{Flushed, Flusher};
 pub(crate) use memory::Memory;
+pub(crate) use notes::{Noted, Notes, Noting, Record};
+pub use source::{Advance, MAX_PARKED_BYTES, MAX_SOURCE_BYTES, MAX_SOURCES, Note, NoteError, Parked, SourcePosition};
 
 /// A place that keeps what was committed.
 pub(crate) trait Sink: Send + Sync {
-    /// Keeps `batch`, dense and in commit order; when it returns the batch is as safe as the sink can make it. After an error nothing
-    /// can be appended any more.
-    fn append(&self, batch: &[Handle<Balance>]) -> Result<(), JournalError>;
+    /// Keeps `batch`, dense and in commit order, and what was noted, never before the last entry of `batch`; when it returns both are
+    /// as safe as the sink can make it. After an error nothing can be appended any more.
+    fn append(&self, batch: &[Handle<Balance>], noted: &[Record]) -> Result<(), JournalError>;
     /// Up to `limit` entries from sequence `from` (0: the oldest kept) to `through`, which is durable.
     fn read(&self, from: u64, through: u64, limit: usize) -> Result<Vec<Outcome>, HistoryError>;
     /// The oldest sequence kept, or the next one to come.

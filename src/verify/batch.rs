@@ -97,7 +97,7 @@ impl<'a> Batch<'a> {
             return at(36, format!("unknown flags {:#x}", self.flags));
         }
         if self.sources as usize > self.body.len() {
-            return at(32, format!("source offsets of {} bytes in a body of {}", self.sources, self.body.len()));
+            return at(32, format!("sources of {} bytes in a body of {}", self.sources, self.body.len()));
         }
         if self.closing() && (self.count != 0 || !self.body.is_empty()) {
             return at(24, "a closing batch with entries".to_owned());
@@ -116,6 +116,11 @@ impl<'a> Batch<'a> {
         let mut hasher = blake3::Hasher::new();
         hasher.update(before).update(self.hashed).update(self.body);
         *hasher.finalize().as_bytes()
+    }
+
+    /// What it says about sources; empty when it says nothing.
+    pub(crate) fn section(&self) -> &'a [u8] {
+        self.body.get(..self.sources as usize).unwrap_or_default()
     }
 
     /// Its entries.

@@ -8,6 +8,7 @@ use super::bytes::{Bytes, Read, Wrong, hex};
 use super::frame::State;
 use super::problem::Problem;
 use super::replay::Replay;
+use super::sources::Sources;
 
 const HEADER: usize = 128;
 const LARGEST_BLOCK: u32 = 1 << 20;
@@ -19,6 +20,24 @@ struct Header {
     ledger: [u8; 16],
     accounts: u64,
     total: i128,
+    section: Option<Section>,
+}
+
+/// What a checkpoint of version 2 says about its section of sources.
+#[derive(Clone, Copy)]
+struct Section {
+    batch: u64,
+    length: u64,
+    last: u64,
+    checksum: u32,
+}
+
+/// What a checkpoint says about the sources.
+#[derive(Debug, Default)]
+pub(super) struct Stated {
+    /// They are as of this batch; 0: nothing was noted when it was written.
+    pub(super) batch: u64,
+    pub(super) sources: Sources,
 }
 
 /// A checkpoint file under way.
@@ -37,10 +56,10 @@ pub(super) struct Expected<'a> {
     pub(super) replay: &'a Replay,
 }
 
-/// Compares the checkpoint with what the entries up to its sequence make.
-pub(super) fn compare(path: &Path, file: &File, expected: &Expected<'_>) -> Result<(), Problem> {
+/// Compares the checkpoint with what the entries up to its sequence make; what it says about the sources.
+pub(super) fn compare(path: &Path, file: &File, expected: &Expected<'_>) -> Result<Stated, Problem> {
     let replay = expected.replay;
-    let header = read(path, file, expected, &mut |id, state, changed| match replay.account(id) {
+    let (header, stated) = read(path, file, expected, &mut |id, state, changed| match replay.account(id) {
         None => Err(format!("account {id} is in the checkpoint, and no entry opened it")),
         Some(account) if (account.state, account.changed) == (state, changed) => Ok(()),
         Some(account) => {
@@ -58,24 +77,31 @@ pub(super) fn compare(path: &Path, file: &File, expected: &Expected<'_>) -> Resu
         let what = format!("{} accounts; replay gives {}", header.accounts, replay.accounts());
         return Err(Problem { sequence: Some(expected.sequence), ..Problem::at(path, 48, what) });
     }
-    Ok(())
+    Ok(stated)
 }
 
-/// Takes the checkpoint as what the replay begins with; the time of its entry.
-pub(super) fn adopt(path: &Path, file: &File, expected: &Expected<'_>, replay: &mut Replay) -> Result<u64, Problem> {
-    let header = read(path, file, expected, &mut |id, state, changed| {
+/// Takes the checkpoint as what the replay begins with; the time of its entry, and what it says about the sources.
+pub(super) fn adopt(
+    path: &Path,
+    file: &File,
+    expected: &Expected<'_>,
+    replay: &mut Replay,
+) -> Result<(u64, Stated), Problem> {
+    let (header, stated) = read(path, file, expected, &mut |id, state, changed| {
         replay.adopt(id, state, changed);
         Ok(())
     })?;
-    Ok(header.time)
+    Ok((header.time, stated))
 }
 
-/// How many accounts the checkpoint says that it holds, and at which sequence; nothing after its header is read.
-pub(super) fn says(path: &Path, mut file: &File) -> Result<(u64, u64), Problem> {
+/// How many accounts the checkpoint says that it holds, at which sequence, and what it says about the sources; its accounts are not
+/// read.
+pub(super) fn says(path: &Path, file: &File) -> Result<(u64, u64, Stated), Problem> {
+    let mut reader = Reader { path, file: BufReader::new(file), at: 0 };
     let mut fields = [0; HEADER];
-    file.read_exact(&mut fields).map_err(|error| Problem::unreadable(path, &error))?;
+    reader.fill(&mut fields)?;
     match parse(&fields) {
-        Ok((header, true)) => Ok((header.accounts, header.sequence)),
+        Ok((header, true)) => Ok((header.accounts, header.sequence, reader.sources(&header)?)),
         Ok((_, false)) => Err(Problem::at(path, 8, "the checksum of the checkpoint's header does not match")),
         Err(wrong) => Err(Problem::at(path, wrong.at, wrong.what)),
     }
@@ -84,9 +110,10 @@ pub(super) fn says(path: &Path, mut file: &File) -> Result<(u64, u64), Problem> 
 type EachAccount<'a> = &'a mut dyn FnMut(&str, State, u64) -> Result<(), String>;
 
 /// Checks the checkpoint in itself, and shows `each` its accounts in order.
-fn read(path: &Path, file: &File, expected: &Expected<'_>, each: EachAccount<'_>) -> Result<Header, Problem> {
+fn read(path: &Path, file: &File, expected: &Expected<'_>, each: EachAccount<'_>) -> Result<(Header, Stated), Problem> {
     let mut reader = Reader { path, file: BufReader::with_capacity(LARGEST_BLOCK as usize, file), at: 0 };
     let header = reader.header(expected)?;
+    let stated = reader.sources(&header)?;
     let (mut accounts, mut total) = (0_u64, 0_i128);
     let mut last = String::new();
     let mut block = Vec::new();
@@ -122,7 +149,7 @@ fn read(path: &Path, file: &File, expected: &Expected<'_>, each: EachAccount<'_>
             format!("the total says {}, the balances add up to {total}", header.total),
         ));
     }
-    Ok(header)
+    Ok((header, stated))
 }
 
 /// One account, with the sequence of its last change.
@@ -160,10 +187,33 @@ impl Reader<'_> {
         {
             return wrong(24, format!("time {} of its entry; the journal says {time}", header.time));
         }
-        if let Some(at) = fields[72..].iter().position(|byte| *byte != 0) {
-            return wrong(72 + at, "a byte after the header's fields is not zero".to_owned());
+        let end = if header.section.is_some() { 100 } else { 72 };
+        if let Some(at) = fields[end..].iter().position(|byte| *byte != 0) {
+            return wrong(end + at, "a byte after the header's fields is not zero".to_owned());
         }
         Ok(header)
+    }
+
+    /// Reads the section of sources, which is next, if there is one.
+    fn sources(&mut self, header: &Header) -> Result<Stated, Problem> {
+        let Some(Section { batch, length, last, checksum }) = header.section else { return Ok(Stated::default()) };
+        let begin = self.at;
+        let mut section = Vec::new();
+        let read = (&mut self.file).take(length).read_to_end(&mut section);
+        let read = read.map_err(|error| Problem::unreadable(self.path, &error))?;
+        if (read as u64) < length {
+            return Err(self.problem(begin, header, format!("a section of {length} bytes past the end of the file")));
+        }
+        if crc32c::crc32c(&section) != checksum {
+            return Err(self.problem(96, header, "the checksum of the sources does not match".to_owned()));
+        }
+        self.at += read;
+        let sources = Sources::of_checkpoint(&section, last);
+        let sources = sources.map_err(|Wrong { at, what }| self.problem(begin + at, header, what))?;
+        if batch == 0 || sources == Sources::default() {
+            return Err(self.problem(72, header, format!("sources as of batch {batch} that say nothing")));
+        }
+        Ok(Stated { batch, sources })
     }
 
     /// Reads the next block; where in the file its body begins.
@@ -217,9 +267,12 @@ fn parse(fields: &[u8; HEADER]) -> Result<(Header, bool), Wrong> {
     }
     let checked = bytes.u32()? == crc32c::crc32c(&fields[12..]);
     let version = bytes.u32()?;
-    if checked && version != 1 {
-        return Err(Wrong { at: 12, what: format!("format version {version}; this program reads version 1") });
+    if checked && version != 1 && version != 2 {
+        return Err(Wrong { at: 12, what: format!("format version {version}; this program reads versions 1 and 2") });
     }
     let (sequence, time, ledger) = (bytes.u64()?, bytes.u64()?, bytes.array()?);
-    Ok((Header { sequence, time, ledger, accounts: bytes.u64()?, total: bytes.i128()? }, checked))
+    let (accounts, total) = (bytes.u64()?, bytes.i128()?);
+    let section = Section { batch: bytes.u64()?, length: bytes.u64()?, last: bytes.u64()?, checksum: bytes.u32()? };
+    let section = (version == 2).then_some(section);
+    Ok((Header { sequence, time, ledger, accounts, total, section }, checked))
 }

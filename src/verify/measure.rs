@@ -11,6 +11,7 @@ use super::frame::Entry;
 use super::index;
 use super::problem::Problem;
 use super::segment::{HEADER, Header};
+use super::sources::{Sections, Sources};
 
 /// What is there. Sizes are in bytes, times in nanoseconds since the Unix epoch.
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub(crate) struct Sizes {
     pub(crate) accounts: Option<(u64, u64)>,
     /// How many ids the index holds, or why they are not counted.
     pub(crate) ids: Result<u64, String>,
+    /// How many sources are known, and how many records are parked; None: not to be told, since notes were dropped.
+    pub(crate) sources: Option<(u64, u64)>,
     pub(crate) notes: Vec<String>,
 }
 
@@ -57,6 +60,7 @@ impl Sizes {
             last_time: 0,
             accounts: None,
             ids: Ok(0),
+            sources: None,
             notes: Vec::new(),
         }
     }
@@ -66,20 +70,24 @@ impl Sizes {
 pub(crate) fn measure(directory: &Directory, progress: &mut dyn FnMut(u64, u64)) -> Result<Sizes, Problem> {
     let total = directory.bytes_from(0);
     let sizes = Sizes { segment_bytes: total, notes: directory.notes.clone(), ..Sizes::new() };
-    let mut measuring = Measuring { sizes, done: 0, total, progress };
+    let said = directory.checkpoints.last().map(|(_, path, file)| checkpoint::says(path, file)).transpose();
+    let base = match &said {
+        Ok(Some((_, sequence, stated))) => Some((*sequence, stated.batch, stated.sources.clone())),
+        _ => (directory.first_number == 1).then(Default::default),
+    };
+    let mut measuring = Measuring { sizes, base, sections: Sections::default(), done: 0, total, progress };
     let end = walk(directory, 0, &mut measuring)?;
     let mut sizes = measuring.sizes;
+    sizes.sources = measuring.base.map(|(.., sources)| (sources.count(), sources.parked()));
     sizes.notes.extend(end.notes);
     sizes.segments = directory.segments.len() as u64;
     sizes.spare_bytes = fs::metadata(directory.path.join("journal/spare")).map_or(0, |file| file.len());
     sizes.checkpoints = directory.checkpoints.len() as u64;
     let lengths = directory.checkpoints.iter().filter_map(|(_, _, file)| file.metadata().ok());
     sizes.checkpoint_bytes = lengths.map(|file| file.len()).sum();
-    if let Some((_, path, file)) = directory.checkpoints.last() {
-        match checkpoint::says(path, file) {
-            Ok(accounts) => sizes.accounts = Some(accounts),
-            Err(problem) => sizes.notes.push(problem.to_string()),
-        }
+    match said {
+        Ok(said) => sizes.accounts = said.map(|(accounts, sequence, _)| (accounts, sequence)),
+        Err(problem) => sizes.notes.push(problem.to_string()),
     }
     let ids = directory.path.join("ids");
     sizes.index_bytes = bytes_under(&ids);
@@ -104,6 +112,9 @@ fn bytes_under(folder: &Path) -> u64 {
 
 struct Measuring<'a> {
     sizes: Sizes,
+    /// What the newest checkpoint says, its sequence and its batch, and what the notes after it add.
+    base: Option<(u64, u64, Sources)>,
+    sections: Sections,
     done: u64,
     total: u64,
     progress: &'a mut dyn FnMut(u64, u64),
@@ -122,6 +133,14 @@ impl Visitor for Measuring<'_> {
         let sizes = &mut self.sizes;
         sizes.batches += 1;
         sizes.used_bytes += batch.bytes() as u64;
+        let sections = &mut self.sections;
+        if let Some((sequence, of, sources)) = &mut self.base {
+            let covered = if *of > 0 { batch.number <= *of } else { batch.first_sequence <= *sequence };
+            sections.take(batch, covered)?;
+            if !covered {
+                sections.changes(batch, |change| Ok::<_, Problem>(sources.apply(change)))?;
+            }
+        }
         if batch.count == 0 {
             return Ok(());
         }

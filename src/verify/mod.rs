@@ -13,10 +13,12 @@
 //!    entry that it is refused when it is done again, for the same reason, and that it changed nothing.
 //! 7. Each checkpoint, when the replay is at its sequence: checksums, order, count, total, and every account as the
 //!    replay has it.
-//! 8. The end: no checkpoint beyond it, and with [`Options::head`] the hash of the last batch, which stands for all
+//! 8. What is noted of sources: no position goes back, parked records are numbered one after the other, what is taken back was parked;
+//!    and what each checkpoint says of it, as of its batch.
+//! 9. The end: no checkpoint beyond it, and with [`Options::head`] the hash of the last batch, which stands for all
 //!    before it.
-//! 9. The id index: each of its runs (checksums, order, filter), that they are one chain which ends no later than the
-//!    journal, and every id of every entry up to there at its place.
+//! 10. The id index: each of its runs (checksums, order, filter), that they are one chain which ends no later than the
+//!     journal, and every id of every entry up to there at its place.
 //!
 //! A journal whose beginning was dropped is replayed from the oldest checkpoint that it reaches back to; the entries
 //! up to there are checked in themselves only.
@@ -37,6 +39,7 @@ mod problem;
 mod replay;
 mod run;
 mod segment;
+mod sources;
 mod verifier;
 
 pub(crate) use accounts::{Accounts, Unavailable};
@@ -48,4 +51,5 @@ pub(crate) use frame::{Entry, Leg};
 pub(crate) use measure::{Sizes, measure};
 pub use problem::Problem;
 pub(crate) use segment::Header;
+pub(crate) use sources::{Change, Sections};
 pub use verifier::{Options, Report, verify};

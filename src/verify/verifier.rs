@@ -1,5 +1,6 @@
 //! The whole check, from the folder to the id index.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use super::batch::Batch;
 use super::bytes::hex;
 use super::chain::{self, Link, Visitor};
-use super::checkpoint::{self, Expected};
+use super::checkpoint::{self, Expected, Stated};
 use super::directory::Directory;
 use super::frame::Entry;
 use super::ids::{RecentIds, Used};
@@ -15,6 +16,7 @@ use super::index;
 use super::problem::Problem;
 use super::replay::Replay;
 use super::segment::Header;
+use super::sources::{Sections, Sources};
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -52,6 +54,10 @@ pub struct Report {
     pub accounts: u64,
     /// The sum of their balances.
     pub total: i128,
+    /// Sources whose position is known at the end.
+    pub sources: u64,
+    /// Records that are parked at the end.
+    pub parked: u64,
     /// When the last entry was committed, nanoseconds since the Unix epoch; 0 when there is none.
     pub last_time: u64,
     /// The hash of the last batch in hexadecimal digits: what [`Options::head`] compares.
@@ -138,11 +144,17 @@ struct Verifier<'a, 'm> {
     /// Those that are still to come, by sequence.
     checkpoints: std::iter::Peekable<std::slice::Iter<'a, (u64, PathBuf, File)>>,
     replay: Replay,
+    sources: Sources,
+    sections: Sections,
+    /// What checkpoints say about the sources, until their batches come.
+    stated: VecDeque<(PathBuf, u64, Stated)>,
     ids: RecentIds,
     ledger: [u8; 16],
     report: Report,
     /// What the checkpoint that the replay began with says: the time of its entry.
     base_time: Option<u64>,
+    /// What it says about the sources is as of this batch; 0: nothing had been noted.
+    base_batch: u64,
     /// Where the last batch is.
     file: PathBuf,
     offset: usize,
@@ -157,10 +169,14 @@ impl<'a, 'm> Verifier<'a, 'm> {
             meter,
             checkpoints: directory.checkpoints.iter().peekable(),
             replay: Replay::default(),
+            sources: Sources::default(),
+            sections: Sections::default(),
+            stated: VecDeque::new(),
             ids: RecentIds::new(u64::try_from(options.id_window.as_nanos()).unwrap_or(u64::MAX)),
             ledger: [0; 16],
             report: Report::default(),
             base_time: None,
+            base_batch: 0,
             file: directory.path.join("journal"),
             offset: 0,
             head: None,
@@ -180,7 +196,7 @@ impl<'a, 'm> Verifier<'a, 'm> {
             let expected =
                 Expected { sequence: *sequence, time: None, ledger: self.ledger, replay: &Replay::default() };
             let mut base = Replay::default();
-            let time = checkpoint::adopt(path, file, &expected, &mut base)?;
+            let (time, stated) = checkpoint::adopt(path, file, &expected, &mut base)?;
             self.report.checkpoints += 1;
             if *sequence < before {
                 let note = format!("{} is older than the journal: checked in itself only", path.display());
@@ -190,7 +206,14 @@ impl<'a, 'm> Verifier<'a, 'm> {
             if *sequence == before {
                 self.report.last_time = time;
             }
+            if stated.batch > 0 && stated.batch + 1 < header.first_batch {
+                let Stated { batch, .. } = stated;
+                let what =
+                    format!("the journal begins with batch {}; the sources are as of {batch}", header.first_batch);
+                return Err(Problem::at(path, 72, what));
+            }
             (self.replay, self.base_time) = (base, Some(time));
+            (self.sources, self.base_batch) = (stated.sources, stated.batch);
             self.report.replayed_from = *sequence;
             self.report.notes.push(format!(
                 "the journal begins with sequence {}: replayed from {}",
@@ -207,8 +230,36 @@ impl<'a, 'm> Verifier<'a, 'm> {
     fn due(&mut self, sequence: u64, time: Option<u64>) -> Result<(), Problem> {
         while let Some((_, path, file)) = self.checkpoints.next_if(|(at, ..)| *at == sequence) {
             let expected = Expected { sequence, time, ledger: self.ledger, replay: &self.replay };
-            checkpoint::compare(path, file, &expected)?;
+            let stated = checkpoint::compare(path, file, &expected)?;
             self.report.checkpoints += 1;
+            self.stated.push_back((path.clone(), sequence, stated));
+        }
+        Ok(())
+    }
+
+    /// Does what the batch says about sources, and compares what the checkpoints say that were made after it.
+    fn sources(&mut self, batch: &Batch<'_>) -> Result<(), Problem> {
+        let base = self.report.replayed_from;
+        let covered = match self.base_batch {
+            0 => batch.first_sequence <= base,
+            of => batch.number <= of,
+        };
+        self.sections.take(batch, covered)?;
+        if !covered {
+            let sources = &mut self.sources;
+            self.sections.changes(batch, |change| Ok::<_, Problem>(sources.apply(change)))?;
+        }
+        while let Some((path, sequence, stated)) =
+            self.stated.front().filter(|(.., stated)| stated.batch <= batch.number)
+        {
+            let wrong = |at, what| Err(Problem { sequence: Some(*sequence), ..Problem::at(path, at, what) });
+            if stated.batch != batch.number && stated.batch > 0 {
+                return wrong(72, format!("sources as of batch {}; its entry is in {}", stated.batch, batch.number));
+            }
+            if let Some(what) = self.sources.difference(&stated.sources) {
+                return wrong(128, what);
+            }
+            self.stated.pop_front();
         }
         Ok(())
     }
@@ -246,6 +297,11 @@ impl<'a, 'm> Verifier<'a, 'm> {
             let what = format!("a checkpoint at sequence {replayed_from}; the journal ends at {last_sequence}");
             return Err(Problem::new(&self.file, what));
         }
+        if let Some((path, _, Stated { batch, .. })) = self.stated.pop_front() {
+            let last = end.map_or(0, |link| link.batch - 1);
+            return Err(Problem::at(&path, 72, format!("sources as of batch {batch}; the journal ends at {last}")));
+        }
+        (self.report.sources, self.report.parked) = (self.sources.count(), self.sources.parked());
         let hash = end.map_or([0; 32], |link| link.hash);
         self.report.head = hex(&hash);
         if let Some(head) = self.options.head
@@ -292,6 +348,7 @@ impl Visitor for Verifier<'_, '_> {
             self.entry(&entry).map_err(|what| batch.problem(entry.at, entry.sequence, what))?;
             self.due(entry.sequence, Some(entry.time))?;
         }
+        self.sources(batch)?;
         let last = self.report.last_time;
         if batch.time < last || (batch.count > 0 && batch.time != last) {
             let what = format!("the batch's time is {}, that of the last entry {last}", batch.time);

@@ -16,7 +16,9 @@ use serde_json::Value;
 pub fn equipoise(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_equipoise"));
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("EQUIPOISE_") || name == "NO_COLOR" || name == "CLICOLOR_FORCE" {
+        let text = name.to_string_lossy();
+        let ours = ["EQUIPOISE_", "KAFKA_", "DATABASE_URL"].iter().any(|begin| text.starts_with(begin));
+        if ours || text == "NO_COLOR" || text == "CLICOLOR_FORCE" {
             command.env_remove(name);
         }
     }

@@ -15,6 +15,7 @@ fn settings(command: &mut Command) -> toml::Table {
 fn the_printed_settings_can_be_read_back() {
     let changed = [
         ("EQUIPOISE_LISTEN", "[::1]:7"),
+        ("EQUIPOISE_METRICS_LISTEN", "127.0.0.1:9"),
         ("EQUIPOISE_DATA_DIR", "data \"here\""),
         ("EQUIPOISE_IN_MEMORY", "false"),
         ("EQUIPOISE_IDS", "6"),

@@ -12,6 +12,7 @@ mod log;
 mod opening;
 mod operators;
 mod shutdown;
+mod stream;
 mod trials;
 mod walks;
 mod watch;

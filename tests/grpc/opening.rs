@@ -53,7 +53,7 @@ async fn until_the_ledger_is_open_the_service_is_alive_and_not_ready() {
     let (open, opened) = oneshot::channel::<Ledger>();
     let (tell, ready) = oneshot::channel();
     let opening = Opening::new(async { opened.await.map_err(|_| OpenError::Cancelled) });
-    let opening = opening.on_ready(move || tell.send(()).unwrap());
+    let opening = opening.on_ready(move |_| tell.send(()).unwrap());
     let service = Service::behind(ledger.clone(), opening, Options::default()).await;
     let client = service.client().await;
     assert_eq!(health(&service, "").await, Ok(ServingStatus::Serving));
@@ -141,7 +141,7 @@ async fn a_ledger_without_a_history_is_ready() {
 async fn a_ledger_on_disk_is_opened_and_served() {
     let dir = tempfile::tempdir().unwrap();
     let (tell, ready) = oneshot::channel();
-    let opening = Opening::on_disk(Ledger::builder(), dir.path()).on_ready(move || tell.send(()).unwrap());
+    let opening = Opening::on_disk(Ledger::builder(), dir.path()).on_ready(move |_| tell.send(()).unwrap());
     // The harness's own ledger is another one here.
     let service = Service::behind(Ledger::new(), opening, Options::default()).await;
     ready.await.unwrap();

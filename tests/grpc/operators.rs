@@ -53,13 +53,3 @@ async fn reflection_lists_the_service() {
         assert!(names.iter().any(|name| name == "grpc.health.v1.Health"), "{names:?}");
     }
 }
-
-/// What is not there yet says so.
-#[tokio::test]
-async fn execute_stream_is_not_served_yet() {
-    let service = Service::start().await;
-    let mut client = service.client().await;
-    let status = client.execute_stream(tokio_stream::empty()).await.map(drop).unwrap_err();
-    assert_eq!(status.code(), Code::Unimplemented);
-    assert!(status.message().contains("ExecuteBatch"), "{status:?}");
-}

@@ -19,7 +19,9 @@ pub const SOON: Duration = Duration::from_secs(60);
 /// The binary, in an environment that says nothing to it.
 pub fn equipoise(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_equipoise"));
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("EQUIPOISE_")) {
+    let ours = ["EQUIPOISE_", "KAFKA_", "DATABASE_URL"];
+    let said = |name: &std::ffi::OsStr| ours.iter().any(|begin| name.to_string_lossy().starts_with(begin));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| said(name)) {
         command.env_remove(name);
     }
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());

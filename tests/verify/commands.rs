@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use crate::sources::noted;
 use crate::writer::{Entry, Writer, create, sample, update};
 
 fn run(arguments: &[&str], directory: &Path) -> (Option<i32>, String, String) {
@@ -37,6 +38,33 @@ fn verify_says_what_it_found() {
     let report = &lines(&stdout)[0];
     assert_eq!((&report["head"], &report["accounts"]), (&Value::from(head), &Value::from(3)), "{report}");
     assert!(stdout.contains(r#""total":9223372036854775914"#), "{stdout}");
+}
+
+/// D3: what is noted of sources is shown and counted.
+#[test]
+fn notes_are_shown_and_counted() {
+    let writer = noted("cli-notes");
+    let (code, stdout, _) = run(&["inspect", "--json"], writer.write());
+    let lines_of = |kind: &str| lines(&stdout).into_iter().filter(|line| line["type"] == kind).collect::<Vec<_>>();
+    assert_eq!(code, Some(0));
+    let positions = lines_of("position");
+    assert_eq!((positions.len(), &positions[0]["source"]), (2, &Value::from("kafka/t/0")));
+    assert_eq!((&positions[0]["next"], &positions[0]["fingerprint"]), (&Value::from(5), &Value::from(-1)));
+    let parked: Vec<_> =
+        lines_of("parked").iter().map(|line| line["record"].as_u64().zip(line["bytes"].as_u64())).collect();
+    assert_eq!(parked, [Some((1, 3)), Some((2, 0)), Some((3, 300))]);
+    assert_eq!(lines_of("unparked")[0]["record"], 1);
+    // From the middle of what is cut over two batches on, nothing is made up.
+    let (code, stdout, _) = run(&["inspect", "--from", "2"], &writer.directory);
+    assert_eq!(code, Some(0));
+    assert!(stdout.contains("record 1 taken back\n") && !stdout.contains("kafka/t/0"), "{stdout}");
+    assert!(stdout.contains("0 entries from sequence 3  "), "{stdout}");
+
+    for (command, count) in [("verify", "sources      2, 2 records parked\n"), ("stats", "2, 2 records parked\n")] {
+        let (code, stdout, stderr) = run(&[command], &writer.directory);
+        assert_eq!(code, Some(0), "{stderr}");
+        assert!(stdout.contains(count), "{stdout}");
+    }
 }
 
 #[test]

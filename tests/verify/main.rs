@@ -10,5 +10,6 @@ mod engine;
 mod garbage;
 mod index;
 mod rules;
+mod sources;
 mod whole;
 mod writer;

@@ -19,6 +19,8 @@ fn a_ledger_with_all_there_is() {
         replayed_from: 0,
         accounts: 3,
         total: 107 + i128::from(i64::MAX),
+        sources: 0,
+        parked: 0,
         last_time: writer.time - 1,
         head: blake3::Hash::from_bytes(writer.hash).to_hex().to_string(),
         checkpoints: 2,

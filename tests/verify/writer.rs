@@ -171,12 +171,28 @@ impl Writer {
 
     /// Adds a batch with whatever `body`; everything around it is right.
     pub fn raw(&mut self, count: u32, flags: u32, body: &[u8]) -> &mut Self {
+        self.raw_with(count, flags, &[], body)
+    }
+
+    /// Adds a batch with a `section` of notes, and `entries` as in [`Writer::batch`].
+    pub fn noted(&mut self, section: &[u8], entries: &[Entry]) -> &mut Self {
+        let mut body = Vec::new();
+        for entry in entries {
+            self.time += 1;
+            body.extend(entry.clone().at(self.time).frame());
+        }
+        self.raw_with(entries.len() as u32, 0, section, &body)
+    }
+
+    fn raw_with(&mut self, count: u32, flags: u32, section: &[u8], frames: &[u8]) -> &mut Self {
+        let body = &[section, frames].concat()[..];
         let mut header = vec![0; 80];
         header[..4].copy_from_slice(b"EQBT");
         header[8..16].copy_from_slice(&self.batch.to_le_bytes());
         header[16..24].copy_from_slice(&self.sequence.to_le_bytes());
         header[24..28].copy_from_slice(&count.to_le_bytes());
         header[28..32].copy_from_slice(&(body.len() as u32).to_le_bytes());
+        header[32..36].copy_from_slice(&(section.len() as u32).to_le_bytes());
         header[36..40].copy_from_slice(&flags.to_le_bytes());
         header[40..48].copy_from_slice(&self.time.to_le_bytes());
         let hash = blake3::hash(&[&self.hash, &header[8..48], body].concat());
@@ -283,6 +299,33 @@ pub fn checkpoint(sequence: u64, time: u64, accounts: u64, total: i128, blocks: 
         file.extend(body);
     }
     file
+}
+
+/// Makes `checkpoint` one of version 2: as of `batch`, with a `section` of notes, and the highest number `last`.
+pub fn with_section(checkpoint: &[u8], batch: u64, section: &[u8], last: u64) -> Vec<u8> {
+    let (header, accounts) = checkpoint.split_at(128);
+    let mut header = header.to_vec();
+    header[12..16].copy_from_slice(&2_u32.to_le_bytes());
+    header[72..80].copy_from_slice(&batch.to_le_bytes());
+    header[80..88].copy_from_slice(&(section.len() as u64).to_le_bytes());
+    header[88..96].copy_from_slice(&last.to_le_bytes());
+    header[96..100].copy_from_slice(&crc32c::crc32c(section).to_le_bytes());
+    sign_header(&mut header);
+    [&header, section, accounts].concat()
+}
+
+/// Changes of sources, as a section has them.
+pub fn position(source: &str, next: i64, fingerprint: i64) -> Vec<u8> {
+    let length = (source.len() as u16).to_le_bytes();
+    [&[1], &length[..], source.as_bytes(), &next.to_le_bytes(), &fingerprint.to_le_bytes()].concat()
+}
+
+pub fn parked(number: u64, record: &[u8]) -> Vec<u8> {
+    [&[2], &number.to_le_bytes()[..], &(record.len() as u32).to_le_bytes(), record].concat()
+}
+
+pub fn unparked(number: u64) -> Vec<u8> {
+    [&[3], &number.to_le_bytes()[..]].concat()
 }
 
 /// A ledger with all there is: every kind, refusals of every reason, a chain, two segments, a checkpoint, a clean stop.

@@ -30,8 +30,8 @@ pub(super) struct Header {
     pub(super) count: u32,
     /// The length of the body.
     pub(super) length: u32,
-    /// How much of the body, at its start, are source offsets.
-    offsets: u32,
+    /// How much of the body, at its start, are notes.
+    pub(super) notes: u32,
     pub(super) closing: bool,
     /// The journal's time at its newest entry.
     pub(super) time: u64,
@@ -57,13 +57,13 @@ impl Header {
             return None;
         }
         let checksum = header.u32()?;
-        let (number, first, count, length, offsets) =
+        let (number, first, count, length, notes) =
             (header.u64()?, header.u64()?, header.u32()?, header.u32()?, header.u32()?);
         let flags = header.u32()?;
         let (time, hash) = (header.u64()?, header.array()?);
-        let sound = flags & !CLOSING == 0 && offsets <= length && first.checked_add(u64::from(count)).is_some();
+        let sound = flags & !CLOSING == 0 && notes <= length && first.checked_add(u64::from(count)).is_some();
         let closing = flags & CLOSING != 0;
-        sound.then_some(Header { number, first, count, length, offsets, closing, time, hash, checksum })
+        sound.then_some(Header { number, first, count, length, notes, closing, time, hash, checksum })
     }
 }
 
@@ -83,9 +83,14 @@ impl<'a> Batch<'a> {
         good.then_some(Batch { header, bytes })
     }
 
+    /// Its section of notes; empty when it has none.
+    pub(super) fn notes(&self) -> &'a [u8] {
+        &self.bytes[HEADER..HEADER + self.header.notes as usize]
+    }
+
     /// Its frames.
     pub(super) fn frames(&self) -> Bytes<'a> {
-        Bytes(&self.bytes[HEADER + self.header.offsets as usize..])
+        Bytes(&self.bytes[HEADER + self.header.notes as usize..])
     }
 
     /// Whether it follows on a batch with hash `before`.
@@ -107,17 +112,19 @@ fn hash(before: &Hash, batch: &[u8]) -> Hash {
 /// A batch that is being put together.
 pub(super) struct Draft {
     bytes: Vec<u8>,
+    /// How long its section of notes is.
+    notes: u32,
     count: u32,
     time: u64,
 }
 
 impl Draft {
     pub(super) fn new() -> Self {
-        Draft { bytes: vec![0; HEADER], count: 0, time: 0 }
+        Draft { bytes: vec![0; HEADER], notes: 0, count: 0, time: 0 }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.count == 0
+        self.count == 0 && self.notes == 0
     }
 
     /// How long it is so far, with its header.
@@ -131,19 +138,30 @@ impl Draft {
         self.count += 1;
     }
 
-    /// Fills the header in; a draft without frames becomes a closing batch at `closing_time`. Returns the header and what is to
-    /// be written.
+    /// Puts a section of notes, its first byte and the others, before the frames.
+    pub(super) fn note(&mut self, (flags, section): (u8, &[u8])) {
+        debug_assert_eq!(self.notes, 0, "a batch has one section");
+        let (end, length) = (self.bytes.len(), 1 + section.len());
+        self.bytes.resize(end + length, 0);
+        self.bytes.copy_within(HEADER..end, HEADER + length);
+        self.bytes[HEADER] = flags;
+        self.bytes[HEADER + 1..HEADER + length].copy_from_slice(section);
+        self.notes = length as u32;
+    }
+
+    /// Fills the header in; an empty draft becomes a closing batch. Without frames the batch is of time `before_time`. Returns the
+    /// header and what is to be written.
     pub(super) fn seal(
         &mut self,
         number: u64,
         first: u64,
-        closing_time: u64,
+        before_time: u64,
         before: &Hash,
         salt: &Salt,
     ) -> (Header, &[u8]) {
         let length = (self.bytes.len() - HEADER) as u32;
         let closing = self.is_empty();
-        let time = if closing { closing_time } else { self.time };
+        let time = if self.count == 0 { before_time } else { self.time };
         let mut fields = [0; HEADER - COVERED];
         let mut at = 0;
         let mut put = |bytes: &[u8]| {
@@ -154,7 +172,7 @@ impl Draft {
         put(&first.to_le_bytes());
         put(&self.count.to_le_bytes());
         put(&length.to_le_bytes());
-        put(&0_u32.to_le_bytes());
+        put(&self.notes.to_le_bytes());
         put(&(if closing { CLOSING } else { 0 }).to_le_bytes());
         put(&time.to_le_bytes());
         self.bytes[..4].copy_from_slice(&MAGIC);
@@ -164,7 +182,8 @@ impl Draft {
         let checksum = checksum(salt, &self.bytes[COVERED..]);
         self.bytes[4..COVERED].copy_from_slice(&checksum.to_le_bytes());
         self.bytes.resize(self.bytes.len().next_multiple_of(ALIGNMENT), 0);
-        let header = Header { number, first, count: self.count, length, offsets: 0, closing, time, hash, checksum };
+        let header =
+            Header { number, first, count: self.count, length, notes: self.notes, closing, time, hash, checksum };
         (header, &self.bytes)
     }
 
@@ -172,7 +191,7 @@ impl Draft {
     pub(super) fn clear(&mut self) {
         self.bytes.clear();
         self.bytes.resize(HEADER, 0);
-        (self.count, self.time) = (0, 0);
+        (self.notes, self.count, self.time) = (0, 0, 0);
     }
 }
 
@@ -253,6 +272,27 @@ mod tests {
         let batch = Batch::read(&bytes, &[1; 16]).expect("good");
         assert!(batch.header.closing);
         assert_eq!((batch.header.time, batch.header.next()), (9, 40));
+    }
+
+    /// D3: notes stand before the frames, and a batch may hold nothing else.
+    #[test]
+    fn notes_read_back_with_frames_and_without() {
+        let mut draft = Draft::new();
+        draft.push(|into| {
+            into.extend_from_slice(b"frame");
+            7
+        });
+        draft.note((1, b"notes"));
+        let bytes = draft.seal(3, 40, 9, &[5; 32], &[1; 16]).1.to_vec();
+        let batch = Batch::read(&bytes, &[1; 16]).expect("good");
+        assert_eq!((batch.notes(), batch.frames().0), (&b"\x01notes"[..], &b"frame"[..]));
+        assert_eq!((batch.header.time, batch.header.next()), (7, 41));
+        draft.clear();
+        draft.note((0, b"alone"));
+        let bytes = draft.seal(4, 41, 9, &[5; 32], &[1; 16]).1.to_vec();
+        let batch = Batch::read(&bytes, &[1; 16]).expect("good");
+        assert_eq!((batch.notes(), batch.frames().0), (&b"\0alone"[..], &b""[..]));
+        assert_eq!((batch.header.time, batch.header.next(), batch.header.closing), (9, 41, false));
     }
 
     /// C2: what another segment wrote into the same blocks is no batch of this one.

@@ -2,13 +2,19 @@
 
 use std::io;
 
+use super::batch;
 use super::bytes::{Bytes, put_text};
 use super::files::{CHECKPOINTS, File, Files, read_full, write_all};
-use super::segment::{COUNTS, LedgerId};
+use super::section;
+use super::segment::{self, COUNTS, LedgerId};
 use crate::account::{AccountId, Balance};
+use crate::journal::Noted;
 
 const MAGIC: [u8; 8] = *b"EQPCHKP1";
+/// Without notes.
 const VERSION: u32 = 1;
+/// With a section of notes.
+const NOTED_VERSION: u32 = 2;
 const HEADER: usize = 128;
 /// A block is closed when it is that long; with its last account it stays under 1 MiB.
 const BLOCK: usize = 256 * 1024;
@@ -25,6 +31,28 @@ pub(crate) struct Recorded {
     pub(crate) sequence: u64,
 }
 
+/// What a checkpoint is of, beside the accounts.
+pub(crate) struct Moment {
+    /// Every entry up to it is in there.
+    pub(crate) sequence: u64,
+    /// The time of that entry, nanoseconds since the Unix epoch.
+    pub(crate) time: u64,
+    /// The number of the newest batch: what was noted up to it is in there.
+    pub(crate) batch: u64,
+    pub(crate) noted: Noted,
+}
+
+/// What a checkpoint says about its section of notes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Section {
+    /// What was noted up to this batch is in there.
+    pub(super) batch: u64,
+    length: u64,
+    /// The highest number of a parked record.
+    last: u64,
+    checksum: u32,
+}
+
 /// What a checkpoint says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
@@ -36,16 +64,23 @@ pub(super) struct Header {
     pub(super) accounts: u64,
     /// The sum of all balances.
     pub(super) total: i128,
+    /// None: nothing had been noted.
+    pub(super) notes: Option<Section>,
 }
 
 impl Header {
     fn bytes(&self) -> Vec<u8> {
-        let mut checked = VERSION.to_le_bytes().to_vec();
+        let version = if self.notes.is_some() { NOTED_VERSION } else { VERSION };
+        let mut checked = version.to_le_bytes().to_vec();
         checked.extend_from_slice(&self.sequence.to_le_bytes());
         checked.extend_from_slice(&self.time.to_le_bytes());
         checked.extend_from_slice(&self.ledger);
         checked.extend_from_slice(&self.accounts.to_le_bytes());
         checked.extend_from_slice(&self.total.to_le_bytes());
+        if let Some(Section { batch, length, last, checksum }) = self.notes {
+            [batch, length, last].iter().for_each(|number| checked.extend_from_slice(&number.to_le_bytes()));
+            checked.extend_from_slice(&checksum.to_le_bytes());
+        }
         checked.resize(HEADER - 12, 0);
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&crc32c::crc32c(&checked).to_le_bytes());
@@ -61,9 +96,15 @@ impl Header {
         if header.u32() != Some(crc32c::crc32c(&bytes[12..])) {
             return Err("its header's checksum is wrong");
         }
-        if header.u32() != Some(VERSION) {
-            return Err("it has another format version");
-        }
+        let noted = match header.u32() {
+            Some(VERSION) => false,
+            Some(NOTED_VERSION) => true,
+            _ => return Err("it has another format version"),
+        };
+        let section = |header: &mut Bytes<'_>| {
+            let (batch, length, last) = (header.u64()?, header.u64()?, header.u64()?);
+            Some(Section { batch, length, last, checksum: header.u32()? })
+        };
         let read = |mut header: Bytes<'_>| {
             Some(Header {
                 sequence: header.u64()?,
@@ -71,10 +112,58 @@ impl Header {
                 ledger: header.array()?,
                 accounts: header.u64()?,
                 total: header.i128()?,
+                notes: if noted { Some(section(&mut header)?) } else { None },
             })
         };
         let header = read(header).ok_or("its header is too short")?;
-        if COUNTS.contains(&header.sequence) { Ok(header) } else { Err("its sequence is impossible") }
+        match header.notes {
+            Some(notes) if !COUNTS.contains(&notes.batch) => Err("its batch is impossible"),
+            _ if !COUNTS.contains(&header.sequence) => Err("its sequence is impossible"),
+            _ => Ok(header),
+        }
+    }
+
+    /// What it has.
+    pub(super) fn covered(&self) -> Covered {
+        Covered { sequence: self.sequence, batch: self.notes.map(|notes| notes.batch) }
+    }
+
+    /// Where its accounts begin.
+    fn accounts_at(&self) -> u64 {
+        (HEADER as u64).saturating_add(self.notes.map_or(0, |notes| notes.length))
+    }
+}
+
+/// What a checkpoint has, so that nobody need read it in the journal.
+#[derive(Clone, Copy)]
+pub(super) struct Covered {
+    /// Entries up to it.
+    pub(super) sequence: u64,
+    /// Notes of batches up to it; None: nothing had been noted when it was written.
+    pub(super) batch: Option<u64>,
+}
+
+impl Covered {
+    /// What there is without a checkpoint.
+    pub(super) const NOTHING: Covered = Covered { sequence: 0, batch: None };
+
+    /// Whether everything after it is in the segment with `header` and later ones.
+    pub(super) fn reaches(&self, header: &segment::Header) -> bool {
+        match self.batch {
+            Some(batch) => header.batch <= batch + 1,
+            // Of the batches after its entry, which may be nothing but notes, it cannot tell the first.
+            None => header.first <= self.sequence || header.number == 1,
+        }
+    }
+
+    /// Whether nothing is missing when the journal begins with the segment with `header`.
+    pub(super) fn reaches_back(&self, header: &segment::Header) -> bool {
+        header.first <= self.sequence + 1 && self.batch.is_none_or(|batch| header.batch <= batch + 1)
+    }
+
+    /// Whether it has the notes of the batch with `header`.
+    pub(super) fn notes_of(&self, header: &batch::Header) -> bool {
+        self.batch.map_or(header.first <= self.sequence, |batch| header.number <= batch)
     }
 }
 
@@ -103,11 +192,18 @@ pub(super) struct Writing<'a> {
 }
 
 impl<'a> Writing<'a> {
-    pub(super) fn begin(files: &'a dyn Files, sequence: u64, time: u64, ledger: LedgerId) -> io::Result<Self> {
+    pub(super) fn begin(files: &'a dyn Files, moment: &Moment, ledger: LedgerId) -> io::Result<Self> {
+        let Moment { sequence, time, batch, ref noted } = *moment;
         let unfinished = format!("{CHECKPOINTS}/{sequence:020}.tmp");
         let file = files.create(&unfinished)?;
-        let header = Header { sequence, time, ledger, accounts: 0, total: 0 };
-        Ok(Writing { files, unfinished, file, header, block: vec![0; 8], offset: HEADER as u64, finished: false })
+        let notes = section::encode_all(noted);
+        let section = Section { batch, length: notes.len() as u64, last: noted.last, checksum: crc32c::crc32c(&notes) };
+        let notes_of = (!noted.is_blank()).then_some(section);
+        let header = Header { sequence, time, ledger, accounts: 0, total: 0, notes: notes_of };
+        let offset = header.accounts_at();
+        let writing = Writing { files, unfinished, file, header, block: vec![0; 8], offset, finished: false };
+        write_all(&*writing.file, &notes, HEADER as u64)?;
+        Ok(writing)
     }
 
     /// Adds an account; they come in ascending order of their ids.
@@ -166,10 +262,12 @@ impl Drop for Writing<'_> {
 /// Reads a checkpoint through, and shows `each` its accounts; what is wrong with it otherwise.
 pub(super) fn read(file: &dyn File, mut each: impl FnMut(Recorded)) -> Result<Header, String> {
     let mut header = [0; HEADER];
-    let mut offset = fill(file, &mut header, 0)?;
+    fill(file, &mut header, 0)?;
     let header = Header::read(&header)?;
+    noted(file, &header)?;
+    let mut offset = header.accounts_at();
     let (mut accounts, mut total) = (0, 0_i128);
-    let mut last: Option<AccountId> = None;
+    let mut last = String::new();
     let mut block = Vec::new();
     while accounts < header.accounts {
         let at = offset;
@@ -189,10 +287,12 @@ pub(super) fn read(file: &dyn File, mut each: impl FnMut(Recorded)) -> Result<He
         let mut bytes = Bytes(&block);
         while !bytes.0.is_empty() {
             let account = account(&mut bytes).ok_or_else(|| wrong("a malformed account"))?;
-            if last.as_ref().is_some_and(|last| *last >= account.id) {
+            let id = account.id.as_str();
+            if last.as_str() >= id {
                 return Err(wrong("accounts out of order"));
             }
-            last = Some(account.id.clone());
+            last.clear();
+            last.push_str(id);
             accounts += 1;
             total += i128::from(account.state.amount);
             each(account);
@@ -203,6 +303,22 @@ pub(super) fn read(file: &dyn File, mut each: impl FnMut(Recorded)) -> Result<He
         return Err(format!("it holds {accounts} accounts with {total} in {offset} bytes, not as its header says"));
     }
     Ok(header)
+}
+
+/// What a checkpoint with `header` says is noted; what is wrong with it otherwise.
+pub(super) fn noted(file: &dyn File, header: &Header) -> Result<Noted, String> {
+    let Some(notes) = header.notes else { return Ok(Noted::default()) };
+    let there = file.length().map_err(|error| error.to_string())?;
+    if header.accounts_at() > there {
+        return Err(format!("it ends within its {} bytes of notes", notes.length));
+    }
+    // No longer than the file is.
+    let mut bytes = vec![0; notes.length as usize];
+    fill(file, &mut bytes, HEADER as u64)?;
+    if crc32c::crc32c(&bytes) != notes.checksum {
+        return Err("a wrong checksum of its notes".to_owned());
+    }
+    section::decode_all(&bytes, notes.last).map_err(|what| format!("{what} in its notes"))
 }
 
 fn account(bytes: &mut Bytes<'_>) -> Option<Recorded> {

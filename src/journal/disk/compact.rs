@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::checkpoint;
+use super::checkpoint::{self, Covered};
 use super::files::{CHECKPOINTS, Files, JOURNAL, OnDisk};
 use super::recovery::{Extent, Recovery, read_through, recover};
 use super::segment::{self, LedgerId};
@@ -168,8 +168,8 @@ fn droppable(files: &dyn Files, extents: &[Extent], options: &CompactOptions) ->
         let last = extent.next - 1;
         if extent.header.number == tail.header.number {
             Some(Kept::Tail)
-        } else if last > covered {
-            Some(Kept::Checkpoint { sequence: covered })
+        } else if last > covered.sequence || covered.batch.map_or(extent.noted, |batch| extent.batch > batch) {
+            Some(Kept::Checkpoint { sequence: covered.sequence })
         } else if extent.time.saturating_add(window) >= tail.time {
             Some(Kept::Window)
         } else if newest.saturating_sub(last) < options.keep_entries {
@@ -182,8 +182,8 @@ fn droppable(files: &dyn Files, extents: &[Extent], options: &CompactOptions) ->
     Ok(kept.unwrap_or((0, Kept::Tail)))
 }
 
-/// The sequence of the older of the two newest good checkpoints; or that there are too few.
-fn good_checkpoints(files: &dyn Files, ledger: LedgerId) -> Result<Result<u64, Kept>, OpenError> {
+/// What the older of the two newest good checkpoints has; or that there are too few.
+fn good_checkpoints(files: &dyn Files, ledger: LedgerId) -> Result<Result<Covered, Kept>, OpenError> {
     let cannot = |what, name: &str| {
         let path = files.path(name);
         move |error| OpenError::Io { path, what, error }
@@ -193,12 +193,14 @@ fn good_checkpoints(files: &dyn Files, ledger: LedgerId) -> Result<Result<u64, K
         let name = checkpoint::name(sequence);
         let file = files.open(&name).map_err(cannot("open", &name))?;
         match checkpoint::read(&*file, |_| {}) {
-            Ok(header) if header.sequence == sequence && header.ledger == ledger => good += 1,
+            Ok(header) if header.sequence == sequence && header.ledger == ledger => {
+                good += 1;
+                if good == 2 {
+                    return Ok(Ok(header.covered()));
+                }
+            }
             Ok(_) => drop(passed_over.get_or_insert(format!("{}: it belongs elsewhere", files.path(&name).display()))),
             Err(what) => drop(passed_over.get_or_insert(format!("{}: {what}", files.path(&name).display()))),
-        }
-        if good == 2 {
-            return Ok(Ok(sequence));
         }
     }
     Ok(Err(Kept::TooFewCheckpoints { good, passed_over }))

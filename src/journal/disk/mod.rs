@@ -32,13 +32,19 @@
 //! | 4 | 4 | CRC32C of the salt, bytes 8 to 80, and the body |
 //! | 8 | 8 | batch number, dense over all segments, from 1 |
 //! | 16 | 8 | sequence of its first entry |
-//! | 24 | 4 | count of entries; 0 in the closing batch of a clean stop |
+//! | 24 | 4 | count of entries; 0 in the closing batch of a clean stop, and where there are only notes |
 //! | 28 | 4 | length of the body |
-//! | 32 | 4 | how much of the body, at its start, are source offsets |
+//! | 32 | 4 | how much of the body, at its start, are notes |
 //! | 36 | 4 | bit 0: closing |
 //! | 40 | 8 | time of its newest entry, nanoseconds since the Unix epoch |
 //! | 48 | 32 | BLAKE3 of the hash before, bytes 8 to 48, and the body |
-//! | 80 | | source offsets, then one frame an entry |
+//! | 80 | | a section of notes, then one frame an entry |
+//!
+//! **Notes** are what the requests' sources need to go on, never in a batch before that of the entries they stand for. A section is a
+//! byte of flags (bit 0: it goes on what the batch before began, bit 1: the next batch goes on) and changes, cut anywhere: they count
+//! with the section that ends them, and for nothing when the next batch does not go on. A change is its kind (u8): 1 a position: the
+//! source's name behind its length (u16), the next offset and a fingerprint (i64), and the offset is not before the one it had; 2 a
+//! parked record: its number (u64), dense from 1, and the record behind its length (u32); 3 a number (u64) that is parked no more.
 //!
 //! A **frame** has the length of what follows (u32), the time (u64), flags (u8; bit 0 refused, bit 1 with "as of"), the count of
 //! members (u16); of a refused entry the member's place (u32), the reason (u8; 1 exists, 2 not found, 3 insufficient, 4 out of
@@ -50,7 +56,12 @@
 //! A **checkpoint** is a header of 128 bytes (`EQPCHKP1`, CRC32C of bytes 12 to 128, version, sequence, its time, the ledger's id, count of
 //! accounts, their sum as i128, zeros), then blocks: length (u32), CRC32C (u32), and accounts in ascending order of their ids, each with balance,
 //! version and the sequence of its last change.
+//!
+//! Its version is 1 while nothing was ever noted. Version 2 has, after the sum, the number of the newest batch whose notes are in there,
+//! the length of a section (u64), the highest number of a parked record, and the section's CRC32C; the section stands between header
+//! and blocks: changes of kind 1 in the order of the names, then of kind 2 in that of the numbers, without flags.
 
+mod ahead;
 mod batch;
 mod bytes;
 pub(crate) mod checkpoint;
@@ -59,6 +70,7 @@ pub(crate) mod files;
 mod frame;
 mod read;
 pub(crate) mod recovery;
+mod section;
 mod segment;
 mod spare;
 mod tail;
@@ -71,14 +83,15 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 
+use self::ahead::ahead;
 use self::batch::Draft;
-use self::checkpoint::Writing;
+use self::checkpoint::{Moment, Writing};
 use self::files::{CHECKPOINTS, Files, JOURNAL};
 use self::recovery::{Recovery, recover};
 use self::segment::{LedgerId, Segment};
 use self::spare::Spare;
 use self::tail::{Next, Tail};
-use super::{HistoryError, JournalError, Sink};
+use super::{HistoryError, JournalError, Noted, Record as NoteRecord, Sink};
 use crate::account::{AccountId, Balance};
 use crate::kernel::Handle;
 use crate::opening::{Event, OpenError};
@@ -113,13 +126,14 @@ impl Disk {
         segment_bytes: u64,
         mut recovery: Recovery<'_>,
         tell: Arc<dyn Fn(&Event) + Send + Sync>,
-    ) -> Result<(Self, Position), OpenError> {
+    ) -> Result<(Self, Position, Noted), OpenError> {
         if !segment::LENGTHS.contains(&segment_bytes) {
             let expected = "from 1048576 to 1073741824 bytes";
             return Err(OpenError::Setting { setting: "segment_bytes", expected, value: segment_bytes.to_string() });
         }
         let segment_bytes = segment_bytes.next_multiple_of(batch::ALIGNMENT as u64);
-        let found = recover(&*files, &mut recovery)?;
+        let cannot = |error| OpenError::Io { path: files.path(JOURNAL), what: "start a thread to read", error };
+        let found = ahead(&mut recovery, |recovery| recover(&*files, recovery)).map_err(cannot)??;
         // From here on it is good, and may be written to.
         tidy(&*files, &found.unused)?;
         let spare = Spare::new(files.clone(), segment_bytes);
@@ -133,7 +147,7 @@ impl Disk {
         let position =
             Position { sequence: tail.next.sequence - 1, time: tail.next.time, checkpoint: found.checkpoint };
         let disk = Disk { files, ledger, segments: RwLock::new(segments), tail: Mutex::new(tail), spare, tell };
-        Ok((disk, position))
+        Ok((disk, position, found.noted))
     }
 
     /// Tells this ledger's files from another's.
@@ -146,19 +160,19 @@ impl Disk {
         self.spare.keep_ready(&*self.tell);
     }
 
-    /// Writes a checkpoint at `sequence`: `accounts` hands all accounts at it, in order, to what it is given, and says whether it came to
+    /// Writes a checkpoint of `moment`: `accounts` hands all accounts at it, in order, to what it is given, and says whether it came to
     /// the end.
     pub(crate) fn write_checkpoint(
         &self,
-        sequence: u64,
-        time: u64,
+        moment: &Moment,
         accounts: impl FnOnce(&mut dyn FnMut(&AccountId, Balance, u64) -> io::Result<()>) -> io::Result<bool>,
     ) -> io::Result<()> {
-        let mut writing = Writing::begin(&*self.files, sequence, time, self.ledger)?;
+        let mut writing = Writing::begin(&*self.files, moment, self.ledger)?;
         if !accounts(&mut |id, state, changed| writing.push(id, state, changed))? {
             return Ok(());
         }
         let (header, bytes) = writing.finish()?;
+        let sequence = moment.sequence;
         (self.tell)(&Event::CheckpointWritten { sequence, accounts: header.accounts, bytes });
         Ok(())
     }
@@ -168,9 +182,10 @@ impl Disk {
         (self.tell)(event);
     }
 
-    /// The time of the newest durable entry. Waits for a batch that is being written.
-    pub(crate) fn newest_time(&self) -> u64 {
-        self.tail.lock().next.time
+    /// The number of the newest durable batch, and the time of the newest entry. Waits for a batch that is being written.
+    pub(crate) fn newest(&self) -> (u64, u64) {
+        let next = self.tail.lock().next;
+        (next.batch - 1, next.time)
     }
 
     fn first_kept(&self) -> u64 {
@@ -206,8 +221,8 @@ impl Disk {
 }
 
 impl Sink for Disk {
-    fn append(&self, batch: &[Handle<Balance>]) -> Result<(), JournalError> {
-        self.write(&mut self.tail.lock(), batch)
+    fn append(&self, batch: &[Handle<Balance>], noted: &[NoteRecord]) -> Result<(), JournalError> {
+        self.write(&mut self.tail.lock(), batch, noted)
     }
 
     fn read(&self, from: u64, through: u64, limit: usize) -> Result<Vec<Outcome>, HistoryError> {

@@ -7,18 +7,29 @@ use std::sync::Arc;
 
 use super::batch::{self, Batch, Draft};
 use super::bytes::written;
-use super::checkpoint::{self, Recorded};
+use super::checkpoint::{self, Covered, Recorded};
 use super::files::{CHECKPOINTS, File, Files, JOURNAL, PIECE, pieces, read_full, write_all, written_pieces};
 use super::frame::Frame;
+use super::section::Fold;
 use super::segment::{self, Segment};
 use super::tail::{Next, Tail};
 use crate::account::AccountId;
+use crate::journal::Noted;
 use crate::opening::{Event, OpenError, Progress};
+
+/// What is found, in this order.
+pub(crate) enum Recovered {
+    /// An account of the checkpoint, in ascending order of their ids.
+    Loaded(Recorded),
+    /// What came until now was a damaged checkpoint's, and does not count.
+    Forgotten,
+    /// What an entry after the checkpoint made of an account; a later one of the same account counts.
+    Changed(Recorded),
+}
 
 /// Who takes what is recovered, and hears of it.
 pub(crate) struct Recovery<'a> {
-    /// Takes the state of an account; a later one of the same account counts.
-    pub(crate) install: &'a mut dyn FnMut(Recorded) -> Result<(), OpenError>,
+    pub(crate) install: &'a mut dyn FnMut(Recovered) -> Result<(), OpenError>,
     pub(crate) progress: &'a mut dyn FnMut(Progress) -> ControlFlow<()>,
     pub(crate) tell: &'a dyn Fn(&Event),
 }
@@ -33,6 +44,8 @@ pub(super) struct Found {
     pub(super) unused: Vec<u64>,
     /// The sequence of the newest good checkpoint, 0 without one.
     pub(super) checkpoint: u64,
+    /// What is noted at the end.
+    pub(super) noted: Noted,
 }
 
 /// The place after the last good batch.
@@ -73,17 +86,18 @@ fn cannot(what: &'static str, path: PathBuf) -> impl FnOnce(io::Error) -> OpenEr
 /// Reads the newest good checkpoint and what the journal says after it.
 pub(super) fn recover(files: &dyn Files, recovery: &mut Recovery<'_>) -> Result<Found, OpenError> {
     let numbers = numbers(files)?;
-    let checkpoint = load_checkpoint(files, recovery)?;
+    let (checkpoint, noted) = load_checkpoint(files, recovery)?.unzip();
     let after = checkpoint.map_or(0, |checkpoint| checkpoint.sequence);
+    let covered = checkpoint.map_or(Covered::NOTHING, |checkpoint| checkpoint.covered());
     let mut headers = Vec::with_capacity(numbers.len());
     for number in &numbers {
         headers.push(read_header(files, *number)?);
     }
-    // The last segment that may hold the entry after the checkpoint; the ones before are superseded.
-    let good = |header: &Result<segment::Header, &'static str>| header.is_ok_and(|header| header.first <= after + 1);
+    // The last segment that may hold what comes after the checkpoint; the ones before are superseded.
+    let good = |header: &Result<segment::Header, &'static str>| header.is_ok_and(|header| covered.reaches(&header));
     let start = headers.iter().rposition(good).unwrap_or(0);
     if let Some(Ok(first)) = headers.first()
-        && first.first > after + 1
+        && !covered.reaches_back(first)
     {
         let what =
             format!("the journal begins at sequence {}, and no good checkpoint covers what came before", first.first);
@@ -99,11 +113,13 @@ pub(super) fn recover(files: &dyn Files, recovery: &mut Recovery<'_>) -> Result<
         }
         segments.push(Arc::new(Segment::new(header)));
     }
-    let mut scan = Scan::new(files, recovery, after, &numbers[start..])?;
+    let mut scan = Scan::new(files, recovery, covered, &numbers[start..])?;
+    scan.fold = Some(Fold::after(noted.unwrap_or_default()));
     while let Some(segment) = scan.step(segments.last())? {
         segments.push(segment);
     }
     let (mut end, unused) = (scan.end, scan.unused);
+    let noted = scan.fold.map(|fold| fold.noted).unwrap_or_default();
     if let (Some(end), Some(checkpoint)) = (&mut end, &checkpoint) {
         // The segment scanned may hold nothing, and time must not run back.
         end.next.time = end.next.time.max(checkpoint.time);
@@ -118,7 +134,8 @@ pub(super) fn recover(files: &dyn Files, recovery: &mut Recovery<'_>) -> Result<
     let newest = end.as_ref().map_or(0, |end| end.next.sequence - 1);
     if let Some(checkpoint) = checkpoint {
         let file = files.path(&checkpoint::name(checkpoint.sequence));
-        if newest < checkpoint.sequence {
+        let last = end.as_ref().map_or(0, |end| end.next.batch - 1);
+        if newest < checkpoint.sequence || covered.batch.is_some_and(|batch| last < batch) {
             let what = format!(
                 "it is at sequence {}, but the journal ends at {newest}: a tail is missing",
                 checkpoint.sequence
@@ -129,27 +146,33 @@ pub(super) fn recover(files: &dyn Files, recovery: &mut Recovery<'_>) -> Result<
             return Err(damaged(file, 32, "it is another ledger's"));
         }
     }
-    Ok(Found { segments, end, unused, checkpoint: after })
+    Ok(Found { segments, end, unused, checkpoint: after, noted })
 }
 
 /// A segment that was read through.
 pub(super) struct Extent {
     pub(super) header: segment::Header,
+    /// The number of its last batch, or of the one before it.
+    pub(super) batch: u64,
     /// The sequence after its last entry.
     pub(super) next: u64,
     /// The journal's time at its end.
     pub(super) time: u64,
+    /// Whether one of its batches has notes.
+    pub(super) noted: bool,
 }
 
 /// Reads the whole journal, from the oldest segment there is.
 pub(super) fn read_through(files: &dyn Files, recovery: &mut Recovery<'_>) -> Result<Vec<Extent>, OpenError> {
-    let mut scan = Scan::new(files, recovery, 0, &numbers(files)?)?;
+    let mut scan = Scan::new(files, recovery, Covered::NOTHING, &numbers(files)?)?;
     let mut extents = Vec::new();
     let mut last = None;
     while let Some(segment) = scan.step(last.as_ref())? {
-        let (next, time) =
-            scan.end.as_ref().map_or((segment.header.first, 0), |end| (end.next.sequence, end.next.time));
-        extents.push(Extent { header: segment.header, next, time });
+        let (batch, next, time) = scan.end.as_ref().map_or((segment.header.batch, segment.header.first, 0), |end| {
+            (end.next.batch, end.next.sequence, end.next.time)
+        });
+        let (header, noted) = (segment.header, std::mem::take(&mut scan.noted));
+        extents.push(Extent { header, batch: batch - 1, next, time, noted });
         last = Some(segment);
     }
     Ok(extents)
@@ -180,26 +203,28 @@ fn read_header(files: &dyn Files, number: u64) -> Result<Result<segment::Header,
         .and_then(|header| if header.number == number { Ok(header) } else { Err("a segment under another's name") }))
 }
 
-fn load_checkpoint(files: &dyn Files, recovery: &mut Recovery<'_>) -> Result<Option<checkpoint::Header>, OpenError> {
+fn load_checkpoint(
+    files: &dyn Files,
+    recovery: &mut Recovery<'_>,
+) -> Result<Option<(checkpoint::Header, Noted)>, OpenError> {
     let sequences = checkpoint::all(files).map_err(cannot("list", files.path(CHECKPOINTS)))?;
     for sequence in sequences {
         let name = checkpoint::name(sequence);
         let file = open(files, &name)?;
-        // Twice: nothing of a damaged one may stay behind.
-        let checked = checkpoint::read(&*file, |_| {});
+        let mut failed = Ok(());
+        let checked = checkpoint::read(&*file, |account| {
+            if failed.is_ok() {
+                failed = (recovery.install)(Recovered::Loaded(account));
+            }
+        });
+        failed?;
         match checked {
             Ok(header) if header.sequence == sequence => {
-                let mut failed = Ok(());
-                let install = |account| {
-                    if failed.is_ok() {
-                        failed = (recovery.install)(account);
-                    }
-                };
-                checkpoint::read(&*file, install).map_err(|what| damaged(files.path(&name), 0, what))?;
-                failed?;
-                return Ok(Some(header));
+                let noted = checkpoint::noted(&*file, &header).map_err(|what| damaged(files.path(&name), 0, what))?;
+                return Ok(Some((header, noted)));
             }
             checked => {
+                (recovery.install)(Recovered::Forgotten)?;
                 let what = checked.err().unwrap_or_else(|| "it is at another sequence than its name says".to_owned());
                 (recovery.tell)(&Event::CheckpointDamaged { file: files.path(&name), what });
             }
@@ -212,19 +237,24 @@ fn load_checkpoint(files: &dyn Files, recovery: &mut Recovery<'_>) -> Result<Opt
 struct Scan<'a, 'r> {
     files: &'a dyn Files,
     recovery: &'a mut Recovery<'r>,
-    /// Entries up to it are in the checkpoint.
-    after: u64,
+    covered: Covered,
+    /// None: notes are not looked into.
+    fold: Option<Fold>,
+    /// Whether a batch has notes.
+    noted: bool,
     images: std::vec::IntoIter<u64>,
     end: Option<End>,
     unused: Vec<u64>,
     progress: Progress,
+    /// What the last image was read into, for the next.
+    buffer: Vec<u8>,
 }
 
 impl<'a, 'r> Scan<'a, 'r> {
     fn new(
         files: &'a dyn Files,
         recovery: &'a mut Recovery<'r>,
-        after: u64,
+        covered: Covered,
         numbers: &[u64],
     ) -> Result<Self, OpenError> {
         let mut total_bytes = 0;
@@ -234,10 +264,11 @@ impl<'a, 'r> Scan<'a, 'r> {
         }
         let progress = Progress { replayed: 0, bytes: 0, total_bytes };
         let images = Vec::from(numbers).into_iter();
-        Ok(Scan { files, recovery, after, images, end: None, unused: Vec::new(), progress })
+        let (end, unused, buffer) = (None, Vec::new(), Vec::new());
+        Ok(Scan { files, recovery, covered, fold: None, noted: false, images, end, unused, progress, buffer })
     }
 
-    fn image(&self, number: u64) -> Result<Image, OpenError> {
+    fn image(&mut self, number: u64) -> Result<Image, OpenError> {
         let name = segment::name(number);
         let file = open(self.files, &name)?;
         let failed = || cannot("read", self.files.path(&name));
@@ -246,7 +277,8 @@ impl<'a, 'r> Scan<'a, 'r> {
         let (mut bytes, mut blank) = (Vec::new(), false);
         match header {
             Ok(header) => {
-                bytes = vec![0; usize::try_from(length.min(header.length)).unwrap_or(usize::MAX)];
+                bytes = std::mem::take(&mut self.buffer);
+                bytes.resize(usize::try_from(length.min(header.length)).unwrap_or(usize::MAX), 0);
                 let read = read_full(&*file, &mut bytes, 0).map_err(failed())?;
                 bytes.truncate(read);
             }
@@ -260,7 +292,11 @@ impl<'a, 'r> Scan<'a, 'r> {
         let Some(number) = self.images.next() else { return Ok(None) };
         let image = self.image(number)?;
         match image.header {
-            Ok(header) => self.segment(&image, header, before).map(Some),
+            Ok(header) => {
+                let segment = self.segment(&image, header, before)?;
+                self.buffer = image.bytes;
+                Ok(Some(segment))
+            }
             Err(_) if self.images.len() == 0 && image.blank => {
                 self.unused.push(number);
                 Ok(None)
@@ -345,25 +381,32 @@ impl<'a, 'r> Scan<'a, 'r> {
     }
 
     fn replay(&mut self, batch: &Batch<'_>) -> Result<(), Stop> {
+        if let Some(fold) = &mut self.fold
+            && !self.covered.notes_of(&batch.header)
+        {
+            fold.take(batch.notes()).map_err(Stop::Malformed)?;
+        }
+        self.noted |= batch.header.notes > 0;
         let mut frames = batch.frames();
         for sequence in batch.header.first..batch.header.next() {
             let frame =
                 Frame::next(&mut frames).unwrap_or(Err("a batch with too few frames")).map_err(Stop::Malformed)?;
-            if sequence <= self.after || frame.refusal.is_some() {
+            if sequence <= self.covered.sequence || frame.refusal.is_some() {
                 continue;
             }
             for member in frame.members() {
                 for change in member.map_err(Stop::Malformed)?.changes {
                     let id = AccountId::new(change.account)
                         .map_err(|_| Stop::Malformed("an account's id that cannot be"))?;
-                    (self.recovery.install)(Recorded { id, state: change.state, sequence }).map_err(Stop::Error)?;
+                    let changed = Recovered::Changed(Recorded { id, state: change.state, sequence });
+                    (self.recovery.install)(changed).map_err(Stop::Error)?;
                 }
             }
         }
         if !frames.0.is_empty() {
             return Err(Stop::Malformed("a batch with more bytes than frames"));
         }
-        let replayed = batch.header.next().saturating_sub(batch.header.first.max(self.after + 1));
+        let replayed = batch.header.next().saturating_sub(batch.header.first.max(self.covered.sequence + 1));
         self.progress.replayed += replayed;
         Ok(())
     }

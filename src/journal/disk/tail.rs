@@ -8,9 +8,10 @@ use super::Disk;
 use super::batch::{Draft, Hash};
 use super::files::{File, write_all};
 use super::frame;
+use super::section::{self, Sections};
 use super::segment::{self, Segment};
 use crate::account::Balance;
-use crate::journal::JournalError;
+use crate::journal::{JournalError, Record};
 use crate::kernel::Handle;
 
 /// The longest body before a batch is closed, but for its last frame; segments shorter than twice this halve it.
@@ -36,8 +37,13 @@ pub(super) struct Next {
 }
 
 impl Disk {
-    /// Writes `entries` and returns when they are durable.
-    pub(super) fn write(&self, tail: &mut Tail, entries: &[Handle<Balance>]) -> Result<(), JournalError> {
+    /// Writes `entries` and returns when they are durable. What was noted is in the batch of the last one, or after it.
+    pub(super) fn write(
+        &self,
+        tail: &mut Tail,
+        entries: &[Handle<Balance>],
+        noted: &[Record],
+    ) -> Result<(), JournalError> {
         let most = BODY.min(self.spare.length as usize / 2);
         for entry in entries {
             tail.draft.push(|into| frame::encode(entry, into));
@@ -45,7 +51,24 @@ impl Disk {
                 self.write_batch(tail)?;
             }
         }
+        if !noted.is_empty() {
+            self.write_notes(tail, noted, most)?;
+        }
         if tail.draft.is_empty() { Ok(()) } else { self.write_batch(tail) }
+    }
+
+    /// Puts what was noted into the draft, and into as many batches as it takes.
+    fn write_notes(&self, tail: &mut Tail, noted: &[Record], most: usize) -> Result<(), JournalError> {
+        let mut changes = Vec::new();
+        noted.iter().for_each(|record| section::encode(record, &mut changes));
+        let mut sections = Sections::of(&changes);
+        while !sections.is_empty() {
+            if !tail.draft.is_empty() && tail.draft.length() + sections.length() > most {
+                self.write_batch(tail)?;
+            }
+            tail.draft.note(sections.next(most - tail.draft.length()));
+        }
+        Ok(())
     }
 
     /// Says that the journal ends here on purpose.

@@ -15,13 +15,13 @@ use super::{common, depth};
 const EVERY: u64 = 10;
 
 /// Closes the ledger of a process that has died: whoever waits there for the next segment would do so for ever.
-struct CloseWhenDead {
+pub(super) struct CloseWhenDead {
     over: Arc<Mutex<bool>>,
     watching: Option<JoinHandle<()>>,
 }
 
 impl CloseWhenDead {
-    fn watch(ledger: &Ledger, disk: &Disk) -> Self {
+    pub(super) fn watch(ledger: &Ledger, disk: &Disk) -> Self {
         let over = Arc::new(Mutex::new(false));
         let (ledger, disk, ended) = (ledger.clone(), disk.clone(), over.clone());
         let watching = std::thread::spawn(move || {

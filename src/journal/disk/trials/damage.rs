@@ -11,7 +11,7 @@ use super::common::Random;
 use super::disk::{Disk, End};
 use super::workload::{Caller, Events, Known, Shown, begin, checkpoint, open, reopen, roll};
 use super::{common, depth};
-use crate::journal::disk::recovery::Recovery;
+use crate::journal::disk::recovery::{Recovered, Recovery};
 use crate::journal::disk::{batch, checkpoint as checkpoints, segment};
 
 /// Every account: balance, version, and sequence of its last change.
@@ -70,7 +70,11 @@ impl Journal {
         let events = Events::default();
         let mut accounts = Accounts::new();
         let recovery = Recovery {
-            install: &mut |recorded| {
+            install: &mut |recovered| {
+                let (Recovered::Loaded(recorded) | Recovered::Changed(recorded)) = recovered else {
+                    accounts.clear();
+                    return Ok(());
+                };
                 let state = (recorded.state.amount, recorded.state.version, recorded.sequence);
                 accounts.insert(recorded.id.as_str().to_owned(), state);
                 Ok(())
@@ -80,7 +84,7 @@ impl Journal {
         };
         let opened = crate::journal::disk::Disk::open(disk.files(), 1 << 20, recovery, Arc::new(|_: &Event| {}));
         let told = std::mem::take(&mut *events.lock());
-        let end = opened.map(|(_, position)| position.sequence);
+        let end = opened.map(|(_, position, _)| position.sequence);
         if let Ok(end) = end {
             assert_eq!(accounts, self.states[end as usize], "the accounts at {end}");
         }
@@ -335,7 +339,7 @@ fn time_goes_on_from_the_checkpoint_where_the_newest_segment_is_empty() {
     drop(ledger);
     let recovery = Recovery { install: &mut |_| Ok(()), progress: &mut |_| ControlFlow::Continue(()), tell: &|_| {} };
     let opened = crate::journal::disk::Disk::open(killed.files(), 1 << 20, recovery, Arc::new(|_: &Event| {}));
-    assert_eq!(opened.map(|(_, position)| position.time).expect("good"), time);
+    assert_eq!(opened.map(|(_, position, _)| position.time).expect("good"), time);
 }
 
 /// E7: numbers that cannot be are refused, not computed with.

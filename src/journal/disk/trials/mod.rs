@@ -12,6 +12,7 @@ mod workload;
 mod crashes;
 mod damage;
 mod full;
+mod notes;
 mod spare;
 
 /// How much deeper than usual the trials go.

@@ -1,0 +1,212 @@
+//! The ledger as the store of inventory events: one process, whose data directory keeps stock, offsets and dead letters together.
+
+use std::collections::HashMap;
+
+use parking_lot::Mutex;
+
+use super::letter;
+use super::{Applied, Content, DeadLetter, Event, Position, Run, Store, StoreError, StoredDeadLetter};
+use crate::{
+    AccountId, Advance, Durability, Ledger, Note, NoteError, Operation, Outcome, Refusal, Request, SubmitError,
+    TransactionId,
+};
+
+/// How many events are decided before others get a turn: each may read the disk.
+const SLICE: usize = 32;
+
+/// Keeps events in a [`Ledger`].
+///
+/// An event is an update of its product under its id. A product that nobody opened is opened with a stock of 0 by its first
+/// event. The process that has the ledger owns all partitions; who of its own tasks owns one is told by an epoch that counts
+/// from the start of the process.
+#[derive(Debug)]
+pub struct LedgerStore {
+    ledger: Ledger,
+    /// The newest ownership of each partition that was taken over, by its source's name.
+    epochs: Mutex<HashMap<String, i64>>,
+}
+
+impl LedgerStore {
+    /// A store in `ledger`.
+    #[must_use]
+    pub fn new(ledger: &Ledger) -> Self {
+        // Outcomes become durable with the note that follows them.
+        LedgerStore { ledger: ledger.with_durability(Durability::Applied), epochs: Mutex::default() }
+    }
+
+    /// The runs that are to be done, without those that were done before; refused when one is neither.
+    fn left_to_do<'r>(&self, topic: &str, runs: &'r [Run]) -> Result<Vec<&'r Run>, StoreError> {
+        self.check_owner(&self.epochs.lock(), topic, runs)?;
+        let (mut left, mut strange) = (Vec::new(), Vec::new());
+        for run in runs {
+            let held = self.ledger.source(&source(topic, run.partition)).map(|at| at.next);
+            if held == run.from {
+                left.push(run);
+            } else if held != Some(run.next) {
+                strange.push(run.partition);
+            }
+        }
+        if strange.is_empty() { Ok(left) } else { Err(StoreError::Fenced { partitions: strange }) }
+    }
+
+    fn check_owner(&self, epochs: &HashMap<String, i64>, topic: &str, runs: &[Run]) -> Result<(), StoreError> {
+        let owned = |run: &&Run| epochs.get(&source(topic, run.partition)) == Some(&run.epoch);
+        let partitions: Vec<_> = runs.iter().filter(|run| !owned(run)).map(|run| run.partition).collect();
+        if partitions.is_empty() { Ok(()) } else { Err(StoreError::Fenced { partitions }) }
+    }
+
+    /// Decides the events of `runs`, and puts together what is to be noted after them.
+    async fn decide(&self, topic: &str, runs: &[&Run]) -> Result<(Note, Applied), StoreError> {
+        let (mut note, mut applied) = (Note::default(), Applied::default());
+        for (record, place) in runs.iter().flat_map(|run| &run.records).zip(1_usize..) {
+            match &record.content {
+                Content::Tombstone => applied.tombstones += 1,
+                Content::Malformed(letter) => note.parked.push(letter::encode(letter)),
+                Content::Event { event, original } => match self.event(event)? {
+                    Decided::Outcome(outcome) => {
+                        note.after = note.after.max(outcome.sequence());
+                        match (outcome.replayed(), outcome.result()) {
+                            (true, _) => applied.duplicates += 1,
+                            (false, Ok(_)) => applied.applied += 1,
+                            (false, Err(_)) => applied.rejected += 1,
+                        }
+                    }
+                    Decided::Letter { reason } => {
+                        // The id's first use may not be durable yet.
+                        note.after = note.after.max(self.ledger.sequence());
+                        let letter = DeadLetter { reason, ..DeadLetter::clone(original) };
+                        note.parked.push(letter::encode(&letter));
+                    }
+                },
+            }
+            if place % SLICE == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        applied.dead_letters = note.parked.len() as u64;
+        note.advances = runs.iter().map(|run| advance(topic, run)).collect();
+        Ok((note, applied))
+    }
+
+    fn event(&self, event: &Event) -> Result<Decided, StoreError> {
+        let Event { id, product, quantity_change } = event;
+        if self.ledger.balance(product).is_none() && !self.was_used(id)? {
+            self.open(product)?;
+        }
+        let request = Request::single(Operation::update(product.clone(), *quantity_change), Some(id.clone()));
+        match self.ledger.submit(request) {
+            Ok(outcome) => Ok(Decided::Outcome(outcome)),
+            Err(SubmitError::Invalid(invalid)) => Ok(Decided::Letter { reason: invalid.to_string() }),
+            Err(error) => Err(undecided(error)),
+        }
+    }
+
+    /// Whether the id has an outcome: then its event opens nothing.
+    fn was_used(&self, id: &TransactionId) -> Result<bool, StoreError> {
+        let found = self.ledger.transaction(id);
+        found.map(|found| found.is_some()).map_err(|error| StoreError::Unavailable { what: error.to_string() })
+    }
+
+    fn open(&self, product: &AccountId) -> Result<(), StoreError> {
+        let failed = |what: String| StoreError::Failed { what };
+        let create = Operation::create(product.clone(), 0).map_err(|error| failed(error.to_string()))?;
+        match self.ledger.submit(Request::single(create, None)).map_err(undecided)?.result() {
+            Ok(_) | Err(Refusal::AlreadyExists { .. }) => Ok(()),
+            Err(refusal) => Err(failed(refusal.to_string())),
+        }
+    }
+
+    /// Waits for what others noted before.
+    async fn settle(&self) -> Result<(), StoreError> {
+        let barrier = Note { after: self.ledger.sequence(), ..Note::default() };
+        self.ledger.note(barrier).await.map_err(not_noted)
+    }
+}
+
+enum Decided {
+    Outcome(Outcome),
+    Letter { reason: String },
+}
+
+fn source(topic: &str, partition: i32) -> String {
+    format!("kafka/{topic}/{partition}")
+}
+
+fn advance(topic: &str, run: &Run) -> Advance {
+    let Run { partition, from, next, fingerprint, .. } = *run;
+    Advance { source: source(topic, partition), from, next, fingerprint }
+}
+
+fn undecided(error: SubmitError) -> StoreError {
+    let what = error.to_string();
+    match error {
+        SubmitError::Exhausted(_) | SubmitError::IdsUnreadable { .. } => StoreError::Unavailable { what },
+        _ => StoreError::Failed { what },
+    }
+}
+
+fn not_noted(error: NoteError) -> StoreError {
+    let what = error.to_string();
+    match error {
+        NoteError::TooMuchParked { .. } | NoteError::Exhausted(_) => StoreError::Unavailable { what },
+        _ => StoreError::Failed { what },
+    }
+}
+
+#[tonic::async_trait]
+impl Store for LedgerStore {
+    async fn take_over(&self, topic: &str, partitions: &[i32]) -> Result<Vec<Position>, StoreError> {
+        let mut positions = Vec::with_capacity(partitions.len());
+        {
+            let mut epochs = self.epochs.lock();
+            for partition in partitions {
+                let epoch = epochs.entry(source(topic, *partition)).or_default();
+                *epoch += 1;
+                positions.push(Position { partition: *partition, epoch: *epoch, next: None, fingerprint: 0 });
+            }
+        }
+        // The owner before cannot note any more; what it noted counts.
+        self.settle().await?;
+        for position in &mut positions {
+            if let Some(at) = self.ledger.source(&source(topic, position.partition)) {
+                (position.next, position.fingerprint) = (Some(at.next), at.fingerprint);
+            }
+        }
+        Ok(positions)
+    }
+
+    async fn apply(&self, topic: &str, runs: &[Run]) -> Result<Applied, StoreError> {
+        loop {
+            let left = self.left_to_do(topic, runs)?;
+            let (note, applied) = self.decide(topic, &left).await?;
+            let noting = {
+                // Whoever takes over from here on waits for this note.
+                let epochs = self.epochs.lock();
+                self.check_owner(&epochs, topic, runs)?;
+                self.ledger.note(note)
+            };
+            match noting.await {
+                Ok(()) => return Ok(applied),
+                // An earlier call of ours, given up before it was answered, was kept meanwhile.
+                Err(NoteError::Moved { .. }) => {}
+                Err(error) => return Err(not_noted(error)),
+            }
+        }
+    }
+
+    async fn dead_letters(&self, limit: usize) -> Result<Vec<StoredDeadLetter>, StoreError> {
+        let stored = self.ledger.parked(limit).into_iter().map(|parked| {
+            let letter = letter::decode(&parked.payload);
+            let number = i64::try_from(parked.number).ok();
+            let unknown = || StoreError::Failed { what: format!("parked record {} is no dead letter", parked.number) };
+            let (number, letter) = number.zip(letter).ok_or_else(unknown)?;
+            Ok(StoredDeadLetter { number, letter })
+        });
+        stored.collect()
+    }
+
+    async fn published(&self, numbers: &[i64]) -> Result<(), StoreError> {
+        let unparked = numbers.iter().filter_map(|number| u64::try_from(*number).ok()).collect();
+        self.ledger.note(Note { unparked, ..Note::default() }).await.map_err(not_noted)
+    }
+}

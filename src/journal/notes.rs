@@ -1,0 +1,302 @@
+//! The notes that wait for their entries, and what was noted.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::source::{Advance, MAX_PARKED_BYTES, MAX_SOURCES, Note, NoteError, Parked, SourcePosition, weight};
+
+/// What a note takes without what it parks, about, in bytes.
+const NOTE_BYTES: u64 = 100;
+
+/// One change of what is noted, as it is journalled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Record {
+    /// A source is there from now on.
+    Position { source: Arc<str>, at: SourcePosition },
+    /// A record was put aside.
+    Parked(Parked),
+    /// A parked record is needed no more.
+    Unparked(u64),
+}
+
+/// All that is noted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Noted {
+    pub(crate) sources: BTreeMap<Arc<str>, SourcePosition>,
+    pub(crate) parked: BTreeMap<u64, Arc<[u8]>>,
+    /// The highest number that a parked record ever had.
+    pub(crate) last: u64,
+    /// What the parked ones weigh.
+    bytes: u64,
+}
+
+impl Noted {
+    /// Whether nothing was ever noted.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.sources.is_empty() && self.last == 0
+    }
+
+    /// Does what `record` says; or what speaks against it.
+    pub(crate) fn apply(&mut self, record: Record) -> Result<(), &'static str> {
+        match record {
+            Record::Position { source, at } => {
+                if self.sources.get(&source).is_some_and(|before| before.next > at.next) {
+                    return Err("a source that goes back");
+                }
+                self.sources.insert(source, at);
+            }
+            Record::Parked(Parked { number, payload }) => {
+                if number != self.last + 1 {
+                    return Err("parked records that are not numbered one after the other");
+                }
+                self.last = number;
+                self.put(number, payload);
+            }
+            Record::Unparked(number) => {
+                let payload = self.parked.remove(&number).ok_or("a record taken back that is not parked")?;
+                self.bytes -= weight(&payload);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a parked record in that has its number.
+    pub(crate) fn put(&mut self, number: u64, payload: Arc<[u8]>) {
+        self.bytes += weight(&payload);
+        if let Some(before) = self.parked.insert(number, payload) {
+            self.bytes -= weight(&before);
+        }
+    }
+
+    /// Does what `note` asks for, and tells the changes; or why it must not be.
+    fn plan(&mut self, note: Note, records: &mut Vec<Record>) -> Result<(), NoteError> {
+        let mut unknown = 0;
+        for Advance { source, from, .. } in &note.advances {
+            let held = self.sources.get(source.as_str()).map(|at| at.next);
+            if held != *from {
+                return Err(NoteError::Moved { source_name: source.clone(), held });
+            }
+            unknown += usize::from(held.is_none());
+        }
+        if self.sources.len() + unknown > MAX_SOURCES {
+            return Err(NoteError::TooManySources);
+        }
+        let positions = note.advances.into_iter().map(|Advance { source, next, fingerprint, .. }| {
+            let at = SourcePosition { next, fingerprint };
+            Record::Position { source: source.into(), at }
+        });
+        let parked = (self.last + 1..).zip(note.parked);
+        let parked = parked.map(|(number, payload)| Record::Parked(Parked { number, payload: payload.into() }));
+        let unparked = note.unparked.into_iter().map(Record::Unparked);
+        for record in positions.chain(parked).chain(unparked) {
+            // What is not parked any more was taken back before: the only one that says no.
+            if self.apply(record.clone()).is_ok() {
+                records.push(record);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The notes of a ledger.
+pub(crate) struct Notes {
+    queue: Mutex<Queue>,
+    durable: RwLock<Noted>,
+}
+
+struct Queue {
+    waiting: Vec<(Note, Arc<Slot>)>,
+    /// What those in `waiting` will park.
+    waiting_bytes: u64,
+    /// What those weighed that were taken.
+    weighed: u64,
+    /// What will be noted when all that was taken is durable.
+    planned: Noted,
+    /// What those who come now are told.
+    closed: Option<NoteError>,
+}
+
+/// Notes whose entries are about to be durable.
+#[derive(Default)]
+pub(crate) struct Due {
+    pub(crate) records: Vec<Record>,
+    answers: Vec<(Arc<Slot>, Result<(), NoteError>)>,
+}
+
+impl Due {
+    /// Whether nobody waits for it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.answers.is_empty()
+    }
+}
+
+impl Notes {
+    pub(crate) fn new(noted: Noted) -> Self {
+        let planned = noted.clone();
+        let queue = Queue { waiting: Vec::new(), waiting_bytes: 0, weighed: 0, planned, closed: None };
+        Notes { queue: Mutex::new(queue), durable: RwLock::new(noted) }
+    }
+
+    /// What is noted for good.
+    pub(crate) fn durable(&self) -> Noted {
+        self.durable.read().clone()
+    }
+
+    pub(crate) fn source(&self, name: &str) -> Option<SourcePosition> {
+        self.durable.read().sources.get(name).copied()
+    }
+
+    pub(crate) fn sources(&self) -> Vec<(String, SourcePosition)> {
+        self.durable.read().sources.iter().map(|(name, at)| (name.to_string(), *at)).collect()
+    }
+
+    pub(crate) fn parked(&self, limit: usize) -> Vec<Parked> {
+        let noted = self.durable.read();
+        let oldest = noted.parked.iter().take(limit);
+        oldest.map(|(number, payload)| Parked { number: *number, payload: payload.clone() }).collect()
+    }
+
+    /// Takes a note; it waits for its entries.
+    pub(crate) fn add(&self, note: Note) -> Noting {
+        if let Err(error) = note.check() {
+            return Noting::refused(error);
+        }
+        let mut queue = self.queue.lock();
+        if let Some(closed) = &queue.closed {
+            return Noting::refused(closed.clone());
+        }
+        let bytes = queue.planned.bytes + queue.waiting_bytes;
+        if bytes >= MAX_PARKED_BYTES && !note.parked.is_empty() {
+            return Noting::refused(NoteError::TooMuchParked { bytes });
+        }
+        queue.waiting_bytes += note.parked_bytes();
+        let slot = Arc::new(Slot::default());
+        queue.waiting.push((note, slot.clone()));
+        Noting(slot)
+    }
+
+    /// Whether a note waits only to be written, when everything up to `durable` is.
+    pub(crate) fn is_due(&self, durable: u64) -> bool {
+        self.queue.lock().waiting.iter().any(|(note, _)| note.after <= durable)
+    }
+
+    /// How many bytes were noted since the start, about.
+    pub(crate) fn weighed(&self) -> u64 {
+        self.queue.lock().weighed
+    }
+
+    /// The notes that may be written with the entries up to `through`, in the order in which they came.
+    pub(crate) fn take(&self, through: u64) -> Due {
+        self.queue.lock().take(through)
+    }
+
+    /// What was taken is durable.
+    pub(crate) fn kept(&self, due: Due) {
+        if !due.records.is_empty() {
+            self.durable.write().follow(due.records);
+        }
+        due.answers.into_iter().for_each(|(slot, answer)| slot.fill(answer));
+    }
+
+    /// Where everything is as durable as it gets: notes all that waits.
+    pub(crate) fn keep_all(&self) {
+        let mut queue = self.queue.lock();
+        let due = queue.take(u64::MAX);
+        // Within the lock: changes follow one another.
+        self.durable.write().follow(due.records);
+        drop(queue);
+        due.answers.into_iter().for_each(|(slot, answer)| slot.fill(answer));
+    }
+
+    /// From now on nothing is noted; whoever waits for it is told `why`, and those of `due` as well.
+    pub(crate) fn close(&self, due: Due, why: &NoteError) {
+        let mut queue = self.queue.lock();
+        queue.closed.get_or_insert_with(|| why.clone());
+        let waiting = std::mem::take(&mut queue.waiting);
+        drop(queue);
+        let taken = due.answers.into_iter().map(|(slot, answer)| (slot, answer.and(Err(why.clone()))));
+        let left = waiting.into_iter().map(|(_, slot)| (slot, Err(why.clone())));
+        taken.chain(left).for_each(|(slot, answer)| slot.fill(answer));
+    }
+}
+
+impl Noted {
+    fn follow(&mut self, records: Vec<Record>) {
+        for record in records {
+            let followed = self.apply(record);
+            debug_assert_eq!(followed, Ok(()), "planned on the same state");
+        }
+    }
+}
+
+impl Queue {
+    fn take(&mut self, through: u64) -> Due {
+        let mut due = Due::default();
+        if self.waiting.is_empty() {
+            return due;
+        }
+        let (ripe, waiting) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|(note, _)| note.after <= through);
+        self.waiting = waiting;
+        let ripe: Vec<(Note, Arc<Slot>)> = ripe;
+        for (note, slot) in ripe {
+            self.waiting_bytes -= note.parked_bytes();
+            self.weighed += note.parked_bytes() + NOTE_BYTES;
+            let answer = self.planned.plan(note, &mut due.records);
+            due.answers.push((slot, answer));
+        }
+        due
+    }
+}
+
+/// Where an answer is left for whoever waits for it.
+#[derive(Default)]
+struct Slot(Mutex<Waiting>);
+
+#[derive(Default)]
+struct Waiting {
+    answer: Option<Result<(), NoteError>>,
+    waker: Option<Waker>,
+}
+
+impl Slot {
+    fn fill(&self, answer: Result<(), NoteError>) {
+        let mut waiting = self.0.lock();
+        waiting.answer = Some(answer);
+        let waker = waiting.waker.take();
+        drop(waiting);
+        // Outside the lock: a waker runs its runtime's code.
+        waker.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// Resolves when a note is durable, or will never be. Dropped, it takes nothing back.
+pub(crate) struct Noting(Arc<Slot>);
+
+impl Noting {
+    pub(crate) fn refused(error: NoteError) -> Self {
+        let slot = Slot::default();
+        slot.fill(Err(error));
+        Noting(Arc::new(slot))
+    }
+}
+
+impl Future for Noting {
+    type Output = Result<(), NoteError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut waiting = self.0.0.lock();
+        match &waiting.answer {
+            Some(answer) => Poll::Ready(answer.clone()),
+            None => {
+                waiting.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}

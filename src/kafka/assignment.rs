@@ -1,0 +1,281 @@
+//! Which partitions this process has been given, and how far each has got on its way to being consumed.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::inventory::Position;
+
+use super::backoff::Backoff;
+
+/// One assignment of one partition: whatever is in flight for an earlier one no longer counts.
+pub(super) type Generation = u64;
+
+/// The partitions assigned by the group, or by hand. Knows nothing of Kafka.
+#[derive(Debug, Default)]
+pub(super) struct Assignment {
+    latest: Generation,
+    partitions: BTreeMap<i32, Assigned>,
+    /// Whether the group has told us what is ours, if only nothing, and not taken it all back since.
+    pub(super) joined: bool,
+}
+
+#[derive(Debug)]
+struct Assigned {
+    generation: Generation,
+    stage: Stage,
+    backoff: Backoff,
+    not_before: Instant,
+}
+
+/// How far a partition has got.
+#[derive(Debug)]
+enum Stage {
+    /// To be taken over in the store, then compared with the log.
+    Wanted,
+    /// Ours in the store; to be compared with the log.
+    TakenOver(Position),
+    /// A task is at one of the two.
+    Busy,
+    /// Its records flow.
+    Consuming,
+    /// Its offset does not fit the log.
+    Stopped(String),
+    /// The store says that it is somebody else's; the group will have to say so too.
+    Fenced,
+}
+
+/// What is to be done for some partitions, in a task of its own.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Work {
+    /// To be taken over, then compared.
+    pub(super) wanted: Vec<(i32, Generation)>,
+    /// To be compared with the log.
+    pub(super) taken_over: Vec<(Position, Generation)>,
+}
+
+impl Work {
+    pub(super) fn is_empty(&self) -> bool {
+        self.wanted.is_empty() && self.taken_over.is_empty()
+    }
+}
+
+/// What became of it, for one partition.
+#[derive(Debug)]
+pub(super) struct Settled {
+    pub(super) partition: i32,
+    pub(super) generation: Generation,
+    pub(super) result: Step,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Step {
+    /// It can be consumed from `start`.
+    Ready { position: Position, start: i64 },
+    /// It cannot, until somebody has looked at it.
+    Stop(String),
+    /// Try again later: from here, where it was taken over already.
+    Again(Option<Position>, String),
+}
+
+impl Assignment {
+    /// These are ours now, whatever they were before.
+    pub(super) fn assign(&mut self, partitions: &[i32], now: Instant) {
+        self.joined = true;
+        for partition in partitions {
+            self.want(*partition, now);
+        }
+    }
+
+    fn want(&mut self, partition: i32, not_before: Instant) {
+        self.latest += 1;
+        let assigned =
+            Assigned { generation: self.latest, stage: Stage::Wanted, backoff: Backoff::default(), not_before };
+        self.partitions.insert(partition, assigned);
+    }
+
+    /// These are not ours any more.
+    pub(super) fn revoke(&mut self, partitions: &[i32]) {
+        self.partitions.retain(|partition, _| !partitions.contains(partition));
+        self.joined &= !self.partitions.is_empty();
+    }
+
+    /// Those whose records flow are ours still, but from the beginning: the log is not what it was. Returns them.
+    pub(super) fn begin_again(&mut self, not_before: Instant) -> Vec<i32> {
+        let again: Vec<_> = self.consuming().collect();
+        for partition in &again {
+            self.want(*partition, not_before);
+        }
+        again
+    }
+
+    /// Any of them may be somebody else's by now. Returns them.
+    pub(super) fn doubt_all(&mut self) -> Vec<i32> {
+        for assigned in self.partitions.values_mut() {
+            assigned.stage = Stage::Fenced;
+        }
+        self.all()
+    }
+
+    /// The store says that these are somebody else's. Returns those that we believed to have.
+    pub(super) fn fence(&mut self, partitions: &[(i32, Generation)]) -> Vec<i32> {
+        let mut believed = Vec::new();
+        for (partition, generation) in partitions {
+            if let Some(assigned) = self.partitions.get_mut(partition)
+                && assigned.generation == *generation
+                && matches!(assigned.stage, Stage::Consuming)
+            {
+                assigned.stage = Stage::Fenced;
+                believed.push(*partition);
+            }
+        }
+        believed
+    }
+
+    /// What can be begun now.
+    pub(super) fn due(&mut self, now: Instant) -> Work {
+        let mut work = Work::default();
+        for (partition, assigned) in self.partitions.iter_mut().filter(|(_, it)| it.not_before <= now) {
+            match assigned.stage {
+                Stage::Wanted => work.wanted.push((*partition, assigned.generation)),
+                Stage::TakenOver(position) => work.taken_over.push((position, assigned.generation)),
+                _ => continue,
+            }
+            assigned.stage = Stage::Busy;
+        }
+        work
+    }
+
+    /// Keeps what a task found, unless the partition was assigned anew meanwhile. True when it can be consumed now.
+    pub(super) fn settle(&mut self, settled: &Settled, now: Instant) -> bool {
+        let Some(assigned) = self.partitions.get_mut(&settled.partition) else { return false };
+        // Fenced meanwhile: what the task found is of no use.
+        if assigned.generation != settled.generation || !matches!(assigned.stage, Stage::Busy) {
+            return false;
+        }
+        assigned.stage = match &settled.result {
+            Step::Ready { .. } => Stage::Consuming,
+            Step::Stop(why) => Stage::Stopped(why.clone()),
+            Step::Again(position, _) => {
+                assigned.not_before = now + assigned.backoff.next();
+                position.map_or(Stage::Wanted, Stage::TakenOver)
+            }
+        };
+        matches!(assigned.stage, Stage::Consuming)
+    }
+
+    /// Whoever was at these has ended without a word.
+    pub(super) fn abandoned(&mut self, partitions: &[(i32, Generation)], now: Instant) {
+        for (partition, generation) in partitions {
+            let result = Step::Again(None, String::new());
+            self.settle(&Settled { partition: *partition, generation: *generation, result }, now);
+        }
+    }
+
+    /// Nothing is taken over before `delay` has passed: this process slept, and may have lost what it believes to have.
+    pub(super) fn hold_back(&mut self, now: Instant, delay: Duration) {
+        for assigned in self.partitions.values_mut().filter(|it| matches!(it.stage, Stage::Wanted)) {
+            assigned.not_before = assigned.not_before.max(now + delay);
+        }
+    }
+
+    /// Whether somebody still waits for what is done for this assignment of the partition.
+    pub(super) fn is_current(&self, partition: i32, generation: Generation) -> bool {
+        self.partitions.get(&partition).is_some_and(|assigned| assigned.generation == generation)
+    }
+
+    /// All of them, in any stage.
+    pub(super) fn all(&self) -> Vec<i32> {
+        self.partitions.keys().copied().collect()
+    }
+
+    /// Whose records flow.
+    pub(super) fn consuming(&self) -> impl Iterator<Item = i32> {
+        self.partitions.iter().filter(|(_, it)| matches!(it.stage, Stage::Consuming)).map(|(partition, _)| *partition)
+    }
+
+    /// Which are stopped, and why.
+    pub(super) fn stopped(&self) -> impl Iterator<Item = (i32, &str)> {
+        self.partitions.iter().filter_map(|(partition, assigned)| match &assigned.stage {
+            Stage::Stopped(why) => Some((*partition, why.as_str())),
+            _ => None,
+        })
+    }
+
+    pub(super) fn any_fenced(&self) -> bool {
+        self.partitions.values().any(|assigned| matches!(assigned.stage, Stage::Fenced))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn position(partition: i32) -> Position {
+        Position { partition, epoch: 1, next: Some(5), fingerprint: 9 }
+    }
+
+    fn settled(partition: i32, generation: Generation, result: Step) -> Settled {
+        Settled { partition, generation, result }
+    }
+
+    #[test]
+    fn what_was_done_for_an_earlier_assignment_does_not_count() {
+        let now = Instant::now();
+        let mut assignment = Assignment::default();
+        assignment.assign(&[0, 1], now);
+        let work = assignment.due(now);
+        assert_eq!(work.wanted.len(), 2);
+        assert!(assignment.due(now).is_empty(), "a task is at it");
+        assignment.revoke(&[0]);
+        assignment.assign(&[0], now);
+        let ready = |partition| Step::Ready { position: position(partition), start: 5 };
+        let took = work.wanted.iter().map(|(partition, generation)| {
+            assignment.settle(&settled(*partition, *generation, ready(*partition)), now)
+        });
+        assert_eq!(took.collect::<Vec<_>>(), [false, true]);
+        assert_eq!(assignment.consuming().collect::<Vec<_>>(), [1]);
+        assert_eq!(assignment.due(now).wanted.len(), 1);
+    }
+
+    #[test]
+    fn a_partition_taken_over_is_not_taken_over_again() {
+        let now = Instant::now();
+        let mut assignment = Assignment::default();
+        assignment.assign(&[0], now);
+        let generation = assignment.due(now).wanted[0].1;
+        assignment.settle(&settled(0, generation, Step::Again(Some(position(0)), "no broker".to_owned())), now);
+        assert!(assignment.due(now).is_empty(), "later");
+        let work = assignment.due(now + Duration::from_secs(6));
+        assert_eq!(work.taken_over, [(position(0), generation)]);
+        assert!(work.wanted.is_empty());
+    }
+
+    #[test]
+    fn what_a_task_left_undone_is_done_again() {
+        let now = Instant::now();
+        let mut assignment = Assignment::default();
+        assignment.assign(&[0, 1], now);
+        let work = assignment.due(now);
+        let ready = Step::Ready { position: position(0), start: 5 };
+        assert!(assignment.settle(&settled(0, work.wanted[0].1, ready), now));
+        assignment.abandoned(&work.wanted, now);
+        assert_eq!(assignment.consuming().collect::<Vec<_>>(), [0]);
+        assert_eq!(assignment.due(now + Duration::from_secs(1)).wanted, [work.wanted[1]]);
+    }
+
+    /// D5: no duel: what was fenced waits for the group.
+    #[test]
+    fn a_fenced_partition_is_not_taken_over_until_it_is_assigned() {
+        let now = Instant::now();
+        let mut assignment = Assignment::default();
+        assignment.assign(&[0], now);
+        let generation = assignment.due(now).wanted[0].1;
+        assignment.settle(&settled(0, generation, Step::Ready { position: position(0), start: 5 }), now);
+        assert_eq!(assignment.fence(&[(0, generation + 1)]), [] as [i32; 0]);
+        assert_eq!(assignment.fence(&[(0, generation)]), [0]);
+        assignment.begin_again(now);
+        assert!(assignment.due(now + Duration::from_secs(60)).is_empty());
+        assignment.assign(&[0], now);
+        assert_eq!(assignment.due(now).wanted.len(), 1);
+    }
+}

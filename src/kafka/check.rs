@@ -1,0 +1,249 @@
+//! Compares stored offsets with the log: whether the records after them are still there, and whether it is the same topic.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::{Message as _, Offset, TopicPartitionList};
+
+use crate::inventory::Position;
+
+use super::assignment::Step;
+use super::fingerprint::{UNKNOWN, fingerprint};
+use super::quiet::Silent;
+use super::settings::{NeverConsumed, OnMismatch, Settings};
+
+/// How long the log may take to answer, for all partitions together.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a single question may take.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// The offsets that a partition of the log has: from the first up to, but not including, the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Extent {
+    first: i64,
+    end: i64,
+}
+
+/// Where each of these partitions can go on. Blocks for at most some [`PATIENCE`].
+pub(super) fn check(settings: &Settings, positions: &[Position]) -> Vec<(i32, Step)> {
+    let begun = Instant::now();
+    let look = match Look::at(settings) {
+        Ok(look) => look,
+        Err(error) => return positions.iter().map(|it| (it.partition, again(*it, &error))).collect(),
+    };
+    let mut steps = Vec::new();
+    let mut to_compare = Vec::new();
+    let mut unanswered = None;
+    for position in positions {
+        let extent = match &unanswered {
+            // A broker that let us wait would let us wait for each of the others.
+            Some(error) => Err(KafkaError::clone(error)),
+            None => look.extent(position.partition, PATIENCE.saturating_sub(begun.elapsed()).min(ANSWER)),
+        };
+        match extent {
+            Ok(extent) if is_comparable(*position, extent) => to_compare.push((*position, extent)),
+            Ok(extent) => steps.push((position.partition, placed(settings, *position, extent))),
+            Err(error) => {
+                steps.push((position.partition, again(*position, &error)));
+                unanswered = (begun.elapsed() > ANSWER).then_some(error);
+            }
+        }
+    }
+    let found = look.fingerprints(&to_compare, PATIENCE.saturating_sub(begun.elapsed()).max(ANSWER));
+    for (position, extent) in to_compare {
+        let step = match found.get(&position.partition) {
+            Some(Found::Record(print)) if *print != position.fingerprint => another_topic(settings, position, extent),
+            Some(_) => placed(settings, position, extent),
+            None => Step::Again(Some(position), "the log did not show the record before the offset in time".to_owned()),
+        };
+        steps.push((position.partition, step));
+    }
+    steps
+}
+
+/// The partitions that the topic has. Blocks for at most [`ANSWER`].
+pub(super) fn partitions(settings: &Settings) -> KafkaResult<Vec<i32>> {
+    Look::at(settings)?.partitions()
+}
+
+fn again(position: Position, error: &KafkaError) -> Step {
+    Step::Again(Some(position), error.to_string())
+}
+
+/// Whether the record before the offset can still be looked at.
+fn is_comparable(position: Position, extent: Extent) -> bool {
+    let in_log = |next: i64| next > extent.first && next <= extent.end;
+    position.fingerprint != UNKNOWN && position.next.is_some_and(in_log)
+}
+
+/// Where a partition goes on, going by what the log has.
+fn placed(settings: &Settings, position: Position, extent: Extent) -> Step {
+    let Extent { first, end } = extent;
+    let ready = |start| Step::Ready { position, start };
+    match position.next {
+        None => match settings.never_consumed {
+            NeverConsumed::Earliest => ready(first),
+            NeverConsumed::Latest => ready(end),
+            NeverConsumed::Stop => Step::Stop("it was never consumed, and KAFKA_AUTO_OFFSET_RESET is none".to_owned()),
+        },
+        Some(next) if next < first => {
+            let what = format!(
+                "records were lost: the log begins at {first}, and those from {next} on were never consumed \
+                 (KAFKA_ON_LOST_RECORDS=earliest goes on without them)"
+            );
+            mismatch(settings.on_lost_records, position, first, what)
+        }
+        Some(next) if next > end => another_topic(settings, position, extent),
+        Some(next) => ready(next),
+    }
+}
+
+fn another_topic(settings: &Settings, position: Position, extent: Extent) -> Step {
+    let next = position.next.unwrap_or_default();
+    let what = format!(
+        "the topic is another one, or lost its end: the record before offset {next} is not the one that was consumed, and \
+         the log ends at {} (KAFKA_ON_ANOTHER_TOPIC=earliest consumes it from its beginning)",
+        extent.end
+    );
+    mismatch(settings.on_another_topic, position, extent.first, what)
+}
+
+fn mismatch(choice: OnMismatch, position: Position, first: i64, what: String) -> Step {
+    match choice {
+        OnMismatch::Stop => Step::Stop(what),
+        OnMismatch::Earliest => {
+            tracing::warn!(partition = position.partition, from = first, "going on with the oldest record: {what}");
+            Step::Ready { position, start: first }
+        }
+    }
+}
+
+/// What the log has at an offset.
+enum Found {
+    Record(i64),
+    /// It was compacted away, or never was a record.
+    Nothing,
+}
+
+/// A short-lived consumer of its own, so that questions to the log hold up nobody.
+struct Look<'a> {
+    consumer: BaseConsumer<Silent>,
+    topic: &'a str,
+}
+
+impl<'a> Look<'a> {
+    fn at(settings: &'a Settings) -> KafkaResult<Self> {
+        let consumer = settings.for_look().create_with_context(Silent)?;
+        Ok(Look { consumer, topic: &settings.topic })
+    }
+
+    fn partitions(&self) -> KafkaResult<Vec<i32>> {
+        let metadata = self.consumer.fetch_metadata(Some(self.topic), ANSWER)?;
+        let topic = metadata.topics().iter().find(|topic| topic.name() == self.topic);
+        let Some(topic) = topic else { return Ok(Vec::new()) };
+        if let Some(error) = topic.error() {
+            return Err(KafkaError::MetadataFetch(error.into()));
+        }
+        Ok(topic.partitions().iter().map(|partition| partition.id()).collect())
+    }
+
+    fn extent(&self, partition: i32, patience: Duration) -> KafkaResult<Extent> {
+        let (first, end) =
+            self.consumer.fetch_watermarks(self.topic, partition, patience.max(Duration::from_millis(1)))?;
+        Ok(Extent { first, end })
+    }
+
+    /// What is before the offset of each, as far as the log says so in time.
+    fn fingerprints(&self, positions: &[(Position, Extent)], patience: Duration) -> BTreeMap<i32, Found> {
+        let mut found = BTreeMap::new();
+        let mut list = TopicPartitionList::with_capacity(positions.len());
+        let before = |position: &Position| position.next.unwrap_or_default() - 1;
+        for (position, _) in positions {
+            if list.add_partition_offset(self.topic, position.partition, Offset::Offset(before(position))).is_err() {
+                found.insert(position.partition, Found::Nothing);
+            }
+        }
+        if positions.is_empty() || self.consumer.assign(&list).is_err() {
+            return found;
+        }
+        let wanted: BTreeMap<_, _> = positions.iter().map(|(it, _)| (it.partition, before(it))).collect();
+        let until = Instant::now() + patience;
+        while found.len() < positions.len() && Instant::now() < until {
+            let (partition, what) = match self.consumer.poll(Duration::from_millis(100)) {
+                Some(Ok(message)) if wanted.get(&message.partition()) == Some(&message.offset()) => {
+                    let print = fingerprint(message.timestamp().to_millis(), message.key(), message.payload());
+                    (message.partition(), Found::Record(print))
+                }
+                // The first record that comes is a later one, or the partition ends before there is any.
+                Some(Ok(message)) => (message.partition(), Found::Nothing),
+                Some(Err(KafkaError::PartitionEOF(partition))) => (partition, Found::Nothing),
+                Some(Err(_)) | None => continue,
+            };
+            found.entry(partition).or_insert(what);
+        }
+        // What librdkafka holds for a partition must be gone before the consumer is.
+        drop(self.consumer.unassign());
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(variables: &[(&str, &str)]) -> Settings {
+        let brokers = [("KAFKA_BROKERS", "nowhere:1")];
+        let variables = brokers.iter().chain(variables).map(|(name, value)| (name.to_string(), value.to_string()));
+        Settings::from_variables(variables).expect("good settings")
+    }
+
+    fn at(next: Option<i64>) -> Position {
+        Position { partition: 0, epoch: 1, next, fingerprint: 5 }
+    }
+
+    const LOG: Extent = Extent { first: 10, end: 20 };
+
+    /// D6: records that are gone are not passed over in silence.
+    #[test]
+    fn an_offset_before_the_log_stops_the_partition() {
+        let step = placed(&settings(&[]), at(Some(9)), LOG);
+        assert!(matches!(&step, Step::Stop(why) if why.contains("the log begins at 10")), "{step:?}");
+        let go_on = settings(&[("KAFKA_ON_LOST_RECORDS", "earliest")]);
+        assert_eq!(placed(&go_on, at(Some(9)), LOG), Step::Ready { position: at(Some(9)), start: 10 });
+    }
+
+    #[test]
+    fn an_offset_after_the_log_stops_the_partition() {
+        let step = placed(&settings(&[]), at(Some(21)), LOG);
+        assert!(matches!(&step, Step::Stop(why) if why.contains("another one")), "{step:?}");
+        let go_on = settings(&[("KAFKA_ON_ANOTHER_TOPIC", "earliest")]);
+        assert_eq!(placed(&go_on, at(Some(21)), LOG), Step::Ready { position: at(Some(21)), start: 10 });
+    }
+
+    #[test]
+    fn an_offset_in_the_log_is_where_it_goes_on() {
+        for next in [10, 15, 20] {
+            assert_eq!(
+                placed(&settings(&[]), at(Some(next)), LOG),
+                Step::Ready { position: at(Some(next)), start: next }
+            );
+        }
+        assert!(
+            !is_comparable(at(Some(10)), LOG) && is_comparable(at(Some(11)), LOG) && is_comparable(at(Some(20)), LOG)
+        );
+        assert!(!is_comparable(Position { fingerprint: UNKNOWN, ..at(Some(15)) }, LOG));
+    }
+
+    #[test]
+    fn a_partition_never_consumed_begins_where_the_operator_says() {
+        let cases = [("earliest", Some(10)), ("latest", Some(20)), ("none", None)];
+        for (reset, expected) in cases {
+            let step = placed(&settings(&[("KAFKA_AUTO_OFFSET_RESET", reset)]), at(None), LOG);
+            let start = if let Step::Ready { start, .. } = step { Some(start) } else { None };
+            assert_eq!(start, expected, "{reset}");
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Publishes the dead letters that the store keeps, to their topic.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::future_producer::OwnedDeliveryResult;
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
+use tokio::sync::watch;
+
+use crate::inventory::{DeadLetter, StoreError, StoredDeadLetter};
+
+use super::backoff::Backoff;
+use super::shared::Shared;
+
+/// Letters on their way at once.
+const AT_ONCE: usize = 500;
+
+/// How often the store is asked for letters that another process left behind.
+const ASKED: Duration = Duration::from_secs(5);
+
+/// How long a full queue of the producer is waited for.
+const QUEUED: Duration = Duration::from_secs(10);
+
+/// What is left of a part that is cut, in bytes: enough to see what it was, and under the least limit that brokers have.
+const CUT_VALUE: usize = 16 << 10;
+const CUT_KEY: usize = 256;
+const CUT_REASON: usize = 512;
+
+/// Takes letters out of the store's outbox, each at least once: the headers `equipoise-topic`, `equipoise-partition` and
+/// `equipoise-offset` tell one that came twice. A letter of which the broker says that it is too large is published cut, with
+/// the header `equipoise-cut` naming its parts that are not whole; the record itself is where those headers say.
+pub(super) struct Publisher {
+    shared: Arc<Shared>,
+    producer: FutureProducer<Logged>,
+}
+
+impl Publisher {
+    pub(super) fn new(shared: Arc<Shared>) -> KafkaResult<Self> {
+        let producer = producer(&shared)?;
+        Ok(Publisher { shared, producer })
+    }
+
+    /// Runs until `stop` is set, its sender is gone, or the consumer has failed.
+    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let mut backoff = Backoff::default();
+        while !*stop.borrow() && !self.shared.has_failed() {
+            let wait = match self.publish_some().await {
+                Ok(0) => ASKED,
+                Ok(_) => {
+                    backoff = Backoff::default();
+                    continue;
+                }
+                Err(why) => {
+                    self.complain(&why);
+                    backoff.next()
+                }
+            };
+            let news = self.shared.dead_letters.notified();
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                // While letters cannot be published, new ones do not make it any quicker.
+                () = news, if wait == ASKED => {}
+                changed = stop.changed() => if changed.is_err() { return },
+            }
+        }
+        // Nothing should be in there, since each letter was waited for.
+        drop(self.producer.flush(Duration::from_millis(500)));
+    }
+
+    fn complain(&mut self, why: &str) {
+        self.shared.metrics.dead_letter_retries.inc();
+        if let Some(repeated) = self.shared.quiet.may_say("dead letters") {
+            tracing::warn!(repeated, "dead letters are not published, trying again: {why}");
+        }
+        if self.producer.client().fatal_error().is_some()
+            && let Ok(producer) = producer(&self.shared)
+        {
+            self.producer = producer;
+        }
+    }
+
+    /// Publishes what the store gives, and how many; those that went are forgotten even when others did not.
+    async fn publish_some(&self) -> Result<usize, String> {
+        let store = &self.shared.store;
+        let said = |error: StoreError| error.to_string();
+        let letters = store.dead_letters(AT_ONCE).await.map_err(said)?;
+        let mut numbers = Vec::with_capacity(letters.len());
+        let mut failure = None;
+        let topic = &self.shared.settings.dead_letter_topic;
+        // All of them are handed over before the first is waited for.
+        let sent: Vec<_> =
+            letters.iter().map(|it| self.producer.send_result(Form::Whole.record(topic, &it.letter)).ok()).collect();
+        for (letter, sent) in letters.iter().zip(sent) {
+            let delivered = match sent {
+                Some(delivery) => delivery.await.ok(),
+                None => None,
+            };
+            let delivered = match delivered {
+                Some(delivered) => delivered,
+                // The producer's queue was full.
+                None => self.send(letter, Form::Whole).await,
+            };
+            match self.in_some_form(letter, delivered).await {
+                Ok(()) => {
+                    numbers.push(letter.number);
+                    let DeadLetter { partition, offset, reason, .. } = &letter.letter;
+                    tracing::warn!(partition, offset, reason, "a record became a dead letter");
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        if !numbers.is_empty() {
+            store.published(&numbers).await.map_err(said)?;
+            self.shared.metrics.dead_letters_published.inc_by(numbers.len() as u64);
+        }
+        failure.map_or(Ok(letters.len()), |error| Err(format!("{topic}: {error}")))
+    }
+
+    /// Makes it smaller until the broker takes it.
+    async fn in_some_form(&self, letter: &StoredDeadLetter, delivered: OwnedDeliveryResult) -> Result<(), KafkaError> {
+        let mut delivered = delivered;
+        // Whole once more: it may have been its batch that was too large.
+        for form in [Form::Whole, Form::CutValue, Form::Origin] {
+            match delivered {
+                Err((error, _)) if is_too_large(&error) => delivered = self.send(letter, form).await,
+                _ => break,
+            }
+        }
+        delivered.map(|_| ()).map_err(|(error, _)| error)
+    }
+
+    async fn send(&self, letter: &StoredDeadLetter, form: Form) -> OwnedDeliveryResult {
+        self.producer.send(form.record(&self.shared.settings.dead_letter_topic, &letter.letter), QUEUED).await
+    }
+}
+
+fn producer(shared: &Arc<Shared>) -> KafkaResult<FutureProducer<Logged>> {
+    let mut config = shared.settings.for_producer();
+    config.set("enable.idempotence", "true").set("acks", "all");
+    // How large a record may be is the broker's to say.
+    let defaults = [("message.max.bytes", "1000000000"), ("message.timeout.ms", "30000"), ("linger.ms", "5")];
+    for (property, value) in defaults {
+        if config.get(property).is_none() {
+            config.set(property, value);
+        }
+    }
+    config.set("statistics.interval.ms", "0");
+    config.create_with_context(Logged(Arc::clone(shared)))
+}
+
+fn is_too_large(error: &KafkaError) -> bool {
+    let code = error.rdkafka_error_code();
+    [RDKafkaErrorCode::MessageSizeTooLarge, RDKafkaErrorCode::InvalidMessageSize].map(Some).contains(&code)
+}
+
+/// How much of a letter is published.
+#[derive(Clone, Copy)]
+enum Form {
+    Whole,
+    /// All but the end of the value.
+    CutValue,
+    /// Where it came from, and the beginnings of the key and the reason.
+    Origin,
+}
+
+impl Form {
+    fn record<'a>(self, topic: &'a str, letter: &'a DeadLetter) -> FutureRecord<'a, [u8], [u8]> {
+        let (key, value, reason) = match self {
+            Form::Whole => (usize::MAX, usize::MAX, usize::MAX),
+            Form::CutValue => (usize::MAX, CUT_VALUE, usize::MAX),
+            Form::Origin => (CUT_KEY, 0, CUT_REASON),
+        };
+        let mut record = FutureRecord::to(topic).headers(self.headers(letter, reason));
+        if let Some(whole) = &letter.key {
+            record = record.key(&whole[..whole.len().min(key)]);
+        }
+        if let Some(whole) = &letter.value {
+            record = record.payload(&whole[..whole.len().min(value)]);
+        }
+        record
+    }
+
+    fn headers(self, letter: &DeadLetter, reason: usize) -> OwnedHeaders {
+        let mut headers = OwnedHeaders::new_with_capacity(letter.headers.len() + 6);
+        if !matches!(self, Form::Origin) {
+            for (name, value) in &letter.headers {
+                headers = headers.insert(Header { key: name, value: value.as_deref() });
+            }
+        }
+        let mut add = |name: &str, value: &str| {
+            let header = Header { key: name, value: Some(value.as_bytes()) };
+            headers = std::mem::take(&mut headers).insert(header);
+        };
+        add("equipoise-reason", beginning(&letter.reason, reason));
+        add("equipoise-topic", &letter.topic);
+        add("equipoise-partition", &letter.partition.to_string());
+        add("equipoise-offset", &letter.offset.to_string());
+        if let Some(timestamp) = letter.timestamp {
+            add("equipoise-timestamp", &timestamp.to_string());
+        }
+        match self {
+            Form::Whole => {}
+            Form::CutValue => add("equipoise-cut", "value"),
+            Form::Origin => add("equipoise-cut", "value, key, headers, reason"),
+        }
+        headers
+    }
+}
+
+/// At most the first `bytes` of a text, in whole characters.
+fn beginning(text: &str, bytes: usize) -> &str {
+    let end = (0..=bytes.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or_default()]
+}
+
+/// The producer's log goes where the consumer's goes.
+struct Logged(Arc<Shared>);
+
+impl ClientContext for Logged {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.0.quiet.log(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.0.complaint(format!("{error}: {reason}"));
+    }
+}

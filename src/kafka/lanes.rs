@@ -1,0 +1,351 @@
+//! The records that wait for the store, by partition, and how much of them there may be.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::inventory::{Content, DeadLetter, Position, Record, Run};
+
+use super::assignment::Generation;
+use super::fingerprint::{UNKNOWN, fingerprint};
+
+/// How much may wait before a partition is paused; it goes on below a half.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Records of one partition.
+    pub(super) records: usize,
+    /// Bytes of one partition.
+    pub(super) bytes: usize,
+    /// Bytes of all.
+    pub(super) total_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { records: 10_000, bytes: 8 << 20, total_bytes: 64 << 20 }
+    }
+}
+
+/// At most this much is given to the store at once.
+const BATCH_RECORDS: usize = 5_000;
+const BATCH_BYTES: usize = 16 << 20;
+
+/// What a record takes beside its key, value and headers, roughly.
+const RECORD_BYTES: usize = 300;
+
+/// The partitions being consumed. One thread puts records in, one task takes them out.
+#[derive(Debug, Default)]
+pub(super) struct Lanes {
+    limits: Limits,
+    state: Mutex<State>,
+    filled: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    lanes: BTreeMap<i32, Lane>,
+    bytes: usize,
+    /// The partition that was served last, so that all get their turn.
+    last: i32,
+}
+
+#[derive(Debug)]
+struct Lane {
+    generation: Generation,
+    epoch: i64,
+    /// What the store holds once everything in flight is there.
+    from: Option<i64>,
+    /// The least offset that can come next.
+    expected: i64,
+    records: VecDeque<Waiting>,
+    bytes: usize,
+    in_flight: bool,
+    paused: bool,
+    /// The store is to remember where the partition began, before its first record.
+    announce: bool,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    record: Record,
+    bytes: usize,
+    /// Known for records that do not keep what it is made of.
+    fingerprint: i64,
+}
+
+/// What a record does to its lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pushed {
+    /// It waits.
+    Waits,
+    /// It waits, and so many do that the partition is to be paused.
+    Full,
+    /// It is not wanted: not ours, or here already.
+    Dropped,
+}
+
+/// Runs for the store, and for which assignment each is.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub(super) runs: Vec<Run>,
+    pub(super) generations: Vec<Generation>,
+}
+
+/// How far a partition is, for its lag.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Progress {
+    /// The next offset that the store does not have.
+    pub(super) next: i64,
+    /// Nothing waits, nothing is in flight.
+    pub(super) idle: bool,
+}
+
+impl Lanes {
+    #[cfg(test)]
+    fn with_limits(limits: Limits) -> Self {
+        Lanes { limits, ..Lanes::default() }
+    }
+
+    /// Opens the lane of a partition that begins with `start`.
+    pub(super) fn open(&self, generation: Generation, position: Position, start: i64, announce: bool) {
+        let lane = Lane {
+            generation,
+            epoch: position.epoch,
+            from: position.next,
+            expected: start,
+            records: VecDeque::new(),
+            bytes: 0,
+            in_flight: false,
+            paused: false,
+            announce: announce && position.next.is_none(),
+        };
+        let mut state = self.state.lock();
+        state.close(position.partition);
+        state.lanes.insert(position.partition, lane);
+        drop(state);
+        self.filled.notify_one();
+    }
+
+    /// Forgets what waits for these partitions; what is in flight no longer counts.
+    pub(super) fn close(&self, partitions: &[i32]) {
+        let mut state = self.state.lock();
+        for partition in partitions {
+            state.close(*partition);
+        }
+    }
+
+    /// Whether the partition is open, and a record at this offset is wanted.
+    pub(super) fn wants(&self, partition: i32, offset: i64) -> bool {
+        self.state.lock().lanes.get(&partition).is_some_and(|lane| offset >= lane.expected)
+    }
+
+    /// A record of an open partition.
+    pub(super) fn push(&self, partition: i32, record: Record, unkept: i64) -> Pushed {
+        let mut state = self.state.lock();
+        let Some(lane) = state.lanes.get_mut(&partition) else { return Pushed::Dropped };
+        if record.offset < lane.expected {
+            return Pushed::Dropped;
+        }
+        let bytes = RECORD_BYTES + size(&record.content);
+        lane.expected = record.offset + 1;
+        lane.bytes += bytes;
+        lane.records.push_back(Waiting { record, bytes, fingerprint: unkept });
+        let first = lane.records.len() == 1;
+        let full = lane.records.len() >= self.limits.records || lane.bytes >= self.limits.bytes;
+        let full = full || state.bytes + bytes >= self.limits.total_bytes;
+        state.bytes += bytes;
+        if let Some(lane) = state.lanes.get_mut(&partition) {
+            lane.paused |= full;
+        }
+        drop(state);
+        if first {
+            self.filled.notify_one();
+        }
+        if full { Pushed::Full } else { Pushed::Waits }
+    }
+
+    /// The paused partitions that have room again; they count as going on.
+    pub(super) fn resumable(&self) -> Vec<i32> {
+        let mut state = self.state.lock();
+        if state.bytes > self.limits.total_bytes / 2 {
+            return Vec::new();
+        }
+        let limits = self.limits;
+        let has_room = |lane: &Lane| lane.records.len() <= limits.records / 2 && lane.bytes <= limits.bytes / 2;
+        let mut resumable = Vec::new();
+        for (partition, lane) in state.lanes.iter_mut().filter(|(_, lane)| lane.paused && has_room(lane)) {
+            lane.paused = false;
+            resumable.push(*partition);
+        }
+        resumable
+    }
+
+    pub(super) fn any_paused(&self) -> bool {
+        self.state.lock().lanes.values().any(|lane| lane.paused)
+    }
+
+    /// Where to fetch these partitions from; they count as not paused.
+    pub(super) fn attach(&self, partitions: impl Iterator<Item = i32>) -> Vec<(i32, i64)> {
+        let mut state = self.state.lock();
+        let mut starts = Vec::new();
+        for partition in partitions {
+            if let Some(lane) = state.lanes.get_mut(&partition) {
+                lane.paused = false;
+                starts.push((partition, lane.expected));
+            }
+        }
+        starts
+    }
+
+    /// How far each partition is.
+    pub(super) fn progress(&self) -> BTreeMap<i32, Progress> {
+        let state = self.state.lock();
+        let progress = |lane: &Lane| {
+            let idle = lane.records.is_empty() && !lane.in_flight;
+            // Nothing was ever applied: all that is there counts from where the partition began.
+            let first = lane.records.front().map_or(lane.expected, |waiting| waiting.record.offset);
+            Progress { next: lane.from.unwrap_or(first), idle }
+        };
+        state.lanes.iter().map(|(partition, lane)| (*partition, progress(lane))).collect()
+    }
+
+    /// Waits until something may have come.
+    pub(super) async fn filled(&self) {
+        self.filled.notified().await;
+    }
+
+    /// What the store gets next: a part of each partition's records that has none in flight, in their order.
+    pub(super) fn take(&self) -> Batch {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let ready = |lane: &Lane| !lane.in_flight && (!lane.records.is_empty() || lane.announce);
+        let (after, before): (Vec<_>, Vec<_>) = state
+            .lanes
+            .iter()
+            .filter(|(_, lane)| ready(lane))
+            .map(|(partition, _)| *partition)
+            .partition(|partition| *partition > state.last);
+        let turn: Vec<_> = after.into_iter().chain(before).collect();
+        let mut batch = Batch::default();
+        let (mut records, mut bytes) = (BATCH_RECORDS, BATCH_BYTES);
+        for (index, partition) in turn.iter().enumerate() {
+            let waiting_lanes = turn.len() - index;
+            let (share, byte_share) = (records.div_ceil(waiting_lanes), bytes.div_ceil(waiting_lanes));
+            if share == 0 || byte_share == 0 {
+                break;
+            }
+            let Some(lane) = state.lanes.get_mut(partition) else { continue };
+            let (run, taken) = lane.take(*partition, share, byte_share);
+            records -= run.records.len().min(records);
+            bytes = bytes.saturating_sub(taken);
+            state.bytes -= taken;
+            state.last = *partition;
+            batch.generations.push(lane.generation);
+            batch.runs.push(run);
+        }
+        batch
+    }
+
+    /// The store has these runs.
+    pub(super) fn applied(&self, batch: &Batch) {
+        let mut state = self.state.lock();
+        let mut more = false;
+        for (run, generation) in batch.runs.iter().zip(&batch.generations) {
+            if let Some(lane) = state.lanes.get_mut(&run.partition)
+                && lane.generation == *generation
+            {
+                lane.in_flight = false;
+                more |= !lane.records.is_empty();
+            }
+        }
+        drop(state);
+        if more {
+            self.filled.notify_one();
+        }
+    }
+
+    /// Takes the runs out of `batch` whose partition is no longer the same assignment.
+    pub(super) fn keep_current(&self, batch: &mut Batch) {
+        let state = self.state.lock();
+        let current = |partition: i32, generation: Generation| {
+            state.lanes.get(&partition).is_some_and(|lane| lane.generation == generation)
+        };
+        batch.retain(current);
+    }
+}
+
+impl State {
+    fn close(&mut self, partition: i32) {
+        if let Some(lane) = self.lanes.remove(&partition) {
+            self.bytes -= lane.bytes;
+        }
+    }
+}
+
+impl Lane {
+    /// A run of at most `records`, and of at most `bytes` unless the first record alone is larger.
+    fn take(&mut self, partition: i32, records: usize, bytes: usize) -> (Run, usize) {
+        let (mut taken, mut last) = (0, None);
+        let mut run = Vec::with_capacity(records.min(self.records.len()));
+        while run.len() < records
+            && let Some(waiting) = self.records.front()
+            && (run.is_empty() || taken + waiting.bytes <= bytes)
+            && let Some(waiting) = self.records.pop_front()
+        {
+            taken += waiting.bytes;
+            last = Some((waiting.record.offset + 1, waiting.fingerprint));
+            run.push(waiting.record);
+        }
+        self.bytes -= taken;
+        let (next, unkept) = last.unwrap_or((self.expected, UNKNOWN));
+        let kept = run.last().and_then(|record| original(&record.content)).map(print);
+        let run = Run {
+            partition,
+            epoch: self.epoch,
+            from: self.from,
+            next,
+            fingerprint: kept.unwrap_or(unkept),
+            records: run,
+        };
+        self.from = Some(next);
+        self.in_flight = true;
+        self.announce = false;
+        (run, taken)
+    }
+}
+
+impl Batch {
+    /// Keeps the runs for which `wanted` says so.
+    pub(super) fn retain(&mut self, wanted: impl Fn(i32, Generation) -> bool) {
+        let generations = std::mem::take(&mut self.generations);
+        let mut keep =
+            self.runs.iter().zip(&generations).map(|(run, it)| wanted(run.partition, *it)).collect::<Vec<_>>();
+        self.generations = generations.into_iter().zip(&keep).filter(|(_, keep)| **keep).map(|(it, _)| it).collect();
+        let mut keep = keep.drain(..);
+        self.runs.retain(|_| keep.next().unwrap_or_default());
+    }
+}
+
+/// The record as it came, where it is kept.
+fn original(content: &Content) -> Option<&DeadLetter> {
+    match content {
+        Content::Event { original, .. } | Content::Malformed(original) => Some(original),
+        Content::Tombstone => None,
+    }
+}
+
+fn print(original: &DeadLetter) -> i64 {
+    fingerprint(original.timestamp, original.key.as_deref(), original.value.as_deref())
+}
+
+fn size(content: &Content) -> usize {
+    original(content).map_or(0, |original| {
+        let headers = original.headers.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, Vec::len) + 48);
+        let parts = [&original.key, &original.value].map(|part| part.as_ref().map_or(0, Vec::len));
+        parts.iter().sum::<usize>() + headers.sum::<usize>()
+    })
+}
+
+#[cfg(test)]
+mod tests;

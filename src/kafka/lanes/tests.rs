@@ -1,0 +1,122 @@
+use super::*;
+
+fn lanes(partitions: &[i32], limits: Limits) -> Lanes {
+    let lanes = Lanes::with_limits(limits);
+    for partition in partitions {
+        lanes.open(1, Position { partition: *partition, epoch: 7, next: Some(0), fingerprint: 0 }, 0, false);
+    }
+    lanes
+}
+
+fn record(partition: i32, offset: i64) -> Record {
+    let letter = DeadLetter {
+        topic: "t".to_owned(),
+        partition,
+        offset,
+        timestamp: Some(offset),
+        key: None,
+        value: Some(b"value".to_vec()),
+        headers: Vec::new(),
+        reason: "malformed".to_owned(),
+    };
+    Record { offset, content: Content::Malformed(Box::new(letter)) }
+}
+
+fn push(lanes: &Lanes, partition: i32, offset: i64) -> Pushed {
+    lanes.push(partition, record(partition, offset), UNKNOWN)
+}
+
+/// D3: a run says what the store holds before it and after it, whatever gaps the log has.
+#[test]
+fn runs_follow_one_another_over_gaps() {
+    let lanes = lanes(&[0], Limits::default());
+    for offset in [3, 4, 9] {
+        assert_eq!(push(&lanes, 0, offset), Pushed::Waits);
+    }
+    assert_eq!(push(&lanes, 0, 9), Pushed::Dropped, "it is here already");
+    let batch = lanes.take();
+    let run = &batch.runs[0];
+    assert_eq!((run.from, run.next, run.epoch, run.records.len()), (Some(0), 10, 7, 3));
+    assert_eq!(run.fingerprint, fingerprint(Some(9), None, Some(b"value")));
+    push(&lanes, 0, 12);
+    assert!(lanes.take().runs.is_empty(), "one run of a partition at a time");
+    lanes.applied(&batch);
+    assert_eq!((lanes.take().runs[0].from, lanes.progress()[&0].next), (Some(10), 13));
+}
+
+#[test]
+fn a_batch_is_shared_by_the_partitions() {
+    let limits = Limits { records: 100_000, bytes: usize::MAX, total_bytes: usize::MAX };
+    let lanes = lanes(&[0, 1, 2], limits);
+    for offset in 0..6_000 {
+        push(&lanes, 0, offset);
+        push(&lanes, 1, offset);
+    }
+    push(&lanes, 2, 0);
+    let batch = lanes.take();
+    let sizes: Vec<_> = batch.runs.iter().map(|run| (run.partition, run.records.len())).collect();
+    assert_eq!(sizes, [(1, 1_667), (2, 1), (0, 3_332)]);
+    lanes.applied(&batch);
+    let turn: Vec<_> = lanes.take().runs.iter().map(|run| run.partition).collect();
+    assert_eq!(turn, [1, 0]);
+}
+
+/// D6: what waits has a limit, in records and in bytes.
+#[test]
+fn a_full_partition_is_paused_until_a_half_is_gone() {
+    let lanes = lanes(&[0], Limits { records: 10, bytes: usize::MAX, total_bytes: usize::MAX });
+    for offset in 0..9 {
+        assert_eq!(push(&lanes, 0, offset), Pushed::Waits);
+    }
+    assert_eq!(push(&lanes, 0, 9), Pushed::Full);
+    assert!(lanes.any_paused() && lanes.resumable().is_empty());
+    let batch = lanes.take();
+    assert_eq!(lanes.resumable(), [0]);
+    assert!(lanes.resumable().is_empty(), "once");
+    lanes.applied(&batch);
+
+    let lanes = self::lanes(&[0, 1], Limits { records: 10, bytes: usize::MAX, total_bytes: 1_500 });
+    let pushed: Vec<_> = (0..5).map(|offset| push(&lanes, (offset % 2) as i32, offset)).collect();
+    assert_eq!(pushed.last(), Some(&Pushed::Full));
+}
+
+/// D5: what was taken for an earlier assignment changes nothing of the present one.
+#[test]
+fn runs_of_an_earlier_assignment_are_dropped() {
+    let lanes = lanes(&[0, 1], Limits::default());
+    push(&lanes, 0, 0);
+    push(&lanes, 1, 0);
+    let mut batch = lanes.take();
+    lanes.close(&[0]);
+    assert_eq!(push(&lanes, 0, 1), Pushed::Dropped);
+    lanes.open(2, Position { partition: 0, epoch: 8, next: Some(0), fingerprint: 0 }, 0, false);
+    push(&lanes, 0, 0);
+    lanes.keep_current(&mut batch);
+    assert_eq!(batch.runs.iter().map(|run| run.partition).collect::<Vec<_>>(), [1]);
+    assert_eq!(batch.generations, [1]);
+    lanes.applied(&batch);
+    let again = lanes.take();
+    assert_eq!((again.runs[0].partition, again.runs[0].epoch, again.runs[0].from), (0, 8, Some(0)));
+}
+
+/// A partition that begins with the next record is remembered at once: what comes until the first record is applied is not
+/// skipped by a restart.
+#[test]
+fn where_a_partition_began_is_announced() {
+    let lanes = Lanes::default();
+    lanes.open(1, Position { partition: 0, epoch: 7, next: None, fingerprint: 0 }, 42, true);
+    let batch = lanes.take();
+    let run = &batch.runs[0];
+    assert_eq!((run.from, run.next, run.records.len(), run.fingerprint), (None, 42, 0, UNKNOWN));
+    lanes.applied(&batch);
+    assert!(lanes.take().runs.is_empty());
+}
+
+#[test]
+fn closing_gives_the_room_back() {
+    let lanes = lanes(&[0], Limits { records: 10, bytes: usize::MAX, total_bytes: 1_000 });
+    let mut offsets = 0..;
+    while push(&lanes, 0, offsets.next().expect("endless")) != Pushed::Full {}
+    lanes.close(&[0]);
+    assert_eq!(lanes.state.lock().bytes, 0);
+}

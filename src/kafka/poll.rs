@@ -1,0 +1,397 @@
+//! The thread that owns librdkafka's consumer, and never stops polling it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, RebalanceProtocol};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::inventory::{Content, Record};
+
+use super::assignment::{Generation, Settled, Step, Work};
+use super::check;
+use super::context::Context;
+use super::doubt::Doubt;
+use super::fingerprint::{UNKNOWN, fingerprint};
+use super::lanes::Pushed;
+use super::record::copied;
+use super::settings::{Membership, NeverConsumed};
+use super::shared::Shared;
+use super::take_over;
+
+/// Records that are taken before anything else is looked at.
+const AT_ONCE: usize = 500;
+
+/// How long a poll may wait: for nothing in particular, and for something that only the next round sees.
+const WAIT: Duration = Duration::from_millis(50);
+const SHORT_WAIT: Duration = Duration::from_millis(5);
+
+/// How often lag tools are told.
+const COMMITS: Duration = Duration::from_secs(1);
+
+/// A round that came this late: the process slept, and the group may have gone on without it.
+const SLEPT: Duration = Duration::from_secs(3);
+
+/// How long a topic that went away is left alone.
+const AFTER_LOSS: Duration = Duration::from_secs(2);
+
+/// How long until the partitions are asked for again that were not told.
+const NOT_TOLD: Duration = Duration::from_secs(2);
+
+/// What tasks tell the poll thread.
+pub(super) enum Told {
+    Settled(Vec<Settled>),
+    Partitions(KafkaResult<Vec<i32>>),
+}
+
+/// What is done for some partitions, and which.
+struct Task {
+    partitions: Vec<(i32, Generation)>,
+    handle: JoinHandle<()>,
+    /// Seen to have ended; what it told is in the inbox since before.
+    ended: bool,
+}
+
+pub(super) struct Poller {
+    shared: Arc<Shared>,
+    consumer: BaseConsumer<Context>,
+    runtime: Handle,
+    stop: watch::Receiver<bool>,
+    inbox: Receiver<Told>,
+    outbox: Sender<Told>,
+    tasks: Vec<Task>,
+    doubt: Doubt,
+    last_round: Instant,
+    last_commit: Instant,
+    /// When the topic's partitions are to be looked at, without a group to say so.
+    next_look: Option<Instant>,
+}
+
+impl Poller {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        consumer: BaseConsumer<Context>,
+        runtime: Handle,
+        stop: watch::Receiver<bool>,
+    ) -> Self {
+        let (outbox, inbox) = std::sync::mpsc::channel();
+        let now = Instant::now();
+        let next_look = (shared.settings.membership == Membership::Alone).then_some(now);
+        Poller {
+            shared,
+            consumer,
+            runtime,
+            stop,
+            inbox,
+            outbox,
+            tasks: Vec::new(),
+            doubt: Doubt::default(),
+            last_round: now,
+            last_commit: now,
+            next_look,
+        }
+    }
+
+    /// Until told to stop, or nothing more can be done. Leaves the group when it returns.
+    pub(super) fn run(mut self) {
+        if self.shared.settings.membership == Membership::Group {
+            self.subscribe();
+        }
+        while !self.is_stopped() && !self.shared.has_failed() {
+            self.round();
+        }
+        for task in &self.tasks {
+            task.handle.abort();
+        }
+        self.commit();
+    }
+
+    fn is_stopped(&self) -> bool {
+        *self.stop.borrow() || self.stop.has_changed().is_err()
+    }
+
+    fn round(&mut self) {
+        let now = Instant::now();
+        if now.duration_since(self.last_round) > SLEPT {
+            self.shared.assignment.lock().hold_back(now, SLEPT);
+        }
+        self.last_round = now;
+        while let Ok(told) = self.inbox.try_recv() {
+            match told {
+                Told::Settled(settled) => self.settled(&settled, now),
+                Told::Partitions(partitions) => self.looked(partitions, now),
+            }
+        }
+        self.rejoin_in_doubt(now);
+        self.look(now);
+        self.begin_work(now);
+        self.attach();
+        self.resume();
+        if now.duration_since(self.last_commit) >= COMMITS {
+            self.last_commit = now;
+            self.commit();
+        }
+        let pressed = !self.tasks.is_empty() || self.shared.lanes.any_paused();
+        self.poll(if pressed { SHORT_WAIT } else { WAIT });
+    }
+
+    fn poll(&mut self, wait: Duration) {
+        let mut wait = wait;
+        for _ in 0..AT_ONCE {
+            match self.consumer.poll(wait) {
+                Some(Ok(message)) => take(&self.shared, &self.consumer, &message),
+                Some(Err(error)) => return complain(&self.shared, &error),
+                None => return,
+            }
+            wait = Duration::ZERO;
+        }
+    }
+
+    fn subscribe(&self) {
+        if let Err(error) = self.consumer.subscribe(&[&self.shared.settings.topic]) {
+            self.shared.fail(error.to_string());
+        }
+    }
+
+    /// Leaves the group and joins it again, where the store contradicts it for longer than a rebalance would take.
+    fn rejoin_in_doubt(&mut self, now: Instant) {
+        if self.doubt.may_rejoin(now) {
+            return self.subscribe();
+        }
+        if !self.doubt.must_leave(self.shared.assignment.lock().any_fenced(), now) {
+            return;
+        }
+        if self.shared.settings.membership == Membership::Alone {
+            let why = "another process has taken over the partitions, and only one may consume them".to_owned();
+            return self.shared.fail(why);
+        }
+        tracing::warn!("joining the group anew: the store says that partitions of ours belong to another member");
+        self.consumer.unsubscribe();
+    }
+
+    /// Without a group, looks for partitions from time to time.
+    fn look(&mut self, now: Instant) {
+        if self.next_look.is_some_and(|next| next <= now) {
+            self.next_look = Some(now + self.shared.settings.metadata_interval());
+            let (shared, outbox) = (Arc::clone(&self.shared), self.outbox.clone());
+            self.runtime.spawn_blocking(move || {
+                // The poll thread has ended when nobody listens.
+                drop(outbox.send(Told::Partitions(check::partitions(&shared.settings))));
+            });
+        }
+    }
+
+    fn looked(&mut self, partitions: KafkaResult<Vec<i32>>, now: Instant) {
+        let partitions = match partitions {
+            Ok(partitions) => partitions,
+            Err(error) if is_missing(&error) => Vec::new(),
+            Err(error) => {
+                self.next_look = Some(now + NOT_TOLD);
+                self.shared.trouble.lock().waiting = Some(format!("the partitions are not known: {error}"));
+                return;
+            }
+        };
+        let known = self.shared.assignment.lock().all();
+        let gone: Vec<_> = known.iter().filter(|it| !partitions.contains(it)).copied().collect();
+        let new: Vec<_> = partitions.iter().filter(|it| !known.contains(it)).copied().collect();
+        self.shared.give_up(&gone);
+        self.shared.assignment.lock().assign(&new, now);
+        if partitions.is_empty() {
+            self.next_look = Some(now + NOT_TOLD);
+            let topic = &self.shared.settings.topic;
+            self.shared.trouble.lock().waiting = Some(format!("there is no topic {topic}"));
+        }
+    }
+
+    /// Starts what is due, in a task of its own, and ends what nobody waits for any more.
+    fn begin_work(&mut self, now: Instant) {
+        let mut assignment = self.shared.assignment.lock();
+        self.tasks.retain_mut(|task| {
+            let current = |(partition, generation): &(i32, Generation)| assignment.is_current(*partition, *generation);
+            if !task.partitions.iter().any(current) {
+                task.handle.abort();
+                return false;
+            }
+            if task.ended {
+                // It panicked, if anything is left undone.
+                assignment.abandoned(&task.partitions, now);
+                return false;
+            }
+            task.ended = task.handle.is_finished();
+            true
+        });
+        let work = assignment.due(now);
+        drop(assignment);
+        if !work.is_empty() {
+            let partitions = named(&work);
+            let settling = take_over::settle(Arc::clone(&self.shared), work, self.outbox.clone());
+            self.tasks.push(Task { partitions, handle: self.runtime.spawn(settling), ended: false });
+        }
+    }
+
+    fn settled(&self, settled: &[Settled], now: Instant) {
+        let announce = self.shared.settings.never_consumed == NeverConsumed::Latest;
+        let mut waiting = None;
+        for settled in settled {
+            // Opened under the lock, or a revocation could come between and find nothing to close.
+            let mut assignment = self.shared.assignment.lock();
+            let consumed = assignment.settle(settled, now);
+            match &settled.result {
+                Step::Ready { position, start } if consumed => {
+                    self.shared.lanes.open(settled.generation, *position, *start, announce);
+                    tracing::info!(partition = settled.partition, epoch = position.epoch, from = start, "consuming");
+                }
+                Step::Stop(why) => tracing::error!(partition = settled.partition, "stopped: {why}"),
+                Step::Again(_, why) => waiting = Some(why.clone()),
+                Step::Ready { .. } => {}
+            }
+        }
+        if let Some(why) = &waiting
+            && let Some(repeated) = self.shared.quiet.may_say("take over")
+        {
+            tracing::warn!(repeated, "partitions wait to be consumed: {why}");
+        }
+        self.shared.trouble.lock().waiting = waiting;
+    }
+
+    /// Has librdkafka fetch exactly the partitions that can be consumed.
+    fn attach(&self) {
+        let assignment = self.shared.assignment.lock();
+        let wanted: BTreeSet<_> = assignment.consuming().collect();
+        self.shared.metrics.partitions.set(wanted.len() as i64);
+        self.shared.metrics.stopped.set(assignment.stopped().count() as i64);
+        drop(assignment);
+        let mut attached = self.shared.attached.lock();
+        if *attached == wanted {
+            return;
+        }
+        let result = match self.consumer.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => self.attach_incrementally(&attached, &wanted),
+            _ => self.list(wanted.iter().copied()).and_then(|list| {
+                self.consumer.assign(&list)?;
+                self.consumer.resume(&list)
+            }),
+        };
+        match result {
+            Ok(()) => *attached = wanted,
+            Err(error) => self.shared.complaint(error.to_string()),
+        }
+    }
+
+    fn attach_incrementally(&self, attached: &BTreeSet<i32>, wanted: &BTreeSet<i32>) -> KafkaResult<()> {
+        let mut gone = TopicPartitionList::new();
+        for partition in attached.difference(wanted) {
+            gone.add_partition(&self.shared.settings.topic, *partition);
+        }
+        if gone.count() > 0 {
+            self.consumer.incremental_unassign(&gone)?;
+        }
+        let new = self.list(wanted.difference(attached).copied())?;
+        if new.count() > 0 {
+            self.consumer.incremental_assign(&new)?;
+            // A pause of an earlier assignment outlives it.
+            self.consumer.resume(&new)?;
+        }
+        Ok(())
+    }
+
+    /// Where to fetch these partitions from.
+    fn list(&self, partitions: impl Iterator<Item = i32>) -> KafkaResult<TopicPartitionList> {
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in self.shared.lanes.attach(partitions) {
+            list.add_partition_offset(&self.shared.settings.topic, partition, Offset::Offset(offset))?;
+        }
+        Ok(list)
+    }
+
+    fn resume(&self) {
+        let mut list = TopicPartitionList::new();
+        for partition in self.shared.lanes.resumable() {
+            list.add_partition(&self.shared.settings.topic, partition);
+        }
+        if list.count() > 0
+            && let Err(error) = self.consumer.resume(&list)
+        {
+            self.shared.complaint(error.to_string());
+        }
+    }
+
+    /// Tells lag tools how far we are. Nobody reads it back, and nobody waits for it.
+    fn commit(&self) {
+        if self.shared.trouble.lock().disconnected.is_some() {
+            return;
+        }
+        let offsets = std::mem::take(&mut *self.shared.to_commit.lock());
+        let mut list = TopicPartitionList::new();
+        let topic = &self.shared.settings.topic;
+        let all_in =
+            offsets.iter().all(|(it, next)| list.add_partition_offset(topic, *it, Offset::Offset(*next)).is_ok());
+        if all_in
+            && list.count() > 0
+            && let Err(error) = self.consumer.commit(&list, CommitMode::Async)
+        {
+            tracing::debug!("the offsets for lag tools were not sent: {error}");
+        }
+    }
+}
+
+fn named(work: &Work) -> Vec<(i32, Generation)> {
+    let taken_over = work.taken_over.iter().map(|(position, generation)| (position.partition, *generation));
+    work.wanted.iter().copied().chain(taken_over).collect()
+}
+
+/// Decodes a record and lets it wait for the store; pauses its partition when enough wait there.
+fn take(shared: &Shared, consumer: &BaseConsumer<Context>, message: &BorrowedMessage<'_>) {
+    let (partition, offset) = (message.partition(), message.offset());
+    if !shared.lanes.wants(partition, offset) {
+        return;
+    }
+    shared.metrics.consumed.inc();
+    let content = (shared.decode)(copied(message, &shared.settings.topic));
+    let print = match content {
+        Content::Tombstone => fingerprint(message.timestamp().to_millis(), message.key(), message.payload()),
+        _ => UNKNOWN,
+    };
+    if shared.lanes.push(partition, Record { offset, content }, print) == Pushed::Full {
+        let mut list = TopicPartitionList::new();
+        list.add_partition(&shared.settings.topic, partition);
+        if let Err(error) = consumer.pause(&list) {
+            shared.complaint(error.to_string());
+        }
+    }
+}
+
+fn is_missing(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{UnknownPartition, UnknownTopic, UnknownTopicId, UnknownTopicOrPartition};
+    let code = error.rdkafka_error_code();
+    [UnknownPartition, UnknownTopic, UnknownTopicId, UnknownTopicOrPartition].map(Some).contains(&code)
+}
+
+/// What an error of a poll means for the partitions; that it came is noted already.
+fn complain(shared: &Shared, error: &KafkaError) {
+    let now = Instant::now();
+    match error {
+        KafkaError::MessageConsumptionFatal(code) => {
+            let last = shared.trouble.lock().last_error.clone().unwrap_or_default();
+            shared.fail(format!("Kafka has ended this consumer for good: {code}: {last}"));
+        }
+        _ if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PollExceeded) => {
+            // What is assigned now may be somebody else's; the group says so before or after this.
+            let all = shared.assignment.lock().doubt_all();
+            shared.close(&all);
+        }
+        _ if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) => shared.begin_again(now),
+        _ if is_missing(error) => {
+            shared.begin_again(now + AFTER_LOSS);
+            shared.trouble.lock().waiting = Some(format!("the topic is not to be had: {error}"));
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,150 @@
+//! What the poll thread, the task that applies and the outside know together.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::inventory::Store;
+
+use super::assignment::{Assignment, Generation};
+use super::lanes::Lanes;
+use super::metrics::{Metrics, Partition};
+use super::quiet::Quiet;
+use super::record::Decode;
+use super::settings::Settings;
+use super::status::Status;
+
+/// Locks are taken in the order of the fields, and for moments.
+pub(super) struct Shared {
+    pub(super) settings: Settings,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) decode: Decode,
+    pub(super) metrics: Metrics,
+    pub(super) assignment: Mutex<Assignment>,
+    /// The partitions that librdkafka fetches.
+    pub(super) attached: Mutex<BTreeSet<i32>>,
+    pub(super) lanes: Lanes,
+    /// What lag tools are to be told.
+    pub(super) to_commit: Mutex<BTreeMap<i32, i64>>,
+    pub(super) trouble: Mutex<Trouble>,
+    /// Rung when the store has got some.
+    pub(super) dead_letters: Notify,
+    pub(super) quiet: Quiet,
+}
+
+/// What is wrong at present, in the words of [`Status`].
+#[derive(Debug, Default)]
+pub(super) struct Trouble {
+    pub(super) unavailable: Option<String>,
+    pub(super) waiting: Option<String>,
+    pub(super) disconnected: Option<String>,
+    pub(super) last_error: Option<String>,
+    pub(super) failed: Option<String>,
+}
+
+impl Shared {
+    pub(super) fn new(settings: Settings, store: Arc<dyn Store>, decode: Decode, metrics: Metrics) -> Self {
+        Shared {
+            settings,
+            store,
+            decode,
+            metrics,
+            assignment: Mutex::default(),
+            attached: Mutex::default(),
+            lanes: Lanes::default(),
+            to_commit: Mutex::default(),
+            trouble: Mutex::default(),
+            dead_letters: Notify::new(),
+            quiet: Quiet::default(),
+        }
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let assignment = self.assignment.lock();
+        let trouble = self.trouble.lock();
+        Status {
+            joined: assignment.joined,
+            assigned: assignment.all(),
+            consuming: assignment.consuming().collect(),
+            stopped: assignment.stopped().map(|(partition, why)| (partition, why.to_owned())).collect(),
+            unavailable: trouble.unavailable.clone(),
+            waiting: trouble.waiting.clone(),
+            disconnected: trouble.disconnected.clone(),
+            last_error: trouble.last_error.clone(),
+            failed: trouble.failed.clone(),
+        }
+    }
+
+    /// Ends the consuming for good.
+    pub(super) fn fail(&self, why: String) {
+        let mut trouble = self.trouble.lock();
+        if trouble.failed.is_none() {
+            tracing::error!("no events are consumed any more: {why}");
+            trouble.failed = Some(why);
+        }
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.trouble.lock().failed.is_some()
+    }
+
+    /// The store cannot be reached.
+    pub(super) fn unavailable(&self, what: &str) {
+        let mut trouble = self.trouble.lock();
+        if trouble.unavailable.is_none() {
+            tracing::warn!("the store is unavailable, trying again: {what}");
+        }
+        trouble.unavailable = Some(what.to_owned());
+    }
+
+    /// The store answers.
+    pub(super) fn available(&self) {
+        if self.trouble.lock().unavailable.take().is_some() {
+            tracing::info!("the store answers again");
+        }
+    }
+
+    /// Something that librdkafka complains of.
+    pub(super) fn complaint(&self, error: String) {
+        self.metrics.errors.inc();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.metrics.last_error.set(now.as_secs().cast_signed());
+        self.trouble.lock().last_error = Some(error);
+    }
+
+    /// The log is not what it was: offsets that were good may not fit it any more, and are looked at again.
+    pub(super) fn begin_again(&self, not_before: Instant) {
+        let again = self.assignment.lock().begin_again(not_before);
+        self.close(&again);
+    }
+
+    /// These partitions are not consumed here any more.
+    pub(super) fn give_up(&self, partitions: &[i32]) {
+        self.assignment.lock().revoke(partitions);
+        self.close(partitions);
+    }
+
+    /// What waits for these partitions is forgotten; what is in flight for them no longer counts.
+    pub(super) fn close(&self, partitions: &[i32]) {
+        self.lanes.close(partitions);
+        let mut to_commit = self.to_commit.lock();
+        for partition in partitions {
+            to_commit.remove(partition);
+            self.metrics.lag.remove(&Partition { partition: *partition });
+        }
+    }
+
+    /// The store says that these are somebody else's. What was believed of them is dropped, and nothing is taken over again
+    /// until the group assigns it.
+    pub(super) fn fenced(&self, partitions: &[(i32, Generation)]) {
+        let believed = self.assignment.lock().fence(partitions);
+        if !believed.is_empty() {
+            self.metrics.fenced.inc_by(believed.len() as u64);
+            tracing::warn!(partitions = ?believed, "another member has taken over these partitions");
+            self.close(&believed);
+        }
+    }
+}

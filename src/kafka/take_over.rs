@@ -1,0 +1,90 @@
+//! From an assigned partition to an offset: taken over in the store, compared with the log.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use crate::inventory::{Position, StoreError};
+
+use super::assignment::{Generation, Settled, Step, Work};
+use super::check::check;
+use super::poll::Told;
+use super::shared::Shared;
+
+/// How long the store may take to hand partitions over.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Does the work and tells the poll thread what came of it.
+pub(super) async fn settle(shared: Arc<Shared>, work: Work, told: Sender<Told>) {
+    let mut settled = Vec::new();
+    let mut positions: BTreeMap<i32, (Position, Generation)> =
+        work.taken_over.iter().map(|(position, generation)| (position.partition, (*position, *generation))).collect();
+    match take_over(&shared, &work.wanted).await {
+        Ok(taken) => positions.extend(taken),
+        Err(why) => settled.extend(work.wanted.iter().map(|(partition, generation)| Settled {
+            partition: *partition,
+            generation: *generation,
+            result: Step::Again(None, why.clone()),
+        })),
+    }
+    let to_check: Vec<_> = positions.values().map(|(position, _)| *position).collect();
+    let checker = Arc::clone(&shared);
+    let steps = match to_check.is_empty() {
+        true => Ok(Vec::new()),
+        false => tokio::task::spawn_blocking(move || check(&checker.settings, &to_check)).await,
+    };
+    match steps {
+        Ok(steps) => settled.extend(steps.into_iter().filter_map(|(partition, result)| {
+            let (_, generation) = positions.get(&partition)?;
+            Some(Settled { partition, generation: *generation, result })
+        })),
+        Err(error) => settled.extend(positions.values().map(|(position, generation)| Settled {
+            partition: position.partition,
+            generation: *generation,
+            result: Step::Again(Some(*position), format!("the log was not looked at: {error}")),
+        })),
+    }
+    // The poll thread has ended when nobody listens.
+    drop(told.send(Told::Settled(settled)));
+}
+
+/// Makes us the owner of these partitions; as many come back.
+async fn take_over(
+    shared: &Shared,
+    wanted: &[(i32, Generation)],
+) -> Result<BTreeMap<i32, (Position, Generation)>, String> {
+    if wanted.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let partitions: Vec<_> = wanted.iter().map(|(partition, _)| *partition).collect();
+    let taking = shared.store.take_over(&shared.settings.topic, &partitions);
+    let taken = match tokio::time::timeout(PATIENCE, taking).await {
+        Ok(Ok(taken)) => taken,
+        Ok(Err(error)) => {
+            match &error {
+                StoreError::Unavailable { what } => shared.unavailable(what),
+                StoreError::Failed { .. } => shared.fail(error.to_string()),
+                StoreError::Fenced { .. } => {}
+            }
+            return Err(error.to_string());
+        }
+        Err(_) => {
+            let what = format!("partitions were not taken over within {} s", PATIENCE.as_secs());
+            shared.unavailable(&what);
+            return Err(format!("the store is unavailable: {what}"));
+        }
+    };
+    shared.available();
+    let generations: BTreeMap<_, _> = wanted.iter().copied().collect();
+    let found = taken.into_iter().filter_map(|position| {
+        let generation = generations.get(&position.partition)?;
+        Some((position.partition, (position, *generation)))
+    });
+    let found: BTreeMap<_, _> = found.collect();
+    if found.len() < wanted.len() {
+        shared.fail(format!("the store was asked to hand over the partitions {partitions:?}, and left some out"));
+        return Err("the store left partitions out".to_owned());
+    }
+    Ok(found)
+}

@@ -1,0 +1,47 @@
+//! The numbers of a ledger.
+
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+
+use crate::{Ledger, Stats};
+
+/// Reads a ledger's numbers when they are asked for.
+#[derive(Debug)]
+pub struct LedgerMetrics {
+    ledger: Ledger,
+}
+
+impl LedgerMetrics {
+    /// The metrics of `ledger`, which is kept alive.
+    #[must_use]
+    pub fn new(ledger: Ledger) -> Self {
+        LedgerMetrics { ledger }
+    }
+}
+
+impl Collector for LedgerMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let Stats { accounts, ids, sequence, durable, open_snapshots, helps, garbage_bytes, history_oldest } =
+            self.ledger.stats();
+        let gauges = [
+            ("accounts", "Accounts opened", accounts),
+            ("ids_in_memory", "Transaction ids kept in memory", ids),
+            ("sequence", "The newest commit sequence", sequence),
+            ("durable_sequence", "The newest sequence that cannot be lost any more", durable),
+            ("history_oldest_sequence", "The oldest sequence of the journal that is kept", history_oldest),
+            ("open_snapshots", "Snapshots open now", open_snapshots),
+            ("garbage_bytes", "Bytes that wait for a suspended thread", garbage_bytes),
+        ];
+        for (name, help, value) in gauges {
+            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        let helps = ConstCounter::new(helps);
+        let help = "Transactions that a thread finished for another";
+        helps.encode(encoder.encode_descriptor("helped_transactions", help, None, helps.metric_type())?)
+    }
+}

@@ -1,0 +1,128 @@
+//! What one transaction of the database keeps, and what is looked up for it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::account::{AccountId, Balance, TransactionId};
+use crate::inventory::DeadLetter;
+use crate::outcome::Record;
+
+/// What is to be kept at once, or not at all.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Changes {
+    /// The batch, by which its fate can be asked for.
+    pub(super) number: i64,
+    /// Every account that was changed or met, by its id.
+    pub(super) accounts: Vec<AccountChange>,
+    /// Every id used, in order.
+    pub(super) ids: Vec<UsedId>,
+    /// What was decided; the place is the index. `sequence` and `time` are not final before the commit.
+    pub(super) records: Vec<Record>,
+    /// How far partitions were consumed, by topic and partition.
+    pub(super) offsets: Vec<OffsetChange>,
+    pub(super) letters: Vec<DeadLetter>,
+}
+
+impl Changes {
+    pub(super) fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.offsets.is_empty() && self.letters.is_empty()
+    }
+}
+
+/// An account before and after a batch.
+#[derive(Clone, Debug)]
+pub(super) struct AccountChange {
+    pub(super) id: AccountId,
+    /// None: nobody had opened it.
+    pub(super) before: Option<Balance>,
+    /// The same as before when it was only met by something that was refused.
+    pub(super) after: Balance,
+    /// The id of the newest change that had one.
+    pub(super) event: Option<TransactionId>,
+    /// The place of the newest change.
+    pub(super) place: usize,
+}
+
+/// An id and what used it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct UsedId {
+    pub(super) id: TransactionId,
+    pub(super) account: AccountId,
+    pub(super) place: usize,
+    pub(super) member: u32,
+}
+
+/// A partition's step from one offset to another, under one ownership.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct OffsetChange {
+    pub(super) topic: String,
+    pub(super) partition: i32,
+    pub(super) epoch: i64,
+    pub(super) from: Option<i64>,
+    pub(super) next: i64,
+    pub(super) fingerprint: i64,
+}
+
+/// What the database holds of the accounts and ids that were asked for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Found {
+    /// A commit sequence: who is not among the accounts had not been opened up to it.
+    pub(super) sequence: u64,
+    pub(super) accounts: HashMap<AccountId, Balance>,
+    pub(super) ids: Vec<(TransactionId, Used)>,
+}
+
+/// What an id was used for: a member of a transaction in the journal.
+#[derive(Clone, Debug)]
+pub(super) struct Used {
+    pub(super) record: Arc<Record>,
+    pub(super) member: u32,
+}
+
+/// Where a batch ended up in the order of commits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Committed {
+    /// The commit sequence of its first entry.
+    pub(super) first_sequence: u64,
+    /// No entry of it is before this time.
+    pub(super) time_floor: u64,
+}
+
+impl Committed {
+    /// Gives a record that was decided at `place` of the batch its final numbers.
+    pub(super) fn settle(self, record: &mut Record, place: usize) {
+        record.sequence = self.first_sequence.saturating_add(place as u64);
+        record.time = record.time.max(self.time_floor);
+    }
+}
+
+/// What became of a batch that was written.
+#[derive(Clone, Debug)]
+pub(super) enum Written {
+    /// All of it is durable.
+    Committed(Committed),
+    /// It would have been; this was a trial.
+    Tried,
+    /// Nothing of it was kept: what it was decided from is not so any more.
+    Missed(Missed),
+}
+
+/// What was not as a batch expected it. Something is: else it would have been committed.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Missed {
+    /// Accounts among which are all whose rows are others by now.
+    pub(super) accounts: Vec<String>,
+    /// Whether an id was used meanwhile.
+    pub(super) ids: bool,
+    /// Partitions whose rows are others by now, each with what its row says.
+    pub(super) offsets: Vec<OffsetFound>,
+}
+
+/// The row of a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct OffsetFound {
+    pub(super) topic: String,
+    pub(super) partition: i32,
+    pub(super) epoch: i64,
+    pub(super) next: Option<i64>,
+}

@@ -1,0 +1,63 @@
+//! What the committer needs of a database: PostgreSQL, or a model of it.
+
+use std::future::Future;
+
+use super::batch::{Changes, Committed, Found, Written};
+use crate::account::{AccountId, TransactionId};
+use crate::inventory::{Position, StoredDeadLetter};
+
+/// One session with the database, used by one committer.
+///
+/// Every fault leaves the session without a transaction.
+pub(super) trait Database: Send + 'static {
+    /// A number for a batch that no other batch has, of any instance.
+    fn number(&mut self) -> impl Future<Output = Result<i64, Fault>> + Send;
+
+    /// What the database holds of these accounts and ids, both sorted. With `lock` a transaction begins in which the accounts'
+    /// rows stay as they are, until [`Database::write`] or [`Database::release`].
+    fn look_up(
+        &mut self,
+        accounts: &[AccountId],
+        ids: &[TransactionId],
+        lock: bool,
+    ) -> impl Future<Output = Result<Found, Fault>> + Send;
+
+    /// Gives up what [`Database::look_up`] locked.
+    fn release(&mut self) -> impl Future<Output = Result<(), Fault>> + Send;
+
+    /// Keeps a batch. A trial finds out whether it could be kept, and keeps nothing.
+    fn write(&mut self, changes: &Changes, trial: bool) -> impl Future<Output = Result<Written, Fault>> + Send;
+
+    /// What became of a batch whose commit was not answered. None: nothing of it was kept, nor ever will be.
+    fn fate(&mut self, number: i64) -> impl Future<Output = Result<Option<Committed>, Fault>> + Send;
+
+    /// Makes the session usable again after a fault, which is the `faults`-th of one piece of work, counted from 0; false when
+    /// patience with it is over.
+    fn recover(&mut self, faults: u32) -> impl Future<Output = bool> + Send;
+
+    /// Raises the epochs of the partitions.
+    fn take_over(
+        &mut self,
+        topic: &str,
+        partitions: &[i32],
+    ) -> impl Future<Output = Result<Vec<Position>, Fault>> + Send;
+
+    /// The oldest dead letters.
+    fn dead_letters(&mut self, limit: usize) -> impl Future<Output = Result<Vec<StoredDeadLetter>, Fault>> + Send;
+
+    /// Removes dead letters.
+    fn published(&mut self, numbers: &[i64]) -> impl Future<Output = Result<(), Fault>> + Send;
+}
+
+/// Why the database did not do what it was asked to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// It is not there, or not now. Nothing was kept.
+    Unavailable(String),
+    /// A commit was not answered: [`Database::fate`] tells.
+    Unknown(String),
+    /// It will never keep this.
+    Refused(String),
+    /// Somebody has to do something about it.
+    Failed(String),
+}

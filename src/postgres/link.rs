@@ -1,0 +1,144 @@
+//! A connection: made with time limits, and given up when it does not answer.
+
+use std::future::Future;
+use std::str::FromStr as _;
+use std::time::Duration;
+
+use native_tls::{Certificate, TlsConnector};
+use postgres_native_tls::MakeTlsConnector;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_postgres::{Client, Config, Error};
+
+use super::database::Fault;
+use super::error::PgError;
+use super::settings::Settings;
+
+/// How much longer than the server's own limit an answer may take.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// How to connect: the settings, checked.
+#[derive(Clone)]
+pub(super) struct Connector {
+    config: Config,
+    tls: MakeTlsConnector,
+    session: String,
+    connect_timeout: Duration,
+    /// How long one answer may take.
+    pub(super) limit: Duration,
+}
+
+impl Connector {
+    pub(super) fn new(settings: &Settings) -> Result<Self, PgError> {
+        let wrong = |what: String| PgError::Settings { what };
+        let mut config = Config::from_str(&settings.url).map_err(|error| wrong(text(&error)))?;
+        config
+            .application_name(&settings.application_name)
+            .connect_timeout(settings.connect_timeout)
+            .tcp_user_timeout(settings.statement_timeout + GRACE)
+            .keepalives_idle(Duration::from_secs(10))
+            .keepalives_interval(Duration::from_secs(2))
+            .keepalives_retries(3);
+        let mut tls = TlsConnector::builder();
+        match &settings.root_certificate {
+            Some(path) => {
+                let unreadable = |error: String| wrong(format!("{}: {error}", path.display()));
+                let pem = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
+                let root = Certificate::from_pem(&pem).map_err(|error| unreadable(error.to_string()))?;
+                tls.disable_built_in_roots(true).add_root_certificate(root);
+            }
+            None => {
+                tls.danger_accept_invalid_certs(true).danger_accept_invalid_hostnames(true);
+            }
+        }
+        let tls = tls.build().map_err(|error| wrong(error.to_string()))?;
+        let limit = settings.statement_timeout.as_millis().max(1);
+        // An abandoned transaction must not keep its locks; a commit that was answered must survive.
+        let session = format!(
+            "SET statement_timeout = {limit}; SET idle_in_transaction_session_timeout = {limit};
+             SELECT set_config('synchronous_commit', 'on', false)
+             WHERE current_setting('synchronous_commit') = 'off'"
+        );
+        let limit = settings.statement_timeout + GRACE;
+        let connect_timeout = settings.connect_timeout;
+        Ok(Connector { config, tls: MakeTlsConnector::new(tls), session, connect_timeout, limit })
+    }
+
+    pub(super) async fn connect(&self) -> Result<Link, Fault> {
+        let connecting = async {
+            let (client, connection) = self.config.connect(self.tls.clone()).await?;
+            let task = tokio::spawn(async move {
+                // Whoever waits for an answer is told the same.
+                let _ = connection.await;
+            });
+            let link = Link { client, task, limit: self.limit };
+            link.client.batch_execute(&self.session).await?;
+            Ok(link)
+        };
+        match timeout(self.connect_timeout + GRACE, connecting).await {
+            Ok(connected) => connected.map_err(|error: Error| fault(&error)),
+            Err(_) => Err(Fault::Unavailable("it does not answer".to_owned())),
+        }
+    }
+}
+
+/// A connection. Dropping it closes it at once, whatever is under way.
+pub(super) struct Link {
+    pub(super) client: Client,
+    task: JoinHandle<()>,
+    limit: Duration,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Link {
+    pub(super) fn is_closed(&self) -> bool {
+        self.client.is_closed() || self.task.is_finished()
+    }
+
+    /// The answer, unless it takes too long.
+    pub(super) async fn timed<T>(&self, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Broken> {
+        match timeout(self.limit, answer).await {
+            Ok(result) => result.map_err(|error| Broken { fault: fault(&error), lost: error.code().is_none() }),
+            Err(_) => Err(Broken { fault: Fault::Unavailable("it does not answer".to_owned()), lost: true }),
+        }
+    }
+}
+
+/// An answer that did not come.
+pub(super) struct Broken {
+    pub(super) fault: Fault,
+    /// Whether the connection is of no use any more.
+    pub(super) lost: bool,
+}
+
+/// What an error means for what was asked.
+pub(super) fn fault(error: &Error) -> Fault {
+    let what = text(error);
+    let Some(code) = error.code() else {
+        // No words from the server: it, or the way to it, is gone. A wrong password comes with a code.
+        return Fault::Unavailable(what);
+    };
+    match code.code().get(..2) {
+        Some("22" | "23" | "54") => Fault::Refused(what),
+        Some("08" | "40" | "53" | "55" | "57") => Fault::Unavailable(what),
+        _ if code.code() == "25006" => Fault::Unavailable(what),
+        _ => Fault::Failed(what),
+    }
+}
+
+/// What is wrong, with what the server says about it.
+pub(super) fn text(error: &Error) -> String {
+    let Some(server) = error.as_db_error() else {
+        let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+        return causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
+    };
+    let named = [("column", server.column()), ("constraint", server.constraint()), ("table", server.table())];
+    let named: String =
+        named.iter().filter_map(|(kind, name)| Some(format!(", {kind} {}", (*name)?))).collect();
+    format!("{} ({}{named})", server.message(), server.code().code())
+}

@@ -1,0 +1,48 @@
+//! Brings the database's schema up to what this program knows.
+
+use tokio_postgres::Client;
+
+use super::error::PgError;
+use super::link::{fault, Link};
+
+/// In their order; the first is version 1. One that was released is never changed.
+const MIGRATIONS: [&str; 1] = [include_str!("migrations/0001_ledger.sql")];
+
+/// So that instances that start together do not do it together. "equipois" in ASCII.
+const LOCK: i64 = 0x6571_7569_706f_6973;
+
+pub(super) async fn migrate(link: &Link) -> Result<(), PgError> {
+    let client = &link.client;
+    let failed = |error: tokio_postgres::Error| PgError::from(fault(&error));
+    // Whoever came first may take longer than a statement may.
+    client.batch_execute("SET statement_timeout = 0").await.map_err(failed)?;
+    client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await.map_err(failed)?;
+    let done = bring_up(client).await;
+    let unlocked = client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK]).await.map_err(failed);
+    done?;
+    unlocked.map(drop)
+}
+
+async fn bring_up(client: &Client) -> Result<(), PgError> {
+    let failed = |error: tokio_postgres::Error| PgError::from(fault(&error));
+    let table = "CREATE TABLE IF NOT EXISTS equipoise_schema (
+        version bigint PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())";
+    client.batch_execute(table).await.map_err(failed)?;
+    let row = client.query_one("SELECT coalesce(max(version), 0) FROM equipoise_schema", &[]).await.map_err(failed)?;
+    let found: i64 = row.get(0);
+    let known = MIGRATIONS.len() as i64;
+    if found > known {
+        return Err(PgError::SchemaTooNew { found, known });
+    }
+    for (version, migration) in (1..).zip(MIGRATIONS) {
+        if version > found {
+            let step =
+                format!("BEGIN; {migration}; INSERT INTO equipoise_schema (version) VALUES ({version}); COMMIT");
+            if let Err(error) = client.batch_execute(&step).await {
+                let _ = client.batch_execute("ROLLBACK").await;
+                return Err(failed(error));
+            }
+        }
+    }
+    Ok(())
+}

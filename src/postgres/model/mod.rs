@@ -1,0 +1,61 @@
+//! The committer against a model of the database, under thousands of interleavings, crashes and lost answers.
+
+mod check;
+mod executor;
+mod server;
+mod world;
+
+use server::Bug;
+use world::{Plan, Seen, run};
+
+/// How many seeds a test tries; `EQUIPOISE_MODEL_SEEDS` says otherwise.
+fn seeds(usual: u64) -> u64 {
+    std::env::var("EQUIPOISE_MODEL_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(usual)
+}
+
+fn all(seeds: u64, trouble: u64) -> Seen {
+    let mut total = Seen::default();
+    for seed in 0..seeds {
+        match run(Plan { seed, bug: Bug::None, trouble }) {
+            Ok(seen) => {
+                total.fenced += seen.fenced;
+                total.crashes += seen.crashes;
+                total.lost_commits += seen.lost_commits;
+                total.replays += seen.replays;
+                total.applied.redecided += seen.applied.redecided;
+                total.applied.rejected += seen.applied.rejected;
+            }
+            Err(what) => panic!("seed {seed}: {what}"),
+        }
+    }
+    total
+}
+
+/// D2, D3, D5: two instances on the same products, ids and partitions: everything has one outcome, in one order.
+#[test]
+fn two_instances_are_as_one() {
+    let seen = all(seeds(300), 0);
+    assert!(seen.fenced > 0 && seen.replays > 0 && seen.applied.redecided > 0 && seen.applied.rejected > 0, "{seen:?}");
+}
+
+/// D4, D6: connections break, commits are not answered, instances are killed: nothing is lost and nothing happens twice.
+#[test]
+fn trouble_changes_nothing() {
+    let seen = all(seeds(400), 60);
+    assert!(seen.lost_commits > 0 && seen.crashes > 0 && seen.fenced > 0, "{seen:?}");
+}
+
+/// The test is worth something: it minds every rule that is broken.
+#[test]
+fn every_seeded_bug_is_seen() {
+    let bugs = [Bug::Epoch, Bug::Offset, Bug::Version, Bug::Met, Bug::Id, Bug::Fate, Bug::LateCommit, Bug::Sequence];
+    for bug in bugs {
+        let caught = (0..2_000).find_map(|seed| {
+            let result = run(Plan { seed, bug, trouble: 60 });
+            result.err().map(|what| (seed, what))
+        });
+        let (seed, what) = caught.unwrap_or_else(|| panic!("{bug:?} was not seen"));
+        let what: String = what.chars().take(160).collect();
+        println!("{bug:?}: seed {seed}: {what}");
+    }
+}

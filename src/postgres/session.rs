@@ -1,0 +1,276 @@
+//! The committer's session with PostgreSQL.
+
+use std::hash::{BuildHasher, RandomState};
+use std::ops::Range;
+use std::time::Duration;
+
+use futures_util::future::join;
+use tokio::time::{Instant, sleep};
+use tokio_postgres::{Error, Row};
+
+use super::batch::{Changes, Committed, Found, Written};
+use super::database::{Database, Fault};
+use super::link::{Broken, Connector, Link, fault};
+use super::sql::{self, Statements};
+use super::{rows, write};
+use crate::account::{AccountId, Balance, TransactionId};
+use crate::inventory::{DeadLetter, Position, StoredDeadLetter};
+
+/// The block of batch numbers that one draw brings, as the sequence `ledger_batches` says.
+const NUMBERS: i64 = 1024;
+
+/// The first pause after a fault, and the longest one.
+const PAUSES: Range<Duration> = Duration::from_millis(20)..Duration::from_secs(1);
+
+/// A session, with or without a connection.
+pub(super) struct Session {
+    connector: Connector,
+    open: Option<Open>,
+    numbers: Range<i64>,
+    /// Whether [`Database::look_up`] has begun a transaction.
+    begun: bool,
+    patience: Duration,
+    /// When patience with the present piece of work is over.
+    latest: Instant,
+}
+
+struct Open {
+    link: Link,
+    statements: Statements,
+}
+
+impl Session {
+    pub(super) fn new(connector: Connector, patience: Duration) -> Self {
+        Session { connector, open: None, numbers: 0..0, begun: false, patience, latest: Instant::now() }
+    }
+
+    pub(super) async fn connect(&mut self) -> Result<(), Fault> {
+        self.begun = false;
+        let link = self.connector.connect().await?;
+        let prepared = link.timed(async {
+            link.client.batch_execute(sql::PLANS).await?;
+            Statements::prepare(&link.client).await
+        });
+        let statements = prepared.await.map_err(|broken| broken.fault)?;
+        self.open = Some(Open { link, statements });
+        Ok(())
+    }
+
+    fn open(&self) -> Result<&Open, Fault> {
+        match &self.open {
+            Some(open) if !open.link.is_closed() => Ok(open),
+            _ => Err(Fault::Unavailable("there is no connection".to_owned())),
+        }
+    }
+
+    /// The answer, or the fault. After a fault there is no transaction, and perhaps no connection.
+    async fn clear<T>(&mut self, result: Result<T, Broken>) -> Result<T, Fault> {
+        match result {
+            Ok(answer) => Ok(answer),
+            Err(Broken { fault, lost: true }) => {
+                self.open = None;
+                self.begun = false;
+                Err(fault)
+            }
+            Err(Broken { fault, lost: false }) => {
+                self.roll_back().await;
+                Err(fault)
+            }
+        }
+    }
+
+    /// Without a connection there is no transaction either.
+    async fn roll_back(&mut self) {
+        self.begun = false;
+        let rolled_back = match &self.open {
+            Some(Open { link, .. }) => link.timed(link.client.batch_execute("ROLLBACK")).await.is_ok(),
+            None => true,
+        };
+        if !rolled_back {
+            self.open = None;
+        }
+    }
+
+    /// Lets a look-up that reads a row that somebody else wrote fail, and not panic.
+    async fn read(&mut self, accounts: &[AccountId], ids: &[TransactionId], lock: bool) -> Result<Found, Broken> {
+        let Open { link, statements } = self.open.as_ref().ok_or_else(gone)?;
+        let names: Vec<&str> = accounts.iter().map(AccountId::as_str).collect();
+        let ids: Vec<&str> = ids.iter().map(TransactionId::as_str).collect();
+        let client = &link.client;
+        let begin = async { if lock { client.batch_execute(sql::BEGIN).await } else { Ok(()) } };
+        // The sequence is read first: who is not found after it was not there before it.
+        let sequence = client.query_one(&statements.sequence, &[]);
+        let by_name = if lock { &statements.accounts_locked } else { &statements.accounts };
+        let accounts = async {
+            if names.is_empty() { Ok(Vec::new()) } else { client.query(by_name, &[&names]).await }
+        };
+        let used = async { if ids.is_empty() { Ok(Vec::new()) } else { client.query(&statements.ids, &[&ids]).await } };
+        let answers = async {
+            let ((begun, sequence), (accounts, used)) = join(join(begin, sequence), join(accounts, used)).await;
+            begun?;
+            Ok((sequence?, accounts?, used?))
+        };
+        let (sequence, accounts, used) = link.timed(answers).await?;
+        let failed = |what: String| Broken { fault: Fault::Failed(what), lost: false };
+        let mut found = Found { sequence: sequence.get::<_, i64>(0).cast_unsigned(), ..Found::default() };
+        for row in &accounts {
+            let (id, state) = account(row).map_err(failed)?;
+            found.accounts.insert(id, state);
+        }
+        found.ids = rows::ids(rows::records(&used).map_err(failed)?);
+        Ok(found)
+    }
+
+    /// Writes and, if all is as expected, commits.
+    async fn keep(&mut self, changes: &Changes, trial: bool) -> Result<Written, Broken> {
+        let Open { link, statements } = self.open.as_ref().ok_or_else(gone)?;
+        let mut missed = write::write_rows(link, statements, changes, self.begun).await?;
+        let as_expected = missed.accounts.is_empty() && !missed.ids && missed.offsets.is_empty();
+        if as_expected && !trial {
+            return Ok(Written::Committed(write::commit(link, statements, changes).await?));
+        }
+        link.timed(link.client.batch_execute("ROLLBACK")).await?;
+        if as_expected {
+            return Ok(Written::Tried);
+        }
+        if !missed.offsets.is_empty() {
+            write::read_offsets(link, statements, &mut missed.offsets).await?;
+        }
+        Ok(Written::Missed(missed))
+    }
+
+    async fn ask_fate(&mut self, number: i64) -> Result<Option<Committed>, Broken> {
+        let Open { link, statements } = self.open.as_ref().ok_or_else(gone)?;
+        let given_up = link.timed(link.client.execute(&statements.give_up, &[&number])).await?;
+        if given_up > 0 {
+            return Ok(None);
+        }
+        let row = link.timed(link.client.query_one(&statements.fate, &[&number])).await?;
+        let kept = row.get::<_, Option<i64>>(0).is_some();
+        Ok(kept.then(|| write::committed(&row)))
+    }
+
+    /// Runs one statement outside a transaction.
+    async fn query(
+        &mut self,
+        statement: impl Fn(&Statements) -> &tokio_postgres::Statement,
+        params: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+    ) -> Result<Vec<Row>, Fault> {
+        let Open { link, statements } = self.open()?;
+        let result = link.timed(link.client.query(statement(statements), params)).await;
+        self.clear(result).await
+    }
+}
+
+impl Database for Session {
+    async fn number(&mut self) -> Result<i64, Fault> {
+        if self.numbers.is_empty() {
+            let rows = self.query(|statements| &statements.numbers, &[]).await?;
+            let first: i64 = rows.first().map_or(0, |row| row.get(0));
+            self.numbers = first..first.saturating_add(NUMBERS);
+        }
+        let number = self.numbers.start;
+        self.numbers.start += 1;
+        Ok(number)
+    }
+
+    async fn look_up(&mut self, accounts: &[AccountId], ids: &[TransactionId], lock: bool) -> Result<Found, Fault> {
+        self.open()?;
+        let found = self.read(accounts, ids, lock).await;
+        self.begun = lock;
+        self.clear(found).await
+    }
+
+    async fn release(&mut self) -> Result<(), Fault> {
+        self.roll_back().await;
+        Ok(())
+    }
+
+    async fn write(&mut self, changes: &Changes, trial: bool) -> Result<Written, Fault> {
+        self.open()?;
+        let written = self.keep(changes, trial).await;
+        self.begun = false;
+        self.clear(written).await
+    }
+
+    async fn fate(&mut self, number: i64) -> Result<Option<Committed>, Fault> {
+        self.open()?;
+        let fate = self.ask_fate(number).await;
+        self.clear(fate).await
+    }
+
+    async fn recover(&mut self, faults: u32) -> bool {
+        if faults == 0 {
+            self.latest = Instant::now() + self.patience;
+        }
+        let mut tries = faults;
+        loop {
+            let pause = pause(tries);
+            if Instant::now() + pause > self.latest {
+                return false;
+            }
+            sleep(pause).await;
+            if self.open().is_ok() || self.connect().await.is_ok() {
+                return true;
+            }
+            tries = tries.saturating_add(1);
+        }
+    }
+
+    async fn take_over(&mut self, topic: &str, partitions: &[i32]) -> Result<Vec<Position>, Fault> {
+        let rows = self.query(|statements| &statements.take_over, &[&topic, &partitions]).await?;
+        let position = |row: &Row| Position {
+            partition: row.get(0),
+            epoch: row.get(1),
+            next: row.get(2),
+            fingerprint: row.get(3),
+        };
+        Ok(rows.iter().map(position).collect())
+    }
+
+    async fn dead_letters(&mut self, limit: usize) -> Result<Vec<StoredDeadLetter>, Fault> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows = self.query(|statements| &statements.letters, &[&limit]).await?;
+        rows.iter().map(letter).collect::<Result<_, _>>().map_err(|error| fault(&error))
+    }
+
+    async fn published(&mut self, numbers: &[i64]) -> Result<(), Fault> {
+        self.query(|statements| &statements.published, &[&numbers]).await.map(drop)
+    }
+}
+
+/// Twice as long with every try, give or take a quarter.
+fn pause(tries: u32) -> Duration {
+    let pause = PAUSES.start.saturating_mul(1 << tries.min(10)).min(PAUSES.end);
+    let jitter = RandomState::new().hash_one(tries) % 512;
+    pause.mul_f64(0.75 + jitter as f64 / 1024.0)
+}
+
+fn gone() -> Broken {
+    Broken { fault: Fault::Unavailable("there is no connection".to_owned()), lost: true }
+}
+
+/// A row of `products`.
+pub(super) fn account(row: &Row) -> Result<(AccountId, Balance), String> {
+    let id: &str = row.try_get("sku").map_err(|error| error.to_string())?;
+    let id = AccountId::new(id).map_err(|error| error.to_string())?;
+    let number = |column: &str| row.try_get::<_, i64>(column).map_err(|error| error.to_string());
+    Ok((id, Balance { amount: number("current_stock")?, version: number("version")?.cast_unsigned() }))
+}
+
+fn letter(row: &Row) -> Result<StoredDeadLetter, Error> {
+    let names: Vec<Vec<u8>> = row.try_get("header_names")?;
+    let values: Vec<Option<Vec<u8>>> = row.try_get("header_values")?;
+    let names = names.into_iter().map(|name| String::from_utf8_lossy(&name).into_owned());
+    let letter = DeadLetter {
+        topic: row.try_get("topic")?,
+        partition: row.try_get("partition")?,
+        offset: row.try_get("kafka_offset")?,
+        timestamp: row.try_get("record_time")?,
+        key: row.try_get("key")?,
+        value: row.try_get("value")?,
+        headers: names.zip(values).collect(),
+        reason: row.try_get("reason")?,
+    };
+    Ok(StoredDeadLetter { number: row.try_get("number")?, letter })
+}

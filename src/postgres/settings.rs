@@ -1,0 +1,57 @@
+//! How to reach PostgreSQL, and how much to do at once.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How to reach PostgreSQL, and how much to do at once. [`Settings::new`] has the defaults.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Settings {
+    /// Where it is, as a URL or as `key=value` pairs, as libpq takes them.
+    pub url: String,
+    /// Certificates of those who may vouch for the server. With it, the server's certificate and name are checked; without it
+    /// `sslmode=require` only encrypts, as libpq does.
+    pub root_certificate: Option<PathBuf>,
+    /// What operators see in `pg_stat_activity`.
+    pub application_name: String,
+    /// About how many events and operations one transaction takes (default 5,000).
+    pub batch: usize,
+    /// How long work is tried again while the database is not there, before its caller is told (default 5 s).
+    pub patience: Duration,
+    /// How long one statement may take (default 10 s); what takes a second longer to answer is given up.
+    pub statement_timeout: Duration,
+    /// How long a connection may take to be made (default 5 s).
+    pub connect_timeout: Duration,
+    /// How long [`PgStore::connect`](super::PgStore::connect) waits for a database that is not up yet (default: not at all).
+    pub wait_for_start: Duration,
+    /// How many accounts are remembered (default 200,000), some 100 bytes each.
+    pub remembered_accounts: usize,
+    /// How many ids are remembered (default 100,000), some 500 bytes each. The others are looked up.
+    pub remembered_ids: usize,
+}
+
+impl Settings {
+    /// The defaults, for the database at `url`.
+    #[must_use]
+    pub fn new(url: impl Into<String>) -> Self {
+        Settings {
+            url: url.into(),
+            root_certificate: None,
+            application_name: "equipoise".to_owned(),
+            batch: 5_000,
+            patience: Duration::from_secs(5),
+            statement_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(5),
+            wait_for_start: Duration::ZERO,
+            remembered_accounts: 200_000,
+            remembered_ids: 100_000,
+        }
+    }
+}
+
+impl std::fmt::Debug for Settings {
+    /// Without the URL: it may hold a password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Settings").field("application_name", &self.application_name).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,165 @@
+//! The statements of the committer, prepared once a connection.
+//!
+//! Rows are always taken in one order, so that two instances never wait for each other in a circle: accounts that are
+//! there, by id; new accounts, by id; ids of transactions, in order; partitions; and, last, the one row that the commit sequence is drawn from.
+
+use tokio_postgres::{Client, Error, Statement};
+
+/// Every row is found by its key, in the order in which the keys were given, however small a table is and whatever the
+/// statistics say.
+pub(super) const PLANS: &str = "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off;
+    SET enable_mergejoin = off; SET jit = off";
+
+/// READ COMMITTED whatever the database's default: each statement must see what was committed while it waited.
+pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE";
+
+/// Draws a block of batch numbers.
+const NUMBERS: &str = "SELECT nextval('ledger_batches')";
+
+const SEQUENCE: &str = "SELECT sequence FROM ledger_sequence";
+
+const ACCOUNTS: &str = "SELECT sku, current_stock, version FROM products WHERE sku = ANY($1)";
+
+const ACCOUNTS_LOCKED: &str =
+    "SELECT sku, current_stock, version FROM products WHERE sku = ANY($1) ORDER BY sku FOR UPDATE";
+
+/// The transactions that used these ids.
+const IDS: &str = "SELECT * FROM journal j
+    WHERE (j.batch, j.place) IN (SELECT batch, place FROM processed_events WHERE event_id = ANY($1))
+    ORDER BY j.sequence, j.member";
+
+/// Needed where some accounts are changed and others only met: both are taken in one order. The stock is compared as well:
+/// it may have been changed by hand.
+const LOCK_ACCOUNTS: &str = "SELECT p.sku
+    FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS expected (sku, stock, version)
+    JOIN products p ON p.sku = expected.sku
+    WHERE p.current_stock = expected.stock AND p.version = expected.version
+    ORDER BY p.sku FOR UPDATE OF p";
+
+const INSERT_ACCOUNTS: &str = "INSERT INTO products (sku, current_stock, version, last_event_id, batch, place)
+    SELECT sku, stock, version, event, $6::bigint, place
+    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::integer[])
+        AS opened (sku, stock, version, event, place)
+    ORDER BY sku COLLATE \"C\"
+    ON CONFLICT DO NOTHING";
+
+/// Takes the rows in the order of the arrays: see [`PLANS`].
+const UPDATE_ACCOUNTS: &str = "UPDATE products p
+    SET current_stock = changed.stock, version = changed.version, updated_at = now(),
+        last_event_id = coalesce(changed.event, p.last_event_id), batch = $6::bigint, place = changed.place
+    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::integer[], $7::bigint[], $8::bigint[])
+        AS changed (sku, stock, version, event, place, expected_stock, expected_version)
+    WHERE p.sku = changed.sku
+        AND p.version = changed.expected_version AND p.current_stock = changed.expected_stock";
+
+const INSERT_IDS: &str = "INSERT INTO processed_events (event_id, product_id, batch, place, member)
+    SELECT id, account, $5::bigint, place, member
+    FROM unnest($1::text[], $2::text[], $3::integer[], $4::integer[]) AS used (id, account, place, member)
+    ON CONFLICT DO NOTHING";
+
+const UPDATE_OFFSETS: &str = "UPDATE consumer_offsets o
+    SET next_offset = consumed.next, fingerprint = consumed.fingerprint
+    FROM unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[])
+        AS consumed (topic, partition, epoch, expected, next, fingerprint)
+    WHERE o.topic = consumed.topic AND o.partition = consumed.partition
+        AND o.epoch = consumed.epoch AND o.next_offset IS NOT DISTINCT FROM consumed.expected
+    RETURNING o.topic, o.partition";
+
+const OFFSETS: &str = "SELECT o.topic, o.partition, o.epoch, o.next_offset
+    FROM unnest($1::text[], $2::integer[]) AS asked (topic, partition)
+    JOIN consumer_offsets o ON o.topic = asked.topic AND o.partition = asked.partition";
+
+const INSERT_ENTRIES: &str = "INSERT INTO journal_entries (batch, place, member, transaction_id, operation, account_id,
+        counterparty_id, amount, balance_after, version_after, counterparty_balance_after, counterparty_version_after,
+        status, refused_account, refused_current, as_of, time_ns)
+    SELECT $17::bigint, * FROM unnest($1::integer[], $2::integer[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[],
+        $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::text[], $13::smallint[], $14::bigint[],
+        $15::bigint[], $16::bigint[])";
+
+const INSERT_LETTER: &str = "INSERT INTO dead_letters
+        (topic, partition, kafka_offset, record_time, key, value, header_names, header_values, reason)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+    ON CONFLICT (topic, partition, kafka_offset) DO NOTHING";
+
+/// Draws the sequences of a batch. The row stays locked until the commit that follows at once, so whoever sees a
+/// sequence sees all before it.
+const COMMIT_ENTRIES: &str = "WITH drawn AS (
+        UPDATE ledger_sequence
+        SET sequence = sequence + $2::bigint, floor_ns = time_ns, time_ns = greatest(time_ns, $3::bigint)
+        RETURNING sequence, floor_ns
+    )
+    INSERT INTO commits (batch, first_sequence, count, time_floor)
+    SELECT $1::bigint, sequence - $2::bigint + 1, $2::bigint::integer, floor_ns FROM drawn
+    RETURNING first_sequence, time_floor";
+
+/// Nothing was decided, so no sequence is drawn and nobody is waited for.
+const COMMIT_NOTHING: &str = "INSERT INTO commits (batch, first_sequence, count, time_floor) VALUES ($1, 0, 0, 0)
+    RETURNING first_sequence, time_floor";
+
+/// Waits for a commit under way, and keeps one that was not begun from ever going through.
+const GIVE_UP: &str = "INSERT INTO commits (batch, first_sequence, count, time_floor) VALUES ($1, NULL, 0, 0)
+    ON CONFLICT DO NOTHING";
+
+const FATE: &str = "SELECT first_sequence, time_floor FROM commits WHERE batch = $1";
+
+const TAKE_OVER: &str = "INSERT INTO consumer_offsets AS o (topic, partition, epoch)
+    SELECT $1::text, partition, 1 FROM unnest($2::integer[]) AS taken (partition) ORDER BY partition
+    ON CONFLICT (topic, partition) DO UPDATE SET epoch = o.epoch + 1
+    RETURNING partition, epoch, next_offset, fingerprint";
+
+const LETTERS: &str = "SELECT number, topic, partition, kafka_offset, record_time, key, value, header_names,
+        header_values, reason
+    FROM dead_letters ORDER BY number LIMIT $1";
+
+const PUBLISHED: &str = "DELETE FROM dead_letters WHERE number = ANY($1)";
+
+/// The prepared statements.
+pub(super) struct Statements {
+    pub(super) numbers: Statement,
+    pub(super) sequence: Statement,
+    pub(super) accounts: Statement,
+    pub(super) accounts_locked: Statement,
+    pub(super) ids: Statement,
+    pub(super) lock_accounts: Statement,
+    pub(super) insert_accounts: Statement,
+    pub(super) update_accounts: Statement,
+    pub(super) insert_ids: Statement,
+    pub(super) update_offsets: Statement,
+    pub(super) offsets: Statement,
+    pub(super) insert_entries: Statement,
+    pub(super) insert_letter: Statement,
+    pub(super) commit_entries: Statement,
+    pub(super) commit_nothing: Statement,
+    pub(super) give_up: Statement,
+    pub(super) fate: Statement,
+    pub(super) take_over: Statement,
+    pub(super) letters: Statement,
+    pub(super) published: Statement,
+}
+
+impl Statements {
+    pub(super) async fn prepare(client: &Client) -> Result<Self, Error> {
+        Ok(Statements {
+            numbers: client.prepare(NUMBERS).await?,
+            sequence: client.prepare(SEQUENCE).await?,
+            accounts: client.prepare(ACCOUNTS).await?,
+            accounts_locked: client.prepare(ACCOUNTS_LOCKED).await?,
+            ids: client.prepare(IDS).await?,
+            lock_accounts: client.prepare(LOCK_ACCOUNTS).await?,
+            insert_accounts: client.prepare(INSERT_ACCOUNTS).await?,
+            update_accounts: client.prepare(UPDATE_ACCOUNTS).await?,
+            insert_ids: client.prepare(INSERT_IDS).await?,
+            update_offsets: client.prepare(UPDATE_OFFSETS).await?,
+            offsets: client.prepare(OFFSETS).await?,
+            insert_entries: client.prepare(INSERT_ENTRIES).await?,
+            insert_letter: client.prepare(INSERT_LETTER).await?,
+            commit_entries: client.prepare(COMMIT_ENTRIES).await?,
+            commit_nothing: client.prepare(COMMIT_NOTHING).await?,
+            give_up: client.prepare(GIVE_UP).await?,
+            fate: client.prepare(FATE).await?,
+            take_over: client.prepare(TAKE_OVER).await?,
+            letters: client.prepare(LETTERS).await?,
+            published: client.prepare(PUBLISHED).await?,
+        })
+    }
+}

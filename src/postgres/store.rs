@@ -1,0 +1,171 @@
+//! `PgStore`: what the doors see.
+
+use std::time::Duration;
+
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+use super::committer::{Bounds, Committer};
+use super::error::PgError;
+use super::link::Connector;
+use super::migrate::migrate;
+use super::read::{Listing, Reader};
+use super::session::Session;
+use super::settings::Settings;
+use super::work::{Answer, Job, Work};
+use crate::inventory::{Applied, Position, Run, Store, StoreError, StoredDeadLetter};
+use crate::request::Kind;
+use crate::{AccountId, AccountState, Outcome, Request, TransactionId};
+
+/// How many calls may wait for the committer before more wait to be let in.
+const QUEUE: usize = 4_096;
+
+/// How long [`PgStore::connect`] waits between two tries.
+const BETWEEN_TRIES: Duration = Duration::from_millis(200);
+
+/// The accounts, their journal and the offsets of the events, in PostgreSQL. Any number of instances may use one database.
+pub struct PgStore {
+    queue: mpsc::Sender<Job>,
+    reader: Reader,
+    committer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for PgStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PgStore").finish_non_exhaustive()
+    }
+}
+
+impl PgStore {
+    /// Connects, and brings the schema up to date.
+    ///
+    /// # Errors
+    /// [`PgError::Settings`], [`PgError::SchemaTooNew`]; [`PgError::Unavailable`] when the database is not up within
+    /// [`Settings::wait_for_start`]; [`PgError::Failed`].
+    pub async fn connect(settings: &Settings) -> Result<Self, PgError> {
+        let connector = Connector::new(settings)?;
+        let latest = Instant::now() + settings.wait_for_start;
+        let session = loop {
+            match start(&connector, settings.patience).await {
+                Err(PgError::Unavailable { .. }) if Instant::now() < latest => sleep(BETWEEN_TRIES).await,
+                started => break started?,
+            }
+        };
+        let (queue, jobs) = mpsc::channel(QUEUE);
+        let bounds = Bounds {
+            batch: settings.batch.max(1),
+            accounts: settings.remembered_accounts,
+            ids: settings.remembered_ids,
+        };
+        let committer = tokio::spawn(Committer::new(session, jobs, bounds).run());
+        Ok(PgStore { queue, reader: Reader::new(connector), committer: Mutex::new(Some(committer)) })
+    }
+
+    /// Decides `request`, or answers what was decided for its id before, through whichever door and instance. When it returns
+    /// the outcome is durable.
+    ///
+    /// # Errors
+    /// [`PgError`]. After `Unavailable` nobody knows whether it was decided: the same request again finds out, if it carries
+    /// an id.
+    pub async fn submit(&self, request: Request) -> Result<Outcome, PgError> {
+        if request.members().iter().any(|member| matches!(member.operation.kind(), Kind::Post { .. })) {
+            return Err(PgError::Refused { what: "postings cannot be kept here".to_owned() });
+        }
+        self.ask(|answer| Job::Batched(Work::Call { request, answer })).await
+    }
+
+    /// The newest committed state of `account`; None when nobody opened it.
+    ///
+    /// # Errors
+    /// [`PgError`].
+    pub async fn balance(&self, account: &AccountId) -> Result<Option<AccountState>, PgError> {
+        self.reader.balance(account).await
+    }
+
+    /// What was decided for the request with this id; None when it was never seen.
+    ///
+    /// # Errors
+    /// [`PgError`].
+    pub async fn transaction(&self, id: &TransactionId) -> Result<Option<Outcome>, PgError> {
+        let found = self.reader.transaction(id).await?;
+        Ok(found.map(|(record, member)| Outcome::recorded(record, Some(member), false)))
+    }
+
+    /// Up to `limit` journal entries from sequence `from` on (0: the first).
+    ///
+    /// # Errors
+    /// [`PgError`].
+    pub async fn history(&self, from: u64, limit: usize) -> Result<Vec<Outcome>, PgError> {
+        let records = self.reader.history(from, limit).await?;
+        Ok(records.into_iter().map(|record| Outcome::recorded(record, None, false)).collect())
+    }
+
+    /// The newest commit sequence, of all instances.
+    ///
+    /// # Errors
+    /// [`PgError`].
+    pub async fn sequence(&self) -> Result<u64, PgError> {
+        self.reader.sequence().await
+    }
+
+    /// The accounts whose ids begin with `prefix`, as they are now, to be read page by page.
+    ///
+    /// # Errors
+    /// [`PgError`].
+    pub async fn list(&self, prefix: &str) -> Result<Listing, PgError> {
+        self.reader.list(prefix).await
+    }
+
+    /// Takes no more work, and waits until what it took is answered.
+    pub async fn close(self) {
+        let PgStore { queue, committer, .. } = self;
+        drop(queue);
+        if let Some(committer) = committer.into_inner() {
+            // It does not panic; if it did, that was printed.
+            let _ = committer.await;
+        }
+    }
+
+    async fn ask<T>(&self, job: impl FnOnce(Answer<T>) -> Job) -> Result<T, PgError> {
+        let (answer, answered) = oneshot::channel();
+        self.queue.send(job(answer)).await.map_err(|_| PgError::Closed)?;
+        answered.await.map_err(|_| PgError::Closed)?
+    }
+}
+
+async fn start(connector: &Connector, patience: Duration) -> Result<Session, PgError> {
+    migrate(&connector.connect().await?).await?;
+    let mut session = Session::new(connector.clone(), patience);
+    session.connect().await?;
+    Ok(session)
+}
+
+#[tonic::async_trait]
+impl Store for PgStore {
+    async fn take_over(&self, topic: &str, partitions: &[i32]) -> Result<Vec<Position>, StoreError> {
+        let (topic, partitions) = (topic.to_owned(), partitions.to_vec());
+        Ok(self.ask(|answer| Job::TakeOver { topic, partitions, answer }).await?)
+    }
+
+    async fn apply(&self, topic: &str, runs: &[Run]) -> Result<Applied, StoreError> {
+        let mut partitions: Vec<_> = runs.iter().map(|run| run.partition).collect();
+        partitions.sort_unstable();
+        if partitions.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err(StoreError::Failed { what: "two runs of one partition at once".to_owned() });
+        }
+        let (answer, answered) = oneshot::channel();
+        let work = Work::Apply { topic: topic.to_owned(), runs: runs.to_vec(), answer };
+        self.queue.send(Job::Batched(work)).await.map_err(|_| PgError::Closed)?;
+        answered.await.map_err(|_| PgError::Closed)?
+    }
+
+    async fn dead_letters(&self, limit: usize) -> Result<Vec<StoredDeadLetter>, StoreError> {
+        Ok(self.ask(|answer| Job::DeadLetters { limit, answer }).await?)
+    }
+
+    async fn published(&self, numbers: &[i64]) -> Result<(), StoreError> {
+        let numbers = numbers.to_vec();
+        Ok(self.ask(|answer| Job::Published { numbers, answer }).await?)
+    }
+}

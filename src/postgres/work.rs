@@ -1,0 +1,310 @@
+//! What waits for the committer, and the batch that is made of it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::batch::{Changes, Committed, OffsetChange, OffsetFound};
+use super::decide::{Ask, Decision, Verdict};
+use super::error::PgError;
+use crate::inventory::{Applied, Content, DeadLetter, Position, Run, StoreError, StoredDeadLetter};
+use crate::outcome::{Outcome, Record};
+use crate::{InvalidRequest, Operation, Request};
+
+pub(super) type Answer<T> = oneshot::Sender<Result<T, PgError>>;
+
+/// Something for the committer to do.
+pub(super) enum Job {
+    Batched(Work),
+    TakeOver { topic: String, partitions: Vec<i32>, answer: Answer<Vec<Position>> },
+    DeadLetters { limit: usize, answer: Answer<Vec<StoredDeadLetter>> },
+    Published { numbers: Vec<i64>, answer: Answer<()> },
+}
+
+/// What is decided and kept together with what else waits.
+pub(super) enum Work {
+    Call { request: Request, answer: Answer<Outcome> },
+    Apply { topic: String, runs: Vec<Run>, answer: oneshot::Sender<Result<Applied, StoreError>> },
+}
+
+impl Work {
+    /// How much of a batch it takes.
+    pub(super) fn weight(&self) -> usize {
+        match self {
+            Work::Call { request, .. } => request.members().len(),
+            Work::Apply { runs, .. } => runs.iter().map(|run| run.records.len()).sum::<usize>() + 1,
+        }
+    }
+
+    pub(super) fn fail(self, error: PgError) {
+        // Whoever does not wait any more does without.
+        match self {
+            Work::Call { answer, .. } => drop(answer.send(Err(error))),
+            Work::Apply { answer, .. } => drop(answer.send(Err(error.into()))),
+        }
+    }
+}
+
+/// Where an ask comes from: which work, which run of it, which record of that.
+type Origin = (usize, usize, usize);
+
+/// The work of one transaction.
+#[derive(Default)]
+pub(super) struct Batch {
+    /// None: was answered.
+    works: Vec<Option<Work>>,
+    partitions: HashSet<(String, i32)>,
+    weight: usize,
+    /// Asks that the database refuses, and why.
+    refused: HashMap<Origin, String>,
+    /// Runs that an earlier commit kept whose answer was lost.
+    through: HashSet<(usize, usize)>,
+    /// How often it was decided again because of others.
+    pub(super) redecided: u64,
+}
+
+/// The asks of a batch, in order, and where each comes from.
+#[derive(Default)]
+pub(super) struct Asks {
+    pub(super) asks: Vec<Ask>,
+    origins: Vec<Origin>,
+}
+
+impl Batch {
+    pub(super) fn weight(&self) -> usize {
+        self.weight
+    }
+
+    pub(super) fn is_answered(&self) -> bool {
+        self.works.iter().all(Option::is_none)
+    }
+
+    /// Takes it, unless a partition of it has a run here already: the second one begins where the first will end.
+    pub(super) fn take(&mut self, work: Work) -> Result<(), Work> {
+        if let Work::Apply { topic, runs, .. } = &work {
+            let partitions: Vec<_> = runs.iter().map(|run| (topic.clone(), run.partition)).collect();
+            if partitions.iter().any(|partition| self.partitions.contains(partition)) {
+                return Err(work);
+            }
+            self.partitions.extend(partitions);
+        }
+        self.weight += work.weight();
+        self.works.push(Some(work));
+        Ok(())
+    }
+
+    pub(super) fn asks(&self) -> Asks {
+        let mut asks = Asks::default();
+        for (index, work) in self.works.iter().enumerate() {
+            match work {
+                Some(Work::Call { request, .. }) => {
+                    asks.push(Ask { request: request.clone(), opens: false }, (index, 0, 0));
+                }
+                Some(Work::Apply { runs, .. }) => {
+                    for (at, run) in self.runs(index, runs) {
+                        for (record, content) in run.records.iter().map(|record| &record.content).enumerate() {
+                            if let Content::Event { event, .. } = content {
+                                let operation = Operation::update(event.product.clone(), event.quantity_change);
+                                let request = Request::single(operation, Some(event.id.clone()));
+                                asks.push(Ask { request, opens: true }, (index, at, record));
+                            }
+                        }
+                    }
+                }
+                None => {}
+            }
+        }
+        asks
+    }
+
+    /// The runs of a work that are not through.
+    fn runs<'a>(&'a self, work: usize, runs: &'a [Run]) -> impl Iterator<Item = (usize, &'a Run)> {
+        runs.iter().enumerate().filter(move |(at, _)| !self.through.contains(&(work, *at)))
+    }
+
+    pub(super) fn is_refused(&self, asks: &Asks, index: usize) -> bool {
+        asks.origins.get(index).is_some_and(|origin| self.refused.contains_key(origin))
+    }
+
+    /// The database refuses an ask.
+    pub(super) fn refuse(&mut self, asks: &Asks, index: usize, what: String) {
+        if let Some(origin) = asks.origins.get(index) {
+            self.refused.insert(*origin, what);
+        }
+    }
+
+    /// What the database is to keep of a decided batch. Takes what it needs out of the decision.
+    pub(super) fn changes(&self, asks: &Asks, decision: &mut Decision, number: i64) -> Changes {
+        let mut changes = Changes {
+            number,
+            accounts: std::mem::take(&mut decision.accounts),
+            ids: std::mem::take(&mut decision.ids),
+            records: std::mem::take(&mut decision.records),
+            ..Changes::default()
+        };
+        let mut verdicts = asks.origins.iter().zip(&decision.verdicts).peekable();
+        for (index, work) in self.works.iter().enumerate() {
+            let Some(Work::Apply { topic, runs, .. }) = work else { continue };
+            for (at, run) in self.runs(index, runs) {
+                changes.offsets.push(OffsetChange {
+                    topic: topic.clone(),
+                    partition: run.partition,
+                    epoch: run.epoch,
+                    from: run.from,
+                    next: run.next,
+                    fingerprint: run.fingerprint,
+                });
+                for (record, content) in run.records.iter().map(|record| &record.content).enumerate() {
+                    let origin = (index, at, record);
+                    while verdicts.next_if(|(of, _)| **of < origin).is_some() {}
+                    let verdict = verdicts.next_if(|(of, _)| **of == origin).map(|(_, verdict)| verdict);
+                    changes.letters.extend(self.letter(origin, content, verdict));
+                }
+            }
+        }
+        changes.offsets.sort_unstable();
+        changes
+    }
+
+    fn letter(&self, origin: Origin, content: &Content, verdict: Option<&Verdict>) -> Option<DeadLetter> {
+        match (content, verdict) {
+            (Content::Malformed(letter), _) => Some((**letter).clone()),
+            (Content::Event { original, .. }, Some(Verdict::Invalid(invalid))) => {
+                Some(DeadLetter { reason: reason(invalid), ..(**original).clone() })
+            }
+            (Content::Event { original, .. }, Some(Verdict::Skipped)) => {
+                let what = self.refused.get(&origin).cloned().unwrap_or_default();
+                let reason = PgError::Refused { what }.to_string();
+                Some(DeadLetter { reason, ..(**original).clone() })
+            }
+            _ => None,
+        }
+    }
+
+    /// Partitions whose rows are not as their runs expected: an earlier commit of ours, or another owner. The works that
+    /// were fenced are answered.
+    pub(super) fn offsets_missed(&mut self, found: &[OffsetFound]) {
+        for (index, slot) in self.works.iter_mut().enumerate() {
+            let Some(Work::Apply { topic, runs, .. }) = slot else { continue };
+            let mut fenced = Vec::new();
+            for (at, run) in runs.iter().enumerate() {
+                let Some(row) = found.iter().find(|row| row.topic == *topic && row.partition == run.partition) else {
+                    continue;
+                };
+                if row.epoch == run.epoch && row.next == Some(run.next) {
+                    self.through.insert((index, at));
+                } else if row.epoch != run.epoch || row.next != run.from {
+                    fenced.push(run.partition);
+                }
+            }
+            if !fenced.is_empty()
+                && let Some(Work::Apply { answer, .. }) = slot.take()
+            {
+                let _ = answer.send(Err(StoreError::Fenced { partitions: fenced }));
+            }
+        }
+    }
+
+    /// Answers everybody from what was committed.
+    pub(super) fn answer(&mut self, asks: &Asks, decision: &Decision, records: &[Arc<Record>]) {
+        let mut verdicts = asks.origins.iter().zip(&decision.verdicts).peekable();
+        for index in 0..self.works.len() {
+            let Some(work) = self.works[index].take() else { continue };
+            match work {
+                Work::Call { answer, .. } => {
+                    let verdict = verdicts.next_if(|((of, ..), _)| *of == index).map(|(_, verdict)| verdict);
+                    let _ = answer.send(self.outcome(index, verdict, records));
+                }
+                Work::Apply { runs, answer, .. } => {
+                    let mut applied = Applied { redecided: self.redecided, ..Applied::default() };
+                    for (_, run) in self.runs(index, &runs) {
+                        for record in &run.records {
+                            match record.content {
+                                Content::Malformed(_) => applied.dead_letters += 1,
+                                Content::Tombstone => applied.tombstones += 1,
+                                Content::Event { .. } => {}
+                            }
+                        }
+                    }
+                    while let Some((_, verdict)) = verdicts.next_if(|((of, ..), _)| *of == index) {
+                        count(&mut applied, verdict, records);
+                    }
+                    let _ = answer.send(Ok(applied));
+                }
+            }
+        }
+    }
+
+    fn outcome(
+        &self,
+        work: usize,
+        verdict: Option<&Verdict>,
+        records: &[Arc<Record>],
+    ) -> Result<Outcome, PgError> {
+        let lost = || PgError::Failed { what: "a verdict without its record".to_owned() };
+        match verdict.ok_or_else(lost)? {
+            Verdict::Decided { place, member, replayed } => {
+                Ok(Outcome::recorded(records.get(*place).ok_or_else(lost)?.clone(), *member, *replayed))
+            }
+            Verdict::Recorded { record, member } => Ok(Outcome::recorded(record.clone(), *member, true)),
+            Verdict::Invalid(invalid) => Err(invalid.clone().into()),
+            Verdict::Skipped => {
+                Err(PgError::Refused { what: self.refused.get(&(work, 0, 0)).cloned().unwrap_or_default() })
+            }
+        }
+    }
+
+    /// Tells everybody who was not answered that it cannot be done.
+    pub(super) fn fail(&mut self, error: &PgError) {
+        for work in self.works.iter_mut().filter_map(Option::take) {
+            work.fail(error.clone());
+        }
+    }
+}
+
+impl Asks {
+    fn push(&mut self, ask: Ask, origin: Origin) {
+        self.asks.push(ask);
+        self.origins.push(origin);
+    }
+}
+
+fn count(applied: &mut Applied, verdict: &Verdict, records: &[Arc<Record>]) {
+    match verdict {
+        Verdict::Decided { replayed: true, .. } | Verdict::Recorded { .. } => applied.duplicates += 1,
+        Verdict::Decided { place, .. } => {
+            let refused = records.get(*place).is_some_and(|record| record.refusal.is_some());
+            if refused {
+                applied.rejected += 1;
+            } else {
+                applied.applied += 1;
+            }
+        }
+        Verdict::Invalid(_) | Verdict::Skipped => applied.dead_letters += 1,
+    }
+}
+
+/// What is wrong with an event, in the words of its topic.
+fn reason(invalid: &InvalidRequest) -> String {
+    match invalid {
+        InvalidRequest::IdReused { id, field } => {
+            let field = match *field {
+                "account_id" => "product_id",
+                "delta" => "quantity_change",
+                other => other,
+            };
+            format!("event_id {id} was used with another {field}")
+        }
+        other => other.to_string(),
+    }
+}
+
+/// What a batch that was committed looks like to everybody else.
+pub(super) fn settle(records: Vec<Record>, committed: Committed) -> Vec<Arc<Record>> {
+    let settled = records.into_iter().enumerate().map(|(place, mut record)| {
+        committed.settle(&mut record, place);
+        Arc::new(record)
+    });
+    settled.collect()
+}

@@ -1,0 +1,328 @@
+//! Writes a batch: two round trips, one for all rows, one for the commit.
+
+use std::collections::HashSet;
+
+use futures_util::future::{BoxFuture, join, join_all};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Error, Row, Statement};
+
+use super::batch::{AccountChange, Changes, Committed, Missed, OffsetFound};
+use super::database::Fault;
+use super::link::{Broken, Link, fault};
+use super::rows::Entries;
+use super::sql::{self, Statements};
+use crate::inventory::DeadLetter;
+
+type Params<'a> = Vec<&'a (dyn ToSql + Sync)>;
+
+/// What a statement is about.
+#[derive(Clone, Copy)]
+enum Part {
+    Expected,
+    Opened,
+    Changed,
+    Ids,
+    Offsets,
+    Rest,
+}
+
+/// What a statement came to.
+enum Done {
+    Count(u64),
+    Rows(Vec<Row>),
+}
+
+/// Statements that are sent at once, in their order, and answered together.
+struct Pipeline<'a> {
+    link: &'a Link,
+    parts: Vec<Part>,
+    answers: Vec<BoxFuture<'a, Result<Done, Error>>>,
+}
+
+impl<'a> Pipeline<'a> {
+    fn plain(&mut self, statement: &'static str) {
+        let client = &self.link.client;
+        self.parts.push(Part::Rest);
+        self.answers.push(Box::pin(async { client.batch_execute(statement).await.map(|()| Done::Count(0)) }));
+    }
+
+    fn count(&mut self, part: Part, statement: &'a Statement, params: Params<'a>) {
+        let client = &self.link.client;
+        self.parts.push(part);
+        self.answers.push(Box::pin(async move { client.execute(statement, &params).await.map(Done::Count) }));
+    }
+
+    fn rows(&mut self, part: Part, statement: &'a Statement, params: Params<'a>) {
+        let client = &self.link.client;
+        self.parts.push(part);
+        self.answers.push(Box::pin(async move { client.query(statement, &params).await.map(Done::Rows) }));
+    }
+
+    /// The answers; where several failed the first says why.
+    async fn answers(self) -> Result<Vec<(Part, Done)>, Broken> {
+        // Polled in their order, and each is sent when it is polled first.
+        let answers = async { join_all(self.answers).await.into_iter().collect::<Result<Vec<_>, _>>() };
+        Ok(self.parts.into_iter().zip(self.link.timed(answers).await?).collect())
+    }
+}
+
+/// The columns of accounts that are written.
+#[derive(Default)]
+struct Columns<'a> {
+    id: Vec<&'a str>,
+    stock: Vec<i64>,
+    version: Vec<i64>,
+    event: Vec<Option<&'a str>>,
+    place: Vec<i32>,
+    /// Before the change; nothing where there was no row.
+    expected_stock: Vec<i64>,
+    expected_version: Vec<i64>,
+}
+
+impl<'a> Columns<'a> {
+    fn push(&mut self, change: &'a AccountChange) {
+        self.id.push(change.id.as_str());
+        self.stock.push(change.after.amount);
+        self.version.push(change.after.version.cast_signed());
+        self.event.push(change.event.as_ref().map(|event| event.as_str()));
+        self.place.push(change.place as i32);
+        if let Some(before) = change.before {
+            self.expected_stock.push(before.amount);
+            self.expected_version.push(before.version.cast_signed());
+        }
+    }
+
+    fn params<'p>(&'p self, batch: &'p i64) -> Params<'p> {
+        vec![&self.id, &self.stock, &self.version, &self.event, &self.place, batch]
+    }
+}
+
+/// The columns of ids.
+#[derive(Default)]
+struct Ids<'a> {
+    id: Vec<&'a str>,
+    account: Vec<&'a str>,
+    place: Vec<i32>,
+    member: Vec<i32>,
+}
+
+/// The columns of offsets.
+#[derive(Default)]
+struct Offsets<'a> {
+    topic: Vec<&'a str>,
+    partition: Vec<i32>,
+    epoch: Vec<i64>,
+    from: Vec<Option<i64>>,
+    next: Vec<i64>,
+    fingerprint: Vec<i64>,
+}
+
+/// One dead letter's columns.
+struct Letter<'a> {
+    letter: &'a DeadLetter,
+    names: Vec<&'a [u8]>,
+    values: Vec<Option<&'a [u8]>>,
+    reason: String,
+}
+
+impl<'a> Letter<'a> {
+    fn new(letter: &'a DeadLetter) -> Self {
+        Letter {
+            letter,
+            names: letter.headers.iter().map(|(name, _)| name.as_bytes()).collect(),
+            values: letter.headers.iter().map(|(_, value)| value.as_deref()).collect(),
+            // No text of PostgreSQL may hold it.
+            reason: letter.reason.replace('\0', "\u{fffd}"),
+        }
+    }
+}
+
+/// Writes all rows of a batch in a transaction, begun if it is not, and says whether all was as expected. The
+/// transaction is left open.
+pub(super) async fn write_rows(
+    link: &Link,
+    statements: &Statements,
+    changes: &Changes,
+    begun: bool,
+) -> Result<Missed, Broken> {
+    let columns = Batch::new(changes);
+    let mut pipeline = Pipeline { link, parts: Vec::new(), answers: Vec::new() };
+    if !begun {
+        pipeline.plain(sql::BEGIN);
+    }
+    columns.queue(&mut pipeline, statements, &changes.number);
+    let answers = pipeline.answers().await?;
+    columns.missed(answers).map_err(|error| Broken { fault: fault(&error), lost: false })
+}
+
+/// A batch as columns.
+struct Batch<'a> {
+    expected_id: Vec<&'a str>,
+    expected_stock: Vec<i64>,
+    expected_version: Vec<i64>,
+    opened: Columns<'a>,
+    changed: Columns<'a>,
+    ids: Ids<'a>,
+    offsets: Offsets<'a>,
+    entries: Entries<'a>,
+    letters: Vec<Letter<'a>>,
+}
+
+impl<'a> Batch<'a> {
+    fn new(changes: &'a Changes) -> Self {
+        let (mut expected_id, mut expected_stock, mut expected_version) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut opened, mut changed) = (Columns::default(), Columns::default());
+        for change in &changes.accounts {
+            let Some(before) = change.before else {
+                opened.push(change);
+                continue;
+            };
+            expected_id.push(change.id.as_str());
+            expected_stock.push(before.amount);
+            expected_version.push(before.version.cast_signed());
+            if before != change.after {
+                changed.push(change);
+            }
+        }
+        let mut ids = Ids::default();
+        for used in &changes.ids {
+            ids.id.push(used.id.as_str());
+            ids.account.push(used.account.as_str());
+            ids.place.push(used.place as i32);
+            ids.member.push(used.member as i32);
+        }
+        let mut offsets = Offsets::default();
+        for offset in &changes.offsets {
+            offsets.topic.push(&offset.topic);
+            offsets.partition.push(offset.partition);
+            offsets.epoch.push(offset.epoch);
+            offsets.from.push(offset.from);
+            offsets.next.push(offset.next);
+            offsets.fingerprint.push(offset.fingerprint);
+        }
+        Batch {
+            expected_id,
+            expected_stock,
+            expected_version,
+            opened,
+            changed,
+            ids,
+            offsets,
+            entries: Entries::new(&changes.records),
+            letters: changes.letters.iter().map(Letter::new).collect(),
+        }
+    }
+
+    fn queue<'p>(&'p self, pipeline: &mut Pipeline<'p>, statements: &'p Statements, number: &'p i64) {
+        if self.expected_id.len() > self.changed.id.len() {
+            let expected: Params<'p> = vec![&self.expected_id, &self.expected_stock, &self.expected_version];
+            pipeline.rows(Part::Expected, &statements.lock_accounts, expected);
+        }
+        if !self.opened.id.is_empty() {
+            pipeline.count(Part::Opened, &statements.insert_accounts, self.opened.params(number));
+        }
+        if !self.changed.id.is_empty() {
+            let mut changed = self.changed.params(number);
+            changed.extend([&self.changed.expected_stock as &(dyn ToSql + Sync), &self.changed.expected_version]);
+            pipeline.count(Part::Changed, &statements.update_accounts, changed);
+        }
+        if !self.ids.id.is_empty() {
+            let Ids { id, account, place, member } = &self.ids;
+            pipeline.count(Part::Ids, &statements.insert_ids, vec![id, account, place, member, number]);
+        }
+        if !self.offsets.topic.is_empty() {
+            let Offsets { topic, partition, epoch, from, next, fingerprint } = &self.offsets;
+            let consumed: Params<'p> = vec![topic, partition, epoch, from, next, fingerprint];
+            pipeline.rows(Part::Offsets, &statements.update_offsets, consumed);
+        }
+        if !self.entries.place.is_empty() {
+            pipeline.count(Part::Rest, &statements.insert_entries, self.entries.params(number));
+        }
+        for Letter { letter, names, values, reason } in &self.letters {
+            let DeadLetter { topic, partition, offset, timestamp, key, value, .. } = letter;
+            let letter: Params<'p> = vec![topic, partition, offset, timestamp, key, value, names, values, reason];
+            pipeline.count(Part::Rest, &statements.insert_letter, letter);
+        }
+    }
+
+    /// What was not as expected. The rows of partitions are not read yet.
+    fn missed(&self, answers: Vec<(Part, Done)>) -> Result<Missed, Error> {
+        let mut missed = Missed::default();
+        for (part, done) in &answers {
+            match (part, done) {
+                (Part::Expected, Done::Rows(rows)) if rows.len() < self.expected_id.len() => {
+                    let found = rows.iter().map(|row| row.try_get(0)).collect::<Result<HashSet<&str>, _>>()?;
+                    let gone = self.expected_id.iter().filter(|id| !found.contains(**id));
+                    missed.accounts.extend(gone.map(|id| (*id).to_owned()));
+                }
+                (Part::Opened, Done::Count(count)) if *count < self.opened.id.len() as u64 => {
+                    missed.accounts.extend(self.opened.id.iter().map(|id| (*id).to_owned()));
+                }
+                (Part::Changed, Done::Count(count)) if *count < self.changed.id.len() as u64 => {
+                    missed.accounts.extend(self.changed.id.iter().map(|id| (*id).to_owned()));
+                }
+                (Part::Ids, Done::Count(count)) => missed.ids = *count < self.ids.id.len() as u64,
+                (Part::Offsets, Done::Rows(rows)) if rows.len() < self.offsets.topic.len() => {
+                    let stepped = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
+                    let stepped = stepped.collect::<Result<HashSet<(&str, i32)>, Error>>()?;
+                    let asked = self.offsets.topic.iter().zip(&self.offsets.partition);
+                    for (topic, partition) in asked.filter(|(topic, partition)| !stepped.contains(&(*topic, **partition))) {
+                        let (topic, partition) = ((*topic).to_owned(), *partition);
+                        missed.offsets.push(OffsetFound { topic, partition, epoch: -1, next: None });
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(missed)
+    }
+}
+
+/// Reads the rows of partitions that were missed. One without a row was never taken over by anybody.
+pub(super) async fn read_offsets(
+    link: &Link,
+    statements: &Statements,
+    missed: &mut [OffsetFound],
+) -> Result<(), Broken> {
+    let topics: Vec<&str> = missed.iter().map(|found| found.topic.as_str()).collect();
+    let partitions: Vec<i32> = missed.iter().map(|found| found.partition).collect();
+    let rows = link.timed(link.client.query(&statements.offsets, &[&topics, &partitions])).await?;
+    for row in &rows {
+        let (topic, partition): (&str, i32) = (row.get(0), row.get(1));
+        if let Some(found) = missed.iter_mut().find(|found| found.topic == topic && found.partition == partition) {
+            (found.epoch, found.next) = (row.get(2), row.get(3));
+        }
+    }
+    Ok(())
+}
+
+/// Commits what was written. What is sent here may be kept although no answer comes.
+pub(super) async fn commit(link: &Link, statements: &Statements, changes: &Changes) -> Result<Committed, Broken> {
+    let count = changes.records.len() as i64;
+    let newest = changes.records.iter().map(|record| record.time).max().unwrap_or(0).cast_signed();
+    let drawing = async {
+        if count == 0 {
+            link.client.query_one(&statements.commit_nothing, &[&changes.number]).await
+        } else {
+            link.client.query_one(&statements.commit_entries, &[&changes.number, &count, &newest]).await
+        }
+    };
+    let answers = async {
+        let (drawn, committed) = join(drawing, link.client.batch_execute("COMMIT")).await;
+        // Where the first failed the second rolled back, and says that it went well.
+        let drawn = drawn?;
+        committed?;
+        Ok(drawn)
+    };
+    let unknown = |broken: Broken| match broken.fault {
+        Fault::Unavailable(what) => Broken { fault: Fault::Unknown(what), ..broken },
+        _ => broken,
+    };
+    let drawn = link.timed(answers).await.map_err(unknown)?;
+    Ok(committed(&drawn))
+}
+
+/// The row of a commit.
+pub(super) fn committed(row: &Row) -> Committed {
+    Committed { first_sequence: row.get::<_, i64>(0).cast_unsigned(), time_floor: row.get::<_, i64>(1).cast_unsigned() }
+}

@@ -1,0 +1,27 @@
+//! The inventory door as a whole: the real binary between a real broker and a real PostgreSQL, killed and cut off at random
+//! moments under load. At the end products, ids, offsets and rejections must be what a plain single-threaded model makes of
+//! the topic.
+//!
+//! The servers are those of scripts/test.sh: EQUIPOISE_TEST_KAFKA and EQUIPOISE_TEST_POSTGRES say where. Trials that kill
+//! servers start their own. EQUIPOISE_INVENTORY_KILLS=200 makes the rounds of kill -9 as many as that.
+
+#![cfg(all(feature = "kafka", feature = "postgres", target_os = "linux"))]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+#[path = "../process/client.rs"]
+#[allow(dead_code, reason = "the trials of the process use all of it")]
+mod client;
+#[path = "../process/service.rs"]
+#[allow(dead_code, reason = "the trials of the process use all of it")]
+mod service;
+
+mod disk;
+mod events;
+mod instance;
+mod kills;
+mod model;
+mod servers;
+mod sharing;
+mod state;
+mod topic;
+mod zombies;

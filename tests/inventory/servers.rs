@@ -1,0 +1,89 @@
+//! A broker and a database: those that all tests share, and own ones that a trial may kill.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// How many partitions a topic has here.
+pub const PARTITIONS: i32 = 8;
+
+/// A server that a script of `tests/servers` starts, on a port of its own; ended and deleted when it is dropped.
+pub struct Server {
+    script: &'static str,
+    variables: Vec<(&'static str, String)>,
+    pub address: String,
+}
+
+impl Server {
+    pub fn broker(port: u16) -> Self {
+        let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/kafka-broker");
+        let home = home("kafka", port);
+        let variables = vec![
+            ("KAFKA_PORT", port.to_string()),
+            ("KAFKA_HOME_DIR", home.display().to_string()),
+            ("KAFKA_CACHE_DIR", cache.display().to_string()),
+        ];
+        Server::begin("tests/servers/kafka.sh", variables)
+    }
+
+    pub fn database(port: u16) -> Self {
+        let home = home("postgres", port);
+        let variables = vec![("POSTGRES_PORT", port.to_string()), ("POSTGRES_HOME_DIR", home.display().to_string())];
+        Server::begin("tests/servers/postgres.sh", variables)
+    }
+
+    fn begin(script: &'static str, variables: Vec<(&'static str, String)>) -> Self {
+        let mut server = Server { script, variables, address: String::new() };
+        server.run("destroy");
+        server.start();
+        server
+    }
+
+    pub fn start(&mut self) {
+        self.address = self.run("start").trim().to_owned();
+    }
+
+    /// kill -9: the data stay as they are.
+    pub fn kill(&self) {
+        self.run("kill");
+    }
+
+    #[track_caller]
+    fn run(&self, what: &str) -> String {
+        let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(self.script));
+        command.arg(what).envs(self.variables.iter().cloned()).stdin(Stdio::null()).stderr(Stdio::piped());
+        let output = command.output().expect("the script runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{} {what}: {said}", self.script);
+        String::from_utf8(output.stdout).expect("an address")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.run("destroy");
+    }
+}
+
+fn home(name: &str, port: u16) -> PathBuf {
+    std::env::temp_dir().join(format!("equipoise-{name}-{port}"))
+}
+
+/// The broker of the test run.
+pub fn shared_broker() -> String {
+    variable("EQUIPOISE_TEST_KAFKA")
+}
+
+/// A fresh database on the server of the test run: its URL.
+pub async fn fresh_database(name: &str) -> String {
+    let server = variable("EQUIPOISE_TEST_POSTGRES");
+    let name = format!("inventory_{name}_{}", std::process::id());
+    let client = crate::state::connect(&server).await;
+    client.batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await.unwrap();
+    client.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
+    let (host, _) = server.rsplit_once('/').expect("a URL with a database");
+    format!("{host}/{name}")
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run scripts/test.sh, which starts the servers"))
+}

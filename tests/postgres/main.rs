@@ -1,0 +1,11 @@
+//! The PostgreSQL store against a real server.
+
+mod harness;
+mod proxy;
+
+mod doors;
+mod events;
+mod faults;
+mod instances;
+mod poison;
+mod tables;

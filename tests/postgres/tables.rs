@@ -1,0 +1,119 @@
+//! The tables, as people and other versions meet them.
+
+use equipoise::inventory::Store as _;
+use equipoise::postgres::{PgError, PgStore, Settings};
+
+use crate::harness::{Database, Partition, account, create, event, update};
+
+/// D8: a person finds the products and the events in tables named after them.
+#[tokio::test]
+async fn the_tables_can_be_queried() {
+    let database = Database::new().await;
+    let store = database.store().await;
+    let mut partition = Partition::take(&store, 0).await;
+    partition.apply(&store, &[event("a", "sku", 5), event("b", "sku", -2)]).await.expect("applied");
+    let product = "SELECT sku || ' ' || current_stock || ' ' || version || ' ' || last_event_id
+        || ' ' || (updated_at > now() - interval '1 minute') FROM products";
+    assert_eq!(database.one::<String>(product).await, "sku 3 3 b true");
+    let events = "SELECT string_agg(event_id || ' ' || product_id, ', ' ORDER BY event_id)
+        FROM processed_events WHERE processed_at > now() - interval '1 minute'";
+    assert_eq!(database.one::<String>(events).await, "a sku, b sku");
+    let offsets = "SELECT topic || ' ' || partition || ' ' || epoch || ' ' || next_offset FROM consumer_offsets";
+    assert_eq!(database.one::<String>(offsets).await, "inventory-events 0 1 2");
+    let journal = "SELECT string_agg(sequence || operation || amount || '=' || balance_after, ' ' ORDER BY sequence)
+        FROM journal";
+    assert_eq!(database.one::<String>(journal).await, "1create0=0 2update5=5 3update-2=3");
+}
+
+/// D8: a product that a person wrote or changed is taken as it is, whatever an instance remembers.
+#[tokio::test]
+async fn a_product_may_be_written_by_hand() {
+    let database = Database::new().await;
+    let store = database.store().await;
+    let mut partition = Partition::take(&store, 0).await;
+    database.run("INSERT INTO products (sku, current_stock) VALUES ('by hand', 100)").await;
+    partition.apply(&store, &[event("a", "by hand", -1)]).await.expect("applied");
+    database.run("UPDATE products SET current_stock = 7 WHERE sku = 'by hand'").await;
+    let applied = partition.apply(&store, &[event("b", "by hand", -8), event("c", "by hand", -7)]).await;
+    let applied = applied.expect("applied");
+    assert_eq!((applied.applied, applied.rejected, applied.redecided), (1, 1, 1));
+    database.run("DELETE FROM products").await;
+    assert_eq!(store.balance(&account("by hand")).await.expect("readable"), None);
+    partition.apply(&store, &[event("d", "by hand", 2)]).await.expect("applied");
+    let state = store.balance(&account("by hand")).await.expect("readable").expect("open");
+    assert_eq!((state.balance, state.version), (2, 2));
+}
+
+/// C2: nobody changes the journal in place.
+#[tokio::test]
+async fn the_journal_is_append_only() {
+    let database = Database::new().await;
+    let store = database.store().await;
+    store.submit(create("sku", 1)).await.expect("opened");
+    let client = database.client().await;
+    for change in ["DELETE FROM journal_entries", "UPDATE journal_entries SET amount = 2", "TRUNCATE journal_entries"] {
+        let refused = client.batch_execute(change).await.expect_err("append-only");
+        assert!(refused.as_db_error().expect("the server").message().contains("append-only"));
+    }
+}
+
+/// D8: instances that start together bring the schema up once; a newer schema is refused and not touched.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_schema_is_brought_up_once() {
+    let database = Database::new().await;
+    let starting: Vec<_> = (0..6)
+        .map(|_| {
+            let settings = Settings::new(&database.url);
+            tokio::spawn(async move { PgStore::connect(&settings).await.map(drop) })
+        })
+        .collect();
+    for started in starting {
+        started.await.expect("no panic").expect("a store");
+    }
+    assert_eq!(database.one::<i64>("SELECT count(*) FROM equipoise_schema").await, 1);
+    database.run("INSERT INTO equipoise_schema (version) VALUES (1000)").await;
+    let refused = PgStore::connect(&Settings::new(&database.url)).await.expect_err("newer");
+    assert_eq!(refused, PgError::SchemaTooNew { found: 1000, known: 1 });
+}
+
+/// D6: a database that is not up is waited for only when the caller says so.
+#[tokio::test]
+async fn connecting_waits_when_told_to() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
+    let url = format!("postgresql://postgres@127.0.0.1:{closed}/postgres");
+    let refused = PgStore::connect(&Settings::new(&url)).await.expect_err("nobody there");
+    assert!(matches!(refused, PgError::Unavailable { .. }), "{refused}");
+    let mut settings = Settings::new(&url);
+    settings.wait_for_start = std::time::Duration::from_millis(700);
+    let started = std::time::Instant::now();
+    PgStore::connect(&settings).await.expect_err("nobody there");
+    assert!(started.elapsed() >= settings.wait_for_start);
+    let wrong = PgStore::connect(&Settings::new("nonsense")).await.expect_err("no URL");
+    assert!(matches!(wrong, PgError::Settings { .. }), "{wrong}");
+}
+
+/// D8: text is compared by its bytes, whatever the database's language.
+#[tokio::test]
+async fn ids_are_compared_by_bytes() {
+    let database = Database::new().await;
+    let store = database.store().await;
+    for product in ["b", "B", "a\u{301}", "\u{e1}", "a", "Z", "a-", "\u{1f600}"] {
+        store.submit(create(product, 1)).await.expect("opened").result().expect("a new one");
+    }
+    store.submit(update("\u{e1}", "a", 1)).await.expect("decided");
+    let other = store.submit(update("a\u{301}", "a", 1)).await.expect("decided");
+    assert!(!other.replayed());
+    let listing = store.list("").await.expect("a listing");
+    let mut ids = Vec::new();
+    while let page = listing.page(ids.last(), 3).await.expect("a page")
+        && !page.is_empty()
+    {
+        ids.extend(page.into_iter().map(|state| state.id));
+    }
+    let mut sorted = ids.clone();
+    sorted.sort();
+    assert_eq!((ids.len(), &ids), (8, &sorted));
+    let mut partition = Partition::take(&store, 0).await;
+    partition.apply(&store, &[event("e", "\u{1f600}", 1)]).await.expect("applied");
+    assert!(store.dead_letters(1).await.expect("letters").is_empty());
+}
