@@ -55,7 +55,17 @@ const LAYERS: [(&str, &[&str]); 29] = [
     (
         "cli",
         &[
-            "cli", "grpc", "config", "telemetry", "monitor", "inventory", "kafka", "postgres", "ledger", "compact", "verify",
+            "cli",
+            "grpc",
+            "config",
+            "telemetry",
+            "monitor",
+            "inventory",
+            "kafka",
+            "postgres",
+            "ledger",
+            "compact",
+            "verify",
         ],
     ),
     // Shares nothing with what it checks.

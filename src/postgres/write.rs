@@ -266,7 +266,9 @@ impl<'a> Batch<'a> {
                     let stepped = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
                     let stepped = stepped.collect::<Result<HashSet<(&str, i32)>, Error>>()?;
                     let asked = self.offsets.topic.iter().zip(&self.offsets.partition);
-                    for (topic, partition) in asked.filter(|(topic, partition)| !stepped.contains(&(*topic, **partition))) {
+                    for (topic, partition) in
+                        asked.filter(|(topic, partition)| !stepped.contains(&(*topic, **partition)))
+                    {
                         let (topic, partition) = ((*topic).to_owned(), *partition);
                         missed.offsets.push(OffsetFound { topic, partition, epoch: -1, next: None });
                     }

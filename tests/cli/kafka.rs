@@ -15,9 +15,10 @@ fn without_variables(arguments: &[&str]) -> Command {
 /// D8: what cannot be used is said before anything is sent.
 #[test]
 fn wrong_usage_is_told() {
-    let cases: [(&[&str], &str); 9] = [
+    let cases: [(&[&str], &str); 10] = [
         (&["produce"], "--brokers"),
         (&["dead-letters", "list"], "KAFKA_BROKERS"),
+        (&["produce", "--brokers", "127.0.0.1:1", "-X", "acks=1"], "idempotent"),
         (&["produce", "--poison", "1.5"], "a share from 0 to 1"),
         (&["produce", "--skew", "-1"], "--skew"),
         (&["produce", "--products", "0"], "--products"),

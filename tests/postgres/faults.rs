@@ -37,7 +37,8 @@ fn events(batch: i64) -> Vec<Event> {
 /// Consumes and calls while something happens, then compares: everything once.
 async fn work(database: &Database, url: &str, batches: i64) {
     let store = Arc::new(PgStore::connect(&settings(url)).await.expect("a store"));
-    call(&store, Request::single(create("called", 0).members()[0].operation.clone(), Some(crate::harness::id("open")))).await;
+    call(&store, Request::single(create("called", 0).members()[0].operation.clone(), Some(crate::harness::id("open"))))
+        .await;
     let caller = {
         let store = store.clone();
         tokio::spawn(async move {

@@ -9,7 +9,7 @@ use super::exit::Failure;
 use super::kafka::Kafka;
 use super::output::Output;
 use super::produce::{PATIENCE, within};
-use crate::kafka::{Log, Offsets, Producer};
+use crate::kafka::{Log, Offsets, Producer, Settings};
 
 mod letter;
 
@@ -99,13 +99,23 @@ impl DeadLetters {
 
 fn list(kafka: &Kafka, reason: Option<&str>, json: bool) -> Result<(), Failure> {
     let mut output = Output::new(json);
-    output.heading(format_args!("{:<12} {:<30} {:<32} REASON", "LETTER", "RECORD'S TIME", "RECORD"))?;
+    // What goes wrong before there is anything to print is no table.
+    let heading = |output: &mut Output| {
+        output.heading(format_args!("{:<12} {:<30} {:<32} REASON", "LETTER", "RECORD'S TIME", "RECORD"))
+    };
+    let mut begun = false;
     read(kafka, None, |letter| {
+        if !std::mem::replace(&mut begun, true) {
+            heading(&mut output)?;
+        }
         if letter.matches(reason) {
             output.record(&ListedRecord::from(&letter))?;
         }
         Ok(())
     })?;
+    if !begun {
+        heading(&mut output)?;
+    }
     Ok(output.flush()?)
 }
 
@@ -122,7 +132,8 @@ fn redrive(
     dry_run: bool,
     json: bool,
 ) -> Result<(), Failure> {
-    let mut redrive = Redrive { kafka, dry_run, output: Output::new(json), producers: BTreeMap::new(), kept: 0 };
+    let settings = kafka.settings(&[])?;
+    let mut redrive = Redrive { settings, dry_run, output: Output::new(json), producers: BTreeMap::new(), kept: 0 };
     match wanted {
         // Before one is sent it is known that each is there.
         Some(_) => {
@@ -139,8 +150,8 @@ fn redrive(
 }
 
 /// Letters on their way back.
-struct Redrive<'a> {
-    kafka: &'a Kafka,
+struct Redrive {
+    settings: Settings,
     dry_run: bool,
     output: Output,
     /// By topic.
@@ -149,7 +160,7 @@ struct Redrive<'a> {
     kept: u64,
 }
 
-impl Redrive<'_> {
+impl Redrive {
     fn send(&mut self, letter: &Letter) -> Result<(), Failure> {
         let topic = match &letter.topic {
             Some(topic) if !letter.cut => topic,
@@ -163,7 +174,7 @@ impl Redrive<'_> {
         if !self.dry_run {
             let producer = match self.producers.entry(topic.clone()) {
                 Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(new) => new.insert(Producer::connect(self.kafka.config()?, topic, None)?),
+                Entry::Vacant(new) => new.insert(Producer::connect(&self.settings, topic, None)?),
             };
             let record = &letter.record;
             let headers: Vec<_> =
@@ -192,8 +203,9 @@ fn read(
     wanted: Option<&BTreeSet<Place>>,
     mut take: impl FnMut(Letter) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let topic = kafka.dead_letter_topic();
-    let log = Log::open(kafka.config()?, &topic)?;
+    let settings = kafka.settings(&[])?;
+    let topic = &settings.dead_letter_topic;
+    let log = Log::open(&settings, topic)?;
     let (oldest, ends) = log.ends()?;
     let (mut from, mut until) = (oldest, ends);
     let mut missing = wanted.cloned().unwrap_or_default();
