@@ -162,9 +162,7 @@ impl Log {
             if offset >= end {
                 continue;
             }
-            let header =
-                |header: rdkafka::message::Header<'_, &[u8]>| (header.key.to_owned(), header.value.map(<[u8]>::to_vec));
-            let headers = record.headers().map(|headers| headers.iter().map(header).collect());
+            let headers = record.headers().map(record::headers);
             let record = LogRecord {
                 partition,
                 offset,
