@@ -1,15 +1,13 @@
 //! What the commands that speak with Kafka take.
 
+use std::collections::BTreeMap;
 use std::env;
 
 use clap::Args;
-use rdkafka::ClientConfig;
 use tonic::Status;
 
 use super::exit::Failure;
-use crate::kafka::{LogError, ProduceError};
-
-const DEFAULT_TOPIC: &str = "inventory-events";
+use crate::kafka::{LogError, ProduceError, Settings, SettingsError};
 
 /// Where the brokers are, and how to speak with them.
 #[derive(Debug, Args)]
@@ -30,34 +28,37 @@ pub(super) struct Kafka {
 }
 
 impl Kafka {
-    pub(super) fn topic(&self) -> String {
-        given(self.topic.as_deref(), "KAFKA_TOPIC").unwrap_or_else(|| DEFAULT_TOPIC.to_owned())
-    }
-
-    pub(super) fn dead_letter_topic(&self) -> String {
-        let topic = given(self.dead_letter_topic.as_deref(), "KAFKA_DEAD_LETTER_TOPIC");
-        topic.unwrap_or_else(|| format!("{}-dead-letters", self.topic()))
-    }
-
-    /// How a client of librdkafka is set up.
-    pub(super) fn config(&self) -> Result<ClientConfig, Failure> {
-        let brokers = given(self.brokers.as_deref(), "KAFKA_BROKERS")
-            .ok_or_else(|| Failure::Usage("no brokers: give --brokers HOST:PORT, or set KAFKA_BROKERS".to_owned()))?;
-        let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", brokers).set("client.id", "equipoise");
+    /// What the environment says, as it does for `serve`, and the flags before it. `more` is what a command adds.
+    pub(super) fn settings(&self, more: &[(&str, &str)]) -> Result<Settings, Failure> {
+        let mut variables: BTreeMap<String, String> = env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        let flags = [
+            ("KAFKA_BROKERS", &self.brokers),
+            ("KAFKA_TOPIC", &self.topic),
+            ("KAFKA_DEAD_LETTER_TOPIC", &self.dead_letter_topic),
+        ];
+        let given = flags.into_iter().filter_map(|(name, flag)| Some((name.to_owned(), flag.clone()?)));
+        variables.extend(given);
         for property in &self.properties {
             let (name, value) = property
                 .split_once('=')
                 .ok_or_else(|| Failure::Usage(format!("--property {property}: expected NAME=VALUE")))?;
-            config.set(name, value);
+            variables.insert(variable(name), value.to_owned());
         }
-        Ok(config)
+        variables.extend(more.iter().map(|(name, value)| (variable(name), (*value).to_owned())));
+        Settings::from_variables(variables.into_iter()).map_err(|error| match error {
+            SettingsError::Missing { variable: "KAFKA_BROKERS", .. } => {
+                Failure::Usage("no brokers: give --brokers HOST:PORT, or set KAFKA_BROKERS".to_owned())
+            }
+            other => Failure::Usage(other.to_string()),
+        })
     }
 }
 
-/// The flag, or else the variable; an empty one counts as unset.
-fn given(flag: Option<&str>, variable: &str) -> Option<String> {
-    flag.map(str::to_owned).or_else(|| env::var(variable).ok().filter(|value| !value.is_empty()))
+/// The variable of a property.
+fn variable(property: &str) -> String {
+    format!("KAFKA_{}", property.to_uppercase().replace('.', "_"))
 }
 
 impl From<ProduceError> for Failure {

@@ -108,13 +108,10 @@ impl Produce {
     pub(super) fn run(&self, environment: &Environment) -> Result<(), Failure> {
         let options = self.options()?;
         let seed = options.seed;
-        let mut config = self.kafka.config()?;
-        let reader = config.clone();
-        config.set("compression.type", self.compression.name());
-        let topic = self.kafka.topic();
-        let producer = Producer::connect(config, &topic, self.partitions)?;
-        let check =
-            Check::begin(&self.check, environment, reader, topic.clone(), self.kafka.dead_letter_topic(), &options)?;
+        let settings = self.kafka.settings(&[("compression.type", self.compression.name())])?;
+        let topic = settings.topic.clone();
+        let producer = Producer::connect(&settings, &topic, Some(self.partitions))?;
+        let check = Check::begin(&self.check, environment, settings, &options)?;
         let mut workload = Workload::new(options);
         let begun = Instant::now();
         let delivered = self.send(&producer, &mut workload)?;

@@ -6,11 +6,15 @@ use std::time::{Duration, Instant};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Headers as _, Message as _};
-use rdkafka::{ClientConfig, ClientContext, Offset, TopicPartitionList};
+use rdkafka::message::Message as _;
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use thiserror::Error;
 
-/// How long the brokers may take for one answer, and be silent while records are due.
+use super::{Settings, record};
+
+/// How long the brokers may take for one answer.
+const ANSWER: Duration = Duration::from_secs(5);
+/// How long they may be silent while records are due.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A topic's records.
@@ -70,14 +74,11 @@ impl Log {
     ///
     /// # Errors
     /// [`LogError::Settings`].
-    pub fn open(mut config: ClientConfig, topic: &str) -> Result<Self, LogError> {
-        // A consumer needs a group's name; one that only assigns never joins it, and this one never commits.
-        config
-            .set("group.id", "equipoise-reader")
-            .set("enable.auto.commit", "false")
-            .set("auto.offset.reset", "earliest")
-            .set("allow.auto.create.topics", "false")
-            .set_log_level(RDKafkaLogLevel::Critical);
+    pub fn open(settings: &Settings, topic: &str) -> Result<Self, LogError> {
+        // It is in no group, as it only assigns, and commits nothing.
+        let mut config = settings.for_look();
+        config.set("auto.offset.reset", "earliest").set("allow.auto.create.topics", "false");
+        config.set_log_level(RDKafkaLogLevel::Critical);
         let consumer = config
             .create_with_context(Quiet)
             .map_err(|error: KafkaError| LogError::Settings { what: error.to_string() })?;
@@ -89,7 +90,7 @@ impl Log {
     /// # Errors
     /// [`LogError`].
     pub fn ends(&self) -> Result<(Offsets, Offsets), LogError> {
-        let metadata = self.consumer.fetch_metadata(Some(&self.topic), PATIENCE).map_err(unreachable)?;
+        let metadata = self.consumer.fetch_metadata(Some(&self.topic), ANSWER).map_err(unreachable)?;
         let Some(topic) = metadata.topics().first() else { return Ok(Default::default()) };
         match topic.error().map(RDKafkaErrorCode::from) {
             None => {}
@@ -100,7 +101,7 @@ impl Log {
         }
         let (mut oldest, mut ends) = (Offsets::new(), Offsets::new());
         for partition in topic.partitions() {
-            let watermarks = self.consumer.fetch_watermarks(&self.topic, partition.id(), PATIENCE);
+            let watermarks = self.consumer.fetch_watermarks(&self.topic, partition.id(), ANSWER);
             let (low, high) = watermarks.map_err(unreachable)?;
             oldest.insert(partition.id(), low);
             ends.insert(partition.id(), high);
@@ -161,9 +162,7 @@ impl Log {
             if offset >= end {
                 continue;
             }
-            let header =
-                |header: rdkafka::message::Header<'_, &[u8]>| (header.key.to_owned(), header.value.map(<[u8]>::to_vec));
-            let headers = record.headers().map(|headers| headers.iter().map(header).collect());
+            let headers = record.headers().map(record::headers);
             let record = LogRecord {
                 partition,
                 offset,

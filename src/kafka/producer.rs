@@ -13,8 +13,10 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext
 use rdkafka::{ClientConfig, ClientContext, Message as _};
 use thiserror::Error;
 
+use super::Settings;
+
 /// How long the brokers may take to say what they know of a topic, or to create one.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How long to wait for room in the queue before looking again.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -75,22 +77,27 @@ pub enum ProduceError {
 }
 
 impl Producer {
-    /// Connects, and makes the topic with so many partitions if it is not there.
+    /// Connects. A topic that is not there is made with so many partitions, or is an error.
     ///
     /// # Errors
     /// [`ProduceError`].
-    pub fn connect(mut config: ClientConfig, topic: &str, partitions: i32) -> Result<Self, ProduceError> {
-        config.set("enable.idempotence", "true").set_log_level(RDKafkaLogLevel::Critical);
+    pub fn connect(settings: &Settings, topic: &str, partitions: Option<i32>) -> Result<Self, ProduceError> {
+        let mut config = settings.for_producer();
+        config.set("enable.idempotence", "true").set("statistics.interval.ms", "0");
+        config.set_log_level(RDKafkaLogLevel::Critical);
         let producer: BaseProducer<Reports> = config
             .create_with_context(Reports::default())
             .map_err(|error| ProduceError::Settings { what: error.to_string() })?;
         let mut producer = Producer { producer, topic: topic.to_owned(), partitions: 0 };
-        let known = match producer.known_partitions()? {
-            0 => {
+        let known = match (producer.known_partitions()?, partitions) {
+            (0, None) => {
+                return Err(ProduceError::Topic { topic: topic.to_owned(), what: "there is no such topic".to_owned() });
+            }
+            (0, Some(partitions)) => {
                 create(&config, topic, partitions)?;
                 producer.wait_for_topic()?
             }
-            known => known,
+            (known, _) => known,
         };
         producer.partitions = known;
         Ok(producer)

@@ -9,6 +9,8 @@ mod data;
 mod export;
 mod habits;
 mod import;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod program;
 mod serve;
 mod settings;

@@ -5,7 +5,6 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use rdkafka::ClientConfig;
 use serde::Serialize;
 
 use super::exit::Failure;
@@ -14,7 +13,7 @@ use super::produce::too_late;
 use super::progress::Bar;
 use crate::config::Environment;
 use crate::inventory::{Tally, Totals, Workload, WorkloadOptions};
-use crate::kafka::{Log, LogRecord, Offsets};
+use crate::kafka::{Log, LogRecord, Offsets, Settings};
 
 #[cfg(feature = "postgres")]
 mod database;
@@ -44,8 +43,7 @@ pub(super) struct Options {
 /// A check that has begun: what was there before is known.
 pub(super) struct Check {
     place: Place,
-    reader: ClientConfig,
-    dead_letter_topic: String,
+    settings: Settings,
     dead_letters_before: Offsets,
     seed: u64,
     no_overselling: bool,
@@ -89,17 +87,14 @@ impl Check {
     pub(super) fn begin(
         options: &Options,
         environment: &Environment,
-        reader: ClientConfig,
-        topic: String,
-        dead_letter_topic: String,
+        settings: Settings,
         workload: &WorkloadOptions,
     ) -> Result<Option<Self>, Failure> {
-        let Some(place) = options.place(environment, topic, workload)? else { return Ok(None) };
-        let (_, dead_letters_before) = Log::open(reader.clone(), &dead_letter_topic)?.ends()?;
+        let Some(place) = options.place(environment, &settings.topic, workload)? else { return Ok(None) };
+        let (_, dead_letters_before) = Log::open(&settings, &settings.dead_letter_topic)?.ends()?;
         Ok(Some(Check {
             place,
-            reader,
-            dead_letter_topic,
+            settings,
             dead_letters_before,
             seed: workload.seed,
             no_overselling: workload.no_overselling,
@@ -124,7 +119,7 @@ impl Check {
     }
 
     fn dead_letters(&self, expected: u64, waiting: &mut Waiting<'_>) -> Result<DeadLetters, Failure> {
-        let log = Log::open(self.reader.clone(), &self.dead_letter_topic)?;
+        let log = Log::open(&self.settings, &self.settings.dead_letter_topic)?;
         let mut letters = DeadLetters::new(self.seed);
         let mut from = self.dead_letters_before.clone();
         waiting.begin();
@@ -158,11 +153,13 @@ impl Check {
             .extend(strangers.map(|(sku, found)| format!("{sku}: has {} events that nobody sent it", found.events)));
         let poison = letters.poison.len() as u64;
         if poison != totals.poison {
-            differences
-                .push(format!("{poison} of {} poisoned records are in {}", totals.poison, self.dead_letter_topic));
+            differences.push(format!(
+                "{poison} of {} poisoned records are in {}",
+                totals.poison, self.settings.dead_letter_topic
+            ));
         }
         if letters.events > 0 {
-            differences.push(format!("{} good events are in {}", letters.events, self.dead_letter_topic));
+            differences.push(format!("{} good events are in {}", letters.events, self.settings.dead_letter_topic));
         }
         let refused = events.saturating_sub(accepted);
         Verdict { check: differences.is_empty(), events, accepted, refused, dead_letters: poison, differences }
@@ -264,8 +261,11 @@ impl Verdict {
         match self.differences.first() {
             None => Ok(()),
             Some(first) => {
-                let count = self.differences.len();
-                Err(Failure::Other(format!("the check found {count} differences, the first: {first}")))
+                let more = match self.differences.len() {
+                    1 => String::new(),
+                    count => format!(" (and {} more)", count - 1),
+                };
+                Err(Failure::Other(format!("the check failed: {first}{more}")))
             }
         }
     }
@@ -296,7 +296,7 @@ impl Options {
     fn place(
         &self,
         environment: &Environment,
-        topic: String,
+        topic: &str,
         workload: &WorkloadOptions,
     ) -> Result<Option<Place>, Failure> {
         if let Some(server) = &self.check_server {
@@ -305,7 +305,7 @@ impl Options {
         #[cfg(feature = "postgres")]
         if let Some(url) = &self.check {
             let products = (0..workload.products as usize).map(Workload::product).collect();
-            return Ok(Some(Place::Database(database::Database::connect(url, topic, products)?)));
+            return Ok(Some(Place::Database(database::Database::connect(url, topic.to_owned(), products)?)));
         }
         let _ = (topic, workload);
         Ok(None)

@@ -1,22 +1,17 @@
-//! `equipoise dead-letters`: the records that could not become events, and sending them again.
+//! A dead letter, and how it is printed.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use clap::{Args, Subcommand};
 use prost_types::Timestamp;
 use serde::Serialize;
 
-use super::exit::Failure;
-use super::kafka::Kafka;
-use super::output::{Output, Page, Record, escape};
-use super::produce::{PATIENCE, within};
-use super::record::rfc3339;
-use crate::kafka::{Log, LogRecord, Offsets, Producer};
+use crate::cli::output::{Page, Record, escape};
+use crate::cli::record::rfc3339;
+use crate::kafka::LogRecord;
 
 const REASON: &str = "equipoise-reason";
 const TOPIC: &str = "equipoise-topic";
@@ -25,74 +20,11 @@ const OFFSET: &str = "equipoise-offset";
 const TIMESTAMP: &str = "equipoise-timestamp";
 const CUT: &str = "equipoise-cut";
 
-/// Look through the records that could not become events, and send them again
-///
-/// They lie in a topic of their own, as they came, with headers that say where from and why. Nothing here needs a consumer
-/// group or changes that topic: a letter that was sent again stays until the topic's retention takes it. Sending one again
-/// is safe, since an event has its effect once; one that is still no event becomes a dead letter again.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Example:
-  equipoise dead-letters list
-  equipoise dead-letters show 0:42
-  equipoise dead-letters redrive 0:42 1:7
-  equipoise dead-letters redrive --all --reason product_id")]
-pub(super) struct DeadLetters {
-    #[command(subcommand)]
-    action: Action,
-}
-
-#[derive(Debug, Subcommand)]
-enum Action {
-    /// Print one line a letter: where it is, where it came from, and why it is here
-    List {
-        /// Only letters whose reason contains this text
-        #[arg(long, value_name = "TEXT")]
-        reason: Option<String>,
-        /// Print one JSON object a line
-        #[arg(long)]
-        json: bool,
-        #[command(flatten)]
-        kafka: Kafka,
-    },
-    /// Print one letter whole
-    Show {
-        /// Which one: its partition and offset in the topic of the dead letters, as list prints them
-        #[arg(value_name = "PARTITION:OFFSET")]
-        place: Place,
-        /// Print one JSON object a line
-        #[arg(long)]
-        json: bool,
-        #[command(flatten)]
-        kafka: Kafka,
-    },
-    /// Send letters to the topics that they came from, with the key, value and headers that they had
-    Redrive {
-        /// Which ones, as list prints them
-        #[arg(value_name = "PARTITION:OFFSET", required_unless_present = "all", conflicts_with = "all")]
-        places: Vec<Place>,
-        /// All of them
-        #[arg(long)]
-        all: bool,
-        /// Of all, only letters whose reason contains this text
-        #[arg(long, value_name = "TEXT", requires = "all")]
-        reason: Option<String>,
-        /// Print what would be sent, and send nothing
-        #[arg(long)]
-        dry_run: bool,
-        /// Print one JSON object a line
-        #[arg(long)]
-        json: bool,
-        #[command(flatten)]
-        kafka: Kafka,
-    },
-}
-
 /// Where a letter is in the topic of the dead letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    partition: i32,
-    offset: i64,
+pub(super) struct Place {
+    pub(super) partition: i32,
+    pub(super) offset: i64,
 }
 
 impl FromStr for Place {
@@ -114,151 +46,23 @@ impl fmt::Display for Place {
     }
 }
 
-impl DeadLetters {
-    pub(super) fn run(&self) -> Result<(), Failure> {
-        match &self.action {
-            Action::List { reason, json, kafka } => list(kafka, reason.as_deref(), *json),
-            Action::Show { place, json, kafka } => show(kafka, *place, *json),
-            Action::Redrive { places, reason, dry_run, json, kafka, .. } => {
-                let wanted = (!places.is_empty()).then(|| places.iter().copied().collect());
-                redrive(kafka, wanted.as_ref(), reason.as_deref(), *dry_run, *json)
-            }
-        }
-    }
-
-    pub(super) fn json(&self) -> bool {
-        match self.action {
-            Action::List { json, .. } | Action::Show { json, .. } | Action::Redrive { json, .. } => json,
-        }
-    }
-}
-
-fn list(kafka: &Kafka, reason: Option<&str>, json: bool) -> Result<(), Failure> {
-    let mut output = Output::new(json);
-    output.heading(format_args!("{:<12} {:<30} {:<32} REASON", "LETTER", "RECORD'S TIME", "RECORD"))?;
-    read(kafka, None, |letter| {
-        if letter.matches(reason) {
-            output.record(&ListedRecord::from(&letter))?;
-        }
-        Ok(())
-    })?;
-    Ok(output.flush()?)
-}
-
-fn show(kafka: &Kafka, place: Place, json: bool) -> Result<(), Failure> {
-    let mut output = Output::new(json);
-    read(kafka, Some(&BTreeSet::from([place])), |letter| Ok(output.record(&WholeRecord::from(&letter))?))?;
-    Ok(output.flush()?)
-}
-
-fn redrive(
-    kafka: &Kafka,
-    wanted: Option<&BTreeSet<Place>>,
-    reason: Option<&str>,
-    dry_run: bool,
-    json: bool,
-) -> Result<(), Failure> {
-    let mut letters = Vec::new();
-    read(kafka, wanted, |letter| {
-        if letter.matches(reason) {
-            letters.push(letter);
-        }
-        Ok(())
-    })?;
-    let mut output = Output::new(json);
-    let mut kept = 0;
-    let topics: BTreeSet<String> = letters.iter().filter_map(|letter| letter.topic.clone()).collect();
-    for topic in &topics {
-        let producer = match dry_run {
-            true => None,
-            false => Some(Producer::connect(kafka.config()?, topic, 1)?),
-        };
-        let of_topic = letters.iter().filter(|letter| letter.topic.as_ref() == Some(topic));
-        for letter in of_topic.filter(|letter| !letter.cut) {
-            if let Some(producer) = &producer {
-                let (key, value) = (letter.record.key.as_deref(), letter.record.value.as_deref());
-                let headers: Vec<_> =
-                    letter.record.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
-                producer.send(key, value, &headers)?;
-            }
-            output.record(&ListedRecord::from(letter))?;
-        }
-        if let Some(producer) = producer {
-            producer.finish(within(PATIENCE))?;
-        }
-    }
-    for letter in letters.iter().filter(|letter| letter.cut || letter.topic.is_none()) {
-        kept += 1;
-        let why = if letter.cut { "it is not whole" } else { "it does not say where it came from" };
-        super::note(&format!("{} is not sent: {why}", letter.place));
-    }
-    output.flush()?;
-    match kept {
-        0 => Ok(()),
-        _ => Err(Failure::Refused(format!("{kept} of {} letters cannot be sent again", letters.len()))),
-    }
-}
-
-/// Hands over the letters that are there now: all, or those that are wanted, each of which must be there.
-fn read(
-    kafka: &Kafka,
-    wanted: Option<&BTreeSet<Place>>,
-    mut take: impl FnMut(Letter) -> Result<(), Failure>,
-) -> Result<(), Failure> {
-    let topic = kafka.dead_letter_topic();
-    let log = Log::open(kafka.config()?, &topic)?;
-    let (oldest, ends) = log.ends()?;
-    let (mut from, mut until) = (oldest, ends);
-    let mut missing = wanted.cloned().unwrap_or_default();
-    if let Some(wanted) = wanted {
-        // From the first that is wanted to the last, in each partition.
-        let bounds = |partition: i32| {
-            let offsets = wanted.iter().filter(move |place| place.partition == partition).map(|place| place.offset);
-            (offsets.clone().min(), offsets.max())
-        };
-        until.retain(|partition, _| bounds(*partition).0.is_some());
-        narrow(&mut from, |partition, oldest| bounds(partition).0.map_or(oldest, |first| first.max(oldest)));
-        narrow(&mut until, |partition, end| bounds(partition).1.map_or(end, |last| end.min(last.saturating_add(1))));
-    }
-    let mut result = Ok(());
-    log.read(&from, &until, |record| {
-        let letter = Letter::new(record);
-        if wanted.is_none_or(|wanted| wanted.contains(&letter.place)) {
-            missing.remove(&letter.place);
-            result = take(letter);
-        }
-        result.is_ok()
-    })?;
-    result?;
-    match missing.first() {
-        None => Ok(()),
-        Some(place) => Err(Failure::Refused(format!("there is no letter {place} in {topic}"))),
-    }
-}
-
-fn narrow(offsets: &mut Offsets, bound: impl Fn(i32, i64) -> i64) {
-    for (partition, offset) in offsets.iter_mut() {
-        *offset = bound(*partition, *offset);
-    }
-}
-
 /// A dead letter, without the headers that say so.
-struct Letter {
-    place: Place,
-    record: LogRecord,
+pub(super) struct Letter {
+    pub(super) place: Place,
+    pub(super) record: LogRecord,
     reason: String,
-    /// None: it is no dead letter of ours.
-    topic: Option<String>,
+    /// Where it came from. None: it is no dead letter of ours.
+    pub(super) topic: Option<String>,
     partition: Option<i32>,
     offset: Option<i64>,
     /// Milliseconds since the Unix epoch.
     timestamp: Option<i64>,
     /// The record was too large for the topic, and is not whole here.
-    cut: bool,
+    pub(super) cut: bool,
 }
 
 impl Letter {
-    fn new(mut record: LogRecord) -> Self {
+    pub(super) fn new(mut record: LogRecord) -> Self {
         // Ours come last; a record may have had headers with these names.
         let begin = record.headers.iter().rposition(|(name, _)| name == REASON).unwrap_or(record.headers.len());
         let ours = record.headers.split_off(begin);
@@ -278,7 +82,8 @@ impl Letter {
         }
     }
 
-    fn matches(&self, reason: Option<&str>) -> bool {
+    /// Whether its reason contains `reason`.
+    pub(super) fn matches(&self, reason: Option<&str>) -> bool {
         reason.is_none_or(|reason| self.reason.contains(reason))
     }
 
@@ -291,7 +96,7 @@ impl Letter {
 
 /// A letter on one line.
 #[derive(Serialize)]
-struct ListedRecord<'a> {
+pub(super) struct ListedRecord<'a> {
     letter: String,
     topic: Option<&'a str>,
     partition: Option<i32>,
@@ -334,7 +139,7 @@ impl Record for ListedRecord<'_> {
 
 /// A letter with all that is in it.
 #[derive(Serialize)]
-struct WholeRecord<'a> {
+pub(super) struct WholeRecord<'a> {
     #[serde(flatten)]
     listed: ListedRecord<'a>,
     key: Option<Bytes<'a>>,
