@@ -206,7 +206,7 @@ impl<'a, 'm> Verifier<'a, 'm> {
             if *sequence == before {
                 self.report.last_time = time;
             }
-            if stated.batch > 0 && stated.batch + 1 < header.first_batch {
+            if stated.batch > 0 && stated.batch.saturating_add(1) < header.first_batch {
                 let Stated { batch, .. } = stated;
                 let what =
                     format!("the journal begins with batch {}; the sources are as of {batch}", header.first_batch);

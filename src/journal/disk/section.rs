@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use super::bytes::Bytes;
 use super::frame::Malformed;
-use crate::journal::Parked;
-use crate::journal::SourcePosition;
-use crate::journal::notes::{Noted, Record};
+use super::segment::COUNTS;
+use crate::journal::{Noted, Parked, Record, SourcePosition};
 
 /// The section goes on what the batch before began.
 const CONTINUES: u8 = 1;
@@ -59,6 +58,9 @@ pub(super) fn encode_all(noted: &Noted) -> Vec<u8> {
 
 /// What a checkpoint's `bytes` say is noted, when the highest number of a parked record was `last`.
 pub(super) fn decode_all(bytes: &[u8], last: u64) -> Result<Noted, Malformed> {
+    if last > *COUNTS.end() {
+        return Err("an impossible number");
+    }
     let mut noted = Noted::default();
     let mut bytes = Bytes(bytes);
     while !bytes.0.is_empty() {
@@ -246,6 +248,7 @@ mod tests {
         assert_eq!(decode_all(&encode_all(&noted), noted.last), Ok(noted.clone()));
         assert_eq!(noted.last, 2);
         assert!(decode_all(&encode_all(&noted), 0).is_err());
+        assert!(decode_all(&encode_all(&noted), u64::MAX).is_err(), "nobody comes so far");
         assert!(decode_all(&encoded(&records), 2).is_err());
     }
 

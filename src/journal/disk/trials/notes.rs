@@ -312,6 +312,35 @@ fn a_tail_of_notes_that_is_missing_is_noticed() {
     assert!(refused.contains("a tail is missing"), "{refused}");
 }
 
+/// C2, C6: a damaged checkpoint with notes is passed over; the one before, or the journal, says the same.
+#[test]
+fn a_flipped_byte_in_a_checkpoint_with_notes_is_passed_over() {
+    let (disk, ledger, events) = notes_after_a_checkpoint(true);
+    let create = |name: &str| {
+        let durable = ledger.with_durability(Durability::OnDisk);
+        durable.create(&account(name), 1).expect("new")[0].sequence
+    };
+    let unparked = ledger.parked(usize::MAX).iter().skip(1).map(|parked| parked.number).collect();
+    let after = create("second");
+    block_on(ledger.note(Note { after, unparked, ..Note::default() })).expect("kept");
+    checkpoint(&ledger, &events, &disk, create("third"));
+    let noted = ledger.core().notes.durable();
+    drop(ledger);
+    let killed = disk.after(End::Killed);
+    let newest = killed.names().into_iter().rfind(|name| name.starts_with("checkpoints/")).expect("one");
+    let length = killed.bytes(&newest).len();
+    // What it parks is long, and the same everywhere.
+    let places = (0..400).chain((400..length - 400).step_by(100_000)).chain(length - 400..length);
+    for at in places.step_by((7 / depth()).max(1) as usize) {
+        let disk = killed.copy();
+        disk.edit(&newest, |bytes| bytes[at] ^= 1 << (at % 8));
+        let (ledger, events) = open(&disk, 1_000);
+        assert_eq!(ledger.expect("opens").core().notes.durable(), noted, "offset {at}");
+        let told = events.lock().iter().any(|event| matches!(event, equipoise::Event::CheckpointDamaged { .. }));
+        assert!(told, "offset {at}");
+    }
+}
+
 /// D4: a damaged byte in a section of notes is damage, or a torn tail; never a position that was not noted.
 #[test]
 fn a_flipped_byte_in_notes_is_named_or_cut() {
