@@ -118,6 +118,13 @@ fn a_journal_without_its_beginning_goes_on_from_its_checkpoint() {
     writer.segments.remove(&1);
     let report = writer.verify().expect("right");
     assert_eq!((report.sources, report.parked, report.replayed_from), (2, 2, 2));
+    // One that says more than there is.
+    for batch in [5, u64::MAX] {
+        let newer = with_section(&without_section(&checkpoint), batch, &all(), 3);
+        writer.checkpoints.insert(2, newer);
+        let told = writer.wrong();
+        assert!(told.contains(&format!("as of batch {batch}; the journal ends at 4")), "{told}");
+    }
     // What the batches between say is gone.
     let older = with_section(&without_section(&checkpoint), 2, &[position("kafka/t/0", 5, -1)].concat(), 1);
     writer.checkpoints.insert(2, older);
