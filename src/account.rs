@@ -17,6 +17,10 @@ fn parse_id(field: &'static str, text: &str) -> Result<CompactString, InvalidReq
     if text.is_empty() || text.len() > MAX_ID_BYTES {
         return Err(InvalidRequest::IdLength { field, bytes: text.len() });
     }
+    // Nearly all are plain, which takes a fraction of looking at characters.
+    if text.bytes().fold(true, |plain, byte| plain & matches!(byte, b' '..=b'~')) {
+        return Ok(CompactString::new(text));
+    }
     match text.char_indices().find(|(_, character)| character.is_control()) {
         Some((position, _)) => Err(InvalidRequest::IdControl { field, bytes: text.len(), position }),
         None => Ok(CompactString::new(text)),

@@ -1,27 +1,23 @@
 //! How a ledger is made: its limits and its parts.
 
-use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use foldhash::fast::RandomState;
-
-use crate::account::{AccountId, Balance, TransactionId};
+use crate::account::{Balance, TransactionId};
 use crate::core::{Clock, Core, Limits};
 use crate::directory::Directory;
 use crate::ids::{DiskIndex, Ids, Index as _, IndexError, Indexed};
 use crate::journal::disk::Disk;
-use crate::journal::disk::checkpoint::Recorded;
 use crate::journal::disk::files::{Files, OnDisk};
 use crate::journal::disk::recovery::Recovery;
 use crate::journal::{Flusher, Memory, Noted, Sink as _};
 use crate::kernel::Kernel;
-use crate::kernel::slab::Index;
 use crate::ledger::Ledger;
 use crate::lock::Lock;
 use crate::opening::{Event, OpenError, Progress};
+use crate::restoration::Restoration;
 use crate::upkeep;
 
 /// How many entries' ids are put into the index at once while a ledger is opened.
@@ -95,8 +91,8 @@ impl Builder {
         self
     }
 
-    /// Whether a hash map stands in front of the skiplist (default true): about 90 bytes an account for a look-up that
-    /// costs a fraction.
+    /// Whether a hash map stands in front of the accounts' order (default true): about 90 bytes an account for a look-up that
+    /// costs a fraction. After [`Builder::open`] it is filled beside the traffic.
     #[must_use]
     pub fn look_up_cache(mut self, on: bool) -> Self {
         self.look_up_cache = on;
@@ -176,23 +172,10 @@ impl Builder {
     /// As [`Builder::open`], on any kind of disk.
     pub(crate) fn open_in(mut self, files: Arc<dyn Files>) -> Result<Ledger, OpenError> {
         let mut lock = Lock::take(files.root())?;
-        let mut directory = Directory::new(self.look_up_cache, self.reserve_accounts);
-        // Plain and not shared: a look-up in the directory's own costs three times as much.
-        let mut places = HashMap::<AccountId, Index, RandomState>::default();
+        let mut restoration = Restoration::new(self.look_up_cache, self.reserve_accounts);
         let observer = self.observer.clone();
         let recovery = Recovery {
-            install: &mut |Recorded { id, state, sequence }| {
-                let index = match places.get(&id) {
-                    Some(index) => *index,
-                    None => {
-                        let made = directory.make_open(&id).map_err(|_| too_many_accounts())?;
-                        places.insert(id, made);
-                        made
-                    }
-                };
-                directory.restore(index, sequence, state);
-                Ok(())
-            },
+            install: &mut |recovered| restoration.take(recovered).map_err(|_| too_many_accounts()),
             progress: &mut self.progress,
             tell: &*observer,
         };
@@ -203,9 +186,8 @@ impl Builder {
         let clock = Clock::start(position.time);
         let (kernel, consumer) = Kernel::with_consumer(position.sequence, position.time);
         let flusher = Flusher::new(disk.clone(), consumer);
-        let core = self.core(kernel, Some(flusher), Some((disk, lock, noted)), directory, ids, clock);
-        core.opened.add(places.len() as i64);
-        drop(places);
+        let core = self.core(kernel, Some(flusher), Some((disk, lock, noted)), restoration.finish(), ids, clock);
+        core.opened.add(i64::from(core.directory.recovered()));
         let threads = upkeep::start(&core, position.checkpoint);
         let threads = threads.map_err(|error| OpenError::Io {
             path: files.root().to_owned(),
@@ -281,12 +263,12 @@ impl Builder {
     #[cfg(feature = "postgres")]
     pub(crate) fn build_with<'a>(
         self,
-        accounts: impl IntoIterator<Item = (&'a AccountId, Balance)>,
+        accounts: impl IntoIterator<Item = (&'a crate::AccountId, Balance)>,
     ) -> Result<Ledger, crate::Exhausted> {
         let clock = Clock::start(0);
         let mut directory = Directory::new(self.look_up_cache, self.reserve_accounts);
         for (id, state) in accounts {
-            let index = directory.make_open(id)?;
+            let index = directory.find_or_make_open(id)?;
             directory.restore(index, 1, state);
         }
         let ids = Ids::in_memory(self.id_capacity, self.reserve_ids);

@@ -1,4 +1,8 @@
-//! Accounts by id: a skiplist that is the authority, and a hash map in front of it for point look-ups.
+//! Accounts by id: what a checkpoint held as it stood there, a skiplist for what came after, and a hash map in front of both for point look-ups.
+//!
+//! A checkpoint's accounts come in the order of their ids and go into the slab as they come. So the slab's first entries are sorted, for good, and found by
+//! halves; putting them into the skiplist would take most of a start. The hash map is filled beside the traffic: what it does not hold yet is found all
+//! the same.
 
 use std::borrow::Borrow;
 use std::hash::{Hash, Hasher};
@@ -53,11 +57,18 @@ impl Ord for Place {
     }
 }
 
+/// How many accounts go into the cache between looks at whether to stop.
+const STRIDE: u32 = 64;
+
 /// Where the accounts are. An account is never removed, so what a look-up returns lives as long as the directory.
 pub(crate) struct Directory {
     accounts: Slab<Account<Balance>>,
+    /// How many accounts, the slab's first, came in the order of their ids and are not in `order`.
+    sorted: u32,
     order: SkipList<AccountId, Index>,
     cache: Option<Cache>,
+    /// How many accounts, the slab's first, were open in an earlier process.
+    recovered: u32,
 }
 
 impl Directory {
@@ -65,6 +76,8 @@ impl Directory {
     pub(crate) fn new(cached: bool, capacity: usize) -> Self {
         Directory {
             accounts: Slab::new(),
+            sorted: 0,
+            recovered: 0,
             order: SkipList::new(crossbeam_epoch::default_collector().clone()),
             cache: cached.then(|| Cache::with_capacity_and_hasher(capacity, foldhash::fast::RandomState::default())),
         }
@@ -84,7 +97,16 @@ impl Directory {
         {
             return Some(place.index);
         }
-        self.order.get(id, guard).map(|entry| *entry.value())
+        self.look_up(id, guard)
+    }
+
+    /// As [`Self::index`], past the cache.
+    fn look_up(&self, id: &AccountId, guard: &Guard) -> Option<Index> {
+        let place = self.accounts.partition_point(self.sorted, |account| account.key() < id);
+        match self.accounts.range(place, self.sorted).next() {
+            Some((index, account)) if account.key() == id => Some(index),
+            _ => self.order.get(id, guard).map(|entry| *entry.value()),
+        }
     }
 
     /// The account at `index`.
@@ -113,18 +135,52 @@ impl Directory {
     /// Puts an opened account into the cache; only its creator calls this.
     pub(crate) fn cache(&self, id: &AccountId, guard: &Guard) {
         let Some(cache) = &self.cache else { return };
-        if let Some(entry) = self.order.get(id, guard) {
-            cache.insert(Place { id: id.clone(), index: *entry.value() }, (), &cache.guard());
+        if let Some(index) = self.look_up(id, guard) {
+            cache.insert(Place { id: id.clone(), index }, (), &cache.guard());
         }
     }
 
-    /// Makes the account called `id`, which is not there and was open in an earlier process.
-    pub(crate) fn make_open(&mut self, id: &AccountId) -> Result<Index, Exhausted> {
-        let guard = &pin();
-        let index = self.make(id, guard)?;
-        if let Some(cache) = &self.cache {
-            cache.insert(Place { id: id.clone(), index }, (), &cache.guard());
+    /// Puts the accounts that were open in an earlier process into the cache, unless `stop` says so before.
+    pub(crate) fn fill_cache(&self, stop: impl Fn() -> bool) {
+        let Some(cache) = &self.cache else { return };
+        for from in (0..self.recovered).step_by(STRIDE as usize) {
+            if stop() {
+                return;
+            }
+            let guard = cache.guard();
+            for (index, account) in self.accounts.range(from, self.recovered.min(from.saturating_add(STRIDE))) {
+                cache.insert(Place { id: account.key().clone(), index }, (), &guard);
+            }
         }
+    }
+
+    /// How many accounts were open in an earlier process.
+    pub(crate) fn recovered(&self) -> u32 {
+        self.recovered
+    }
+
+    /// Makes the account called `id` with the state that it had after commit `sequence` of an earlier process. Its id is greater than any before, and
+    /// nothing was made in another way.
+    pub(crate) fn load(&mut self, id: AccountId, sequence: u64, state: Balance) -> Result<(), Exhausted> {
+        debug_assert_eq!(self.sorted, self.recovered, "what is sorted comes first");
+        let mut account = Account::new(id);
+        account.restore(sequence, state);
+        self.accounts.push(account).map_err(|_| Exhausted::Accounts)?;
+        self.sorted += 1;
+        self.recovered += 1;
+        Ok(())
+    }
+
+    /// Where the account called `id` lies, which was open in an earlier process; made, if it is not one of the checkpoint's. To be asked once an id.
+    pub(crate) fn find_or_make_open(&mut self, id: &AccountId) -> Result<Index, Exhausted> {
+        let guard = &pin();
+        if self.sorted > 0
+            && let Some(index) = self.look_up(id, guard)
+        {
+            return Ok(index);
+        }
+        let index = self.make(id, guard)?;
+        self.recovered += 1;
         Ok(index)
     }
 
@@ -147,11 +203,21 @@ impl Directory {
             Some(after) if after >= prefix => Bound::Excluded(after),
             _ => Bound::Included(prefix),
         };
+        let place = self.accounts.partition_point(self.sorted, |account| match from {
+            Bound::Excluded(after) => account.key().as_str() <= after,
+            _ => account.key().as_str() < prefix,
+        });
         let first = self.order.lower_bound(from, guard);
-        std::iter::successors(first, |entry| entry.next())
-            .take_while(move |entry| entry.key().as_str().starts_with(prefix))
-            .take(limit)
+        let mut made = std::iter::successors(first, |entry| entry.next())
             .filter_map(|entry| self.accounts.get(*entry.value()))
+            .peekable();
+        let mut sorted = self.accounts.range(place, self.sorted).map(|(_, account)| account).peekable();
+        let in_order = std::iter::from_fn(move || match (sorted.peek(), made.peek()) {
+            (Some(one), Some(other)) if one.key() > other.key() => made.next(),
+            (Some(_), _) => sorted.next(),
+            (None, _) => made.next(),
+        });
+        in_order.take_while(move |account| account.key().as_str().starts_with(prefix)).take(limit)
     }
 
     /// Every account, in no order.

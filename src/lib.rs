@@ -168,6 +168,8 @@ mod plan;
 #[cfg(not(equipoise_loom))]
 mod request;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+mod restoration;
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 mod snapshot;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 mod upkeep;

@@ -77,7 +77,15 @@ pub enum Event {
         /// What the system said.
         error: String,
     },
-    /// There is room again.
+    /// The next segment cannot be made, and not for want of room: writes are refused until it can.
+    #[error("cannot make the journal's next segment in {}: {error}", path.display())]
+    SegmentFailed {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        error: String,
+    },
+    /// There is room again, and the next segment was made.
     #[error("there is room for the journal again")]
     RoomAgain,
     /// The journal cannot be written any more: the ledger is closed.

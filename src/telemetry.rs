@@ -60,6 +60,7 @@ pub fn log(event: &Event) {
     match event {
         Event::JournalFailed { .. } => tracing::error!("{event}"),
         Event::NoRoom { .. }
+        | Event::SegmentFailed { .. }
         | Event::IndexFailed { .. }
         | Event::CheckpointFailed { .. }
         | Event::CheckpointDamaged { .. } => tracing::warn!("{event}"),

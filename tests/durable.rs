@@ -92,6 +92,62 @@ fn a_start_applies_only_what_came_after_the_checkpoint() {
     assert_eq!(kept.len(), 62);
 }
 
+/// E6, A10: the accounts of a checkpoint, those that the journal made after it and those made since are one order, with the cache and without.
+#[test]
+fn accounts_of_a_checkpoint_and_later_ones_are_one_order() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let name = |number: usize| account(&format!("{}-{number:03}", if number % 3 == 0 { "x" } else { "y" }));
+    let balances = |ledger: &Ledger, numbers: &[usize]| {
+        for number in numbers {
+            assert_eq!(ledger.balance(&name(*number)).expect("open").balance, *number as i64);
+        }
+        let stranger = account("x-0005");
+        assert!(ledger.balance(&stranger).is_none());
+        let mut all: Vec<_> = numbers.iter().map(|number| name(*number)).collect();
+        all.sort();
+        let snapshot = ledger.snapshot().expect("room");
+        let page = |prefix: &str, after: Option<&AccountId>, limit: usize| {
+            snapshot.page(prefix, after, limit).into_iter().map(|state| state.id).collect::<Vec<_>>()
+        };
+        assert!(snapshot.iter().map(|state| state.id).eq(all.iter().cloned()));
+        for (place, id) in all.iter().enumerate() {
+            assert_eq!(page("", Some(id), 3), all[place + 1..].iter().take(3).cloned().collect::<Vec<_>>());
+        }
+        for prefix in ["w", "x", "x-0", "x-00", "x-01", "y-1", "y-200", "z"] {
+            let of_prefix: Vec<_> = all.iter().filter(|id| id.as_str().starts_with(prefix)).cloned().collect();
+            assert_eq!(page(prefix, None, 1_000), of_prefix, "{prefix}");
+        }
+        assert_eq!(ledger.stats().accounts, numbers.len() as u64);
+    };
+    let make = |ledger: &Ledger, numbers: &[usize]| {
+        for number in numbers {
+            ledger.create(&name(*number), *number as i64).expect("new");
+        }
+    };
+    let of_rest = |rest: &[usize]| (0..200).filter(|number| rest.contains(&(number % 5))).collect::<Vec<_>>();
+    {
+        let (heard, observer) = events();
+        let ledger = Ledger::builder().checkpoint_every(80).observer(observer).open(dir.path()).expect("opens");
+        make(&ledger, &of_rest(&[0, 3]));
+        let written =
+            || heard.lock().expect("no panic").iter().any(|event| matches!(event, Event::CheckpointWritten { .. }));
+        while !written() {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        make(&ledger, &of_rest(&[1]));
+    }
+    for (cached, before, new) in [(true, vec![0, 1, 3], 2), (false, vec![0, 1, 2, 3], 4)] {
+        let ledger =
+            Ledger::builder().checkpoint_every(1 << 40).look_up_cache(cached).open(dir.path()).expect("opens again");
+        balances(&ledger, &of_rest(&before));
+        make(&ledger, &of_rest(&[new]));
+        balances(&ledger, &of_rest(&[before.as_slice(), &[new]].concat()));
+        for number in of_rest(&before) {
+            assert!(ledger.create(&name(number), 1).is_err(), "{number} is there");
+        }
+    }
+}
+
 /// B1, B4: an id is honoured after a restart, also by what it may not be used for; refusals keep their answer.
 #[test]
 fn ids_are_honoured_across_a_restart() {

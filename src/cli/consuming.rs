@@ -20,8 +20,8 @@ mod with_kafka {
     use crate::cli::exit::Failure;
     use crate::config::Config;
     use crate::grpc::Books;
-    use crate::inventory::{LedgerStore, Store, content};
-    use crate::kafka::{Consumer, Metrics, Settings};
+    use crate::inventory::{LedgerStore, Store};
+    use crate::kafka::{Consumer, Metrics, Settings, decode};
     use crate::monitor::Monitor;
 
     /// The consumer's name among the parts that must be ready.
@@ -53,11 +53,13 @@ mod with_kafka {
             let (store, settings): (Arc<dyn Store>, _) = match books {
                 // One process has the directory, so it has all partitions.
                 Books::Ledger(ledger) => (Arc::new(LedgerStore::new(ledger)), settings.alone()),
+                #[cfg(feature = "postgres")]
+                Books::Postgres(store) => (store.clone(), settings),
             };
             let metrics = Metrics::default();
             monitor.register(|registry| metrics.register(registry));
             let (consumer, dead) = (self.consumer.clone(), "it has ended".to_owned());
-            match Consumer::start(settings, store, Arc::new(content), metrics, &Handle::current()) {
+            match Consumer::start(settings, store, Arc::new(decode), metrics, &Handle::current()) {
                 Ok(started) => {
                     *self.consumer.lock() = Some(started);
                     monitor.watch(KAFKA, move || {

@@ -18,6 +18,8 @@ mod check;
 mod client;
 mod compact;
 mod consuming;
+#[cfg(feature = "kafka")]
+mod dead_letters;
 mod entry;
 mod exit;
 mod export;
@@ -82,6 +84,8 @@ enum Command {
     Compact(compact::Compact),
     Stats(stats::Stats),
     #[cfg(feature = "kafka")]
+    DeadLetters(dead_letters::DeadLetters),
+    #[cfg(feature = "kafka")]
     Produce(produce::Produce),
 }
 
@@ -128,6 +132,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Import(import) => (import.run(), import.json),
         Command::Compact(compact) => (compact.run(), compact.json),
         Command::Stats(stats) => (stats.run(), stats.json),
+        #[cfg(feature = "kafka")]
+        Command::DeadLetters(letters) => (letters.run(), letters.json()),
         #[cfg(feature = "kafka")]
         Command::Produce(produce) => (produce.run(&environment), produce.json),
     };

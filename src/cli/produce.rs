@@ -20,7 +20,7 @@ use crate::kafka::{Delivered, Producer};
 /// How many records are sent before it is heard what became of others.
 const BETWEEN_LOOKS: u64 = 256;
 /// How long the last records may take to arrive while none does.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Send made-up inventory events to Kafka, and check what became of them
 ///
@@ -139,8 +139,9 @@ impl Produce {
         }
         let seed = match self.seed {
             Some(seed) => seed,
+            // Every reader of JSON keeps 53 bits.
             None => {
-                getrandom::u64().map_err(|error| Failure::Other(format!("no random numbers to be had: {error}")))?
+                getrandom::u64().map_err(|error| Failure::Other(format!("no random numbers to be had: {error}")))? >> 11
             }
         };
         Ok(WorkloadOptions {
@@ -173,13 +174,10 @@ impl Produce {
             }
             send_one(producer, format, &sent)?;
         }
-        let mut heard = (Instant::now(), 0);
+        let mut goes_on = within(PATIENCE);
         let delivered = producer.finish(|delivered| {
             bar.show(delivered.acknowledged, self.events);
-            if delivered.acknowledged > heard.1 {
-                heard = (Instant::now(), delivered.acknowledged);
-            }
-            heard.0.elapsed() < PATIENCE
+            goes_on(delivered)
         });
         bar.clear();
         Ok(delivered?)
@@ -279,6 +277,17 @@ impl Record for ProducedRecord<'_> {
         page.field("events", self.events)?;
         page.field("duplicates", self.duplicates)?;
         page.field("poison", self.poison)
+    }
+}
+
+/// Goes on as long as records arrive, and for `patience` without any.
+pub(super) fn within(patience: Duration) -> impl FnMut(&Delivered) -> bool {
+    let mut heard = (Instant::now(), 0);
+    move |delivered| {
+        if delivered.acknowledged > heard.1 {
+            heard = (Instant::now(), delivered.acknowledged);
+        }
+        heard.0.elapsed() < patience
     }
 }
 

@@ -25,6 +25,10 @@ const LATEST_END: Duration = Duration::from_millis(4_500);
 /// The ledger's name among the parts that must be ready.
 const LEDGER: &str = "ledger";
 
+/// How long a database may take to be there; the service is alive and not ready meanwhile.
+#[cfg(feature = "postgres")]
+const DATABASE_START: Duration = Duration::from_secs(60 * 60);
+
 /// How long work that outlived the service may take to notice.
 const LEFTOVERS: Duration = Duration::from_millis(200);
 
@@ -150,6 +154,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
     }
     say(&match &config.data_dir {
         Some(dir) => format!("state lives in {}", absolute(dir).display()),
+        None if config.database_url.is_some() => "state lives in PostgreSQL".to_owned(),
         None => "state lives in memory: it is lost when the service ends".to_owned(),
     });
     say(&format!("listening on {address}"));
@@ -159,35 +164,58 @@ async fn serve(config: Config) -> Result<(), Failure> {
         let _ = shutdown.await;
         consuming.stop().await;
     };
-    let opening = opening(&config).on_ready(move |books| {
+    let opening = opening(&config)?.on_ready(move |books| {
         opened(books, &monitor);
         starting.start(books, &monitor);
         say_ready();
     });
     grpc::serve(listener, opening, options, end).await.map_err(|error| match error {
         grpc::Error::Open(_) | grpc::Error::JournalFailed { .. } => Failure::Other(error.to_string()),
+        #[cfg(feature = "postgres")]
+        grpc::Error::Postgres(_) => Failure::Other(error.to_string()),
         _ => Failure::Other(format!("the service ended: {error}")),
     })
 }
 
 /// The accounts are there.
 fn opened(books: &Books, monitor: &Monitor) {
-    let Books::Ledger(ledger) = books;
-    let metrics = Box::new(LedgerMetrics::new(ledger.clone()));
-    monitor.register(|registry| registry.register_collector(metrics));
+    match books {
+        Books::Ledger(ledger) => {
+            let metrics = Box::new(LedgerMetrics::new(ledger.clone()));
+            monitor.register(|registry| registry.register_collector(metrics));
+        }
+        #[cfg(feature = "postgres")]
+        Books::Postgres(_) => {}
+    }
     monitor.watch(LEDGER, || None);
 }
 
-/// The ledger, on its way.
-fn opening(config: &Config) -> grpc::Opening {
+/// The accounts, on their way.
+fn opening(config: &Config) -> Result<grpc::Opening, Failure> {
+    if let Some(url) = &config.database_url {
+        return on_postgres(url.expose());
+    }
     let builder = Ledger::builder().id_capacity(config.ids).observer(telemetry::log);
-    match &config.data_dir {
+    Ok(match &config.data_dir {
         Some(dir) => {
             let builder = builder.segment_bytes(config.segment_bytes).checkpoint_every(config.checkpoint_every);
             grpc::Opening::on_disk(builder.id_window(config.id_window), dir)
         }
         None => builder.history(config.history).build().into(),
-    }
+    })
+}
+
+#[cfg(feature = "postgres")]
+fn on_postgres(url: &str) -> Result<grpc::Opening, Failure> {
+    let mut settings = crate::postgres::Settings::new(url);
+    settings.wait_for_start = DATABASE_START;
+    Ok(grpc::Opening::on_postgres(settings))
+}
+
+/// A service that keeps its state elsewhere than where it was told to would be worse than none.
+#[cfg(not(feature = "postgres"))]
+fn on_postgres(_: &str) -> Result<grpc::Opening, Failure> {
+    Err(Failure::Usage("DATABASE_URL is set, but this program was built without the feature postgres".to_owned()))
 }
 
 /// The path that somebody in another working directory would need.

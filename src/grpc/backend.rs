@@ -29,7 +29,7 @@ impl Backend {
     pub(super) async fn live(&self, opening: &mut Opening, opened: &mut Option<Books>) -> Error {
         let books = match opening.books().await {
             Ok(books) => opened.insert(books),
-            Err(error) => return error.into(),
+            Err(error) => return error,
         };
         self.accounts.get_or_init(|| self.accounts(books));
         self.health.set_serving::<Service>().await;
@@ -57,17 +57,15 @@ impl Backend {
 
     /// Closes `books` and lets go of it, which may take a disk's time, by `latest`.
     pub(super) async fn close(self, books: Books, latest: Instant) -> Result<(), Error> {
-        let closing = tokio::task::spawn_blocking(move || {
-            books.close();
-            let failure = books.failure();
-            drop((self, books));
-            failure
-        });
-        match timeout_at(latest, closing).await {
-            Ok(Ok(Some(what))) => Err(Error::JournalFailed { what }),
-            Ok(_) => Ok(()),
+        // The service has it too.
+        drop(self);
+        match timeout_at(latest, books.close()).await {
+            Ok(Some(what)) => Err(Error::JournalFailed { what }),
+            Ok(None) => Ok(()),
             Err(_) => {
-                tracing::warn!("the ledger takes longer to close than the service has time; what was answered is safe");
+                tracing::warn!(
+                    "the accounts take longer to close than the service has time; what was answered is safe"
+                );
                 Ok(())
             }
         }

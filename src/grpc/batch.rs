@@ -45,8 +45,8 @@ impl Batch {
     ///
     /// # Errors
     /// That the accounts were closed before all of it was durable.
-    pub(super) async fn finish(&mut self, books: &Books) -> Result<Vec<OperationResult>, Failure> {
-        let mut decided = books.finish(&mut self.begun).await?.into_iter();
+    pub(super) async fn finish(&mut self) -> Result<Vec<OperationResult>, Failure> {
+        let mut decided = self.begun.finish().await?.into_iter();
         let mut wrong = std::mem::take(&mut self.wrong).into_iter().peekable();
         let mut results = Vec::with_capacity(self.operations.len());
         for (index, group) in groups(&self.operations).enumerate() {

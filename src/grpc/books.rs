@@ -1,5 +1,12 @@
 //! What the calls need of whatever keeps the accounts.
 
+#[cfg(feature = "postgres")]
+use std::sync::Arc;
+#[cfg(feature = "postgres")]
+use std::time::Duration;
+
+#[cfg(feature = "postgres")]
+use crate::postgres::{Listing, PgStore, Queued};
 use crate::{
     AccountId, AccountState, Closed, HistoryError, InvalidRequest, Ledger, Outcome, Request, Snapshot, SubmitError,
     TransactionId,
@@ -10,11 +17,18 @@ use super::status::Failure;
 /// Requests decided before others get a turn on this thread.
 const TURN: usize = 256;
 
+/// How often a watcher looks for entries of other instances.
+#[cfg(feature = "postgres")]
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
 /// Where the accounts are.
 #[derive(Clone, Debug)]
 pub enum Books {
     /// In this process, and on its disk if it has one.
     Ledger(Ledger),
+    /// In PostgreSQL, where other processes change them too: every read asks it.
+    #[cfg(feature = "postgres")]
+    Postgres(Arc<PgStore>),
 }
 
 impl From<Ledger> for Books {
@@ -27,64 +41,86 @@ impl Books {
     /// Decides a request, in one go; returns when the outcome can no longer be lost. A call that is cancelled while it waits
     /// has been decided all the same: its id tells.
     pub(super) async fn decide(&self, request: Request) -> Result<Outcome, Failure> {
-        let Books::Ledger(ledger) = self;
-        let mut observed = 0;
-        let decided = submit(ledger, request, &mut observed);
-        reached(ledger, observed).await?;
-        decided
+        match self {
+            Books::Ledger(ledger) => {
+                let mut observed = 0;
+                let decided = submit(ledger, request, &mut observed);
+                reached(ledger, observed).await?;
+                decided
+            }
+            #[cfg(feature = "postgres")]
+            Books::Postgres(store) => Ok(store.submit(request).await?),
+        }
     }
 
-    /// Decides requests in their order, each for itself, and before any that come later. [`Self::finish`] tells the outcomes.
+    /// Decides requests in their order, each for itself, and before any that come later. [`Begun::finish`] tells the outcomes.
     pub(super) async fn begin(&self, requests: Vec<Request>) -> Begun {
-        let Books::Ledger(ledger) = self;
-        let (mut outcomes, mut observed) = (Vec::with_capacity(requests.len()), 0);
-        for request in requests {
-            outcomes.push(submit(ledger, request, &mut observed));
-            // Between requests only: nothing is ever half decided.
-            if outcomes.len().is_multiple_of(TURN) {
-                tokio::task::yield_now().await;
+        match self {
+            Books::Ledger(ledger) => {
+                let (mut outcomes, mut observed) = (Vec::with_capacity(requests.len()), 0);
+                for request in requests {
+                    outcomes.push(submit(ledger, request, &mut observed));
+                    // Between requests only: nothing is ever half decided.
+                    if outcomes.len().is_multiple_of(TURN) {
+                        tokio::task::yield_now().await;
+                    }
+                }
+                Begun::Ledger { ledger: ledger.clone(), outcomes, observed }
+            }
+            #[cfg(feature = "postgres")]
+            Books::Postgres(store) => {
+                let mut queued = Vec::with_capacity(requests.len());
+                for request in requests {
+                    queued.push(store.enqueue(request).await.map_err(Failure::from));
+                }
+                Begun::Postgres { outcomes: Vec::with_capacity(queued.len()), queued }
             }
         }
-        Begun::Ledger { outcomes, observed }
-    }
-
-    /// The outcomes, when they can no longer be lost. May be dropped and called again before.
-    ///
-    /// # Errors
-    /// That the accounts were closed before all of it was durable.
-    pub(super) async fn finish(&self, begun: &mut Begun) -> Result<Vec<Result<Outcome, Failure>>, Failure> {
-        let Books::Ledger(ledger) = self;
-        let Begun::Ledger { outcomes, observed } = begun;
-        reached(ledger, *observed).await?;
-        Ok(std::mem::take(outcomes))
     }
 
     /// The newest state that can no longer be lost; None when nobody opened the account. Never waits for a writer.
     pub(super) async fn balance(&self, account: &AccountId) -> Result<Option<AccountState>, Failure> {
-        let Books::Ledger(ledger) = self;
-        Ok(ledger.balance_durable(account))
+        match self {
+            Books::Ledger(ledger) => Ok(ledger.balance_durable(account)),
+            #[cfg(feature = "postgres")]
+            Books::Postgres(store) => Ok(store.balance(account).await?),
+        }
     }
 
     /// What was decided for `id`.
     pub(super) async fn transaction(&self, id: &TransactionId) -> Result<Option<Outcome>, Failure> {
-        let Books::Ledger(ledger) = self;
-        let found = ledger.transaction(id)?;
-        if let Some(outcome) = &found {
-            reached(ledger, outcome.sequence()).await?;
+        match self {
+            Books::Ledger(ledger) => {
+                let found = ledger.transaction(id)?;
+                if let Some(outcome) = &found {
+                    reached(ledger, outcome.sequence()).await?;
+                }
+                Ok(found)
+            }
+            #[cfg(feature = "postgres")]
+            Books::Postgres(store) => Ok(store.transaction(id).await?),
         }
-        Ok(found)
     }
 
-    /// All accounts at the durable sequence.
-    pub(super) async fn snapshot(&self) -> Result<Pages, Failure> {
-        let Books::Ledger(ledger) = self;
-        Ok(Pages::Ledger(ledger.snapshot_durable()?))
+    /// All accounts whose id begins with `prefix`, at one sequence of which nothing can be lost any more.
+    pub(super) async fn snapshot(&self, prefix: &str) -> Result<Pages, Failure> {
+        match self {
+            Books::Ledger(ledger) => {
+                Ok(Pages::Ledger { snapshot: ledger.snapshot_durable()?, prefix: prefix.to_owned() })
+            }
+            #[cfg(feature = "postgres")]
+            Books::Postgres(store) => Ok(Pages::Postgres(Arc::new(store.list(prefix).await?))),
+        }
     }
 
     /// Up to `limit` durable entries of the journal from sequence `from` on (0: the oldest kept). Close to the end they are in
     /// memory; where not, they are read where waiting stops nobody.
     pub(super) async fn history(&self, from: u64, limit: usize) -> Result<Vec<Outcome>, Failure> {
-        let Books::Ledger(ledger) = self;
+        let ledger = match self {
+            Books::Ledger(ledger) => ledger,
+            #[cfg(feature = "postgres")]
+            Books::Postgres(store) => return Ok(store.history(from, limit).await?),
+        };
         if ledger.durable().saturating_sub(from) < limit as u64 {
             return Ok(ledger.history(from, limit)?);
         }
@@ -97,42 +133,77 @@ impl Books {
 
     /// The oldest sequence that [`Self::history`] has, or the next one to come.
     pub(super) async fn oldest(&self) -> Result<u64, Failure> {
-        let Books::Ledger(ledger) = self;
-        match ledger.history(0, 1) {
-            Ok(oldest) => Ok(oldest.first().map_or_else(|| ledger.durable() + 1, Outcome::sequence)),
-            Err(HistoryError::Gone(gone)) => Ok(gone.oldest),
-            Err(error) => Err(error.into()),
+        match self {
+            Books::Ledger(ledger) => match ledger.history(0, 1) {
+                Ok(oldest) => Ok(oldest.first().map_or_else(|| ledger.durable() + 1, Outcome::sequence)),
+                Err(HistoryError::Gone(gone)) => Ok(gone.oldest),
+                Err(error) => Err(error.into()),
+            },
+            // Nothing is ever dropped there.
+            #[cfg(feature = "postgres")]
+            Books::Postgres(_) => Ok(1),
         }
     }
 
     /// Waits until the journal holds `sequence` for good.
     pub(super) async fn reached(&self, sequence: u64) -> Result<(), Failure> {
-        let Books::Ledger(ledger) = self;
-        reached(ledger, sequence).await
+        match self {
+            Books::Ledger(ledger) => reached(ledger, sequence).await,
+            #[cfg(feature = "postgres")]
+            Books::Postgres(store) => {
+                while store.sequence().await? < sequence {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+                Ok(())
+            }
+        }
     }
 
     /// Why no requests are taken any more.
     pub(super) fn why_closed(&self) -> Failure {
-        let Books::Ledger(ledger) = self;
-        Failure::closed(ledger)
+        match self {
+            Books::Ledger(ledger) => Failure::closed(ledger),
+            #[cfg(feature = "postgres")]
+            Books::Postgres(_) => Failure::Closed,
+        }
     }
 
     /// Resolves when the accounts were closed, or their journal failed.
     pub(super) async fn closed(&self) {
-        let Books::Ledger(ledger) = self;
-        ledger.closed().await;
+        match self {
+            Books::Ledger(ledger) => ledger.closed().await,
+            // It comes back, or somebody else goes on.
+            #[cfg(feature = "postgres")]
+            Books::Postgres(_) => std::future::pending().await,
+        }
     }
 
     /// Why the journal failed, if it did.
     pub(super) fn failure(&self) -> Option<String> {
-        let Books::Ledger(ledger) = self;
-        ledger.failure()
+        match self {
+            Books::Ledger(ledger) => ledger.failure(),
+            #[cfg(feature = "postgres")]
+            Books::Postgres(_) => None,
+        }
     }
 
-    /// Takes no more requests and makes durable what was decided; takes a disk's time.
-    pub(super) fn close(&self) {
-        let Books::Ledger(ledger) = self;
-        ledger.close();
+    /// Takes no more requests, makes durable what was decided and lets go of it all, which may take a disk's time. Why the
+    /// journal failed, if it did.
+    pub(super) async fn close(self) -> Option<String> {
+        match self {
+            Books::Ledger(ledger) => {
+                let closing = tokio::task::spawn_blocking(move || {
+                    ledger.close();
+                    ledger.failure()
+                });
+                closing.await.unwrap_or_default()
+            }
+            #[cfg(feature = "postgres")]
+            Books::Postgres(store) => {
+                store.close().await;
+                None
+            }
+        }
     }
 }
 
@@ -160,29 +231,64 @@ async fn reached(ledger: &Ledger, sequence: u64) -> Result<(), Failure> {
 /// Requests on their way.
 pub(super) enum Begun {
     /// Decided, up to a sequence that may not be durable yet.
-    Ledger { outcomes: Vec<Result<Outcome, Failure>>, observed: u64 },
+    Ledger { ledger: Ledger, outcomes: Vec<Result<Outcome, Failure>>, observed: u64 },
+    /// In the committer's queue, behind those whose outcomes are known.
+    #[cfg(feature = "postgres")]
+    Postgres { queued: Vec<Result<Queued, Failure>>, outcomes: Vec<Result<Outcome, Failure>> },
 }
 
-/// All accounts at one sequence, page by page.
+impl Begun {
+    /// The outcomes, when they can no longer be lost; once. May be dropped and called again before.
+    ///
+    /// # Errors
+    /// That the accounts were closed before all of it was durable.
+    pub(super) async fn finish(&mut self) -> Result<Vec<Result<Outcome, Failure>>, Failure> {
+        match self {
+            Begun::Ledger { ledger, outcomes, observed } => {
+                reached(ledger, *observed).await?;
+                Ok(std::mem::take(outcomes))
+            }
+            #[cfg(feature = "postgres")]
+            Begun::Postgres { queued, outcomes } => {
+                while let Some(next) = queued.get_mut(outcomes.len()) {
+                    let outcome = match next {
+                        Ok(queued) => queued.outcome().await.map_err(Failure::from),
+                        Err(failure) => Err(failure.clone()),
+                    };
+                    outcomes.push(outcome);
+                }
+                Ok(std::mem::take(outcomes))
+            }
+        }
+    }
+}
+
+/// All accounts with a prefix at one sequence, page by page.
 #[derive(Clone, Debug)]
 pub(super) enum Pages {
-    Ledger(Snapshot),
+    Ledger {
+        snapshot: Snapshot,
+        prefix: String,
+    },
+    #[cfg(feature = "postgres")]
+    Postgres(Arc<Listing>),
 }
 
 impl Pages {
     pub(super) fn sequence(&self) -> u64 {
-        let Pages::Ledger(snapshot) = self;
-        snapshot.sequence()
+        match self {
+            Pages::Ledger { snapshot, .. } => snapshot.sequence(),
+            #[cfg(feature = "postgres")]
+            Pages::Postgres(listing) => listing.sequence(),
+        }
     }
 
-    /// Up to `limit` accounts whose id begins with `prefix`, in id order, after `after`.
-    pub(super) async fn page(
-        &self,
-        prefix: &str,
-        after: Option<&AccountId>,
-        limit: usize,
-    ) -> Result<Vec<AccountState>, Failure> {
-        let Pages::Ledger(snapshot) = self;
-        Ok(snapshot.page(prefix, after, limit))
+    /// Up to `limit` of them, in id order, after `after`.
+    pub(super) async fn page(&self, after: Option<&AccountId>, limit: usize) -> Result<Vec<AccountState>, Failure> {
+        match self {
+            Pages::Ledger { snapshot, prefix } => Ok(snapshot.page(prefix, after, limit)),
+            #[cfg(feature = "postgres")]
+            Pages::Postgres(listing) => Ok(listing.page(after, limit).await?),
+        }
     }
 }

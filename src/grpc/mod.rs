@@ -98,6 +98,10 @@ pub enum Error {
     /// The ledger cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// PostgreSQL cannot be used.
+    #[cfg(feature = "postgres")]
+    #[error(transparent)]
+    Postgres(#[from] crate::postgres::PgError),
     /// The journal cannot be written any more. What was not answered may or may not be there after the next start: its
     /// id tells.
     #[error("the journal failed: {what}")]

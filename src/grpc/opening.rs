@@ -11,14 +11,17 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
+use super::Error;
 use super::books::Books;
 use super::status::percent;
+#[cfg(feature = "postgres")]
+use crate::postgres::{PgStore, Settings};
 use crate::{Builder, Ledger, OpenError, Progress};
 
 /// How often the log tells how far the opening is.
 const LOG_EVERY: Duration = Duration::from_secs(1);
 
-type Pending = Pin<Box<dyn Future<Output = Result<Books, OpenError>> + Send>>;
+type Pending = Pin<Box<dyn Future<Output = Result<Books, Error>> + Send>>;
 
 type Told = Box<dyn FnOnce(&Books) + Send>;
 
@@ -49,8 +52,17 @@ impl Opening {
     /// A ledger that somebody else opens. When the service ends before it is open, `ledger` has
     /// [`Options::shutdown_grace`](super::Options::shutdown_grace) to end and is dropped then.
     pub fn new(ledger: impl Future<Output = Result<Ledger, OpenError>> + Send + 'static) -> Self {
-        let books = async { ledger.await.map(Books::from) };
+        Opening::of(async { Ok(ledger.await?.into()) })
+    }
+
+    fn of(books: impl Future<Output = Result<Books, Error>> + Send + 'static) -> Self {
         Opening { books: Some(Box::pin(books)), recovery: Arc::default(), on_ready: None }
+    }
+
+    /// Accounts that PostgreSQL keeps.
+    #[cfg(feature = "postgres")]
+    pub fn on_postgres(settings: Settings) -> Self {
+        Opening::of(async move { Ok(Books::Postgres(Arc::new(PgStore::connect(&settings).await?))) })
     }
 
     /// Opens the ledger in the data directory `dir`, on a thread for what blocks, and tells callers and the log how far
@@ -86,7 +98,7 @@ impl Opening {
     }
 
     /// The accounts, when they are there; once. May be dropped and called again before.
-    pub(super) async fn books(&mut self) -> Result<Books, OpenError> {
+    pub(super) async fn books(&mut self) -> Result<Books, Error> {
         let Some(books) = &mut self.books else { return future::pending().await };
         let opened = books.await;
         self.books = None;
@@ -105,7 +117,7 @@ impl Opening {
         self.recovery.cancel();
         match timeout(grace, self.books()).await {
             Ok(Ok(books)) => return Some(books),
-            Ok(Err(OpenError::Cancelled)) => {}
+            Ok(Err(Error::Open(OpenError::Cancelled))) => {}
             Ok(Err(error)) => tracing::warn!(%error, "the ledger could not be opened, and is not needed any more"),
             Err(_) => tracing::warn!("the opening of the ledger did not end within {grace:?}"),
         }

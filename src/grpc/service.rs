@@ -174,7 +174,7 @@ impl Accounts {
 
     async fn batch(&self, operations: Vec<proto::Operation>) -> Result<ExecuteBatchResponse, Failure> {
         let mut batch = Batch::begin(&self.books, operations, self.max_message_bytes).await?;
-        Ok(ExecuteBatchResponse { results: batch.finish(&self.books).await? })
+        Ok(ExecuteBatchResponse { results: batch.finish().await? })
     }
 
     async fn transaction(&self, id: &str) -> Result<GetTransactionResponse, Failure> {

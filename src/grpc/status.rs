@@ -7,6 +7,8 @@ use thiserror::Error;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+#[cfg(feature = "postgres")]
+use crate::postgres::PgError;
 use crate::{Exhausted, HistoryError, HistoryGone, InvalidRequest, Ledger, Progress, Refusal, SubmitError};
 
 /// The `domain` of every ErrorInfo.
@@ -43,6 +45,14 @@ pub(super) enum Failure {
     /// Whether an id was used cannot be found out now.
     #[error("the transaction id cannot be looked up: {what}")]
     IdsUnreadable { what: String },
+    /// The place of the accounts is another process, and does not answer.
+    #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "only PostgreSQL is another process"))]
+    #[error("{what}")]
+    Unavailable { what: String },
+    /// It answers what it should not.
+    #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "only PostgreSQL is another process"))]
+    #[error("{what}")]
+    Broken { what: String },
     #[error("the service is shutting down")]
     Closed,
     #[error("the deadline passed before the answer; the same transaction_id tells what became of the request")]
@@ -70,6 +80,21 @@ impl From<HistoryError> for Failure {
         match error {
             HistoryError::Gone(gone) => Failure::Gone(gone),
             HistoryError::Unreadable { what } => Failure::Unreadable { what: shortened(what) },
+        }
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl From<PgError> for Failure {
+    fn from(error: PgError) -> Self {
+        match error {
+            PgError::Invalid(invalid) => Failure::Invalid(invalid),
+            PgError::Refused { what } => {
+                Failure::Field { field: "message", reason: "STORE_REFUSES", text: shortened(what) }
+            }
+            PgError::Closed => Failure::Closed,
+            PgError::Unavailable { .. } => Failure::Unavailable { what: shortened(error.to_string()) },
+            error => Failure::Broken { what: shortened(error.to_string()) },
         }
     }
 }
@@ -130,11 +155,12 @@ impl Failure {
             Failure::Recovering { .. }
             | Failure::JournalFailed { .. }
             | Failure::IdsUnreadable { .. }
+            | Failure::Unavailable { .. }
             | Failure::Closed => Code::Unavailable,
             Failure::Deadline => Code::DeadlineExceeded,
             Failure::Left => Code::Cancelled,
             // Damage that a disk did: the contract's code for what never happens in correct operation.
-            Failure::Unreadable { .. } | Failure::Internal(_) => Code::Internal,
+            Failure::Unreadable { .. } | Failure::Broken { .. } | Failure::Internal(_) => Code::Internal,
         }
     }
 
@@ -190,6 +216,8 @@ impl Failure {
             Failure::Recovering { .. } => "RECOVERING",
             Failure::JournalFailed { .. } => "JOURNAL_FAILED",
             Failure::IdsUnreadable { .. } => "IDS_UNREADABLE",
+            Failure::Unavailable { .. } => "STORE_UNAVAILABLE",
+            Failure::Broken { .. } => "STORE_FAILED",
             Failure::Closed => "SHUTTING_DOWN",
             Failure::Deadline => "DEADLINE_EXCEEDED",
             Failure::TooLong { .. } => "MESSAGE_TOO_LONG",

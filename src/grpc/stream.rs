@@ -35,7 +35,7 @@ impl Batches {
     /// The next batch's results.
     pub(super) async fn step(mut self) -> Step<Batches, ExecuteBatchResponse> {
         loop {
-            let Batches { books, requests, begun, ended, .. } = &mut self;
+            let Batches { requests, begun, ended, .. } = &mut self;
             let (reading, waiting) = (!*ended && begun.len() < IN_FLIGHT, !begun.is_empty());
             tokio::select! {
                 biased;
@@ -43,7 +43,7 @@ impl Batches {
                     let begun = self.begin(request).await;
                     self.begun.extend(begun);
                 }
-                results = finish(begun.front_mut(), books), if waiting => {
+                results = finish(begun.front_mut()), if waiting => {
                     let results = results?;
                     self.begun.pop_front();
                     return Ok(Some((ExecuteBatchResponse { results }, self)));
@@ -71,9 +71,9 @@ impl Batches {
 }
 
 /// The results of the oldest batch.
-async fn finish(oldest: Option<&mut Result<Batch, Failure>>, books: &Books) -> Result<Vec<OperationResult>, Failure> {
+async fn finish(oldest: Option<&mut Result<Batch, Failure>>) -> Result<Vec<OperationResult>, Failure> {
     match oldest {
-        Some(Ok(batch)) => batch.finish(books).await,
+        Some(Ok(batch)) => batch.finish().await,
         Some(Err(failure)) => Err(failure.clone()),
         None => std::future::pending().await,
     }

@@ -91,7 +91,7 @@ impl Walks {
         check_prefix(&request.prefix)?;
         let size = page_size(request.page_size)?;
         let (snapshot, token) = match request.page_token.as_str() {
-            "" => (books.snapshot().await?, None),
+            "" => (books.snapshot(&request.prefix).await?, None),
             text => {
                 let token = Token::parse(text).ok_or_else(|| page_token("is not one of this service's"))?;
                 let (snapshot, prefix) =
@@ -103,7 +103,7 @@ impl Walks {
             }
         };
         // One more than asked for tells whether there is another page.
-        let mut page = snapshot.page(&request.prefix, token.as_ref().map(|token| &token.after), size + 1).await?;
+        let mut page = snapshot.page(token.as_ref().map(|token| &token.after), size + 1).await?;
         let more = page.len() > size;
         page.truncate(size);
         let sequence = snapshot.sequence();
@@ -136,7 +136,7 @@ pub(super) struct Place {
 impl Place {
     pub(super) async fn first(walks: &Arc<Walks>, books: &Books, prefix: String) -> Result<Self, Failure> {
         check_prefix(&prefix)?;
-        let walk = walks.open(books.snapshot().await?, prefix)?;
+        let walk = walks.open(books.snapshot(&prefix).await?, prefix)?;
         Ok(Place { walks: walks.clone(), walk, after: None, ended: false })
     }
 
@@ -145,10 +145,10 @@ impl Place {
         if self.ended {
             return Ok(None);
         }
-        let Some((snapshot, prefix)) = self.walks.renew(self.walk) else {
+        let Some((snapshot, _)) = self.walks.renew(self.walk) else {
             return Err(Failure::Lease { seconds: self.walks.lease.as_secs() });
         };
-        let page = snapshot.page(&prefix, self.after.as_ref(), MAX_PAGE).await?;
+        let page = snapshot.page(self.after.as_ref(), MAX_PAGE).await?;
         self.ended = page.len() < MAX_PAGE;
         self.after = page.last().map(|last| last.id.clone());
         let message =
@@ -230,7 +230,8 @@ mod tests {
     fn an_expired_walk_is_swept() {
         let ledger = Ledger::new();
         let walks = Walks::new(Duration::ZERO, 2);
-        let open = || walks.open(Pages::Ledger(ledger.snapshot().unwrap()), String::new());
+        let open =
+            || walks.open(Pages::Ledger { snapshot: ledger.snapshot().unwrap(), prefix: String::new() }, String::new());
         let walk = open().unwrap();
         open().unwrap();
         assert!(matches!(open(), Err(Failure::Walks { limit: 2 })));

@@ -5,7 +5,7 @@
 //! headers never make a good event a bad one.
 
 use super::malformed::{Malformed, shown};
-use super::{Content, DeadLetter, Event, cloudevents, json, protobuf};
+use super::{Event, cloudevents, json, protobuf};
 use crate::{AccountId, TransactionId};
 
 /// A header: its name, and its value if it has one. Names may come twice.
@@ -34,19 +34,6 @@ pub fn decode(message: &Message<'_>) -> Result<Option<Event>, Malformed> {
         Encoding::Json => json::fields("the value", json::text(value)?)?,
     };
     fields.with_id(|| cloudevents::id_of(message.headers)).map(Some)
-}
-
-/// What a record says that came so.
-#[must_use]
-pub fn content(record: DeadLetter) -> Content {
-    let headers: Vec<Header<'_>> =
-        record.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
-    let message = Message { key: record.key.as_deref(), value: record.value.as_deref(), headers: &headers };
-    match decode(&message) {
-        Ok(Some(event)) => Content::Event { event, original: Box::new(record) },
-        Ok(None) => Content::Tombstone,
-        Err(malformed) => Content::Malformed(Box::new(DeadLetter { reason: malformed.to_string(), ..record })),
-    }
 }
 
 /// What a value says, whatever it is written in.

@@ -17,7 +17,7 @@ mod store;
 mod tests;
 mod workload;
 
-pub use decode::{Header, Message, content, decode};
+pub use decode::{Header, Message, decode};
 pub use encode::{Encoded, Format};
 pub use event::Event;
 pub use ledger_store::LedgerStore;

@@ -11,7 +11,7 @@ fn plain(value: &[u8]) -> Result<Option<Event>, Malformed> {
     decode(&Message { value: Some(value), ..Message::default() })
 }
 
-fn with_headers(value: &[u8], headers: &[(&str, Option<&[u8]>)]) -> Result<Option<Event>, Malformed> {
+fn with_headers(value: &[u8], headers: &[Header<'_>]) -> Result<Option<Event>, Malformed> {
     let headers: Vec<Header<'_>> = headers.to_vec();
     decode(&Message { key: None, value: Some(value), headers: &headers })
 }
@@ -214,8 +214,8 @@ fn deep_and_large_values_do_no_harm() {
 fn the_value_decides_whatever_the_headers_are() {
     let value = quantity("1");
     let many: Vec<String> = (0..1000).map(|n| format!("header-{n}")).collect();
-    let many: Vec<(&str, Option<&[u8]>)> = many.iter().map(|name| (name.as_str(), Some(&b"x"[..]))).collect();
-    let cases: [(&str, &[(&str, Option<&[u8]>)]); 9] = [
+    let many: Vec<Header<'_>> = many.iter().map(|name| (name.as_str(), Some(&b"x"[..]))).collect();
+    let cases: [(&str, &[Header<'_>]); 9] = [
         ("none", &[]),
         ("a thousand", &many),
         ("two ids", &[("ce_id", Some(b"a")), ("ce_id", Some(b"b"))]),
@@ -235,7 +235,7 @@ fn the_value_decides_whatever_the_headers_are() {
 #[test]
 fn a_binary_cloudevent_has_its_id_in_a_header() {
     let value = br#"{"product_id":"p","quantity_change":1}"#;
-    let attributes: [(&str, Option<&[u8]>); 5] = [
+    let attributes: [Header<'_>; 5] = [
         ("ce_specversion", Some(b"1.0")),
         ("ce_type", Some(b"stock.changed")),
         ("ce_source", Some(b"/shop")),
@@ -243,7 +243,7 @@ fn a_binary_cloudevent_has_its_id_in_a_header() {
         ("content-type", Some(b"Application/JSON ; charset=utf-8")),
     ];
     assert_eq!(with_headers(value, &attributes), Ok(Some(event("é-1", "p", 1))));
-    let cases: [(&str, &[(&str, Option<&[u8]>)], &[&str]); 8] = [
+    let cases: [(&str, &[Header<'_>], &[&str]); 8] = [
         ("no id at all", &[], &["event_id is missing"]),
         ("another case", &[("CE_ID", Some(b"a"))], &["event_id is missing"]),
         ("two ids", &[("ce_id", Some(b"a")), ("ce_id", Some(b"a"))], &["ce_id", "twice"]),
@@ -263,7 +263,7 @@ fn a_binary_cloudevent_has_its_id_in_a_header() {
     }
 }
 
-const STRUCTURED: &[(&str, Option<&[u8]>)] = &[("content-type", Some(b"application/cloudevents+json; charset=UTF-8"))];
+const STRUCTURED: &[Header<'_>] = &[("content-type", Some(b"application/cloudevents+json; charset=UTF-8"))];
 
 /// D1: a CloudEvent in structured mode: its data is the event, its id the event's if that has none.
 #[test]
@@ -347,7 +347,7 @@ fn protobuf_is_read_by_its_content_type() {
         assert_eq!(with_headers(&value, &headers), Ok(Some(sent.clone())), "{content_type}");
     }
     complains(plain(&value), &["the value"], "no content type");
-    let headers: &[(&str, Option<&[u8]>)] =
+    let headers: &[Header<'_>] =
         &[("content-type", Some(b"application/protobuf")), ("ce_id", Some(b"from the header"))];
     // product_id = "p" and nothing more, and a field that nobody knows.
     let bare = b"\x12\x01p\x78\x01";
@@ -367,7 +367,7 @@ fn protobuf_is_read_by_its_content_type() {
     for (case, value, words) in cases {
         complains(with_headers(value, headers), words, case);
     }
-    let two: &[(&str, Option<&[u8]>)] =
+    let two: &[Header<'_>] =
         &[("content-type", Some(b"application/protobuf")), ("content-type", Some(b"application/json"))];
     complains(with_headers(&value, two), &["header content-type", "twice"], "two content types");
 }

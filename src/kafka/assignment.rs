@@ -15,7 +15,7 @@ pub(super) type Generation = u64;
 pub(super) struct Assignment {
     latest: Generation,
     partitions: BTreeMap<i32, Assigned>,
-    /// Whether the group has ever given us something, if only nothing.
+    /// Whether the group has told us what is ours, if only nothing, and not taken it all back since.
     pub(super) joined: bool,
 }
 
@@ -96,6 +96,7 @@ impl Assignment {
     /// These are not ours any more.
     pub(super) fn revoke(&mut self, partitions: &[i32]) {
         self.partitions.retain(|partition, _| !partitions.contains(partition));
+        self.joined &= !self.partitions.is_empty();
     }
 
     /// Those whose records flow are ours still, but from the beginning: the log is not what it was. Returns them.
@@ -160,6 +161,14 @@ impl Assignment {
             }
         };
         matches!(assigned.stage, Stage::Consuming)
+    }
+
+    /// Whoever was at these has ended without a word.
+    pub(super) fn abandoned(&mut self, partitions: &[(i32, Generation)], now: Instant) {
+        for (partition, generation) in partitions {
+            let result = Step::Again(None, String::new());
+            self.settle(&Settled { partition: *partition, generation: *generation, result }, now);
+        }
     }
 
     /// Nothing is taken over before `delay` has passed: this process slept, and may have lost what it believes to have.
@@ -239,6 +248,19 @@ mod tests {
         let work = assignment.due(now + Duration::from_secs(6));
         assert_eq!(work.taken_over, [(position(0), generation)]);
         assert!(work.wanted.is_empty());
+    }
+
+    #[test]
+    fn what_a_task_left_undone_is_done_again() {
+        let now = Instant::now();
+        let mut assignment = Assignment::default();
+        assignment.assign(&[0, 1], now);
+        let work = assignment.due(now);
+        let ready = Step::Ready { position: position(0), start: 5 };
+        assert!(assignment.settle(&settled(0, work.wanted[0].1, ready), now));
+        assignment.abandoned(&work.wanted, now);
+        assert_eq!(assignment.consuming().collect::<Vec<_>>(), [0]);
+        assert_eq!(assignment.due(now + Duration::from_secs(1)).wanted, [work.wanted[1]]);
     }
 
     /// D5: no duel: what was fenced waits for the group.

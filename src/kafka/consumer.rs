@@ -1,7 +1,10 @@
 //! A running consumer.
 
+use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
@@ -55,6 +58,18 @@ pub struct Consumer {
     polled: oneshot::Receiver<()>,
 }
 
+/// Runs `task`; what panics in it, a store say, ends the consuming with a word.
+async fn watched(shared: Arc<Shared>, task: impl Future<Output = ()>) {
+    let mut task = pin!(task);
+    let ended = poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(context))) {
+        Ok(state) => state.map(Ok),
+        Err(panic) => Poll::Ready(Err(panic)),
+    });
+    if ended.await.is_err() {
+        shared.fail("a task of the consumer has panicked".to_owned());
+    }
+}
+
 impl Consumer {
     /// Starts consuming. Returns at once; whether a broker can be reached is seen in [`Consumer::status`].
     ///
@@ -83,8 +98,9 @@ impl Consumer {
             // Nobody waits for it when the consumer was dropped.
             let _ = polling_ended.send(());
         })?;
-        let tasks =
-            vec![runtime.spawn(apply::run(Arc::clone(&shared), stop.clone())), runtime.spawn(publisher.run(stop))];
+        let applying = watched(Arc::clone(&shared), apply::run(Arc::clone(&shared), stop.clone()));
+        let publishing = watched(Arc::clone(&shared), publisher.run(stop));
+        let tasks = vec![runtime.spawn(applying), runtime.spawn(publishing)];
         Ok(Consumer { shared, stop_tasks, stop_polling, tasks, polling, polled })
     }
 

@@ -17,8 +17,15 @@ use super::shared::Shared;
 /// librdkafka fetches nothing of it.
 pub(super) struct Context(pub(super) Arc<Shared>);
 
+/// What librdkafka calls a topic's id while it does not know it.
+const NO_ID: &str = "AAAAAAAAAAAAAAAAAAAAAA";
+
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        if matches!(level, RDKafkaLogLevel::Debug) && is_another_topic(line, &self.0.settings.topic) {
+            tracing::warn!("the topic was deleted and created anew");
+            self.0.begin_again(Instant::now());
+        }
         self.0.quiet.log(level, facility, line);
     }
 
@@ -60,13 +67,23 @@ impl ClientContext for Context {
     }
 }
 
+/// Whether a line of librdkafka's log says that the topic is another one of the same name. It goes on with the old offsets
+/// there, "FIXME" in `rd_kafka_topic_metadata_update`, and tells nobody in any other way. The line comes before the new
+/// topic's records do, since those can only be asked for by its id.
+fn is_another_topic(line: &str, topic: &str) -> bool {
+    let Some((_, rest)) = line.split_once("Topic ") else { return false };
+    let Some(ids) = rest.strip_prefix(topic).and_then(|rest| rest.strip_prefix(" changed id from ")) else {
+        return false;
+    };
+    !ids.starts_with(NO_ID)
+}
+
 impl ConsumerContext for Context {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
         let elements = list.elements_for_topic(&self.0.settings.topic);
         let partitions: Vec<_> = elements.iter().map(|element| element.partition()).collect();
         let cooperative = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
         self.0.metrics.rebalances.inc();
-        self.connected();
         let result = match event {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
                 tracing::info!(?partitions, "assigned by the group");
@@ -103,6 +120,7 @@ impl Context {
     /// The group goes on as soon as it has been told of an assignment, and an empty one will do: partitions are attached when
     /// their offsets are known.
     fn assigned(&self, consumer: &BaseConsumer<Self>, partitions: &[i32], cooperative: bool) -> KafkaResult<()> {
+        self.connected();
         if !cooperative {
             self.forget_all();
         }
@@ -131,5 +149,19 @@ impl Context {
         let all = self.0.assignment.lock().all();
         self.0.give_up(&all);
         self.0.attached.lock().clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_topic_is_told_by_its_id() {
+        let line = |from: &str| format!("[thrd:main]: Topic t-1 changed id from {from} to yvA8hTmVQgCLvGRnkZSmOg");
+        assert!(is_another_topic(&line("x3l0Kk0bT7C6cKmhOHnHvA"), "t-1"));
+        assert!(!is_another_topic(&line(NO_ID), "t-1"));
+        assert!(!is_another_topic(&line("x3l0Kk0bT7C6cKmhOHnHvA"), "t"));
+        assert!(!is_another_topic("[thrd:main]: Topic t-1 [0] Leader 1 Epoch 0", "t-1"));
     }
 }

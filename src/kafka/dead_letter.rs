@@ -105,7 +105,11 @@ impl Publisher {
                 None => self.send(letter, Form::Whole).await,
             };
             match self.in_some_form(letter, delivered).await {
-                Ok(()) => numbers.push(letter.number),
+                Ok(()) => {
+                    numbers.push(letter.number);
+                    let DeadLetter { partition, offset, reason, .. } = &letter.letter;
+                    tracing::warn!(partition, offset, reason, "a record became a dead letter");
+                }
                 Err(error) => failure = Some(error),
             }
         }

@@ -48,5 +48,5 @@ mod tests {
         assert_eq!(fingerprint(Some(1_700_000_000_000), Some(b"sku"), Some(b"{}")), STORED);
     }
 
-    const STORED: i64 = 0;
+    const STORED: i64 = -4_627_384_292_326_567_359;
 }

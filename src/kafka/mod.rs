@@ -38,6 +38,6 @@ pub use consumer::{Consumer, StartError};
 pub use log::{Log, LogError, LogRecord, Offsets};
 pub use metrics::{Metrics, Partition};
 pub use producer::{Delivered, ProduceError, Producer};
-pub use record::Decode;
+pub use record::{Decode, decode};
 pub use settings::{Membership, NeverConsumed, OnMismatch, Settings, SettingsError};
 pub use status::Status;

@@ -51,6 +51,14 @@ pub(super) enum Told {
     Partitions(KafkaResult<Vec<i32>>),
 }
 
+/// What is done for some partitions, and which.
+struct Task {
+    partitions: Vec<(i32, Generation)>,
+    handle: JoinHandle<()>,
+    /// Seen to have ended; what it told is in the inbox since before.
+    ended: bool,
+}
+
 pub(super) struct Poller {
     shared: Arc<Shared>,
     consumer: BaseConsumer<Context>,
@@ -58,7 +66,7 @@ pub(super) struct Poller {
     stop: watch::Receiver<bool>,
     inbox: Receiver<Told>,
     outbox: Sender<Told>,
-    tasks: Vec<(Vec<(i32, Generation)>, JoinHandle<()>)>,
+    tasks: Vec<Task>,
     doubt: Doubt,
     last_round: Instant,
     last_commit: Instant,
@@ -99,8 +107,8 @@ impl Poller {
         while !self.is_stopped() && !self.shared.has_failed() {
             self.round();
         }
-        for (_, task) in &self.tasks {
-            task.abort();
+        for task in &self.tasks {
+            task.handle.abort();
         }
         self.commit();
     }
@@ -205,20 +213,26 @@ impl Poller {
     /// Starts what is due, in a task of its own, and ends what nobody waits for any more.
     fn begin_work(&mut self, now: Instant) {
         let mut assignment = self.shared.assignment.lock();
-        self.tasks.retain(|(partitions, task)| {
-            let wanted =
-                partitions.iter().any(|(partition, generation)| assignment.is_current(*partition, *generation));
-            if !wanted {
-                task.abort();
+        self.tasks.retain_mut(|task| {
+            let current = |(partition, generation): &(i32, Generation)| assignment.is_current(*partition, *generation);
+            if !task.partitions.iter().any(current) {
+                task.handle.abort();
+                return false;
             }
-            wanted && !task.is_finished()
+            if task.ended {
+                // It panicked, if anything is left undone.
+                assignment.abandoned(&task.partitions, now);
+                return false;
+            }
+            task.ended = task.handle.is_finished();
+            true
         });
         let work = assignment.due(now);
         drop(assignment);
         if !work.is_empty() {
             let partitions = named(&work);
-            let task = take_over::settle(Arc::clone(&self.shared), work, self.outbox.clone());
-            self.tasks.push((partitions, self.runtime.spawn(task)));
+            let settling = take_over::settle(Arc::clone(&self.shared), work, self.outbox.clone());
+            self.tasks.push(Task { partitions, handle: self.runtime.spawn(settling), ended: false });
         }
     }
 
@@ -373,17 +387,11 @@ fn complain(shared: &Shared, error: &KafkaError) {
             let all = shared.assignment.lock().doubt_all();
             shared.close(&all);
         }
-        _ if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) => begin_again(shared, now),
+        _ if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) => shared.begin_again(now),
         _ if is_missing(error) => {
-            begin_again(shared, now + AFTER_LOSS);
+            shared.begin_again(now + AFTER_LOSS);
             shared.trouble.lock().waiting = Some(format!("the topic is not to be had: {error}"));
         }
         _ => {}
     }
-}
-
-/// The log is not what it was: offsets that were good may not fit it any more.
-fn begin_again(shared: &Shared, not_before: Instant) {
-    let all = shared.assignment.lock().begin_again(not_before);
-    shared.close(&all);
 }

@@ -11,6 +11,9 @@ pub(super) enum Owner {
 /// How often librdkafka looks at the topics, in milliseconds.
 pub(super) const METADATA_INTERVAL: &str = "topic.metadata.refresh.interval.ms";
 
+/// What librdkafka says of its insides.
+pub(super) const DEBUG: &str = "debug";
+
 /// What an operator may change; librdkafka's own defaults are meant for other uses.
 pub(super) const DEFAULTS: [(&str, &str); 7] = [
     ("client.id", "equipoise"),

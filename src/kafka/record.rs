@@ -7,10 +7,25 @@ use std::sync::{Arc, Once};
 use rdkafka::Message as _;
 use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Headers as _};
 
-use crate::inventory::{Content, DeadLetter};
+use crate::inventory::{self, Content, DeadLetter};
 
 /// Says what a record is: gets it as it came, with an empty reason. Must not block: the consumer does not poll meanwhile.
 pub type Decode = Arc<dyn Fn(DeadLetter) -> Content + Send + Sync>;
+
+/// What [`inventory::decode`] says of a record.
+#[must_use]
+pub fn decode(record: DeadLetter) -> Content {
+    let headers: Vec<_> = record.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
+    let message = inventory::Message { key: record.key.as_deref(), value: record.value.as_deref(), headers: &headers };
+    match inventory::decode(&message) {
+        Ok(Some(event)) => Content::Event { event, original: Box::new(record) },
+        Ok(None) => Content::Tombstone,
+        Err(malformed) => {
+            let reason = malformed.to_string();
+            Content::Malformed(Box::new(DeadLetter { reason, ..record }))
+        }
+    }
+}
 
 /// Stands for a header whose name is not UTF-8. rdkafka gives neither its name nor its value.
 const UNREADABLE: &str = "\u{fffd}";
@@ -62,6 +77,33 @@ fn quietly<T>(read: impl FnOnce() -> T) -> Option<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn record(value: Option<&str>) -> DeadLetter {
+        DeadLetter {
+            topic: "t".to_owned(),
+            partition: 0,
+            offset: 1,
+            timestamp: None,
+            key: None,
+            value: value.map(|value| value.as_bytes().to_vec()),
+            headers: vec![("h".to_owned(), None)],
+            reason: String::new(),
+        }
+    }
+
+    /// D1: an event with the record that it came in, which is there to be refused by the store.
+    #[test]
+    fn a_record_is_an_event_a_tombstone_or_malformed() {
+        let good = record(Some(r#"{"event_id":"e","product_id":"p","quantity_change":-5}"#));
+        let Content::Event { event, original } = decode(good.clone()) else { panic!("an event") };
+        assert_eq!((event.id.as_str(), event.product.as_str(), event.quantity_change), ("e", "p", -5));
+        assert_eq!(*original, good);
+        assert_eq!(decode(record(None)), Content::Tombstone);
+        let bad = record(Some(r#"{"event_id":"e","product_id":"p"}"#));
+        let Content::Malformed(letter) = decode(bad.clone()) else { panic!("malformed") };
+        assert!(letter.reason.contains("quantity_change"), "{}", letter.reason);
+        assert_eq!(DeadLetter { reason: String::new(), ..*letter }, bad);
+    }
 
     #[test]
     fn a_panic_in_a_reader_is_nothing_read() {

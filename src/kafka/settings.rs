@@ -194,6 +194,14 @@ impl Settings {
 
     /// For the consumer that hands records on.
     pub(super) fn for_consumer(&self) -> ClientConfig {
+        let mut config = self.plain_consumer();
+        // The only place where librdkafka says that a topic was replaced by another one of its name.
+        let debug = self.properties.get(properties::DEBUG).map_or_else(String::new, |wanted| format!("{wanted},"));
+        config.set(properties::DEBUG, format!("{debug}metadata")).set_log_level(RDKafkaLogLevel::Debug);
+        config
+    }
+
+    fn plain_consumer(&self) -> ClientConfig {
         let mut config = self.client(|_| true);
         config.set("group.id", &self.group);
         config.extend(properties::OF_CONSUMER.map(|(name, value)| (name.to_owned(), value.to_owned())));
@@ -202,7 +210,7 @@ impl Settings {
 
     /// For a consumer that looks at the log and goes away; it never joins the group.
     pub(super) fn for_look(&self) -> ClientConfig {
-        let mut config = self.for_consumer();
+        let mut config = self.plain_consumer();
         // Two clients with one instance id would fence each other.
         config.remove("group.instance.id");
         config.set("enable.partition.eof", "true").set("statistics.interval.ms", "0").set("fetch.wait.max.ms", "50");
@@ -221,7 +229,8 @@ impl Settings {
             .filter(|(name, _)| wanted(name))
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect();
-        config.set_log_level(RDKafkaLogLevel::Info);
+        let wants_debug = self.properties.contains_key(properties::DEBUG);
+        config.set_log_level(if wants_debug { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Info });
         config
     }
 }

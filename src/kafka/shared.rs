@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -113,6 +113,12 @@ impl Shared {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.metrics.last_error.set(now.as_secs().cast_signed());
         self.trouble.lock().last_error = Some(error);
+    }
+
+    /// The log is not what it was: offsets that were good may not fit it any more, and are looked at again.
+    pub(super) fn begin_again(&self, not_before: Instant) {
+        let again = self.assignment.lock().begin_again(not_before);
+        self.close(&again);
     }
 
     /// These partitions are not consumed here any more.

@@ -3,7 +3,8 @@
 /// What a consumer is doing at a moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    /// Whether it has been given partitions, if only none, since it started.
+    /// Whether it knows what it has been given, if only nothing. A member that lost all its partitions does not, until the
+    /// group tells it.
     pub joined: bool,
     /// The partitions it has been given, consumed yet or not.
     pub assigned: Vec<i32>,
@@ -33,7 +34,7 @@ impl Status {
         let unavailable = || self.unavailable.as_ref().map(|what| format!("the store is unavailable: {what}"));
         let disconnected = || self.disconnected.as_ref().map(|what| format!("no broker can be reached: {what}"));
         let waiting = || self.waiting.clone();
-        let joined = || (!self.joined).then(|| "no partitions have been assigned yet".to_owned());
+        let joined = || (!self.joined).then(|| "no partitions are assigned yet".to_owned());
         self.failed.clone().or_else(stopped).or_else(unavailable).or_else(disconnected).or_else(waiting).or_else(joined)
     }
 }

@@ -52,6 +52,25 @@ impl<T> Slab<T> {
         self.chunks.get(chunk)?.get()?.get(offset)?.0.get()
     }
 
+    /// The entries from place `from` up to `to`, in the order they came; ends at the first that is not stored yet.
+    pub(crate) fn range(&self, from: u32, to: u32) -> impl Iterator<Item = (Index, &T)> {
+        (from..to).map_while(|index| Some((Index(index), self.get(Index(index))?)))
+    }
+
+    /// How many of the first `count` entries are `before`, which none is that comes after one that is not.
+    pub(crate) fn partition_point(&self, count: u32, mut before: impl FnMut(&T) -> bool) -> u32 {
+        let (mut least, mut most) = (0, count);
+        while least < most {
+            let middle = least + (most - least) / 2;
+            if self.get(Index(middle)).is_some_and(&mut before) {
+                least = middle + 1;
+            } else {
+                most = middle;
+            }
+        }
+        least
+    }
+
     /// Every entry stored before this call, in the order they came.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         // Acquire: an upper bound; entries still being stored are skipped.
@@ -80,5 +99,19 @@ mod tests {
             assert_eq!(slab.get(index), Some(&n));
         }
         assert!(slab.iter().copied().eq(0..5000));
+        assert!(slab.range(1000, 5000).map(|(index, n)| (Some(n), slab.get(index))).eq((1000..5000).map(|n| {
+            let n = slab.get(Index(n));
+            (n, n)
+        })));
+    }
+
+    #[test]
+    fn sorted_entries_are_found_by_halves() {
+        let slab = Slab::new();
+        assert_eq!(slab.partition_point(0, |_: &u32| true), 0);
+        assert!((0..3000).all(|n| slab.push(2 * n).is_ok()));
+        for bound in [0, 1, 2, 3, 2047, 2048, 5997, 5998, 5999, 7000] {
+            assert_eq!(slab.partition_point(3000, |n| *n < bound), bound.div_ceil(2).min(3000), "{bound}");
+        }
     }
 }

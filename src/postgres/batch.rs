@@ -110,7 +110,7 @@ pub(super) enum Written {
 /// What was not as a batch expected it. Something is: else it would have been committed.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Missed {
-    /// Accounts whose rows are others by now. Not complete.
+    /// Accounts among which are all whose rows are others by now.
     pub(super) accounts: Vec<String>,
     /// Whether an id was used meanwhile.
     pub(super) ids: bool,

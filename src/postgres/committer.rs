@@ -81,6 +81,7 @@ impl<D: Database> Committer<D> {
                 Job::TakeOver { topic, partitions, answer } => give(answer, self.take_over(&topic, &partitions).await),
                 Job::DeadLetters { limit, answer } => give(answer, self.dead_letters(limit).await),
                 Job::Published { numbers, answer } => give(answer, self.published(&numbers).await),
+                Job::End => return,
             }
         }
     }
@@ -244,7 +245,6 @@ impl<D: Database> Committer<D> {
             self.wary = WARY;
             retry.ids = true;
         }
-        // The list may not be complete; what was locked was as expected, or is new.
         if !missed.accounts.is_empty() {
             retry.lock = true;
             for AccountChange { id, .. } in &changes.accounts {
@@ -271,14 +271,7 @@ impl<D: Database> Committer<D> {
     }
 
     /// Remembers what was committed, and answers.
-    fn finish(
-        &mut self,
-        batch: &mut Batch,
-        asks: &Asks,
-        decision: &Decision,
-        changes: Changes,
-        committed: Committed,
-    ) {
+    fn finish(&mut self, batch: &mut Batch, asks: &Asks, decision: &Decision, changes: Changes, committed: Committed) {
         let records = settle(changes.records, committed);
         for AccountChange { id, after, .. } in changes.accounts {
             self.accounts.insert(id, after);

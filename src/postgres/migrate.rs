@@ -3,7 +3,7 @@
 use tokio_postgres::Client;
 
 use super::error::PgError;
-use super::link::{fault, Link};
+use super::link::{Link, fault};
 
 /// In their order; the first is version 1. One that was released is never changed.
 const MIGRATIONS: [&str; 1] = [include_str!("migrations/0001_ledger.sql")];
@@ -36,8 +36,7 @@ async fn bring_up(client: &Client) -> Result<(), PgError> {
     }
     for (version, migration) in (1..).zip(MIGRATIONS) {
         if version > found {
-            let step =
-                format!("BEGIN; {migration}; INSERT INTO equipoise_schema (version) VALUES ({version}); COMMIT");
+            let step = format!("BEGIN; {migration}; INSERT INTO equipoise_schema (version) VALUES ({version}); COMMIT");
             if let Err(error) = client.batch_execute(&step).await {
                 let _ = client.batch_execute("ROLLBACK").await;
                 return Err(failed(error));

@@ -22,4 +22,4 @@ mod write;
 pub use error::PgError;
 pub use read::Listing;
 pub use settings::Settings;
-pub use store::PgStore;
+pub use store::{PgStore, Queued};

@@ -164,7 +164,10 @@ pub struct Listing {
 
 impl std::fmt::Debug for Listing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Listing").field("prefix", &self.prefix).field("sequence", &self.sequence).finish_non_exhaustive()
+        f.debug_struct("Listing")
+            .field("prefix", &self.prefix)
+            .field("sequence", &self.sequence)
+            .finish_non_exhaustive()
     }
 }
 

@@ -5,6 +5,11 @@
 
 use tokio_postgres::{Client, Error, Statement};
 
+/// Every row is found by its key, in the order in which the keys were given, however small a table is and whatever the
+/// statistics say.
+pub(super) const PLANS: &str = "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off;
+    SET enable_mergejoin = off; SET jit = off";
+
 /// READ COMMITTED whatever the database's default: each statement must see what was committed while it waited.
 pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE";
 
@@ -23,7 +28,8 @@ const IDS: &str = "SELECT * FROM journal j
     WHERE (j.batch, j.place) IN (SELECT batch, place FROM processed_events WHERE event_id = ANY($1))
     ORDER BY j.sequence, j.member";
 
-/// The stock is compared as well: it may have been changed by hand.
+/// Needed where some accounts are changed and others only met: both are taken in one order. The stock is compared as well:
+/// it may have been changed by hand.
 const LOCK_ACCOUNTS: &str = "SELECT p.sku
     FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS expected (sku, stock, version)
     JOIN products p ON p.sku = expected.sku
@@ -37,12 +43,14 @@ const INSERT_ACCOUNTS: &str = "INSERT INTO products (sku, current_stock, version
     ORDER BY sku COLLATE \"C\"
     ON CONFLICT DO NOTHING";
 
+/// Takes the rows in the order of the arrays: see [`PLANS`].
 const UPDATE_ACCOUNTS: &str = "UPDATE products p
     SET current_stock = changed.stock, version = changed.version, updated_at = now(),
         last_event_id = coalesce(changed.event, p.last_event_id), batch = $6::bigint, place = changed.place
-    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::integer[])
-        AS changed (sku, stock, version, event, place)
-    WHERE p.sku = changed.sku";
+    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::integer[], $7::bigint[], $8::bigint[])
+        AS changed (sku, stock, version, event, place, expected_stock, expected_version)
+    WHERE p.sku = changed.sku
+        AND p.version = changed.expected_version AND p.current_stock = changed.expected_stock";
 
 const INSERT_IDS: &str = "INSERT INTO processed_events (event_id, product_id, batch, place, member)
     SELECT id, account, $5::bigint, place, member

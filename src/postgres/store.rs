@@ -46,9 +46,15 @@ impl PgStore {
     pub async fn connect(settings: &Settings) -> Result<Self, PgError> {
         let connector = Connector::new(settings)?;
         let latest = Instant::now() + settings.wait_for_start;
+        let mut told = false;
         let session = loop {
             match start(&connector, settings.patience).await {
-                Err(PgError::Unavailable { .. }) if Instant::now() < latest => sleep(BETWEEN_TRIES).await,
+                Err(PgError::Unavailable { what }) if Instant::now() < latest => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!("waiting for PostgreSQL: {what}");
+                    }
+                    sleep(BETWEEN_TRIES).await;
+                }
                 started => break started?,
             }
         };
@@ -69,10 +75,22 @@ impl PgStore {
     /// [`PgError`]. After `Unavailable` nobody knows whether it was decided: the same request again finds out, if it carries
     /// an id.
     pub async fn submit(&self, request: Request) -> Result<Outcome, PgError> {
+        self.enqueue(request).await?.outcome().await
+    }
+
+    /// As [`PgStore::submit`], in two steps: when it returns the request has its place in the queue, before those that come
+    /// later.
+    ///
+    /// # Errors
+    /// [`PgError::Refused`], [`PgError::Closed`].
+    pub async fn enqueue(&self, request: Request) -> Result<Queued, PgError> {
         if request.members().iter().any(|member| matches!(member.operation.kind(), Kind::Post { .. })) {
             return Err(PgError::Refused { what: "postings cannot be kept here".to_owned() });
         }
-        self.ask(|answer| Job::Batched(Work::Call { request, answer })).await
+        let (answer, answered) = oneshot::channel();
+        let job = Job::Batched(Work::Call { request, answer });
+        self.queue.send(job).await.map_err(|_| PgError::Closed)?;
+        Ok(Queued(answered))
     }
 
     /// The newest committed state of `account`; None when nobody opened it.
@@ -118,10 +136,10 @@ impl PgStore {
     }
 
     /// Takes no more work, and waits until what it took is answered.
-    pub async fn close(self) {
-        let PgStore { queue, committer, .. } = self;
-        drop(queue);
-        if let Some(committer) = committer.into_inner() {
+    pub async fn close(&self) {
+        // It may have ended before.
+        let _ = self.queue.send(Job::End).await;
+        if let Some(committer) = self.committer.lock().await.take() {
             // It does not panic; if it did, that was printed.
             let _ = committer.await;
         }
@@ -131,6 +149,20 @@ impl PgStore {
         let (answer, answered) = oneshot::channel();
         self.queue.send(job(answer)).await.map_err(|_| PgError::Closed)?;
         answered.await.map_err(|_| PgError::Closed)?
+    }
+}
+
+/// A request in the queue.
+#[derive(Debug)]
+pub struct Queued(oneshot::Receiver<Result<Outcome, PgError>>);
+
+impl Queued {
+    /// Its outcome, when that is durable; once. May be dropped and called again before.
+    ///
+    /// # Errors
+    /// [`PgError`], as of [`PgStore::submit`].
+    pub async fn outcome(&mut self) -> Result<Outcome, PgError> {
+        (&mut self.0).await.map_err(|_| PgError::Closed)?
     }
 }
 

@@ -17,9 +17,21 @@ pub(super) type Answer<T> = oneshot::Sender<Result<T, PgError>>;
 /// Something for the committer to do.
 pub(super) enum Job {
     Batched(Work),
-    TakeOver { topic: String, partitions: Vec<i32>, answer: Answer<Vec<Position>> },
-    DeadLetters { limit: usize, answer: Answer<Vec<StoredDeadLetter>> },
-    Published { numbers: Vec<i64>, answer: Answer<()> },
+    TakeOver {
+        topic: String,
+        partitions: Vec<i32>,
+        answer: Answer<Vec<Position>>,
+    },
+    DeadLetters {
+        limit: usize,
+        answer: Answer<Vec<StoredDeadLetter>>,
+    },
+    Published {
+        numbers: Vec<i64>,
+        answer: Answer<()>,
+    },
+    /// Nothing that comes after it.
+    End,
 }
 
 /// What is decided and kept together with what else waits.
@@ -236,12 +248,7 @@ impl Batch {
         }
     }
 
-    fn outcome(
-        &self,
-        work: usize,
-        verdict: Option<&Verdict>,
-        records: &[Arc<Record>],
-    ) -> Result<Outcome, PgError> {
+    fn outcome(&self, work: usize, verdict: Option<&Verdict>, records: &[Arc<Record>]) -> Result<Outcome, PgError> {
         let lost = || PgError::Failed { what: "a verdict without its record".to_owned() };
         match verdict.ok_or_else(lost)? {
             Verdict::Decided { place, member, replayed } => {

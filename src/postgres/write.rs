@@ -74,6 +74,9 @@ struct Columns<'a> {
     version: Vec<i64>,
     event: Vec<Option<&'a str>>,
     place: Vec<i32>,
+    /// Before the change; nothing where there was no row.
+    expected_stock: Vec<i64>,
+    expected_version: Vec<i64>,
 }
 
 impl<'a> Columns<'a> {
@@ -83,6 +86,10 @@ impl<'a> Columns<'a> {
         self.version.push(change.after.version.cast_signed());
         self.event.push(change.event.as_ref().map(|event| event.as_str()));
         self.place.push(change.place as i32);
+        if let Some(before) = change.before {
+            self.expected_stock.push(before.amount);
+            self.expected_version.push(before.version.cast_signed());
+        }
     }
 
     fn params<'p>(&'p self, batch: &'p i64) -> Params<'p> {
@@ -207,7 +214,7 @@ impl<'a> Batch<'a> {
     }
 
     fn queue<'p>(&'p self, pipeline: &mut Pipeline<'p>, statements: &'p Statements, number: &'p i64) {
-        if !self.expected_id.is_empty() {
+        if self.expected_id.len() > self.changed.id.len() {
             let expected: Params<'p> = vec![&self.expected_id, &self.expected_stock, &self.expected_version];
             pipeline.rows(Part::Expected, &statements.lock_accounts, expected);
         }
@@ -215,7 +222,9 @@ impl<'a> Batch<'a> {
             pipeline.count(Part::Opened, &statements.insert_accounts, self.opened.params(number));
         }
         if !self.changed.id.is_empty() {
-            pipeline.count(Part::Changed, &statements.update_accounts, self.changed.params(number));
+            let mut changed = self.changed.params(number);
+            changed.extend([&self.changed.expected_stock as &(dyn ToSql + Sync), &self.changed.expected_version]);
+            pipeline.count(Part::Changed, &statements.update_accounts, changed);
         }
         if !self.ids.id.is_empty() {
             let Ids { id, account, place, member } = &self.ids;
@@ -257,7 +266,9 @@ impl<'a> Batch<'a> {
                     let stepped = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
                     let stepped = stepped.collect::<Result<HashSet<(&str, i32)>, Error>>()?;
                     let asked = self.offsets.topic.iter().zip(&self.offsets.partition);
-                    for (topic, partition) in asked.filter(|(topic, partition)| !stepped.contains(&(*topic, **partition))) {
+                    for (topic, partition) in
+                        asked.filter(|(topic, partition)| !stepped.contains(&(*topic, **partition)))
+                    {
                         let (topic, partition) = ((*topic).to_owned(), *partition);
                         missed.offsets.push(OffsetFound { topic, partition, epoch: -1, next: None });
                     }

@@ -37,7 +37,8 @@ fn events(batch: i64) -> Vec<Event> {
 /// Consumes and calls while something happens, then compares: everything once.
 async fn work(database: &Database, url: &str, batches: i64) {
     let store = Arc::new(PgStore::connect(&settings(url)).await.expect("a store"));
-    call(&store, Request::single(create("called", 0).members()[0].operation.clone(), Some(crate::harness::id("open")))).await;
+    call(&store, Request::single(create("called", 0).members()[0].operation.clone(), Some(crate::harness::id("open"))))
+        .await;
     let caller = {
         let store = store.clone();
         tokio::spawn(async move {
@@ -48,6 +49,7 @@ async fn work(database: &Database, url: &str, batches: i64) {
         })
     };
     let mut partition = Partition::take(&store, 0).await;
+    let first = partition.0.next.unwrap_or(0);
     for batch in 0..batches {
         let applied = partition.apply(&store, &events(batch)).await.expect("neither fenced nor failed");
         assert_eq!((applied.dead_letters, applied.rejected), (0, 0));
@@ -57,7 +59,7 @@ async fn work(database: &Database, url: &str, batches: i64) {
     assert_eq!(database.one::<i64>(stock).await, batches * 100);
     assert_eq!(database.one::<i64>("SELECT current_stock FROM products WHERE sku = 'called'").await, batches * 4);
     assert_eq!(database.one::<i64>("SELECT count(*) FROM dead_letters").await, 0);
-    assert_eq!(database.one::<i64>("SELECT next_offset FROM consumer_offsets").await, batches * 50);
+    assert_eq!(database.one::<i64>("SELECT next_offset FROM consumer_offsets").await, first + batches * 50);
     database.check().await;
 }
 
@@ -131,18 +133,17 @@ async fn sessions_are_terminated() {
         let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
             WHERE datname = current_database() AND application_name = 'equipoise'";
         let mut killed = 0;
-        for _ in 0..100 {
-            tokio::time::sleep(Duration::from_millis(30)).await;
+        while killed < 40 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
             killed += killer.query(kill, &[]).await.expect("killed").len();
         }
-        killed
     });
     let mut batches = 0;
     while !killing.is_finished() {
         batches += 20;
         work(&database, &database.url, batches).await;
     }
-    assert!(killing.await.expect("no panic") > 20);
+    killing.await.expect("no panic");
 }
 
 /// D6, case A18: a row that somebody else holds is not waited for without end, and nothing is lost by it.

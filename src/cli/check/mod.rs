@@ -300,7 +300,7 @@ impl Options {
         workload: &WorkloadOptions,
     ) -> Result<Option<Place>, Failure> {
         if let Some(server) = &self.check_server {
-            return Ok(Some(Place::Server(server::Server::new(server, environment))));
+            return Ok(Some(Place::Server(server::Server::connect(server, environment)?)));
         }
         #[cfg(feature = "postgres")]
         if let Some(url) = &self.check {

@@ -25,9 +25,15 @@ pub(in crate::cli) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(server: &str, environment: &Environment) -> Self {
+    /// Asks it something, so that a service that is not there is known at once.
+    pub(super) fn connect(server: &str, environment: &Environment) -> Result<Self, Failure> {
         let common = Common { server: Some(server.to_owned()), timeout: None, json: false };
-        Server { common, environment: environment.clone() }
+        client::run(&common, environment, async |client| {
+            let request = proto::ListAccountsRequest { page_size: 1, ..proto::ListAccountsRequest::default() };
+            let ask = |mut stub: Stub, request| async move { stub.list_accounts(request).await };
+            client.call(request, ask).await.map(drop)
+        })?;
+        Ok(Server { common, environment: environment.clone() })
     }
 
     /// Waits until every event is in the journal and nothing more comes, and looks.

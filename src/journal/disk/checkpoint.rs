@@ -267,7 +267,7 @@ pub(super) fn read(file: &dyn File, mut each: impl FnMut(Recorded)) -> Result<He
     noted(file, &header)?;
     let mut offset = header.accounts_at();
     let (mut accounts, mut total) = (0, 0_i128);
-    let mut last: Option<AccountId> = None;
+    let mut last = String::new();
     let mut block = Vec::new();
     while accounts < header.accounts {
         let at = offset;
@@ -287,10 +287,12 @@ pub(super) fn read(file: &dyn File, mut each: impl FnMut(Recorded)) -> Result<He
         let mut bytes = Bytes(&block);
         while !bytes.0.is_empty() {
             let account = account(&mut bytes).ok_or_else(|| wrong("a malformed account"))?;
-            if last.as_ref().is_some_and(|last| *last >= account.id) {
+            let id = account.id.as_str();
+            if last.as_str() >= id {
                 return Err(wrong("accounts out of order"));
             }
-            last = Some(account.id.clone());
+            last.clear();
+            last.push_str(id);
             accounts += 1;
             total += i128::from(account.state.amount);
             each(account);

@@ -61,6 +61,7 @@
 //! the length of a section (u64), the highest number of a parked record, and the section's CRC32C; the section stands between header
 //! and blocks: changes of kind 1 in the order of the names, then of kind 2 in that of the numbers, without flags.
 
+mod ahead;
 mod batch;
 mod bytes;
 pub(crate) mod checkpoint;
@@ -82,6 +83,7 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 
+use self::ahead::ahead;
 use self::batch::Draft;
 use self::checkpoint::{Moment, Writing};
 use self::files::{CHECKPOINTS, Files, JOURNAL};
@@ -130,7 +132,8 @@ impl Disk {
             return Err(OpenError::Setting { setting: "segment_bytes", expected, value: segment_bytes.to_string() });
         }
         let segment_bytes = segment_bytes.next_multiple_of(batch::ALIGNMENT as u64);
-        let found = recover(&*files, &mut recovery)?;
+        let cannot = |error| OpenError::Io { path: files.path(JOURNAL), what: "start a thread to read", error };
+        let found = ahead(&mut recovery, |recovery| recover(&*files, recovery)).map_err(cannot)??;
         // From here on it is good, and may be written to.
         tidy(&*files, &found.unused)?;
         let spare = Spare::new(files.clone(), segment_bytes);

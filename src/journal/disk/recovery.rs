@@ -17,10 +17,19 @@ use crate::account::AccountId;
 use crate::journal::Noted;
 use crate::opening::{Event, OpenError, Progress};
 
+/// What is found, in this order.
+pub(crate) enum Recovered {
+    /// An account of the checkpoint, in ascending order of their ids.
+    Loaded(Recorded),
+    /// What came until now was a damaged checkpoint's, and does not count.
+    Forgotten,
+    /// What an entry after the checkpoint made of an account; a later one of the same account counts.
+    Changed(Recorded),
+}
+
 /// Who takes what is recovered, and hears of it.
 pub(crate) struct Recovery<'a> {
-    /// Takes the state of an account; a later one of the same account counts.
-    pub(crate) install: &'a mut dyn FnMut(Recorded) -> Result<(), OpenError>,
+    pub(crate) install: &'a mut dyn FnMut(Recovered) -> Result<(), OpenError>,
     pub(crate) progress: &'a mut dyn FnMut(Progress) -> ControlFlow<()>,
     pub(crate) tell: &'a dyn Fn(&Event),
 }
@@ -202,22 +211,20 @@ fn load_checkpoint(
     for sequence in sequences {
         let name = checkpoint::name(sequence);
         let file = open(files, &name)?;
-        // Twice: nothing of a damaged one may stay behind.
-        let checked = checkpoint::read(&*file, |_| {});
+        let mut failed = Ok(());
+        let checked = checkpoint::read(&*file, |account| {
+            if failed.is_ok() {
+                failed = (recovery.install)(Recovered::Loaded(account));
+            }
+        });
+        failed?;
         match checked {
             Ok(header) if header.sequence == sequence => {
-                let mut failed = Ok(());
-                let install = |account| {
-                    if failed.is_ok() {
-                        failed = (recovery.install)(account);
-                    }
-                };
-                checkpoint::read(&*file, install).map_err(|what| damaged(files.path(&name), 0, what))?;
-                failed?;
                 let noted = checkpoint::noted(&*file, &header).map_err(|what| damaged(files.path(&name), 0, what))?;
                 return Ok(Some((header, noted)));
             }
             checked => {
+                (recovery.install)(Recovered::Forgotten)?;
                 let what = checked.err().unwrap_or_else(|| "it is at another sequence than its name says".to_owned());
                 (recovery.tell)(&Event::CheckpointDamaged { file: files.path(&name), what });
             }
@@ -239,6 +246,8 @@ struct Scan<'a, 'r> {
     end: Option<End>,
     unused: Vec<u64>,
     progress: Progress,
+    /// What the last image was read into, for the next.
+    buffer: Vec<u8>,
 }
 
 impl<'a, 'r> Scan<'a, 'r> {
@@ -255,11 +264,11 @@ impl<'a, 'r> Scan<'a, 'r> {
         }
         let progress = Progress { replayed: 0, bytes: 0, total_bytes };
         let images = Vec::from(numbers).into_iter();
-        let (end, unused) = (None, Vec::new());
-        Ok(Scan { files, recovery, covered, fold: None, noted: false, images, end, unused, progress })
+        let (end, unused, buffer) = (None, Vec::new(), Vec::new());
+        Ok(Scan { files, recovery, covered, fold: None, noted: false, images, end, unused, progress, buffer })
     }
 
-    fn image(&self, number: u64) -> Result<Image, OpenError> {
+    fn image(&mut self, number: u64) -> Result<Image, OpenError> {
         let name = segment::name(number);
         let file = open(self.files, &name)?;
         let failed = || cannot("read", self.files.path(&name));
@@ -268,7 +277,8 @@ impl<'a, 'r> Scan<'a, 'r> {
         let (mut bytes, mut blank) = (Vec::new(), false);
         match header {
             Ok(header) => {
-                bytes = vec![0; usize::try_from(length.min(header.length)).unwrap_or(usize::MAX)];
+                bytes = std::mem::take(&mut self.buffer);
+                bytes.resize(usize::try_from(length.min(header.length)).unwrap_or(usize::MAX), 0);
                 let read = read_full(&*file, &mut bytes, 0).map_err(failed())?;
                 bytes.truncate(read);
             }
@@ -282,7 +292,11 @@ impl<'a, 'r> Scan<'a, 'r> {
         let Some(number) = self.images.next() else { return Ok(None) };
         let image = self.image(number)?;
         match image.header {
-            Ok(header) => self.segment(&image, header, before).map(Some),
+            Ok(header) => {
+                let segment = self.segment(&image, header, before)?;
+                self.buffer = image.bytes;
+                Ok(Some(segment))
+            }
             Err(_) if self.images.len() == 0 && image.blank => {
                 self.unused.push(number);
                 Ok(None)
@@ -384,7 +398,8 @@ impl<'a, 'r> Scan<'a, 'r> {
                 for change in member.map_err(Stop::Malformed)?.changes {
                     let id = AccountId::new(change.account)
                         .map_err(|_| Stop::Malformed("an account's id that cannot be"))?;
-                    (self.recovery.install)(Recorded { id, state: change.state, sequence }).map_err(Stop::Error)?;
+                    let changed = Recovered::Changed(Recorded { id, state: change.state, sequence });
+                    (self.recovery.install)(changed).map_err(Stop::Error)?;
                 }
             }
         }

@@ -155,8 +155,7 @@ impl Spare {
                 Err(error) => {
                     if self.short.get() == 0 {
                         self.short.add(1);
-                        let (path, needed) = (self.files.path(JOURNAL), self.length);
-                        tell(&Event::NoRoom { path, needed, error: error.to_string() });
+                        tell(&self.failed(&error));
                     }
                     let mut state = self.state.lock();
                     if !state.closed {
@@ -164,6 +163,14 @@ impl Spare {
                     }
                 }
             }
+        }
+    }
+
+    fn failed(&self, error: &io::Error) -> Event {
+        let (path, needed, what) = (self.files.path(JOURNAL), self.length, error.to_string());
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Event::NoRoom { path, needed, error: what },
+            _ => Event::SegmentFailed { path, error: what },
         }
     }
 }

@@ -11,7 +11,7 @@ use super::common::Random;
 use super::disk::{Disk, End};
 use super::workload::{Caller, Events, Known, Shown, begin, checkpoint, open, reopen, roll};
 use super::{common, depth};
-use crate::journal::disk::recovery::Recovery;
+use crate::journal::disk::recovery::{Recovered, Recovery};
 use crate::journal::disk::{batch, checkpoint as checkpoints, segment};
 
 /// Every account: balance, version, and sequence of its last change.
@@ -70,7 +70,11 @@ impl Journal {
         let events = Events::default();
         let mut accounts = Accounts::new();
         let recovery = Recovery {
-            install: &mut |recorded| {
+            install: &mut |recovered| {
+                let (Recovered::Loaded(recorded) | Recovered::Changed(recorded)) = recovered else {
+                    accounts.clear();
+                    return Ok(());
+                };
                 let state = (recorded.state.amount, recorded.state.version, recorded.sequence);
                 accounts.insert(recorded.id.as_str().to_owned(), state);
                 Ok(())

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::disk::{Disk, End, Fault};
 use super::workload::{Known, Shown, begin, eventually, fill_applied, open, reopen, roll};
-use equipoise::Durability;
+use equipoise::{Durability, Event};
 
 const SPARE: &str = "journal/spare";
 const UNFINISHED: &str = "journal/spare.tmp";
@@ -82,6 +82,27 @@ fn a_close_on_a_full_disk_ends() {
     disk.limit(None);
     known.check(&reopen(&disk.after(End::WorstPowerCut)), &Shown::default());
     assert!(known.sequence > 5);
+}
+
+/// E6: a device that fails while the next segment is made is told of as that, not as full; once it works there is a segment.
+#[test]
+fn a_segment_that_cannot_be_made_says_why() {
+    let disk = Disk::new();
+    let (ledger, events) = open(&disk, 1_000);
+    let ledger = ledger.expect("opens");
+    begin(&ledger);
+    assert!(eventually(|| disk.names().contains(&SPARE.to_owned())));
+    disk.hold(Some(UNFINISHED));
+    assert!(roll(&ledger));
+    assert!(eventually(|| disk.names().contains(&UNFINISHED.to_owned())));
+    // Nobody but its maker calls the disk now.
+    disk.fail(disk.calls() + 1, Fault::Failed);
+    disk.hold(None);
+    let told = |wanted: fn(&Event) -> bool| eventually(|| events.lock().iter().any(wanted));
+    assert!(told(|event| matches!(event, Event::RoomAgain)), "{}", disk.last_calls());
+    assert!(told(|event| matches!(event, Event::SegmentFailed { error, .. } if error == "simulated EIO")));
+    assert!(!events.lock().iter().any(|event| matches!(event, Event::NoRoom { .. })));
+    assert!(roll(&ledger));
 }
 
 /// C1: what a process answers after another died between the rename of a segment and the sync of its folder is not taken

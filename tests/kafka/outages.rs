@@ -1,0 +1,107 @@
+//! A store and a broker that do not answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+
+use crate::broker::{Topic, unique};
+use crate::service::{Service, settings, settings_at};
+use crate::store::Memory;
+
+/// D6: an unavailable store is asked again with the same, and nothing is lost or doubled when it had done it all along.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unavailable_store_is_asked_again() {
+    let topic = Topic::new("unavailable", 3).await;
+    let store = Arc::new(Memory::default());
+    store.order(|orders| {
+        orders.take_over_unavailable = 3;
+        orders.unavailable = 4;
+        orders.answers_lost = 3;
+    });
+    topic.write_events("n", 0..10_000, 3);
+    let service = Service::start(settings(&topic, &[]), &store);
+    service.until("trouble", |it| it.status().not_ready().is_some_and(|why| why.contains("unavailable"))).await;
+    service.until_events(10_000).await;
+    service.until("an end of it", |it| it.status().not_ready().is_none()).await;
+    assert_eq!(store.records(), 10_000);
+    assert_eq!(service.metrics.apply_retries.get(), 7);
+    assert_eq!((service.metrics.fenced.get(), service.metrics.rebalances.get()), (0, 1));
+    service.stop().await;
+}
+
+/// D6: while the store is away for longer than the longest poll interval, the member stays one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_outage_of_the_store_costs_no_membership() {
+    let topic = Topic::new("outage", 1).await;
+    let store = Arc::new(Memory::default());
+    let service = Service::start(settings(&topic, &[]), &store);
+    service.until("the partition", |it| it.consuming() == [0]).await;
+    store.order(|orders| orders.unavailable = usize::MAX);
+    topic.write_events("n", 0..30_000, 1);
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    assert_eq!((store.records(), service.metrics.rebalances.get()), (0, 1));
+    assert!(service.metrics.consumed.get() < 20_000, "what waits is bounded");
+    store.order(|orders| orders.unavailable = 0);
+    service.until_events(30_000).await;
+    assert_eq!((store.records(), service.metrics.rebalances.get()), (30_000, 1));
+    service.stop().await;
+}
+
+/// D6: a store that needs somebody ends the consuming, with the reason, and the others get the partitions.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_store_ends_the_consuming() {
+    let topic = Topic::new("failed", 2).await;
+    let broken = Arc::new(Memory::default());
+    broken.order(|orders| orders.failed = true);
+    topic.write_events("n", 0..100, 2);
+    let service = Service::start(settings(&topic, &[]), &broken);
+    service.until("the failure", |it| it.status().not_ready().is_some_and(|why| why.contains("told so"))).await;
+    assert_eq!(broken.records(), 0);
+    let other = Service::start(settings(&topic, &[]), &Arc::default());
+    other.until_events(100).await;
+    service.stop().await;
+    other.stop().await;
+}
+
+/// D6: so does a store that panics.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_panics_ends_the_consuming() {
+    let topic = Topic::new("panics", 1).await;
+    let store = Arc::new(Memory::default());
+    store.order(|orders| orders.panics = true);
+    topic.write_events("n", 0..10, 1);
+    let service = Service::start(settings(&topic, &[]), &store);
+    service.until("the failure", |it| it.status().not_ready().is_some_and(|why| why.contains("panicked"))).await;
+    service.stop().await;
+}
+
+/// D6: a broker that is away for a while is waited for; without one, stopping takes no longer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_goes_away_is_waited_for() {
+    let cluster: MockCluster<'_, DefaultProducerContext> = MockCluster::new(1).unwrap();
+    let topic = Topic { name: unique("mock") };
+    cluster.create_topic(&topic.name, 2, 1).unwrap();
+    let store = Arc::new(Memory::default());
+    let brokers = cluster.bootstrap_servers();
+    let service = Service::start(settings_at(&brokers, &topic, &[]), &store);
+    service.until("the partitions", |it| it.consuming().len() == 2).await;
+    cluster.broker_down(1).unwrap();
+    service.until("no broker", |it| it.status().disconnected.is_some()).await;
+    cluster.broker_up(1).unwrap();
+    service.until("the broker", |it| it.status().not_ready().is_none() && it.consuming().len() == 2).await;
+    cluster.broker_down(1).unwrap();
+    service.until("no broker", |it| it.status().disconnected.is_some()).await;
+    service.stop().await;
+}
+
+/// Without any broker, it starts, says why nothing is consumed, and stops in time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_without_a_broker_is_no_failure() {
+    let topic = Topic { name: unique("nobody") };
+    let service = Service::start(settings_at("127.0.0.1:1", &topic, &[]), &Arc::default());
+    service.until("the reason", |it| it.status().not_ready().is_some_and(|why| why.contains("no broker"))).await;
+    assert_eq!(service.status().failed, None);
+    service.stop().await;
+}
