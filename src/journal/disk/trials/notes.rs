@@ -106,7 +106,7 @@ impl Consumer {
             }
             note.after = note.after.max(ledger.submit(good(number, offset))?.sequence());
         }
-        note.advances.push(Advance { source: source(number), from, next, fingerprint: next * 7 });
+        note.advances.push(Advance { source: source(number), from, next, fingerprint: next * 7, anew: false });
         note.unparked = ledger.parked(self.random.below(2)).iter().map(|parked| parked.number).collect();
         Ok(note)
     }
@@ -213,7 +213,8 @@ fn positions_are_never_ahead_between_two_segments() {
 
 /// A note of so much that it takes several batches.
 fn large(ledger: &Ledger, from: Option<i64>) -> Note {
-    let advances = vec![Advance { source: "large".to_owned(), from, next: from.unwrap_or(0) + 5, fingerprint: 0 }];
+    let advances =
+        vec![Advance { source: "large".to_owned(), from, next: from.unwrap_or(0) + 5, fingerprint: 0, anew: false }];
     Note { after: ledger.sequence(), advances, parked: vec![vec![7; 700_000]; 4], unparked: Vec::new() }
 }
 
