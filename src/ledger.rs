@@ -250,7 +250,7 @@ impl Ledger {
     /// # let ledger = Ledger::new();
     /// # let alice = AccountId::new("alice")?;
     /// let after = ledger.create(&alice, 100)?[0].sequence;
-    /// let read = Advance { source: "orders/0".to_owned(), from: None, next: 17, fingerprint: 0 };
+    /// let read = Advance { source: "orders/0".to_owned(), from: None, next: 17, fingerprint: 0, anew: false };
     /// let note = Note { after, advances: vec![read], ..Note::default() };
     /// ledger.wait_noted(note.clone())?;
     /// assert_eq!(ledger.source("orders/0").map(|at| at.next), Some(17));

@@ -99,6 +99,9 @@
 //! writes until there is room ([`Exhausted::Disk`]). The library never ends its host, and tells its operator through
 //! [`Builder::observer`].
 //!
+//! Whoever reads requests from somewhere, and must know after a crash where to go on, notes that beside them: [`Ledger::note`] keeps
+//! positions of sources, and records that had to be put aside, together with the entries they stand for and never before.
+//!
 //! # What a read is guaranteed to see
 //!
 //! Every decided request has a place in one list, its *commit sequence*: 1, 2, 3, … There is one order, and everybody

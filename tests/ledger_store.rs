@@ -159,6 +159,22 @@ fn own_next(ledger: &Ledger) -> Option<i64> {
     ledger.source(&format!("kafka/{TOPIC}/0")).map(|at| at.next)
 }
 
+/// D4: a topic that was made anew is consumed from its beginning when the consumer says so.
+#[tokio::test]
+async fn a_partition_goes_back_when_its_owner_says_so() {
+    let (_dir, ledgers) = ledgers();
+    for ledger in ledgers {
+        let store = LedgerStore::new(&ledger);
+        let position = own(&store, 0).await;
+        let first = run(&position, None, vec![event(99, "e1", "a", 1)]);
+        store.apply(TOPIC, &[first]).await.expect("applied");
+        let anew = run(&position, Some(100), vec![event(0, "e1", "a", 1), event(1, "e2", "a", 1)]);
+        let applied = store.apply(TOPIC, &[anew]).await.expect("applied");
+        assert_eq!((applied.applied, applied.duplicates), (1, 1));
+        assert_eq!((own_next(&ledger), balance(&ledger, "a")), (Some(2), 2));
+    }
+}
+
 /// D4: after a restart everything goes on where it was, and what was decided beyond the offset is a duplicate.
 #[tokio::test]
 async fn a_ledger_opened_again_goes_on() {

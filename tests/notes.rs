@@ -13,7 +13,7 @@ use equipoise::{
 };
 
 fn advance(source: &str, from: Option<i64>, next: i64) -> Advance {
-    Advance { source: source.to_owned(), from, next, fingerprint: next + 1 }
+    Advance { source: source.to_owned(), from, next, fingerprint: next + 1, anew: false }
 }
 
 fn note(advances: Vec<Advance>) -> Note {
@@ -76,6 +76,20 @@ fn a_note_that_cannot_be_is_refused() {
         }
         ledger.wait_noted(note(vec![advance(&"x".repeat(MAX_SOURCE_BYTES), None, i64::MIN)])).expect("kept");
     }
+}
+
+/// D4: a source goes back only on purpose, and that survives a restart.
+#[test]
+fn a_source_goes_back_on_purpose_only() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let ledger = Ledger::open(dir.path()).expect("opens");
+    ledger.wait_noted(note(vec![advance("s", None, 9)])).expect("kept");
+    let back = Advance { anew: true, ..advance("s", Some(9), 2) };
+    ledger.wait_noted(note(vec![back])).expect("kept");
+    let on = Advance { anew: true, ..advance("s", Some(2), 3) };
+    ledger.wait_noted(note(vec![on])).expect("kept");
+    drop(ledger);
+    assert_eq!(Ledger::open(dir.path()).expect("opens").source("s").map(|at| at.next), Some(3));
 }
 
 /// E7: what is parked has a limit, and goes on when some of it was taken back.

@@ -15,7 +15,41 @@ struct Batch {
     wrong: Option<Wrong>,
     /// How many entries it claims beyond what the frames say.
     count: u8,
+    /// Its flags, and what it notes.
+    section: Option<(u8, Vec<Change>)>,
     frames: Vec<Frame>,
+}
+
+impl Batch {
+    fn section(&self) -> Vec<u8> {
+        let Some((flags, changes)) = &self.section else { return Vec::new() };
+        let flags = if *flags < 0xf0 { flags % 4 } else { *flags };
+        changes.iter().fold(vec![flags], |section, change| [section, change.bytes()].concat())
+    }
+}
+
+#[derive(Arbitrary, Debug)]
+enum Change {
+    Bytes(Vec<u8>),
+    Position { source: u8, next: i64, fingerprint: i64 },
+    Parked { number: u8, record: Vec<u8> },
+    Unparked { number: u8 },
+}
+
+impl Change {
+    fn bytes(&self) -> Vec<u8> {
+        match self {
+            Change::Bytes(bytes) => bytes.clone(),
+            Change::Position { source, next, fingerprint } => {
+                [&[1, 1, 0, b'a' + source % 3][..], &next.to_le_bytes(), &fingerprint.to_le_bytes()].concat()
+            }
+            Change::Parked { number, record } => {
+                let length = (record.len() as u32).to_le_bytes();
+                [&[2][..], &u64::from(number % 8).to_le_bytes(), &length, record].concat()
+            }
+            Change::Unparked { number } => [&[3][..], &u64::from(number % 8).to_le_bytes()].concat(),
+        }
+    }
 }
 
 #[derive(Arbitrary, Debug)]
@@ -69,9 +103,11 @@ fuzz_target!(|data: &[u8]| {
     let mut segment = header();
     let (mut number, mut first, mut before) = (1_u64, 1_u64, [0_u8; 32]);
     for batch in batches.iter().take(8) {
-        let body: Vec<u8> = batch.frames.iter().zip(first..).flat_map(|(frame, time)| frame.bytes(time)).collect();
+        let section = batch.section();
+        let frames = batch.frames.iter().zip(first..).flat_map(|(frame, time)| frame.bytes(time));
+        let body: Vec<u8> = section.iter().copied().chain(frames).collect();
         let count = batch.frames.len() as u32 + u32::from(batch.count % 3 == 2);
-        let (mut fields, mut offsets, mut flags) = ([number, first], 0_u32, u32::from(count == 0));
+        let (mut fields, mut offsets, mut flags) = ([number, first], section.len() as u32, u32::from(count == 0 && section.is_empty()));
         let mut length = body.len() as u32;
         match batch.wrong {
             Some(Wrong::Number(number)) => fields[0] = number,

@@ -65,6 +65,7 @@ pub fn check(directory: &Directory) {
         }
     };
     let told = tell(&ledger);
+    let noted = (ledger.sources(), ledger.parked(usize::MAX));
     let new = AccountId::new("written after recovery").expect("an id");
     let went_on = ledger.create(&new, 1).is_ok();
     ledger.wait_durable(ledger.sequence()).expect("a disk that works");
@@ -72,6 +73,7 @@ pub fn check(directory: &Directory) {
     drop(ledger);
     let again = directory.open().expect("what was opened and closed opens again");
     assert_eq!(again.sequence(), sequence);
+    assert_eq!((again.sources(), again.parked(usize::MAX)), noted);
     assert!(!went_on || again.balance(&new).is_some_and(|state| state.balance == 1));
     assert_eq!(tell(&again)[..told.len()], told[..]);
 }

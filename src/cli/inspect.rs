@@ -153,6 +153,8 @@ enum Line {
         source: String,
         next: i64,
         fingerprint: i64,
+        /// It went back, on purpose.
+        anew: bool,
     },
     Parked {
         record: u64,
@@ -172,8 +174,8 @@ enum Line {
 impl Line {
     fn of(change: Change<'_>) -> Self {
         match change {
-            Change::Position { source, next, fingerprint } => {
-                Line::Position { source: source.to_owned(), next, fingerprint }
+            Change::Position { source, next, fingerprint, anew } => {
+                Line::Position { source: source.to_owned(), next, fingerprint, anew }
             }
             Change::Parked { number, record } => Line::Parked { record: number, bytes: record.len() },
             Change::Unparked { number } => Line::Unparked { record: number },
@@ -198,8 +200,9 @@ impl Record for Line {
                     "batch {number}  offset {offset}  {bytes} bytes  {entries}{notes}  {time}  hash {hash}"
                 ))
             }
-            Line::Position { source, next, fingerprint } => {
-                page.line(format_args!("source {} goes on at {next}, fingerprint {fingerprint}", escape(source)))
+            Line::Position { source, next, fingerprint, anew } => {
+                let goes_on = if *anew { "begins anew" } else { "goes on" };
+                page.line(format_args!("source {} {goes_on} at {next}, fingerprint {fingerprint}", escape(source)))
             }
             Line::Parked { record, bytes } => page.line(format_args!("record {record} parked, {bytes} bytes")),
             Line::Unparked { record } => page.line(format_args!("record {record} taken back")),

@@ -134,7 +134,9 @@ fn source(topic: &str, partition: i32) -> String {
 
 fn advance(topic: &str, run: &Run) -> Advance {
     let Run { partition, from, next, fingerprint, .. } = *run;
-    Advance { source: source(topic, partition), from, next, fingerprint }
+    // Going back is the consumer's decision: its settings say what another topic of the same name means.
+    let anew = from.is_some_and(|from| from > next);
+    Advance { source: source(topic, partition), from, next, fingerprint, anew }
 }
 
 fn undecided(error: SubmitError) -> StoreError {

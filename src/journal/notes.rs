@@ -16,8 +16,8 @@ const NOTE_BYTES: u64 = 100;
 /// One change of what is noted, as it is journalled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Record {
-    /// A source is there from now on.
-    Position { source: Arc<str>, at: SourcePosition },
+    /// A source is there from now on; `anew`: it went back, on purpose.
+    Position { source: Arc<str>, at: SourcePosition, anew: bool },
     /// A record was put aside.
     Parked(Parked),
     /// A parked record is needed no more.
@@ -44,9 +44,11 @@ impl Noted {
     /// Does what `record` says; or what speaks against it.
     pub(crate) fn apply(&mut self, record: Record) -> Result<(), &'static str> {
         match record {
-            Record::Position { source, at } => {
-                if self.sources.get(&source).is_some_and(|before| before.next > at.next) {
-                    return Err("a source that goes back");
+            Record::Position { source, at, anew } => {
+                match (self.sources.get(&source).is_some_and(|before| before.next > at.next), anew) {
+                    (true, false) => return Err("a source that goes back"),
+                    (false, true) => return Err("a source that begins anew, and does not go back"),
+                    _ => {}
                 }
                 self.sources.insert(source, at);
             }
@@ -86,9 +88,9 @@ impl Noted {
         if self.sources.len() + unknown > MAX_SOURCES {
             return Err(NoteError::TooManySources);
         }
-        let positions = note.advances.into_iter().map(|Advance { source, next, fingerprint, .. }| {
+        let positions = note.advances.into_iter().map(|Advance { source, from, next, fingerprint, .. }| {
             let at = SourcePosition { next, fingerprint };
-            Record::Position { source: source.into(), at }
+            Record::Position { source: source.into(), at, anew: from.is_some_and(|from| from > next) }
         });
         let parked = (self.last + 1..).zip(note.parked);
         let parked = parked.map(|(number, payload)| Record::Parked(Parked { number, payload: payload.into() }));

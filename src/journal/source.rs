@@ -31,10 +31,12 @@ pub struct Advance {
     pub source: String,
     /// The position that the ledger holds; None: the ledger does not know the source.
     pub from: Option<i64>,
-    /// The position after it; not before `from`: a source never goes back.
+    /// The position after it; before `from` only with `anew`.
     pub next: i64,
     /// What [`SourcePosition::fingerprint`] is after it.
     pub fingerprint: i64,
+    /// Whether the source may go back, as when it is another one of the same name.
+    pub anew: bool,
 }
 
 /// What is to be noted, all of it or nothing: see [`Ledger::note`](crate::Ledger::note).
@@ -103,14 +105,14 @@ impl Note {
         if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
             return invalid(format!("source {} twice", pair[0]));
         }
-        for Advance { source, from, next, .. } in &self.advances {
+        for Advance { source, from, next, anew, .. } in &self.advances {
             if !(1..=MAX_SOURCE_BYTES).contains(&source.len()) || source.chars().any(char::is_control) {
                 let bytes = source.len();
                 return invalid(format!(
                     "a source's name has 1 to {MAX_SOURCE_BYTES} bytes without control characters, got {bytes} bytes"
                 ));
             }
-            if let Some(from) = from.filter(|from| from > next) {
+            if let Some(from) = from.filter(|from| from > next && !anew) {
                 return invalid(format!("source {source} goes back from {from} to {next}"));
             }
         }

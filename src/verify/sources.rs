@@ -13,7 +13,7 @@ const LONGEST_NAME: u16 = 512;
 /// One change, as it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change<'a> {
-    Position { source: &'a str, next: i64, fingerprint: i64 },
+    Position { source: &'a str, next: i64, fingerprint: i64, anew: bool },
     Parked { number: u64, record: &'a [u8] },
     Unparked { number: u64 },
 }
@@ -75,14 +75,14 @@ impl Sections {
 fn change<'a>(bytes: &mut Bytes<'a>) -> Read<Change<'a>> {
     let begin = *bytes;
     Ok(match bytes.u8()? {
-        1 => {
+        kind @ (1 | 4) => {
             let length = bytes.u16()?;
             let source = std::str::from_utf8(bytes.take(usize::from(length))?);
             let source = source.map_err(|_| begin.wrong("the name of a source that is not UTF-8"))?;
             if length == 0 || length > LONGEST_NAME || source.chars().any(char::is_control) {
                 return Err(begin.wrong(format!("the name of a source, {length} bytes, that cannot be one")));
             }
-            Change::Position { source, next: bytes.i64()?, fingerprint: bytes.i64()? }
+            Change::Position { source, next: bytes.i64()?, fingerprint: bytes.i64()?, anew: kind == 4 }
         }
         2 => {
             let (number, length) = (bytes.u64()?, bytes.u32()?);
@@ -116,9 +116,13 @@ impl Sources {
     /// Does what `change` says, or says what speaks against it.
     pub(super) fn apply(&mut self, change: Change<'_>) -> Result<(), String> {
         match change {
-            Change::Position { source, next, fingerprint } => {
-                if let Some((before, _)) = self.positions.get(source).filter(|(before, _)| *before > next) {
+            Change::Position { source, next, fingerprint, anew } => {
+                let before = self.positions.get(source).filter(|(before, _)| *before > next);
+                if let Some((before, _)) = before.filter(|_| !anew) {
                     return Err(format!("source {source} goes back from {before} to {next}"));
+                }
+                if anew && before.is_none() {
+                    return Err(format!("source {source} begins anew at {next}, and that is not back"));
                 }
                 self.positions.insert(source.into(), (next, fingerprint));
             }
@@ -145,13 +149,16 @@ impl Sources {
         while !bytes.is_empty() {
             let begin = bytes;
             match change(&mut bytes)? {
+                Change::Position { anew: true, source, .. } => {
+                    return Err(begin.wrong(format!("source {source} begins anew in a checkpoint")));
+                }
                 Change::Position { source, .. }
                     if sources.positions.last_key_value().is_some_and(|(before, _)| **before >= *source)
                         || !sources.parked.is_empty() =>
                 {
                     return Err(begin.wrong(format!("source {source} is out of order")));
                 }
-                Change::Position { source, next, fingerprint } => {
+                Change::Position { source, next, fingerprint, .. } => {
                     sources.positions.insert(source.into(), (next, fingerprint));
                 }
                 Change::Parked { number, .. }

@@ -206,7 +206,7 @@ impl<'a, 'm> Verifier<'a, 'm> {
             if *sequence == before {
                 self.report.last_time = time;
             }
-            if stated.batch > 0 && stated.batch + 1 < header.first_batch {
+            if stated.batch > 0 && stated.batch.saturating_add(1) < header.first_batch {
                 let Stated { batch, .. } = stated;
                 let what =
                     format!("the journal begins with batch {}; the sources are as of {batch}", header.first_batch);
@@ -297,8 +297,13 @@ impl<'a, 'm> Verifier<'a, 'm> {
             let what = format!("a checkpoint at sequence {replayed_from}; the journal ends at {last_sequence}");
             return Err(Problem::new(&self.file, what));
         }
+        let last = end.map_or(0, |link| link.batch - 1);
+        if self.base_batch > last {
+            let what =
+                format!("the checkpoint has the sources as of batch {}; the journal ends at {last}", self.base_batch);
+            return Err(Problem::new(&self.file, what));
+        }
         if let Some((path, _, Stated { batch, .. })) = self.stated.pop_front() {
-            let last = end.map_or(0, |link| link.batch - 1);
             return Err(Problem::at(&path, 72, format!("sources as of batch {batch}; the journal ends at {last}")));
         }
         (self.report.sources, self.report.parked) = (self.sources.count(), self.sources.parked());

@@ -3,7 +3,7 @@
 use equipoise::verify::Options;
 use equipoise::{AccountId, Advance, Durability, Ledger, Note};
 
-use crate::writer::{Entry, Writer, create, parked, position, unparked, update, with_section};
+use crate::writer::{Entry, Writer, anew, create, parked, position, unparked, update, with_section};
 
 fn opened() -> Entry {
     Entry::of(&[create("", "a", 1, (1, 1))])
@@ -57,13 +57,15 @@ fn wrong_changes_are_named() {
         told
     };
     assert!(wrong(&[position("kafka/t/0", 4, -1)]).contains("source kafka/t/0 goes back from 5 to 4"));
+    assert!(wrong(&[anew("kafka/t/0", 5, -1)]).contains("source kafka/t/0 begins anew at 5, and that is not back"));
+    noted("anew").noted(&section(0, &[anew("kafka/t/0", 4, -1)]), &[]).verify().expect("right");
     assert!(wrong(&[parked(5, b"")]).contains("record 5 is parked; 3 was the last one"));
     assert!(wrong(&[parked(3, b"")]).contains("record 3 is parked; 3 was the last one"));
     assert!(wrong(&[unparked(1)]).contains("record 1 is taken back, and was not parked"));
     assert!(wrong(&[position("", 1, 0)]).contains("cannot be one"));
     assert!(wrong(&[position("a\nb", 1, 0)]).contains("cannot be one"));
     assert!(wrong(&[position(&"x".repeat(513), 1, 0)]).contains("cannot be one"));
-    assert!(wrong(&[vec![4]]).contains("unknown kind 4"));
+    assert!(wrong(&[vec![5]]).contains("unknown kind 5"));
     assert!(wrong(&[unparked(2)[..8].to_vec()]).contains("expected"));
     assert!(wrong(&[]).contains("sources without a change"));
     let mut writer = noted("flags");
@@ -118,6 +120,13 @@ fn a_journal_without_its_beginning_goes_on_from_its_checkpoint() {
     writer.segments.remove(&1);
     let report = writer.verify().expect("right");
     assert_eq!((report.sources, report.parked, report.replayed_from), (2, 2, 2));
+    // One that says more than there is.
+    for batch in [5, u64::MAX] {
+        let newer = with_section(&without_section(&checkpoint), batch, &all(), 3);
+        writer.checkpoints.insert(2, newer);
+        let told = writer.wrong();
+        assert!(told.contains(&format!("as of batch {batch}; the journal ends at 4")), "{told}");
+    }
     // What the batches between say is gone.
     let older = with_section(&without_section(&checkpoint), 2, &[position("kafka/t/0", 5, -1)].concat(), 1);
     writer.checkpoints.insert(2, older);
@@ -140,7 +149,7 @@ fn what_the_engine_notes_is_right() {
         for step in 0..10_i64 {
             let after = ledger.update(&account, 1).expect("room")[0].sequence;
             let (from, next) = (ledger.source("s").map(|at| at.next), round * 10 + step);
-            let advances = vec![Advance { source: "s".to_owned(), from, next, fingerprint: step }];
+            let advances = vec![Advance { source: "s".to_owned(), from, next, fingerprint: step, anew: false }];
             let parked = vec![vec![step as u8; if step == 7 { 3 << 20 } else { 100 }]];
             let unparked = ledger.parked(1).into_iter().map(|parked| parked.number).filter(|_| step % 2 == 0).collect();
             ledger.wait_noted(Note { after, advances, parked, unparked }).expect("kept");

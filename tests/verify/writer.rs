@@ -320,6 +320,10 @@ pub fn position(source: &str, next: i64, fingerprint: i64) -> Vec<u8> {
     [&[1], &length[..], source.as_bytes(), &next.to_le_bytes(), &fingerprint.to_le_bytes()].concat()
 }
 
+pub fn anew(source: &str, next: i64, fingerprint: i64) -> Vec<u8> {
+    [&[4], &position(source, next, fingerprint)[1..]].concat()
+}
+
 pub fn parked(number: u64, record: &[u8]) -> Vec<u8> {
     [&[2], &number.to_le_bytes()[..], &(record.len() as u32).to_le_bytes(), record].concat()
 }

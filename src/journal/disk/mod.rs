@@ -44,7 +44,8 @@
 //! byte of flags (bit 0: it goes on what the batch before began, bit 1: the next batch goes on) and changes, cut anywhere: they count
 //! with the section that ends them, and for nothing when the next batch does not go on. A change is its kind (u8): 1 a position: the
 //! source's name behind its length (u16), the next offset and a fingerprint (i64), and the offset is not before the one it had; 2 a
-//! parked record: its number (u64), dense from 1, and the record behind its length (u32); 3 a number (u64) that is parked no more.
+//! parked record: its number (u64), dense from 1, and the record behind its length (u32); 3 a number (u64) that is parked no more; 4 a
+//! position that is before the one it had, on purpose: the source is another one of its name.
 //!
 //! A **frame** has the length of what follows (u32), the time (u64), flags (u8; bit 0 refused, bit 1 with "as of"), the count of
 //! members (u16); of a refused entry the member's place (u32), the reason (u8; 1 exists, 2 not found, 3 insufficient, 4 out of

@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use super::bytes::Bytes;
 use super::frame::Malformed;
-use crate::journal::Parked;
-use crate::journal::SourcePosition;
-use crate::journal::notes::{Noted, Record};
+use super::segment::COUNTS;
+use crate::journal::{Noted, Parked, Record, SourcePosition};
 
 /// The section goes on what the batch before began.
 const CONTINUES: u8 = 1;
@@ -16,11 +15,12 @@ const GOES_ON: u8 = 2;
 const POSITION: u8 = 1;
 const PARKED: u8 = 2;
 const UNPARKED: u8 = 3;
+const ANEW: u8 = 4;
 
 /// Appends `record` to `into`.
 pub(super) fn encode(record: &Record, into: &mut Vec<u8>) {
     match record {
-        Record::Position { source, at } => put_position(source, *at, into),
+        Record::Position { source, at, anew } => put_position(if *anew { ANEW } else { POSITION }, source, *at, into),
         Record::Parked(Parked { number, payload }) => put_parked(*number, payload, into),
         Record::Unparked(number) => {
             into.push(UNPARKED);
@@ -29,8 +29,8 @@ pub(super) fn encode(record: &Record, into: &mut Vec<u8>) {
     }
 }
 
-fn put_position(source: &str, at: SourcePosition, into: &mut Vec<u8>) {
-    into.push(POSITION);
+fn put_position(kind: u8, source: &str, at: SourcePosition, into: &mut Vec<u8>) {
+    into.push(kind);
     // A name was checked when it came.
     into.extend_from_slice(&(source.len() as u16).to_le_bytes());
     into.extend_from_slice(source.as_bytes());
@@ -49,7 +49,7 @@ fn put_parked(number: u64, payload: &[u8], into: &mut Vec<u8>) {
 pub(super) fn encode_all(noted: &Noted) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (source, at) in &noted.sources {
-        put_position(source, *at, &mut bytes);
+        put_position(POSITION, source, *at, &mut bytes);
     }
     for (number, payload) in &noted.parked {
         put_parked(*number, payload, &mut bytes);
@@ -59,6 +59,9 @@ pub(super) fn encode_all(noted: &Noted) -> Vec<u8> {
 
 /// What a checkpoint's `bytes` say is noted, when the highest number of a parked record was `last`.
 pub(super) fn decode_all(bytes: &[u8], last: u64) -> Result<Noted, Malformed> {
+    if last > *COUNTS.end() {
+        return Err("an impossible number");
+    }
     let mut noted = Noted::default();
     let mut bytes = Bytes(bytes);
     while !bytes.0.is_empty() {
@@ -70,6 +73,7 @@ pub(super) fn decode_all(bytes: &[u8], last: u64) -> Result<Noted, Malformed> {
                 noted.put(number, payload);
             }
             Record::Unparked(_) => return Err("a record taken back"),
+            // None of them can go back here.
             position => noted.apply(position)?,
         }
     }
@@ -78,11 +82,13 @@ pub(super) fn decode_all(bytes: &[u8], last: u64) -> Result<Noted, Malformed> {
 }
 
 fn record(bytes: &mut Bytes<'_>) -> Option<Record> {
-    Some(match bytes.u8()? {
-        POSITION => {
+    let kind = bytes.u8()?;
+    Some(match kind {
+        POSITION | ANEW => {
             let length = bytes.u16()?;
             let source = Arc::from(std::str::from_utf8(bytes.take(usize::from(length))?).ok()?);
-            Record::Position { source, at: SourcePosition { next: bytes.i64()?, fingerprint: bytes.i64()? } }
+            let at = SourcePosition { next: bytes.i64()?, fingerprint: bytes.i64()? };
+            Record::Position { source, at, anew: kind == ANEW }
         }
         PARKED => {
             let (number, length) = (bytes.u64()?, bytes.u32()?);
@@ -176,7 +182,11 @@ mod tests {
     use super::*;
 
     fn position(source: &str, next: i64) -> Record {
-        Record::Position { source: source.into(), at: SourcePosition { next, fingerprint: -next } }
+        Record::Position { source: source.into(), at: SourcePosition { next, fingerprint: -next }, anew: false }
+    }
+
+    fn anew(source: &str, next: i64) -> Record {
+        Record::Position { source: source.into(), at: SourcePosition { next, fingerprint: -next }, anew: true }
     }
 
     fn parked(number: u64, payload: &[u8]) -> Record {
@@ -212,6 +222,7 @@ mod tests {
         let records = [
             position("kafka/inventory-events/3", i64::MAX),
             position("é", i64::MIN + 1),
+            anew("kafka/inventory-events/3", 7),
             parked(1, b""),
             parked(2, &[7; 300]),
             Record::Unparked(1),
@@ -246,6 +257,7 @@ mod tests {
         assert_eq!(decode_all(&encode_all(&noted), noted.last), Ok(noted.clone()));
         assert_eq!(noted.last, 2);
         assert!(decode_all(&encode_all(&noted), 0).is_err());
+        assert!(decode_all(&encode_all(&noted), u64::MAX).is_err(), "nobody comes so far");
         assert!(decode_all(&encoded(&records), 2).is_err());
     }
 
@@ -257,6 +269,8 @@ mod tests {
             fold.take(&[&[0], &encoded(records)[..]].concat()).expect_err("wrong")
         };
         assert_eq!(wrong(&[position("a", 2), position("a", 1)]), "a source that goes back");
+        assert!(wrong(&[position("a", 2), anew("a", 2)]).contains("does not go back"));
+        assert!(wrong(&[anew("a", 2)]).contains("does not go back"));
         assert!(wrong(&[parked(2, b"")]).contains("numbered"));
         assert!(wrong(&[parked(1, b""), parked(1, b"")]).contains("numbered"));
         assert!(wrong(&[Record::Unparked(1)]).contains("not parked"));

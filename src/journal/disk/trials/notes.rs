@@ -106,7 +106,7 @@ impl Consumer {
             }
             note.after = note.after.max(ledger.submit(good(number, offset))?.sequence());
         }
-        note.advances.push(Advance { source: source(number), from, next, fingerprint: next * 7 });
+        note.advances.push(Advance { source: source(number), from, next, fingerprint: next * 7, anew: false });
         note.unparked = ledger.parked(self.random.below(2)).iter().map(|parked| parked.number).collect();
         Ok(note)
     }
@@ -213,7 +213,8 @@ fn positions_are_never_ahead_between_two_segments() {
 
 /// A note of so much that it takes several batches.
 fn large(ledger: &Ledger, from: Option<i64>) -> Note {
-    let advances = vec![Advance { source: "large".to_owned(), from, next: from.unwrap_or(0) + 5, fingerprint: 0 }];
+    let advances =
+        vec![Advance { source: "large".to_owned(), from, next: from.unwrap_or(0) + 5, fingerprint: 0, anew: false }];
     Note { after: ledger.sequence(), advances, parked: vec![vec![7; 700_000]; 4], unparked: Vec::new() }
 }
 
@@ -310,6 +311,35 @@ fn a_tail_of_notes_that_is_missing_is_noticed() {
     }
     let refused = open(&killed, 1).0.expect_err("a tail is missing").to_string();
     assert!(refused.contains("a tail is missing"), "{refused}");
+}
+
+/// C2, C6: a damaged checkpoint with notes is passed over; the one before, or the journal, says the same.
+#[test]
+fn a_flipped_byte_in_a_checkpoint_with_notes_is_passed_over() {
+    let (disk, ledger, events) = notes_after_a_checkpoint(true);
+    let create = |name: &str| {
+        let durable = ledger.with_durability(Durability::OnDisk);
+        durable.create(&account(name), 1).expect("new")[0].sequence
+    };
+    let unparked = ledger.parked(usize::MAX).iter().skip(1).map(|parked| parked.number).collect();
+    let after = create("second");
+    block_on(ledger.note(Note { after, unparked, ..Note::default() })).expect("kept");
+    checkpoint(&ledger, &events, &disk, create("third"));
+    let noted = ledger.core().notes.durable();
+    drop(ledger);
+    let killed = disk.after(End::Killed);
+    let newest = killed.names().into_iter().rfind(|name| name.starts_with("checkpoints/")).expect("one");
+    let length = killed.bytes(&newest).len();
+    // What it parks is long, and the same everywhere.
+    let places = (0..400).chain((400..length - 400).step_by(100_000)).chain(length - 400..length);
+    for at in places.step_by((7 / depth()).max(1) as usize) {
+        let disk = killed.copy();
+        disk.edit(&newest, |bytes| bytes[at] ^= 1 << (at % 8));
+        let (ledger, events) = open(&disk, 1_000);
+        assert_eq!(ledger.expect("opens").core().notes.durable(), noted, "offset {at}");
+        let told = events.lock().iter().any(|event| matches!(event, equipoise::Event::CheckpointDamaged { .. }));
+        assert!(told, "offset {at}");
+    }
 }
 
 /// D4: a damaged byte in a section of notes is damage, or a torn tail; never a position that was not noted.
