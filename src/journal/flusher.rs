@@ -30,6 +30,8 @@ struct Working {
 pub(crate) enum Flushed {
     /// Everything committed at the call is durable, or never will be.
     Done,
+    /// As [`Flushed::Done`], and others wait for what was committed since.
+    More,
     /// Somebody else is at it.
     Busy,
 }
@@ -66,6 +68,20 @@ impl Flusher {
         }
     }
 
+    /// As [`Flusher::try_flush`], but of what was committed at the call only: a caller does not work for others without an end.
+    pub(crate) fn try_flush_once(
+        &self,
+        kernel: &Kernel<Balance>,
+        waiters: &Waiters,
+        mut durable: impl FnMut(&[Handle<Balance>], u64),
+    ) -> Flushed {
+        match self.working.try_lock().map(|mut working| self.flush_batch(&mut working, kernel, waiters, &mut durable)) {
+            Some(true) => Flushed::More,
+            Some(false) => Flushed::Done,
+            None => Flushed::Busy,
+        }
+    }
+
     /// Makes everything committed durable.
     pub(crate) fn flush(
         &self,
@@ -89,32 +105,42 @@ impl Flusher {
         waiters: &Waiters,
         mut durable: impl FnMut(&[Handle<Balance>], u64),
     ) {
-        while self.failure.get().is_none() {
-            let guard = pin();
-            let through = kernel.begin_flush(&guard);
-            if through == kernel.durable() {
-                return;
-            }
-            working.consumer.take(kernel, through, &mut working.batch, &guard);
-            drop(guard);
-            if let Err(failure) = self.sink.append(&working.batch) {
-                // Only we set it, under the lock.
-                let _ = self.failure.set(failure);
-                working.batch.clear();
-                waiters.close();
-                return;
-            }
-            kernel.end_flush(through);
-            let more = waiters.reached(through);
-            durable(&working.batch, through);
-            for entries in working.batch.chunks(TRIM_STRIDE) {
-                let guard = pin();
-                entries.iter().for_each(|entry| kernel.trim_legs(entry, &guard));
-            }
-            working.batch.clear();
-            if !more {
-                return;
-            }
+        while self.flush_batch(working, kernel, waiters, &mut durable) {}
+    }
+
+    /// Makes what is committed durable; whether somebody waits for more.
+    fn flush_batch(
+        &self,
+        working: &mut Working,
+        kernel: &Kernel<Balance>,
+        waiters: &Waiters,
+        durable: &mut impl FnMut(&[Handle<Balance>], u64),
+    ) -> bool {
+        if self.failure.get().is_some() {
+            return false;
         }
+        let guard = pin();
+        let through = kernel.begin_flush(&guard);
+        if through == kernel.durable() {
+            return false;
+        }
+        working.consumer.take(kernel, through, &mut working.batch, &guard);
+        drop(guard);
+        if let Err(failure) = self.sink.append(&working.batch) {
+            // Only we set it, under the lock.
+            let _ = self.failure.set(failure);
+            working.batch.clear();
+            waiters.close();
+            return false;
+        }
+        kernel.end_flush(through);
+        let more = waiters.reached(through);
+        durable(&working.batch, through);
+        for entries in working.batch.chunks(TRIM_STRIDE) {
+            let guard = pin();
+            entries.iter().for_each(|entry| kernel.trim_legs(entry, &guard));
+        }
+        working.batch.clear();
+        more
     }
 }
