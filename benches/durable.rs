@@ -17,6 +17,12 @@ use workload::{
 
 const ACCOUNTS: usize = 100_000;
 
+/// What the index is documented to take in memory for an id on disk.
+const INDEX_BYTES: f64 = 1.5;
+
+/// As many callers of the service whose requests become durable together.
+const CALLERS: u64 = 200;
+
 fn main() {
     // Cargo passes `--bench`.
     let asked: Vec<_> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
@@ -74,6 +80,20 @@ fn calls() {
     println!("  fdatasync of 4 KiB {floor:?}, applied {in_memory:?}, on disk {on_disk:?} (medians)");
     let ratio = on_disk.as_secs_f64() / (floor + in_memory).as_secs_f64();
     println!("  on disk / (fdatasync + applied): {}", at_most(ratio, 1.25));
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        for caller in 0..CALLERS {
+            let (durable, ids) = (&durable, &ids);
+            scope.spawn(move || {
+                let mut random = Random::new(caller);
+                for _ in 0..100 {
+                    let (from, to) = random.pair(ids.len());
+                    durable.transfer(&ids[from], &ids[to], 1).expect("funds");
+                }
+            });
+        }
+    });
+    println!("  {CALLERS} callers at once, on disk: {}", rate((CALLERS * 100) as f64 / started.elapsed().as_secs_f64()));
 }
 
 /// Starting again.
@@ -110,8 +130,16 @@ fn recovery() {
 
 /// As fast as one thread can, with ids; nobody waits for the disk until the end.
 fn journal_transfers(ledger: &Ledger, ids: &[AccountId], from: u64, to: u64) {
+    journal_in_batches(ledger, ids, from, to, u64::MAX);
+}
+
+/// As [`journal_transfers`], but waits after every `together`.
+fn journal_in_batches(ledger: &Ledger, ids: &[AccountId], from: u64, to: u64, together: u64) {
     let mut random = Random::new(from);
     for number in from..to {
+        if number % together == together - 1 {
+            ledger.wait_durable(ledger.sequence()).expect("durable");
+        }
         let (debtor, creditor) = random.pair(ids.len());
         let operation = Operation::transfer(ids[debtor].clone(), ids[creditor].clone(), 1).expect("valid");
         let request = Request::single(operation, Some(transaction_id(number)));
@@ -235,8 +263,10 @@ fn memory() {
     let (early, sent) = settled(&ledger, &ids, operations / 10);
     println!("  {early:.1} MB after {sent} operations");
     journal_transfers(&ledger, &ids, sent, operations);
-    let (late, sent) = settled(&ledger, &ids, operations);
-    println!("  {late:.1} MB after {sent} operations: {}", at_most(late / early, 1.1));
+    let (late, all) = settled(&ledger, &ids, operations);
+    println!("  {late:.1} MB after {all} operations: {}", at_most(late / early, 1.1));
+    let without_index = late - (all - sent) as f64 * INDEX_BYTES / 1e6;
+    println!("  without {INDEX_BYTES} bytes an id, which the index is documented to take: {}", at_most(without_index / early, 1.1));
 }
 
 /// Sends more, from number `next` on, until the ids have just been swept, so that always as many are in memory. Returns megabytes resident once nothing
@@ -266,9 +296,9 @@ fn transaction_ids() {
     for id in &accounts {
         ledger.create(id, INITIAL).expect("a new account");
     }
-    journal_transfers(&ledger, &accounts, 0, count / 10);
+    journal_in_batches(&ledger, &accounts, 0, count / 10, CALLERS);
     let (early, few) = settled(&ledger, &accounts, count / 10);
-    journal_transfers(&ledger, &accounts, few, count);
+    journal_in_batches(&ledger, &accounts, few, count, CALLERS);
     let (late, all) = settled(&ledger, &accounts, count);
     println!("  {:.2} bytes resident an id", (late - early) * 1e6 / (all - few) as f64);
     println!("  {:.1} bytes on disk an id", on_disk(&dir.path().join("ids")) as f64 / all as f64);
@@ -278,7 +308,7 @@ fn transaction_ids() {
         let ingesting = scope.spawn(|| {
             let (started, mut next) = (Instant::now(), all);
             while stopped.get().is_none() {
-                journal_transfers(&ledger, &accounts, next, next + 10_000);
+                journal_in_batches(&ledger, &accounts, next, next + 10_000, CALLERS);
                 next += 10_000;
             }
             (next - all) as f64 / started.elapsed().as_secs_f64()
@@ -292,27 +322,36 @@ fn transaction_ids() {
 /// Looks up ids that nobody used, and ids below `used`, each after a rest.
 fn check_ids(ledger: &Ledger, used: u64, when: &str) {
     let mut random = Random::new(11);
-    let look_up = |id: TransactionId, is_used| {
-        std::thread::sleep(Duration::from_micros(200));
+    let timed = |look_up: &mut dyn FnMut()| {
         let started = Instant::now();
-        let found = ledger.transaction(&id).expect("readable");
-        let took = started.elapsed();
-        assert_eq!(found.is_some(), is_used, "{id}");
-        took
+        look_up();
+        started.elapsed()
     };
-    let (mut new, mut repeated) = (Latencies::default(), Latencies::default());
+    let [mut new, mut read, mut repeated, mut known] = std::array::from_fn(|_| Latencies::default());
     for number in 0..10_000 {
-        new.record(look_up(TransactionId::new(&format!("new-{number}")).expect("short"), false));
-        repeated.record(look_up(transaction_id(random.below(used as usize) as u64), true));
+        std::thread::sleep(Duration::from_micros(200));
+        let id = TransactionId::new(&format!("new-{number}")).expect("short");
+        new.record(timed(&mut || assert!(ledger.transaction(&id).expect("readable").is_none())));
+        let id = transaction_id(random.below(used as usize) as u64);
+        let mut sequence = 0;
+        let answered = timed(&mut || sequence = ledger.transaction(&id).expect("readable").expect("used").sequence());
+        let entry = timed(&mut || drop(ledger.history(sequence, 1).expect("kept")));
+        repeated.record(answered);
+        read.record(entry);
+        known.record(answered.saturating_sub(entry));
     }
-    for (what, latencies) in [("a new id", new), ("a repeated id, with what was answered then", repeated)] {
+    let tell = |what: &str, latencies: &Latencies| {
         let [median, high] = [500, 990].map(|per_mille| latencies.percentile(per_mille));
+        let longest = latencies.longest();
         println!(
-            "  {when}, {what}: {median:?}, 99th percentile {high:?}, longest {:?}: {}",
-            latencies.longest(),
+            "  {when}, {what}: {median:?}, 99th percentile {high:?}, longest {longest:?}: {}",
             at_most(high.as_secs_f64() / 100e-6, 1.0)
         );
-    }
+    };
+    tell("a new id", &new);
+    tell("a repeated id and its answer", &repeated);
+    tell("the answer alone, out of the journal", &read);
+    tell("a repeated id, their difference", &known);
 }
 
 /// Bytes that the files in `folder` take.
