@@ -93,7 +93,10 @@ fn calls() {
             });
         }
     });
-    println!("  {CALLERS} callers at once, on disk: {}", rate((CALLERS * 100) as f64 / started.elapsed().as_secs_f64()));
+    println!(
+        "  {CALLERS} callers at once, on disk: {}",
+        rate((CALLERS * 100) as f64 / started.elapsed().as_secs_f64())
+    );
 }
 
 /// Starting again.
@@ -266,7 +269,10 @@ fn memory() {
     let (late, all) = settled(&ledger, &ids, operations);
     println!("  {late:.1} MB after {all} operations: {}", at_most(late / early, 1.1));
     let without_index = late - (all - sent) as f64 * INDEX_BYTES / 1e6;
-    println!("  without {INDEX_BYTES} bytes an id, which the index is documented to take: {}", at_most(without_index / early, 1.1));
+    println!(
+        "  without {INDEX_BYTES} bytes an id, which the index is documented to take: {}",
+        at_most(without_index / early, 1.1)
+    );
 }
 
 /// Sends more, from number `next` on, until the ids have just been swept, so that always as many are in memory. Returns megabytes resident once nothing

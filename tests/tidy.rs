@@ -26,6 +26,7 @@ const LAYERS: [(&str, &[&str]); 24] = [
     ("error", &["account", "error", "request"]),
     ("outcome", &["account", "error", "request", "outcome", "kernel::State", "kernel::Handle"]),
     ("plan", &["account", "error", "request", "plan", "directory", "kernel"]),
+    ("restoration", &["account", "directory", "error", "journal", "kernel"]),
     ("directory", &["account", "error", "directory", "kernel"]),
     ("ids", &["account", "error", "request", "ids", "kernel"]),
     ("wait", &["wait"]),
@@ -40,7 +41,7 @@ const LAYERS: [(&str, &[&str]); 24] = [
     ("builder", ENGINE),
     ("ledger", ENGINE),
     // The doors: the engine through its public names only.
-    ("grpc", &["grpc", "telemetry", "config"]),
+    ("grpc", &["grpc", "telemetry", "config", "restoration"]),
     ("config", &["config"]),
     ("telemetry", &["telemetry", "config"]),
     ("cli", &["cli", "grpc", "config", "telemetry", "ledger", "compact", "verify"]),
