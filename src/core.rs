@@ -69,6 +69,15 @@ pub(crate) struct Limits {
     pub(crate) checkpoint_every: u64,
 }
 
+/// What a caller does when its request was decided.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// It returns: the flusher is told.
+    Returns,
+    /// It waits until that is durable, and sees to it itself.
+    Waits,
+}
+
 impl Core {
     pub(crate) fn new(
         kernel: Kernel<Balance>,
@@ -108,6 +117,7 @@ impl Core {
     pub(crate) fn submit<'s>(
         &'s self,
         mut request: Request,
+        next: Next,
         known: impl Fn(&AccountId, &Guard) -> Option<&'s Account<Balance>>,
     ) -> Result<Outcome, SubmitError> {
         self.admit(&request)?;
@@ -122,7 +132,7 @@ impl Core {
             let guard = &pin();
             let handle = self.plan(request, time, guard, |id| known(id, guard))?;
             if self.ids.claim(&handle, probed, time).map_err(unknowable)? == Gate::Open {
-                return Ok(self.decide(handle, guard));
+                return Ok(self.decide(handle, next, guard));
             }
             // Somebody was faster with an id of it, and has the answer.
             request = handle.request().clone();
@@ -154,7 +164,7 @@ impl Core {
 
     /// Drives a transaction whose gate is open, and sees to what follows a commit.
     #[inline]
-    fn decide(&self, handle: Handle<Balance>, guard: &Guard) -> Outcome {
+    fn decide(&self, handle: Handle<Balance>, next: Next, guard: &Guard) -> Outcome {
         let accepted = self.kernel.drive(&handle, guard).is_some_and(|decision| decision.refusal.is_none());
         let members = handle.request().members();
         if accepted {
@@ -171,7 +181,9 @@ impl Core {
             if let Some(bytes) = weight(handle.request()) {
                 self.large.add(bytes);
             }
-            self.bell.ring();
+            if next == Next::Returns {
+                self.bell.ring();
+            }
         }
         Outcome::new(handle, None, false)
     }
@@ -301,6 +313,22 @@ impl Core {
             self.bell.ring();
         }
         noting
+    }
+
+    /// Makes everything committed durable on a thread that would otherwise sleep until `sequence` is, if nobody else waits and nobody is at it: handing
+    /// that to the flusher and being woken by it takes as long as the disk. Where others wait, they and this one share the flusher's next batch.
+    pub(crate) fn flush_alone(&self, sequence: u64) {
+        let Some(flusher) = &self.flusher else { return };
+        if self.kernel.durable() >= sequence || self.waiters.is_awaited() {
+            return;
+        }
+        let flushed = flusher.try_flush_once(&self.kernel, &self.waiters, &self.notes, |batch, through| {
+            self.became_durable(batch, through)
+        });
+        self.note_failure(flusher);
+        if flushed == Flushed::More {
+            self.bell.ring();
+        }
     }
 
     /// What follows a flush of `batch`, which ends with sequence `through`.

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use crate::account::{AccountId, AccountState, Balance, TransactionId};
 use crate::builder::{Builder, Durability};
-use crate::core::Core;
+use crate::core::{Core, Next};
 use crate::error::{Error, Exhausted, InvalidRequest, SubmitError};
 use crate::handle::Account;
 use crate::journal::{Flushed, HistoryError, HistoryGone, Note, NoteError, Parked, SourcePosition};
@@ -84,7 +84,7 @@ impl Ledger {
     /// the [`Outcome::result`]: it was decided, and its id keeps it.
     pub fn submit(&self, request: Request) -> Result<Outcome, SubmitError> {
         let core = self.core();
-        let decided = core.submit(request, |id, guard| core.directory.find(id, guard));
+        let decided = core.submit(request, self.next(), |id, guard| core.directory.find(id, guard));
         self.answer(decided)
     }
 
@@ -131,7 +131,7 @@ impl Ledger {
         let found = [from, to].map(|account| account.of(core).map(|found| (account.id(), found)));
         let known =
             |id: &AccountId, _: &Guard| found.iter().flatten().find(|(of, _)| *of == id).map(|(_, found)| *found);
-        let decided = core.submit(Request::single(operation, None), known);
+        let decided = core.submit(Request::single(operation, None), self.next(), known);
         Ok(self.answer(decided)?.result()?)
     }
 
@@ -232,6 +232,7 @@ impl Ledger {
     /// # Errors
     /// [`Closed`] when the ledger was closed before.
     pub fn wait_durable(&self, sequence: u64) -> Result<(), Closed> {
+        self.core().flush_alone(sequence);
         block_on(self.durable_at(sequence))
     }
 
@@ -339,6 +340,14 @@ impl Ledger {
             self.wait_durable(observed).map_err(|Closed| self.core().why_closed())?;
         }
         result
+    }
+
+    /// What a call of this handle does after it decided; see [`Ledger::answer`].
+    pub(crate) fn next(&self) -> Next {
+        match self.durability {
+            Durability::Applied => Next::Returns,
+            Durability::OnDisk => Next::Waits,
+        }
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {

@@ -96,7 +96,7 @@ fn a_start_applies_only_what_came_after_the_checkpoint() {
 #[test]
 fn accounts_of_a_checkpoint_and_later_ones_are_one_order() {
     let dir = tempfile::tempdir().expect("a directory");
-    let name = |number: usize| account(&format!("{}-{number:03}", if number % 3 == 0 { "x" } else { "y" }));
+    let name = |number: usize| account(&format!("{}-{number:03}", if number.is_multiple_of(3) { "x" } else { "y" }));
     let balances = |ledger: &Ledger, numbers: &[usize]| {
         for number in numbers {
             assert_eq!(ledger.balance(&name(*number)).expect("open").balance, *number as i64);

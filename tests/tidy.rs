@@ -26,6 +26,7 @@ const LAYERS: [(&str, &[&str]); 29] = [
     ("error", &["account", "error", "request"]),
     ("outcome", &["account", "error", "request", "outcome", "kernel::State", "kernel::Handle"]),
     ("plan", &["account", "error", "request", "plan", "directory", "kernel"]),
+    ("restoration", &["account", "directory", "error", "journal", "kernel"]),
     ("directory", &["account", "error", "directory", "kernel"]),
     ("ids", &["account", "error", "request", "ids", "kernel"]),
     ("wait", &["wait"]),
@@ -37,7 +38,6 @@ const LAYERS: [(&str, &[&str]); 29] = [
     ("snapshot", ENGINE),
     ("handle", ENGINE),
     ("upkeep", ENGINE),
-    ("restoration", ENGINE),
     ("builder", ENGINE),
     ("ledger", ENGINE),
     // The doors: the engine through its public names only.
@@ -74,6 +74,7 @@ const LAYERS: [(&str, &[&str]); 29] = [
 ];
 
 const ENGINE: &[&str] = &[
+    "restoration",
     "account",
     "request",
     "error",

@@ -1,16 +1,27 @@
 //! The ids in memory, each with the transaction that claimed it.
 
+use std::cell::Cell;
+
 use crossbeam_queue::SegQueue;
 use foldhash::fast::RandomState;
 use papaya::HashMap;
 use parking_lot::Mutex;
-use seize::Collector;
+use seize::{Collector, Guard as _};
 
 use crate::account::{Balance, TransactionId};
 use crate::kernel::{Gate, Handle};
 
 /// How many removed entries papaya reclaims together: each batch costs a barrier that interrupts every thread.
 const RECLAIM_BATCH: usize = 1024;
+
+/// After how many claims a thread has what it retired reclaimed, however little that is. Every few hundred thousand ids papaya moves to another table,
+/// and whoever moves the last entry retires the old one: a single thing for a batch, but megabytes, and the transactions of ids that left it meanwhile.
+/// A caller retires little else, so it would keep a thousand of them.
+const RECLAIM_EVERY: u32 = 1 << 12;
+
+thread_local! {
+    static CLAIMS: Cell<u32> = const { Cell::new(0) };
+}
 
 /// Whose an id is: a transaction, and which of its members carries it.
 #[derive(Clone)]
@@ -70,8 +81,13 @@ impl Table {
         member: u32,
     ) -> Result<(), Handle<Balance>> {
         let claim = Claim { handle: handle.clone(), member };
-        let claims = self.claims.pin();
-        match claims.try_insert(id.clone(), claim) {
+        let guard = &self.claims.guard();
+        let claims = CLAIMS.get().wrapping_add(1);
+        CLAIMS.set(claims);
+        if claims.is_multiple_of(RECLAIM_EVERY) {
+            guard.flush();
+        }
+        match self.claims.try_insert(id.clone(), claim, guard) {
             Err(occupied) if !occupied.current.handle.same(handle) => Err(occupied.current.handle.clone()),
             _ => Ok(()),
         }

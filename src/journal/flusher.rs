@@ -32,6 +32,8 @@ struct Working {
 pub(crate) enum Flushed {
     /// Everything committed at the call is durable, or never will be.
     Done,
+    /// As [`Flushed::Done`], and others wait for what was committed since.
+    More,
     /// Somebody else is at it.
     Busy,
 }
@@ -69,6 +71,25 @@ impl Flusher {
         }
     }
 
+    /// As [`Flusher::try_flush`], but of what was committed at the call only: a caller does not work for others without an end.
+    pub(crate) fn try_flush_once(
+        &self,
+        kernel: &Kernel<Balance>,
+        waiters: &Waiters,
+        notes: &Notes,
+        mut durable: impl FnMut(&[Handle<Balance>], u64),
+    ) -> Flushed {
+        match self
+            .working
+            .try_lock()
+            .map(|mut working| self.flush_batch(&mut working, kernel, waiters, notes, &mut durable))
+        {
+            Some(true) => Flushed::More,
+            Some(false) => Flushed::Done,
+            None => Flushed::Busy,
+        }
+    }
+
     /// Makes everything committed durable.
     pub(crate) fn flush(
         &self,
@@ -94,46 +115,58 @@ impl Flusher {
         notes: &Notes,
         mut durable: impl FnMut(&[Handle<Balance>], u64),
     ) {
-        while self.failure.get().is_none() {
-            let guard = pin();
-            let through = kernel.begin_flush(&guard);
-            let due = notes.take(through);
-            if through == kernel.durable() {
-                drop(guard);
-                if due.is_empty() {
-                    return;
-                }
-                self.keep_notes(due, waiters, notes);
-                continue;
-            }
-            working.consumer.take(kernel, through, &mut working.batch, &guard);
-            drop(guard);
-            if let Err(failure) = self.sink.append(&working.batch, &due.records) {
-                working.batch.clear();
-                return self.fail(failure, due, waiters, notes);
-            }
-            kernel.end_flush(through);
-            let more = waiters.reached(through);
-            notes.kept(due);
-            durable(&working.batch, through);
-            for entries in working.batch.chunks(TRIM_STRIDE) {
-                let guard = pin();
-                entries.iter().for_each(|entry| kernel.trim_legs(entry, &guard));
-            }
-            working.batch.clear();
-            if !more {
-                return;
-            }
-        }
+        while self.flush_batch(working, kernel, waiters, notes, &mut durable) {}
     }
 
-    /// Notes that no entry waits with.
-    fn keep_notes(&self, due: Due, waiters: &Waiters, notes: &Notes) {
+    /// Makes what is committed durable; whether somebody waits for more.
+    fn flush_batch(
+        &self,
+        working: &mut Working,
+        kernel: &Kernel<Balance>,
+        waiters: &Waiters,
+        notes: &Notes,
+        durable: &mut impl FnMut(&[Handle<Balance>], u64),
+    ) -> bool {
+        if self.failure.get().is_some() {
+            return false;
+        }
+        let guard = pin();
+        let through = kernel.begin_flush(&guard);
+        let due = notes.take(through);
+        if through == kernel.durable() {
+            drop(guard);
+            return !due.is_empty() && self.keep_notes(due, waiters, notes);
+        }
+        working.consumer.take(kernel, through, &mut working.batch, &guard);
+        drop(guard);
+        if let Err(failure) = self.sink.append(&working.batch, &due.records) {
+            working.batch.clear();
+            self.fail(failure, due, waiters, notes);
+            return false;
+        }
+        kernel.end_flush(through);
+        let more = waiters.reached(through);
+        notes.kept(due);
+        durable(&working.batch, through);
+        for entries in working.batch.chunks(TRIM_STRIDE) {
+            let guard = pin();
+            entries.iter().for_each(|entry| kernel.trim_legs(entry, &guard));
+        }
+        working.batch.clear();
+        more
+    }
+
+    /// Notes that no entry waits with; whether they are kept.
+    fn keep_notes(&self, due: Due, waiters: &Waiters, notes: &Notes) -> bool {
         let kept = if due.records.is_empty() { Ok(()) } else { self.sink.append(&[], &due.records) };
         match kept {
             Ok(()) => notes.kept(due),
-            Err(failure) => self.fail(failure, due, waiters, notes),
+            Err(failure) => {
+                self.fail(failure, due, waiters, notes);
+                return false;
+            }
         }
+        true
     }
 
     fn fail(&self, failure: JournalError, due: Due, waiters: &Waiters, notes: &Notes) {

@@ -29,7 +29,7 @@ pub(crate) trait Sink: Send + Sync {
     fn read(&self, from: u64, through: u64, limit: usize) -> Result<Vec<Outcome>, HistoryError>;
     /// The oldest sequence kept, or the next one to come.
     fn oldest(&self) -> u64;
-    /// Whether [`Sink::append`] takes a device's time, so that nobody but the flusher should call it.
+    /// Whether [`Sink::append`] takes a device's time, so that only the flusher should call it, and who would block for it anyway.
     fn waits(&self) -> bool;
     /// Where there is no room for what comes next, and how many bytes are needed; None while all is well.
     fn shortage(&self) -> Option<(String, u64)>;

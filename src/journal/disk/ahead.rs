@@ -12,8 +12,8 @@ use crate::opening::{Event, OpenError, Progress};
 /// How many accounts and changes are handed over together: what fits into a processor's cache.
 const TOGETHER: usize = 1 << 10;
 
-/// How many messages may wait: some hundred kilobytes of the journal.
-const WAITING: usize = 16;
+/// How many messages may wait: a few megabytes, so that where others want the processors too neither side waits for the other at once.
+const WAITING: usize = 64;
 
 enum Message {
     Recovered(Vec<Recovered>),
