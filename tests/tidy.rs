@@ -18,7 +18,7 @@ const REQUIREMENTS: [&str; 31] = [
 const RACE_CHECKERS: [&str; 3] = ["loom", "shuttle", "thread"];
 
 /// Which of our modules a module may name. What is not listed here may name everything.
-const LAYERS: [(&str, &[&str]); 24] = [
+const LAYERS: [(&str, &[&str]); 25] = [
     ("kernel", &["kernel"]),
     // The domain: plain data. Of the kernel it knows what a state is, and an outcome the handle that it reads.
     ("account", &["account", "error", "request", "kernel::State"]),
@@ -26,8 +26,8 @@ const LAYERS: [(&str, &[&str]); 24] = [
     ("error", &["account", "error", "request"]),
     ("outcome", &["account", "error", "request", "outcome", "kernel::State", "kernel::Handle"]),
     ("plan", &["account", "error", "request", "plan", "directory", "kernel"]),
-    ("restoration", &["account", "directory", "error", "journal", "kernel"]),
     ("directory", &["account", "error", "directory", "kernel"]),
+    ("restoration", &["account", "directory", "error", "journal", "kernel"]),
     ("ids", &["account", "error", "request", "ids", "kernel"]),
     ("wait", &["wait"]),
     ("opening", &["opening"]),
@@ -41,7 +41,7 @@ const LAYERS: [(&str, &[&str]); 24] = [
     ("builder", ENGINE),
     ("ledger", ENGINE),
     // The doors: the engine through its public names only.
-    ("grpc", &["grpc", "telemetry", "config", "restoration"]),
+    ("grpc", &["grpc", "telemetry", "config"]),
     ("config", &["config"]),
     ("telemetry", &["telemetry", "config"]),
     ("cli", &["cli", "grpc", "config", "telemetry", "ledger", "compact", "verify"]),
@@ -67,6 +67,7 @@ const ENGINE: &[&str] = &[
     "snapshot",
     "handle",
     "builder",
+    "restoration",
     "ledger",
     "kernel",
 ];
