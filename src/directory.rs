@@ -1,8 +1,8 @@
-//! Accounts by id: what a checkpoint held as it stood there, a skiplist for what came after, and a hash map in front of both for point look-ups.
+//! Accounts by id: a skiplist that is the authority, and a hash map in front of it for point look-ups.
 //!
-//! A checkpoint's accounts come in the order of their ids and go into the slab as they come. So the slab's first entries are sorted, for good, and found by
-//! halves; putting them into the skiplist would take most of a start. The hash map is filled beside the traffic: what it does not hold yet is found all
-//! the same.
+//! A checkpoint's accounts come in the order of their ids and go into the slab as they come, so its first entries are sorted and
+//! found by halves: putting them into the skiplist would take most of a start. That, and filling the hash map, is done beside the
+//! traffic ([`Directory::settle`]).
 
 use std::borrow::Borrow;
 use std::hash::{Hash, Hasher};
@@ -12,6 +12,7 @@ use crossbeam_skiplist::base::SkipList;
 
 use crate::account::{AccountId, Balance};
 use crate::error::Exhausted;
+use crate::kernel::doorbell::Latch;
 use crate::kernel::slab::{Index, Slab};
 use crate::kernel::{Account, Guard, pin};
 
@@ -63,8 +64,10 @@ const STRIDE: u32 = 64;
 /// Where the accounts are. An account is never removed, so what a look-up returns lives as long as the directory.
 pub(crate) struct Directory {
     accounts: Slab<Account<Balance>>,
-    /// How many accounts, the slab's first, came in the order of their ids and are not in `order`.
+    /// How many accounts, the slab's first, came in the order of their ids and were not put into `order` at once.
     sorted: u32,
+    /// They are there too by now.
+    settled: Latch,
     order: SkipList<AccountId, Index>,
     cache: Option<Cache>,
     /// How many accounts, the slab's first, were open in an earlier process.
@@ -77,6 +80,7 @@ impl Directory {
         Directory {
             accounts: Slab::new(),
             sorted: 0,
+            settled: Latch::new(),
             recovered: 0,
             order: SkipList::new(crossbeam_epoch::default_collector().clone()),
             cache: cached.then(|| Cache::with_capacity_and_hasher(capacity, foldhash::fast::RandomState::default())),
@@ -102,8 +106,9 @@ impl Directory {
 
     /// As [`Self::index`], past the cache.
     fn look_up(&self, id: &AccountId, guard: &Guard) -> Option<Index> {
-        let place = self.accounts.partition_point(self.sorted, |account| account.key() < id);
-        match self.accounts.range(place, self.sorted).next() {
+        let sorted = self.sorted();
+        let place = self.accounts.partition_point(sorted, |account| account.key() < id);
+        match self.accounts.range(place, sorted).next() {
             Some((index, account)) if account.key() == id => Some(index),
             _ => self.order.get(id, guard).map(|entry| *entry.value()),
         }
@@ -140,8 +145,28 @@ impl Directory {
         }
     }
 
-    /// Puts the accounts that were open in an earlier process into the cache, unless `stop` says so before.
-    pub(crate) fn fill_cache(&self, stop: impl Fn() -> bool) {
+    /// How many of the slab's first accounts are looked for there.
+    fn sorted(&self) -> u32 {
+        if self.settled.is_set() { 0 } else { self.sorted }
+    }
+
+    /// Puts the accounts of an earlier process where all others are, unless `stop` says so before: into the cache, then those that
+    /// came sorted into the skiplist.
+    pub(crate) fn settle(&self, stop: impl Fn() -> bool) {
+        self.fill_cache(&stop);
+        for from in (0..self.sorted).step_by(STRIDE as usize) {
+            if stop() {
+                return;
+            }
+            let guard = &pin();
+            for (index, account) in self.accounts.range(from, self.sorted.min(from.saturating_add(STRIDE))) {
+                self.order.get_or_insert(account.key().clone(), index, guard).release(guard);
+            }
+        }
+        self.settled.set();
+    }
+
+    fn fill_cache(&self, stop: impl Fn() -> bool) {
         let Some(cache) = &self.cache else { return };
         for from in (0..self.recovered).step_by(STRIDE as usize) {
             if stop() {
@@ -203,7 +228,8 @@ impl Directory {
             Some(after) if after >= prefix => Bound::Excluded(after),
             _ => Bound::Included(prefix),
         };
-        let place = self.accounts.partition_point(self.sorted, |account| match from {
+        let all_sorted = self.sorted();
+        let place = self.accounts.partition_point(all_sorted, |account| match from {
             Bound::Excluded(after) => account.key().as_str() <= after,
             _ => account.key().as_str() < prefix,
         });
@@ -211,9 +237,14 @@ impl Directory {
         let mut made = std::iter::successors(first, |entry| entry.next())
             .filter_map(|entry| self.accounts.get(*entry.value()))
             .peekable();
-        let mut sorted = self.accounts.range(place, self.sorted).map(|(_, account)| account).peekable();
+        let mut sorted = self.accounts.range(place, all_sorted).map(|(_, account)| account).peekable();
         let in_order = std::iter::from_fn(move || match (sorted.peek(), made.peek()) {
             (Some(one), Some(other)) if one.key() > other.key() => made.next(),
+            // On its way from the one place to the other.
+            (Some(one), Some(other)) if one.key() == other.key() => {
+                sorted.next();
+                made.next()
+            }
             (Some(_), _) => sorted.next(),
             (None, _) => made.next(),
         });
@@ -223,5 +254,40 @@ impl Directory {
     /// Every account, in no order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Account<Balance>> {
         self.accounts.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// E6: what a checkpoint brought is found, and walked in order, before, while and after it moves into the skiplist; a newcomer
+    /// stands between.
+    #[test]
+    fn accounts_are_in_order_while_they_move() {
+        let id = |number: u32| AccountId::new(&format!("a{number:05}")).expect("an id");
+        let mut directory = Directory::new(true, 0);
+        for number in (0..2_000).step_by(2) {
+            directory.load(id(number), 1, Balance { amount: 1, version: 1 }).expect("room");
+        }
+        let ids = |directory: &Directory| {
+            let guard = &pin();
+            directory.walk("a", None, usize::MAX, guard).map(|account| account.key().clone()).collect::<Vec<_>>()
+        };
+        for number in (1..2_000).step_by(2) {
+            directory.find_or_make(&id(number), &pin()).expect("room");
+        }
+        let all: Vec<_> = (0..2_000).map(id).collect();
+        assert_eq!(ids(&directory), all);
+        std::thread::scope(|scope| {
+            let settling = scope.spawn(|| directory.settle(|| false));
+            while !settling.is_finished() {
+                assert_eq!(ids(&directory), all);
+                assert!(all.iter().all(|id| directory.find(id, &pin()).is_some_and(|found| found.key() == id)));
+            }
+        });
+        assert_eq!(directory.sorted(), 0);
+        assert_eq!(ids(&directory), all);
+        assert!(all.iter().all(|id| directory.find(id, &pin()).is_some()));
     }
 }

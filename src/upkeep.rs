@@ -39,7 +39,7 @@ pub(crate) fn start(core: &Arc<Core>, checkpoint: u64) -> io::Result<Vec<JoinHan
         spawn("merge", Box::new(merge_until_closed))?;
         spawn("checkpoint", Box::new(move |core| checkpoint_until_closed(core, checkpoint)))?;
         if core.directory.recovered() > 0 {
-            spawn("cache", Box::new(|core| core.directory.fill_cache(|| core.closed.is_set())))?;
+            spawn("directory", Box::new(|core| core.directory.settle(|| core.closed.is_set())))?;
         }
     }
     Ok(threads)
