@@ -169,7 +169,8 @@ impl Bare {
              INSERT INTO consumer_offsets (topic, partition, epoch, next_offset) VALUES ('bare', 0, 1, 0)"
         );
         client.batch_execute(&open).await.expect("products");
-        let products = "UPDATE products p SET current_stock = p.current_stock + c.change, version = p.version + c.times,
+        let products =
+            "UPDATE products p SET current_stock = p.current_stock + c.change, version = p.version + c.times,
             updated_at = now(), last_event_id = c.event, batch = 1, place = 1
             FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[]) c (sku, change, times, event)
             WHERE p.sku = c.sku";
@@ -209,9 +210,7 @@ impl Bare {
         let batch = -(first as i64);
         let count = size as i64;
         let client = &self.client;
-        let offsets = async {
-            if checked { client.execute(&self.offsets, &[&count]).await } else { Ok(1) }
-        };
+        let offsets = async { if checked { client.execute(&self.offsets, &[&count]).await } else { Ok(1) } };
         let id_statement = if checked { &self.checked_ids } else { &self.ids };
         let (begun, products, used, stepped, kept, committed) = tokio::join!(
             client.batch_execute("BEGIN"),
@@ -226,7 +225,8 @@ impl Bare {
         );
         begun.expect("begun");
         committed.expect("committed");
-        let written = [products.expect("products"), used.expect("ids"), stepped.expect("offset"), kept.expect("entries")];
+        let written =
+            [products.expect("products"), used.expect("ids"), stepped.expect("offset"), kept.expect("entries")];
         assert_eq!(written, [changed.len() as u64, size as u64, 1, size as u64]);
     }
 }

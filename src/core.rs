@@ -377,7 +377,12 @@ fn unknowable(error: IndexError) -> SubmitError {
 }
 
 /// Whether `request`, whose member `index` carries an id of `owner`'s member `place`, says the same as it.
-pub(crate) fn check_replay(owner: &Request, place: usize, request: &Request, index: usize) -> Result<(), InvalidRequest> {
+pub(crate) fn check_replay(
+    owner: &Request,
+    place: usize,
+    request: &Request,
+    index: usize,
+) -> Result<(), InvalidRequest> {
     let Some(Member { id: Some(id), operation }) = request.members().get(index) else { return Ok(()) };
     let differs = match owner.members().get(place) {
         Some(known) if request.members().len() == 1 => {

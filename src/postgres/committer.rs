@@ -270,14 +270,7 @@ impl<D: Database> Committer<D> {
     }
 
     /// Remembers what was committed, and answers.
-    fn finish(
-        &mut self,
-        batch: &mut Batch,
-        asks: &Asks,
-        decision: &Decision,
-        changes: Changes,
-        committed: Committed,
-    ) {
+    fn finish(&mut self, batch: &mut Batch, asks: &Asks, decision: &Decision, changes: Changes, committed: Committed) {
         let records = settle(changes.records, committed);
         for AccountChange { id, after, .. } in changes.accounts {
             self.accounts.insert(id, after);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-use super::batch::{AccountChange, UsedId, Used};
+use super::batch::{AccountChange, Used, UsedId};
 use crate::account::{AccountId, Balance, TransactionId};
 use crate::core::check_replay;
 use crate::kernel::State as _;
@@ -66,11 +66,7 @@ pub(super) struct Decision {
 ///
 /// # Errors
 /// What the engine refuses everything for.
-pub(super) fn decide(
-    asks: &[Ask],
-    known: &Known,
-    skipped: impl Fn(usize) -> bool,
-) -> Result<Decision, SubmitError> {
+pub(super) fn decide(asks: &[Ask], known: &Known, skipped: impl Fn(usize) -> bool) -> Result<Decision, SubmitError> {
     let mut deciding = Deciding::new(asks.len(), known)?;
     let mut verdicts = Vec::with_capacity(asks.len());
     for (index, ask) in asks.iter().enumerate() {

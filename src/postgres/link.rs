@@ -138,7 +138,6 @@ pub(super) fn text(error: &Error) -> String {
         return causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
     };
     let named = [("column", server.column()), ("constraint", server.constraint()), ("table", server.table())];
-    let named: String =
-        named.iter().filter_map(|(kind, name)| Some(format!(", {kind} {}", (*name)?))).collect();
+    let named: String = named.iter().filter_map(|(kind, name)| Some(format!(", {kind} {}", (*name)?))).collect();
     format!("{} ({}{named})", server.message(), server.code().code())
 }

@@ -3,7 +3,7 @@
 use tokio_postgres::Client;
 
 use super::error::PgError;
-use super::link::{fault, Link};
+use super::link::{Link, fault};
 
 /// In their order; the first is version 1. One that was released is never changed.
 const MIGRATIONS: [&str; 1] = [include_str!("migrations/0001_ledger.sql")];
@@ -14,6 +14,11 @@ const LOCK: i64 = 0x6571_7569_706f_6973;
 pub(super) async fn migrate(link: &Link) -> Result<(), PgError> {
     let client = &link.client;
     let failed = |error: tokio_postgres::Error| PgError::from(fault(&error));
+    let encoding = client.query_one("SHOW server_encoding", &[]).await.map_err(failed)?;
+    let encoding: &str = encoding.get(0);
+    if encoding != "UTF8" {
+        return Err(PgError::Settings { what: format!("the database's encoding is {encoding}, it must be UTF8") });
+    }
     // Whoever came first may take longer than a statement may.
     client.batch_execute("SET statement_timeout = 0").await.map_err(failed)?;
     client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await.map_err(failed)?;
@@ -36,8 +41,7 @@ async fn bring_up(client: &Client) -> Result<(), PgError> {
     }
     for (version, migration) in (1..).zip(MIGRATIONS) {
         if version > found {
-            let step =
-                format!("BEGIN; {migration}; INSERT INTO equipoise_schema (version) VALUES ({version}); COMMIT");
+            let step = format!("BEGIN; {migration}; INSERT INTO equipoise_schema (version) VALUES ({version}); COMMIT");
             if let Err(error) = client.batch_execute(&step).await {
                 let _ = client.batch_execute("ROLLBACK").await;
                 return Err(failed(error));

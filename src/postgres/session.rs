@@ -101,9 +101,7 @@ impl Session {
         // The sequence is read first: who is not found after it was not there before it.
         let sequence = client.query_one(&statements.sequence, &[]);
         let by_name = if lock { &statements.accounts_locked } else { &statements.accounts };
-        let accounts = async {
-            if names.is_empty() { Ok(Vec::new()) } else { client.query(by_name, &[&names]).await }
-        };
+        let accounts = async { if names.is_empty() { Ok(Vec::new()) } else { client.query(by_name, &[&names]).await } };
         let used = async { if ids.is_empty() { Ok(Vec::new()) } else { client.query(&statements.ids, &[&ids]).await } };
         let answers = async {
             let ((begun, sequence), (accounts, used)) = join(join(begin, sequence), join(accounts, used)).await;

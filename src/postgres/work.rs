@@ -236,12 +236,7 @@ impl Batch {
         }
     }
 
-    fn outcome(
-        &self,
-        work: usize,
-        verdict: Option<&Verdict>,
-        records: &[Arc<Record>],
-    ) -> Result<Outcome, PgError> {
+    fn outcome(&self, work: usize, verdict: Option<&Verdict>, records: &[Arc<Record>]) -> Result<Outcome, PgError> {
         let lost = || PgError::Failed { what: "a verdict without its record".to_owned() };
         match verdict.ok_or_else(lost)? {
             Verdict::Decided { place, member, replayed } => {

@@ -218,13 +218,13 @@ impl<'a> Batch<'a> {
             let expected: Params<'p> = vec![&self.expected_id, &self.expected_stock, &self.expected_version];
             pipeline.rows(Part::Expected, &statements.lock_accounts, expected);
         }
-        if !self.opened.id.is_empty() {
-            pipeline.count(Part::Opened, &statements.insert_accounts, self.opened.params(number));
-        }
         if !self.changed.id.is_empty() {
             let mut changed = self.changed.params(number);
             changed.extend([&self.changed.expected_stock as &(dyn ToSql + Sync), &self.changed.expected_version]);
             pipeline.count(Part::Changed, &statements.update_accounts, changed);
+        }
+        if !self.opened.id.is_empty() {
+            pipeline.count(Part::Opened, &statements.insert_accounts, self.opened.params(number));
         }
         if !self.ids.id.is_empty() {
             let Ids { id, account, place, member } = &self.ids;
@@ -266,7 +266,9 @@ impl<'a> Batch<'a> {
                     let stepped = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
                     let stepped = stepped.collect::<Result<HashSet<(&str, i32)>, Error>>()?;
                     let asked = self.offsets.topic.iter().zip(&self.offsets.partition);
-                    for (topic, partition) in asked.filter(|(topic, partition)| !stepped.contains(&(*topic, **partition))) {
+                    for (topic, partition) in
+                        asked.filter(|(topic, partition)| !stepped.contains(&(*topic, **partition)))
+                    {
                         let (topic, partition) = ((*topic).to_owned(), *partition);
                         missed.offsets.push(OffsetFound { topic, partition, epoch: -1, next: None });
                     }

@@ -11,9 +11,8 @@ use crate::harness::{Database, account, create, id, update};
 async fn outcomes_come_back_as_they_were() {
     let database = Database::new().await;
     let store = database.store().await;
-    let transfer = |from: &str, to: &str, amount| {
-        Operation::transfer(account(from), account(to), amount).expect("valid")
-    };
+    let transfer =
+        |from: &str, to: &str, amount| Operation::transfer(account(from), account(to), amount).expect("valid");
     let single = |name: &str, operation| Request::single(operation, Some(id(name)));
     let member = |name: &str, operation| Member { id: Some(id(name)), operation };
     let requests = [
@@ -89,7 +88,10 @@ async fn reads_wait_for_nobody() {
     }
     store.submit(create("q", 1)).await.expect("opened");
     let locker = database.client().await;
-    locker.batch_execute("BEGIN; SELECT * FROM products FOR UPDATE; LOCK ledger_sequence IN SHARE MODE").await.expect("locks");
+    locker
+        .batch_execute("BEGIN; SELECT * FROM products FOR UPDATE; LOCK ledger_sequence IN SHARE MODE")
+        .await
+        .expect("locks");
     let state = store.balance(&account("p07")).await.expect("readable").expect("open");
     assert_eq!((state.balance, state.version, state.sequence), (10, 1, 8));
     let listing = store.list("p").await.expect("a listing");
@@ -117,7 +119,8 @@ async fn reads_wait_for_nobody() {
 async fn postings_are_refused() {
     let database = Database::new().await;
     let store = database.store().await;
-    let legs = [("a", 1), ("b", -1)].map(|(name, delta)| Posting { account: AccountId::new(name).expect("valid"), delta });
+    let legs =
+        [("a", 1), ("b", -1)].map(|(name, delta)| Posting { account: AccountId::new(name).expect("valid"), delta });
     let posting = Request::single(Operation::post(legs.to_vec()).expect("balanced"), Some(id("posting")));
     assert!(matches!(store.submit(posting).await, Err(PgError::Refused { .. })));
     assert_eq!(store.sequence().await.expect("readable"), 0);

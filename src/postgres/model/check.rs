@@ -184,9 +184,10 @@ fn check_answer(
             ensure!(operation(id).is_some(), "{id} was never used");
         }
         Err(PgError::Refused { .. }) => {
-            let poison = request.members().iter().any(|member| {
-                Plain::deltas(&member.operation).iter().any(|(_, delta)| *delta == POISON)
-            });
+            let poison = request
+                .members()
+                .iter()
+                .any(|member| Plain::deltas(&member.operation).iter().any(|(_, delta)| *delta == POISON));
             ensure!(poison, "{request:?} was refused");
         }
         Err(PgError::Unavailable { .. }) => {}

@@ -43,9 +43,7 @@ impl Random {
 /// Where another task may go on.
 pub(super) fn pause() -> impl Future<Output = ()> + Send {
     let mut paused = false;
-    std::future::poll_fn(move |_| {
-        if std::mem::replace(&mut paused, true) { Poll::Ready(()) } else { Poll::Pending }
-    })
+    std::future::poll_fn(move |_| if std::mem::replace(&mut paused, true) { Poll::Ready(()) } else { Poll::Pending })
 }
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;

@@ -87,7 +87,12 @@ pub(super) fn run(plan: Plan) -> Result<Seen, String> {
             let crashed = random.below(INSTANCES) as usize;
             executor.crash(instances[crashed]);
             let next = instances.iter().max().map_or(0, |newest| newest + 1);
-            world.owners.lock().iter_mut().filter(|owner| **owner == instances[crashed]).for_each(|owner| *owner = next);
+            world
+                .owners
+                .lock()
+                .iter_mut()
+                .filter(|owner| **owner == instances[crashed])
+                .for_each(|owner| *owner = next);
             instances[crashed] = next;
             world.start(&mut executor, next);
             world.seen.lock().crashes += 1;
