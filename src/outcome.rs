@@ -68,9 +68,18 @@ impl Outcome {
     /// What a journal has to tell of the whole transaction, whichever member was asked about.
     #[cfg(feature = "postgres")]
     pub(crate) fn to_record(&self) -> Record {
-        let whole = Outcome { member: None, ..self.clone() };
-        let changes = whole.changes();
-        let states = changes.iter().map(|change| Balance { amount: change.balance, version: change.version });
+        let effects = match &self.source {
+            Source::Live(handle) => effects(handle),
+            Source::Recorded(record) => record.effects(),
+        };
+        let mut effects = effects.into_iter().peekable();
+        let mut states = SmallVec::new();
+        for (member, place) in self.request().members().iter().zip(0_u32..) {
+            for position in 0..member.operation.accounts().len() {
+                let effect = effects.next_if(|effect| (effect.place, effect.position) == (place, position));
+                states.push(effect.map_or(Balance::ABSENT, |effect| effect.state));
+            }
+        }
         let refusal = match &self.source {
             Source::Live(handle) => handle.decision().and_then(|decision| decision.refusal),
             Source::Recorded(record) => record.refusal,
@@ -81,7 +90,7 @@ impl Outcome {
             time: self.time(),
             refusal,
             as_of: self.as_of(),
-            states: states.collect(),
+            states,
         }
     }
 

@@ -169,7 +169,11 @@ impl<D: Database> Committer<D> {
     async fn attempt(&mut self, batch: &mut Batch, retry: &mut Retry) -> Result<(), Fault> {
         let asks = batch.asks();
         let known = self.know(&asks.asks, retry).await?;
-        let mut decision = decide(&asks.asks, &known, |index| batch.is_refused(&asks, index))?;
+        let decided = decide(&asks.asks, &known, |index| batch.is_refused(&asks, index));
+        if decided.is_err() && retry.lock {
+            self.database.release().await?;
+        }
+        let mut decision = decided?;
         let number = self.database.number().await?;
         let changes = batch.changes(&asks, &mut decision, number);
         if changes.is_empty() {
@@ -188,7 +192,7 @@ impl<D: Database> Committer<D> {
                     self.finish(batch, &asks, &decision, changes, committed);
                 }
             }
-            Err(Fault::Refused(what)) => self.isolate(batch, &asks, &known, what).await?,
+            Err(Fault::Refused(what)) => self.isolate(batch, &asks, &known, what, retry).await?,
             Err(fault) => return Err(fault),
         }
         Ok(())
@@ -286,7 +290,14 @@ impl<D: Database> Committer<D> {
 
     /// Finds the asks that the database refuses, by trials of all asks up to one, which keep nothing: whether an ask is refused
     /// may depend on what those before it made of an account.
-    async fn isolate(&mut self, batch: &mut Batch, asks: &Asks, known: &Known, what: String) -> Result<(), Fault> {
+    async fn isolate(
+        &mut self,
+        batch: &mut Batch,
+        asks: &Asks,
+        known: &Known,
+        what: String,
+        retry: &mut Retry,
+    ) -> Result<(), Fault> {
         let (all, mut why) = (asks.asks.len(), what);
         let mut culprits = 0;
         // The database keeps the first `good` asks, now that those it refuses are left out.
@@ -301,7 +312,10 @@ impl<D: Database> Committer<D> {
                 match self.is_kept(batch, asks, known, length).await? {
                     Trial::Kept => (good, stride) = (length, stride * 2),
                     Trial::Refused(what) => (bad, why) = (Some(length), what),
-                    Trial::Missed => return Ok(()),
+                    Trial::Missed(changes, missed) => {
+                        self.missed(batch, &changes, missed, retry);
+                        return Ok(());
+                    }
                 }
             }
             if bad.is_some() {
@@ -321,7 +335,7 @@ impl<D: Database> Committer<D> {
         let Decision { records, accounts, ids, .. } = decision;
         let changes = Changes { number, records, accounts, ids, ..Changes::default() };
         match self.database.write(&changes, true).await {
-            Ok(Written::Missed(_)) => Ok(Trial::Missed),
+            Ok(Written::Missed(missed)) => Ok(Trial::Missed(Box::new(changes), missed)),
             Ok(_) => Ok(Trial::Kept),
             Err(Fault::Refused(what)) => Ok(Trial::Refused(what)),
             Err(fault) => Err(fault),
@@ -333,7 +347,7 @@ enum Trial {
     Kept,
     Refused(String),
     /// Others changed what it was decided from.
-    Missed,
+    Missed(Box<Changes>, Missed),
 }
 
 fn give<T>(answer: Answer<T>, result: Result<T, Fault>) {

@@ -14,6 +14,11 @@ const LOCK: i64 = 0x6571_7569_706f_6973;
 pub(super) async fn migrate(link: &Link) -> Result<(), PgError> {
     let client = &link.client;
     let failed = |error: tokio_postgres::Error| PgError::from(fault(&error));
+    let encoding = client.query_one("SHOW server_encoding", &[]).await.map_err(failed)?;
+    let encoding: &str = encoding.get(0);
+    if encoding != "UTF8" {
+        return Err(PgError::Settings { what: format!("the database's encoding is {encoding}, it must be UTF8") });
+    }
     // Whoever came first may take longer than a statement may.
     client.batch_execute("SET statement_timeout = 0").await.map_err(failed)?;
     client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await.map_err(failed)?;

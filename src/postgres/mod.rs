@@ -1,4 +1,46 @@
-//! PostgreSQL as the place of the state.
+//! PostgreSQL as the place of the state: for several instances that share it, and for people who want to query it.
+//!
+//! A [`PgStore`] keeps what the gRPC calls and the inventory events change. It decides with the engine, and what it decided
+//! exists when PostgreSQL has committed it, not before: nobody is shown anything earlier.
+//!
+//! # One transaction a batch
+//!
+//! Each instance has one committer (`committer.rs`). What waits while it commits is its next batch: group commit without a
+//! timer. It looks up what it does not remember, decides the batch with a ledger in memory that holds those accounts
+//! (`decide.rs`), and writes all of it at once: accounts, ids, journal, offsets, dead letters (`write.rs`). A batch that was
+//! decided from what is not so any more is decided again, its accounts' rows locked this time, so two instances on one product take
+//! turns. Which of the checks failed says what is to be done:
+//!
+//! | not as expected | because | so |
+//! |---|---|---|
+//! | an account's stock or version | another instance, or a person, changed it | look it up again, with its row locked |
+//! | an id | it was used meanwhile | look it up; it is a replay |
+//! | a partition's epoch | somebody took the partition over | its work is refused as fenced, the rest goes on |
+//! | a partition's offset, at its end already | our own commit, whose answer was lost | it is done; nothing is applied |
+//!
+//! # The order of commits
+//!
+//! The commit sequence is dense over all instances: it is drawn from one row, locked by the very last statement before COMMIT.
+//! Whoever sees a sequence sees all before it, and the view `journal` lists them in that order. The rows of the journal refer to their batch,
+//! so all but one small row are written before that lock is taken.
+//!
+//! # When an answer is lost
+//!
+//! A COMMIT that was not answered has gone through or not, and its batch number tells: the number is put into `commits` as
+//! given up. If it is there already, the batch went through; if not, it never will. So also a request without an id is answered with its own outcome. If
+//! PostgreSQL does not come back within [`Settings::patience`], callers are told `Unavailable`; asking again with the same
+//! id, or for the same offsets, finds out.
+//!
+//! # What PostgreSQL refuses
+//!
+//! By its class an error is about the data (22, 23, 54), about the moment (08, 40, 53, 55, 57, and 25006) or about
+//! something that a person has to see to (all others). Data that is refused is traced to the events that bring it, by trials
+//! that are rolled back; they become dead letters, everything else is kept.
+//!
+//! # Reads
+//!
+//! They go to PostgreSQL, on a connection of their own, since another instance may have written last. They show what is
+//! committed and wait for no writer.
 
 mod batch;
 mod committer;

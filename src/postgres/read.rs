@@ -12,6 +12,7 @@ use super::error::PgError;
 use super::link::{Connector, Link};
 use super::rows;
 use super::session::account;
+use super::sql::PLANS;
 use crate::account::{AccountId, AccountState, TransactionId};
 use crate::outcome::Record;
 
@@ -62,6 +63,7 @@ impl Open {
         let link = connector.connect().await?;
         let prepared = link.timed(async {
             let client: &Client = &link.client;
+            client.batch_execute(PLANS).await?;
             Ok((
                 client.prepare(SEQUENCE).await?,
                 client.prepare(BALANCE).await?,

@@ -218,13 +218,13 @@ impl<'a> Batch<'a> {
             let expected: Params<'p> = vec![&self.expected_id, &self.expected_stock, &self.expected_version];
             pipeline.rows(Part::Expected, &statements.lock_accounts, expected);
         }
-        if !self.opened.id.is_empty() {
-            pipeline.count(Part::Opened, &statements.insert_accounts, self.opened.params(number));
-        }
         if !self.changed.id.is_empty() {
             let mut changed = self.changed.params(number);
             changed.extend([&self.changed.expected_stock as &(dyn ToSql + Sync), &self.changed.expected_version]);
             pipeline.count(Part::Changed, &statements.update_accounts, changed);
+        }
+        if !self.opened.id.is_empty() {
+            pipeline.count(Part::Opened, &statements.insert_accounts, self.opened.params(number));
         }
         if !self.ids.id.is_empty() {
             let Ids { id, account, place, member } = &self.ids;

@@ -146,6 +146,41 @@ async fn sessions_are_terminated() {
     killing.await.expect("no panic");
 }
 
+/// D4: an instance that dies in the middle of a batch leaves all of it or nothing, and its successor goes on.
+#[test]
+fn an_instance_that_dies_leaves_nothing_half_done() {
+    let runtime =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let watcher = runtime();
+    let database = watcher.block_on(Database::new());
+    let mut random = crate::harness::Random(1);
+    for _ in 0..30 {
+        let url = database.url.clone();
+        let dying = runtime();
+        dying.spawn(async move {
+            let store = PgStore::connect(&settings(&url)).await.expect("a store");
+            let mut partition = Partition::take(&store, 0).await;
+            loop {
+                let batch = partition.0.next.unwrap_or(0) / 50;
+                partition.apply(&store, &events(batch)).await.expect("applied");
+            }
+        });
+        std::thread::sleep(Duration::from_millis(150 + random.below(200)));
+        // Every task is dropped where it stands, and so is the connection.
+        dying.shutdown_background();
+    }
+    watcher.block_on(async {
+        let store = database.store().await;
+        let partition = Partition::take(&store, 0).await;
+        let batches = partition.0.next.expect("some were applied") / 50;
+        assert!(batches > 30 && partition.0.next == Some(batches * 50), "{batches}");
+        let stock = "SELECT sum(current_stock)::bigint FROM products";
+        assert_eq!(database.one::<i64>(stock).await, batches * 100);
+        database.check().await;
+    });
+    drop(database);
+}
+
 /// D6, case A18: a row that somebody else holds is not waited for without end, and nothing is lost by it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_locked_row_is_unavailable_for_a_while() {

@@ -77,3 +77,19 @@ async fn nothing_but_poison() {
     assert_eq!(applied, Applied { dead_letters: 200, ..Applied::default() });
     database.check().await;
 }
+
+/// D6: an instance that remembers an account as it was is not kept from finding the poison, however much of it there is.
+#[tokio::test]
+async fn poison_beside_what_another_instance_changed() {
+    let database = Database::new().await;
+    let (store, other) = (database.store().await, database.store().await);
+    database.run("ALTER TABLE processed_events ADD CONSTRAINT no_poison CHECK (event_id NOT LIKE 'poison%')").await;
+    let mut partition = Partition::take(&store, 0).await;
+    partition.apply(&store, &[event("a", "sku", 1), event("b", "sku2", 1)]).await.expect("applied");
+    other.submit(update("c", "sku", 5)).await.expect("decided");
+    let events = [event("d", "sku", -6), event("poison", "sku2", 1), event("e", "sku2", -1)];
+    let applied = partition.apply(&store, &events).await.expect("applied");
+    assert_eq!((applied.applied, applied.dead_letters), (2, 1));
+    assert_eq!(database.one::<i64>("SELECT sum(current_stock)::bigint FROM products").await, 0);
+    database.check().await;
+}

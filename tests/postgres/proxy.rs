@@ -115,7 +115,7 @@ fn next(plan: &Mutex<Plan>) -> Commits {
         return Commits::Pass;
     }
     plan.passed += 1;
-    if plan.passed % plan.every != 0 {
+    if !plan.passed.is_multiple_of(plan.every) {
         return Commits::Pass;
     }
     plan.troubled += 1;

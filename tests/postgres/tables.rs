@@ -76,6 +76,19 @@ async fn the_schema_is_brought_up_once() {
     assert_eq!(refused, PgError::SchemaTooNew { found: 1000, known: 1 });
 }
 
+/// A14: a database that cannot hold every id is refused at the start, not in the middle of a batch.
+#[tokio::test]
+async fn the_encoding_must_be_utf8() {
+    let database = Database::new().await;
+    let client = database.client().await;
+    let name = format!("{}_latin1", database.url.rsplit('/').next().expect("a name"));
+    let create = format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'");
+    client.batch_execute(&create).await.expect("a database");
+    let refused = PgStore::connect(&Settings::new(format!("{}_latin1", database.url))).await.expect_err("LATIN1");
+    client.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).await.expect("dropped");
+    assert!(matches!(refused, PgError::Settings { .. }), "{refused}");
+}
+
 /// D6: a database that is not up is waited for only when the caller says so.
 #[tokio::test]
 async fn connecting_waits_when_told_to() {

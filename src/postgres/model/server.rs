@@ -68,6 +68,11 @@ struct Zombie {
 }
 
 impl Server {
+    /// Who holds what, for whoever looks why nobody gets on.
+    pub(super) fn stuck(&self) -> String {
+        format!("{} entries, offsets {:?}, locks {:?}", self.journal.len(), self.offsets, self.locks)
+    }
+
     fn unlock(&mut self, transaction: u64) {
         self.locks.retain(|_, holder| *holder != transaction);
     }

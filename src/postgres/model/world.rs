@@ -78,7 +78,7 @@ pub(super) fn run(plan: Plan) -> Result<Seen, String> {
     while !executor.is_idle() {
         executor.step(&random);
         steps += 1;
-        ensure!(steps < MOST_STEPS, "nobody gets on");
+        ensure!(steps < MOST_STEPS, "nobody gets on: {}", world.server.lock().stuck());
         if steps > 20_000 {
             world.server.lock().trouble = 0;
         } else if random.once_in(300) {
