@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::inventory::{DeadLetter, StoreError, StoredDeadLetter};
 
 use super::backoff::Backoff;
+use super::create::create;
 use super::shared::Shared;
 
 /// Letters on their way at once.
@@ -24,6 +25,9 @@ const ASKED: Duration = Duration::from_secs(5);
 
 /// How long a full queue of the producer is waited for.
 const QUEUED: Duration = Duration::from_secs(10);
+
+/// How long the brokers may take to make the topic.
+const MADE: Duration = Duration::from_secs(10);
 
 /// What is left of a part that is cut, in bytes: enough to see what it was, and under the least limit that brokers have.
 const CUT_VALUE: usize = 16 << 10;
@@ -124,7 +128,15 @@ impl Publisher {
             store.published(&numbers).await.map_err(said)?;
             self.shared.metrics.dead_letters_published.inc_by(numbers.len() as u64);
         }
-        failure.map_or(Ok(letters.len()), |error| Err(format!("{topic}: {error}")))
+        let Some(error) = failure else { return Ok(letters.len()) };
+        if is_missing(&error) {
+            // One partition: they are few, and read in the order in which they died.
+            let made = create(&self.shared.settings.for_producer(), topic, 1, MADE).await;
+            made.map_err(|what| format!("{topic} {what}"))?;
+            tracing::info!(topic, "made the topic of the dead letters");
+            return Ok(numbers.len().max(1));
+        }
+        Err(format!("{topic}: {error}"))
     }
 
     /// Makes it smaller until the broker takes it.
@@ -157,6 +169,11 @@ fn producer(shared: &Arc<Shared>) -> KafkaResult<FutureProducer<Logged>> {
     }
     config.set("statistics.interval.ms", "0");
     config.create_with_context(Logged(Arc::clone(shared)))
+}
+
+fn is_missing(error: &KafkaError) -> bool {
+    let code = error.rdkafka_error_code();
+    [RDKafkaErrorCode::UnknownTopic, RDKafkaErrorCode::UnknownTopicOrPartition].map(Some).contains(&code)
 }
 
 fn is_too_large(error: &KafkaError) -> bool {

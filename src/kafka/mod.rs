@@ -18,6 +18,7 @@ mod backoff;
 mod check;
 mod consumer;
 mod context;
+mod create;
 mod dead_letter;
 mod doubt;
 mod fingerprint;

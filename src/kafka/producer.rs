@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
@@ -13,7 +11,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext
 use rdkafka::{ClientConfig, ClientContext, Message as _};
 use thiserror::Error;
 
-use super::Settings;
+use super::{Settings, create};
 
 /// How long the brokers may take to say what they know of a topic, or to create one.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -223,17 +221,9 @@ impl Producer {
 
 fn create(config: &ClientConfig, topic: &str, partitions: i32) -> Result<(), ProduceError> {
     let failed = |what: String| ProduceError::Topic { topic: topic.to_owned(), what };
-    let admin: AdminClient<DefaultClientContext> = config.create().map_err(|error| failed(error.to_string()))?;
-    let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(-1));
-    let options = AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| failed(error.to_string()))?;
-    let results = runtime.block_on(admin.create_topics([&new], &options)).map_err(|error| failed(error.to_string()))?;
-    match results.into_iter().next() {
-        // Somebody else was quicker.
-        Some(Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists))) | None => Ok(()),
-        Some(Err((_, error))) => Err(failed(format!("cannot be made: {error}"))),
-    }
+    runtime.block_on(create::create(config, topic, partitions, PATIENCE)).map_err(failed)
 }
 
 /// Hears what became of records.

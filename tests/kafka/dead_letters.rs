@@ -102,3 +102,17 @@ async fn letters_wait_for_their_topic() {
     assert_eq!((letters[0].key(), letters[0].payload()), (None, None));
     service.stop().await;
 }
+
+/// D6: where the topic of the dead letters is missing, it is made.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_topic_is_made() {
+    let topic = Topic::new("unprepared", 1).await;
+    let writer = Writer::new(&[]);
+    writer.record(&topic.name, 0, Some(b"k"), Some(b"bad"), OwnedHeaders::new());
+    writer.flush();
+    let elsewhere = format!("{}-elsewhere", topic.name);
+    let service = Service::start(settings(&topic, &[("KAFKA_DEAD_LETTER_TOPIC", &elsewhere)]), &Arc::default());
+    service.until("the letter", |it| it.metrics.dead_letters_published.get() == 1).await;
+    assert_eq!(read(&elsewhere, 1).len(), 1);
+    service.stop().await;
+}
