@@ -32,11 +32,14 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 /// below 0; what is no event, and nothing else, is in the dead letters. Which events are accepted depends on the order in
 /// which partitions are consumed; with --no-overselling all are, and the stock must be exactly what was sent.
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    allow_negative_numbers = true,
+    after_help = "\
 Example:
   equipoise produce --brokers localhost:9092 --events 100000 --disorder --poison 0.001
   equipoise produce --rate 5000 --no-overselling --check postgres://localhost/stock
-  equipoise produce --seed 7 --events 1000 --format protobuf --compression zstd")]
+  equipoise produce --seed 7 --events 1000 --format protobuf --compression zstd"
+)]
 pub(super) struct Produce {
     /// Records to send, of all kinds
     #[arg(long, value_name = "N", default_value_t = 10_000)]

@@ -1,16 +1,6 @@
 //! The commands that speak with Kafka, where no broker is needed.
 
-use std::process::Command;
-
 use crate::program::{equipoise, run};
-
-fn without_variables(arguments: &[&str]) -> Command {
-    let mut command = equipoise(arguments);
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("KAFKA_")) {
-        command.env_remove(name);
-    }
-    command
-}
 
 /// D8: what cannot be used is said before anything is sent.
 #[test]
@@ -28,7 +18,7 @@ fn wrong_usage_is_told() {
         (&["dead-letters", "show", "42", "--brokers", "127.0.0.1:1"], "PARTITION:OFFSET"),
     ];
     for (arguments, text) in cases {
-        let ended = run(&mut without_variables(arguments));
+        let ended = run(&mut equipoise(arguments));
         assert_eq!((ended.code, ended.stdout.as_str()), (Some(2), ""), "{arguments:?}: {ended:?}");
         assert!(ended.stderr.contains(text), "{arguments:?}: {ended:?}");
     }
@@ -40,7 +30,7 @@ fn brokers_that_are_away_are_named() {
     for arguments in
         [&["produce", "--events", "1"][..], &["dead-letters", "list"], &["dead-letters", "redrive", "--all"]]
     {
-        let ended = run(without_variables(arguments).arg("--json").env("KAFKA_BROKERS", "127.0.0.1:1"));
+        let ended = run(equipoise(arguments).arg("--json").env("KAFKA_BROKERS", "127.0.0.1:1"));
         assert_eq!((ended.code, ended.stdout.as_str()), (Some(3), ""), "{arguments:?}: {ended:?}");
         let error = ended.error();
         assert_eq!(error["code"], "UNAVAILABLE", "{arguments:?}: {error}");
