@@ -1,5 +1,5 @@
 //! Events a second through the PostgreSQL store, next to the bare inserts of the same rows: `cargo bench --bench inventory
-//! --features postgres`, with the server's URL in `EQUIPOISE_TEST_POSTGRES`. Each round measures all of them one after
+//! --features postgres`, with the server's URL in `TEST_POSTGRES`. Each round measures all of them one after
 //! the other, since the disk is never the same for long.
 
 use std::time::{Duration, Instant};
@@ -20,9 +20,9 @@ const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_secs(2);
 
 fn main() {
-    let Ok(server) = std::env::var("EQUIPOISE_TEST_POSTGRES") else {
+    let Ok(server) = std::env::var("TEST_POSTGRES") else {
         // `cargo test --benches` comes by here as well.
-        println!("EQUIPOISE_TEST_POSTGRES is not set: nothing is measured");
+        println!("TEST_POSTGRES is not set: nothing is measured");
         return;
     };
     if !std::env::args().any(|argument| argument == "--bench") {

@@ -1,6 +1,6 @@
 //! From produce to visible row: events at a steady rate through Kafka into PostgreSQL, and how long a second reader has to look until it
 //! finds them. `cargo bench --bench latency --features full`, with the servers of scripts/servers.sh or scripts/test.sh in
-//! `EQUIPOISE_TEST_KAFKA` and `EQUIPOISE_TEST_POSTGRES`.
+//! `TEST_KAFKA` and `TEST_POSTGRES`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,10 +26,10 @@ const LOOK: Duration = Duration::from_millis(1);
 const PARTITIONS: i32 = 8;
 
 fn main() {
-    let servers = ["EQUIPOISE_TEST_KAFKA", "EQUIPOISE_TEST_POSTGRES"].map(std::env::var);
+    let servers = ["TEST_KAFKA", "TEST_POSTGRES"].map(std::env::var);
     let [Ok(brokers), Ok(server)] = servers else {
         // `cargo test --benches` comes by here as well.
-        println!("EQUIPOISE_TEST_KAFKA or EQUIPOISE_TEST_POSTGRES is not set: nothing is measured");
+        println!("TEST_KAFKA or TEST_POSTGRES is not set: nothing is measured");
         return;
     };
     if !std::env::args().any(|argument| argument == "--bench") {

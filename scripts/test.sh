@@ -17,9 +17,9 @@ ended() {
 }
 trap ended EXIT
 ended
-EQUIPOISE_TEST_KAFKA=$(kafka start)
-EQUIPOISE_TEST_POSTGRES=$(postgres start)
-export EQUIPOISE_TEST_KAFKA EQUIPOISE_TEST_POSTGRES
+TEST_KAFKA=$(kafka start)
+TEST_POSTGRES=$(postgres start)
+export TEST_KAFKA TEST_POSTGRES
 
 say "all features, debug: unit, integration and documentation tests"
 tested cargo test --locked --features full --no-fail-fast

@@ -40,12 +40,14 @@ const CUT_REASON: usize = 512;
 pub(super) struct Publisher {
     shared: Arc<Shared>,
     producer: FutureProducer<Logged>,
+    /// The topic is there, or was not to be made.
+    prepared: bool,
 }
 
 impl Publisher {
     pub(super) fn new(shared: Arc<Shared>) -> KafkaResult<Self> {
         let producer = producer(&shared)?;
-        Ok(Publisher { shared, producer })
+        Ok(Publisher { shared, producer, prepared: false })
     }
 
     /// Runs until `stop` is set, its sender is gone, or the consumer has failed.
@@ -88,8 +90,8 @@ impl Publisher {
     }
 
     /// Publishes what the store gives, and how many; those that went are forgotten even when others did not.
-    async fn publish_some(&self) -> Result<usize, String> {
-        let store = &self.shared.store;
+    async fn publish_some(&mut self) -> Result<usize, String> {
+        let store = self.shared.store.clone();
         let said = |error: StoreError| error.to_string();
         let letters = store.dead_letters(AT_ONCE).await;
         // A member without partitions asks the store nothing else.
@@ -99,6 +101,9 @@ impl Publisher {
             Err(_) => {}
         }
         let letters = letters.map_err(said)?;
+        if !letters.is_empty() {
+            self.prepare().await;
+        }
         let mut numbers = Vec::with_capacity(letters.len());
         let mut failure = None;
         let topic = &self.shared.settings.dead_letter_topic;
@@ -128,15 +133,19 @@ impl Publisher {
             store.published(&numbers).await.map_err(said)?;
             self.shared.metrics.dead_letters_published.inc_by(numbers.len() as u64);
         }
-        let Some(error) = failure else { return Ok(letters.len()) };
-        if is_missing(&error) {
-            // One partition: they are few, and read in the order in which they died.
-            let made = create(&self.shared.settings.for_producer(), topic, 1, MADE).await;
-            made.map_err(|what| format!("{topic} {what}"))?;
-            tracing::info!(topic, "made the topic of the dead letters");
-            return Ok(numbers.len().max(1));
+        failure.map_or(Ok(letters.len()), |error| Err(format!("{topic}: {error}")))
+    }
+
+    /// Makes the topic, if it is not there: a producer would wait for it in vain. Whoever may not make topics may still write to it.
+    async fn prepare(&mut self) {
+        if std::mem::replace(&mut self.prepared, true) {
+            return;
         }
-        Err(format!("{topic}: {error}"))
+        let topic = &self.shared.settings.dead_letter_topic;
+        // One partition: they are few, and read in the order in which they died.
+        if let Err(what) = create(&self.shared.settings.for_producer(), topic, 1, MADE).await {
+            tracing::info!("the topic {topic} {what}");
+        }
     }
 
     /// Makes it smaller until the broker takes it.
@@ -169,11 +178,6 @@ fn producer(shared: &Arc<Shared>) -> KafkaResult<FutureProducer<Logged>> {
     }
     config.set("statistics.interval.ms", "0");
     config.create_with_context(Logged(Arc::clone(shared)))
-}
-
-fn is_missing(error: &KafkaError) -> bool {
-    let code = error.rdkafka_error_code();
-    [RDKafkaErrorCode::UnknownTopic, RDKafkaErrorCode::UnknownTopicOrPartition].map(Some).contains(&code)
 }
 
 fn is_too_large(error: &KafkaError) -> bool {

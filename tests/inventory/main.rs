@@ -2,7 +2,7 @@
 //! moments under load. At the end products, ids, offsets and rejections must be what a plain single-threaded model makes of
 //! the topic.
 //!
-//! The servers are those of scripts/test.sh: EQUIPOISE_TEST_KAFKA and EQUIPOISE_TEST_POSTGRES say where. Trials that kill
+//! The servers are those of scripts/test.sh: TEST_KAFKA and TEST_POSTGRES say where. Trials that kill
 //! servers start their own. EQUIPOISE_INVENTORY_KILLS=200 makes the rounds of kill -9 as many as that.
 
 #![cfg(all(feature = "kafka", feature = "postgres", target_os = "linux"))]

@@ -70,12 +70,12 @@ fn home(name: &str, port: u16) -> PathBuf {
 
 /// The broker of the test run.
 pub fn shared_broker() -> String {
-    variable("EQUIPOISE_TEST_KAFKA")
+    variable("TEST_KAFKA")
 }
 
 /// A fresh database on the server of the test run: its URL.
 pub async fn fresh_database(name: &str) -> String {
-    let server = variable("EQUIPOISE_TEST_POSTGRES");
+    let server = variable("TEST_POSTGRES");
     let name = format!("inventory_{name}_{}", std::process::id());
     let client = crate::state::connect(&server).await;
     client.batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await.unwrap();

@@ -17,8 +17,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub fn address() -> &'static str {
     static ADDRESS: OnceLock<String> = OnceLock::new();
     ADDRESS.get_or_init(|| {
-        std::env::var("EQUIPOISE_TEST_KAFKA")
-            .expect("EQUIPOISE_TEST_KAFKA is not set: run scripts/test.sh, which starts a broker")
+        std::env::var("TEST_KAFKA").expect("TEST_KAFKA is not set: run scripts/test.sh, which starts a broker")
     })
 }
 

@@ -1,4 +1,4 @@
-//! The Kafka door against a real broker, whose address is in `EQUIPOISE_TEST_KAFKA`; the store is one in memory that fails as told.
+//! The Kafka door against a real broker, whose address is in `TEST_KAFKA`; the store is one in memory that fails as told.
 #![cfg(feature = "kafka")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 

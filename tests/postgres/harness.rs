@@ -10,7 +10,7 @@ use tokio_postgres::{Client, NoTls};
 
 pub const TOPIC: &str = "inventory-events";
 
-/// A database on the server of `EQUIPOISE_TEST_POSTGRES`, dropped at the end.
+/// A database on the server of `TEST_POSTGRES`, dropped at the end.
 pub struct Database {
     server: String,
     name: String,
@@ -19,8 +19,8 @@ pub struct Database {
 
 impl Database {
     pub async fn new() -> Self {
-        let server = std::env::var("EQUIPOISE_TEST_POSTGRES").expect(
-            "EQUIPOISE_TEST_POSTGRES must be the URL of a PostgreSQL server on which tests may create databases: run scripts/test.sh",
+        let server = std::env::var("TEST_POSTGRES").expect(
+            "TEST_POSTGRES must be the URL of a PostgreSQL server on which tests may create databases: run scripts/test.sh",
         );
         let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
         let name = format!("equipoise_test_{}_{}", std::process::id(), since.as_nanos());
