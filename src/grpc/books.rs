@@ -116,18 +116,10 @@ impl Books {
     /// Up to `limit` durable entries of the journal from sequence `from` on (0: the oldest kept). Close to the end they are in
     /// memory; where not, they are read where waiting stops nobody.
     pub(super) async fn history(&self, from: u64, limit: usize) -> Result<Vec<Outcome>, Failure> {
-        let ledger = match self {
-            Books::Ledger(ledger) => ledger,
+        match self {
+            Books::Ledger(ledger) => history(ledger, from, limit).await,
             #[cfg(feature = "postgres")]
-            Books::Postgres(store) => return Ok(store.history(from, limit).await?),
-        };
-        if ledger.durable().saturating_sub(from) < limit as u64 {
-            return Ok(ledger.history(from, limit)?);
-        }
-        let ledger = ledger.clone();
-        match tokio::task::spawn_blocking(move || ledger.history(from, limit)).await {
-            Ok(entries) => Ok(entries?),
-            Err(_) => Err(Failure::Internal("the journal's reader ended")),
+            Books::Postgres(store) => Ok(store.history(from, limit).await?),
         }
     }
 
@@ -226,6 +218,17 @@ fn submit(ledger: &Ledger, request: Request, observed: &mut u64) -> Result<Outco
 
 async fn reached(ledger: &Ledger, sequence: u64) -> Result<(), Failure> {
     ledger.durable_at(sequence).await.map_err(|Closed| Failure::closed(ledger))
+}
+
+async fn history(ledger: &Ledger, from: u64, limit: usize) -> Result<Vec<Outcome>, Failure> {
+    if ledger.durable().saturating_sub(from) < limit as u64 {
+        return Ok(ledger.history(from, limit)?);
+    }
+    let ledger = ledger.clone();
+    match tokio::task::spawn_blocking(move || ledger.history(from, limit)).await {
+        Ok(entries) => Ok(entries?),
+        Err(_) => Err(Failure::Internal("the journal's reader ended")),
+    }
 }
 
 /// Requests on their way.
