@@ -2,6 +2,7 @@
 //! --features postgres`, with the server's URL in `TEST_POSTGRES`. Each round measures all of them one after
 //! the other, since the disk is never the same for long.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use equipoise::inventory::{Content, DeadLetter, Event, Position, Record, Run, Store as _};
@@ -107,48 +108,56 @@ fn product(kind: &str, number: u64) -> String {
     format!("{kind}-{:08}", scattered(number) % PRODUCTS)
 }
 
-/// Consumes one partition.
-struct Consumer(Position);
+/// Consumes one partition: the next run is put together while one is with the store, as the service does it.
+struct Consumer {
+    at: Position,
+    next: Option<Run>,
+}
 
 impl Consumer {
     async fn new(store: &PgStore) -> Self {
-        Consumer(store.take_over(TOPIC, &[0]).await.expect("a partition")[0])
+        Consumer { at: store.take_over(TOPIC, &[0]).await.expect("a partition")[0], next: None }
     }
 
     async fn apply(&mut self, store: &PgStore, size: usize, numbers: &mut u64) {
-        let first = self.0.next.unwrap_or(0);
-        let records = (first..).take(size).map(|offset| {
-            *numbers += 1;
-            let original = DeadLetter {
-                topic: TOPIC.to_owned(),
-                partition: 0,
-                offset,
-                timestamp: None,
-                key: None,
-                value: None,
-                headers: Vec::new(),
-                reason: String::new(),
-            };
-            let event = Event {
-                id: TransactionId::new(&event_id(*numbers)).expect("valid"),
-                product: AccountId::new(&product("sku", *numbers)).expect("valid"),
-                quantity_change: 1,
-            };
-            Record { offset, content: Content::Event { event, original: Box::new(original) } }
-        });
-        let next = first + size as i64;
-        let run = Run {
-            partition: 0,
-            epoch: self.0.epoch,
-            from: self.0.next,
-            next,
-            fingerprint: next,
-            records: records.collect(),
+        let fits = |run: &Run| run.records.len() == size;
+        let run = match self.next.take().filter(fits) {
+            Some(run) => run,
+            None => made(self.at.epoch, self.at.next, size, numbers),
         };
-        let applied = store.apply(TOPIC, &[run]).await.expect("applied");
-        assert_eq!(applied.applied, size as u64);
-        self.0.next = Some(next);
+        let (applied, next) = tokio::join!(store.apply(TOPIC, std::slice::from_ref(&run)), async {
+            made(self.at.epoch, Some(run.next), size, numbers)
+        });
+        assert_eq!(applied.expect("applied").applied, size as u64);
+        self.at.next = Some(run.next);
+        self.next = Some(next);
     }
+}
+
+/// So many new events, from an offset on.
+fn made(epoch: i64, from: Option<i64>, size: usize, numbers: &mut u64) -> Run {
+    let first = from.unwrap_or(0);
+    let records = (first..).take(size).map(|offset| {
+        *numbers += 1;
+        let original = DeadLetter {
+            topic: TOPIC.to_owned(),
+            partition: 0,
+            offset,
+            timestamp: None,
+            key: None,
+            value: None,
+            headers: Vec::new(),
+            reason: String::new(),
+        };
+        let event = Event {
+            id: TransactionId::new(&event_id(*numbers)).expect("valid"),
+            product: AccountId::new(&product("sku", *numbers)).expect("valid"),
+            quantity_change: 1,
+        };
+        Record { offset, content: Content::Event { event, original: Arc::new(original) } }
+    });
+    let next = first + size as i64;
+    Run { partition: 0, epoch, from, next, fingerprint: next, records: records.collect() }
 }
 
 /// The same rows, without anything that is decided, checked or fenced: what PostgreSQL can do on one connection.

@@ -6,6 +6,7 @@
 mod common;
 
 use std::future::Future;
+use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use common::{account, balance, id};
@@ -23,8 +24,8 @@ fn ledgers() -> (tempfile::TempDir, Vec<Ledger>) {
     (dir, vec![Ledger::new(), Ledger::builder().history(1_000).build(), on_disk])
 }
 
-fn letter(offset: i64, reason: &str) -> Box<DeadLetter> {
-    Box::new(DeadLetter {
+fn letter(offset: i64, reason: &str) -> Arc<DeadLetter> {
+    Arc::new(DeadLetter {
         topic: TOPIC.to_owned(),
         partition: 0,
         offset,
@@ -220,7 +221,7 @@ async fn a_duplicate_opens_nothing() {
 async fn partitions_beside_each_other_are_exact() {
     let (_dir, ledgers) = ledgers();
     for ledger in ledgers {
-        let store = std::sync::Arc::new(LedgerStore::new(&ledger));
+        let store = Arc::new(LedgerStore::new(&ledger));
         let mut tasks = Vec::new();
         for partition in 0..4 {
             let store = store.clone();

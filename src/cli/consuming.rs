@@ -58,12 +58,13 @@ mod with_kafka {
             };
             let metrics = Metrics::default();
             monitor.register(|registry| metrics.register(registry));
-            let (consumer, dead) = (self.consumer.clone(), "it has ended".to_owned());
             match Consumer::start(settings, store, Arc::new(decode), metrics, &Handle::current()) {
                 Ok(started) => {
-                    *self.consumer.lock() = Some(started);
-                    monitor.watch(KAFKA, move || {
-                        consumer.lock().as_ref().map_or(Some(dead.clone()), |consumer| consumer.status().not_ready())
+                    let consumer = self.consumer.clone();
+                    *consumer.lock() = Some(started);
+                    monitor.watch(KAFKA, move || match &*consumer.lock() {
+                        Some(consumer) => consumer.status().not_ready(),
+                        None => Some("it has ended".to_owned()),
                     });
                 }
                 Err(error) => {

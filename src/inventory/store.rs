@@ -1,5 +1,7 @@
 //! The seam between what brings events and what keeps their effects.
 
+use std::sync::Arc;
+
 use thiserror::Error;
 
 use super::Event;
@@ -84,10 +86,10 @@ pub enum Content {
         /// The change.
         event: Event,
         /// The record as it came.
-        original: Box<DeadLetter>,
+        original: Arc<DeadLetter>,
     },
     /// Nothing that can be decided; goes to the dead letters.
-    Malformed(Box<DeadLetter>),
+    Malformed(Arc<DeadLetter>),
     /// Nothing at all: a record without a value.
     Tombstone,
 }

@@ -18,11 +18,11 @@ pub fn decode(record: DeadLetter) -> Content {
     let headers: Vec<_> = record.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
     let message = inventory::Message { key: record.key.as_deref(), value: record.value.as_deref(), headers: &headers };
     match inventory::decode(&message) {
-        Ok(Some(event)) => Content::Event { event, original: Box::new(record) },
+        Ok(Some(event)) => Content::Event { event, original: Arc::new(record) },
         Ok(None) => Content::Tombstone,
         Err(malformed) => {
             let reason = malformed.to_string();
-            Content::Malformed(Box::new(DeadLetter { reason, ..record }))
+            Content::Malformed(Arc::new(DeadLetter { reason, ..record }))
         }
     }
 }
@@ -102,7 +102,7 @@ mod tests {
         let bad = record(Some(r#"{"event_id":"e","product_id":"p"}"#));
         let Content::Malformed(letter) = decode(bad.clone()) else { panic!("malformed") };
         assert!(letter.reason.contains("quantity_change"), "{}", letter.reason);
-        assert_eq!(DeadLetter { reason: String::new(), ..*letter }, bad);
+        assert_eq!(DeadLetter { reason: String::new(), ..DeadLetter::clone(&letter) }, bad);
     }
 
     #[test]

@@ -67,7 +67,7 @@ async fn odd_headers_hurt_nobody() {
         .contents(0)
         .into_iter()
         .map(|(_, content)| match content {
-            Content::Event { original, .. } => original.headers,
+            Content::Event { original, .. } => original.headers.clone(),
             other => panic!("{other:?}"),
         })
         .collect();

@@ -44,9 +44,9 @@ pub fn decode(letter: DeadLetter) -> Content {
     match id.and_then(|id| TransactionId::new(id).ok()) {
         Some(id) => {
             let event = Event { id, product: AccountId::new("product").unwrap(), quantity_change: 1 };
-            Content::Event { event, original: Box::new(letter) }
+            Content::Event { event, original: Arc::new(letter) }
         }
-        None => Content::Malformed(Box::new(DeadLetter { reason: "not an event".to_owned(), ..letter })),
+        None => Content::Malformed(Arc::new(DeadLetter { reason: "not an event".to_owned(), ..letter })),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Events and what they come to.
 
+use std::sync::Arc;
+
 use equipoise::inventory::{Applied, Content, Store as _, StoreError};
 use equipoise::postgres::{PgStore, Settings};
 
@@ -112,9 +114,9 @@ async fn malformed_records_are_kept_until_they_are_published() {
     let store = database.store().await;
     let mut partition = Partition::take(&store, 3).await;
     let contents = vec![
-        Content::Malformed(Box::new(letter(3, 0, "event_id is missing \0"))),
+        Content::Malformed(Arc::new(letter(3, 0, "event_id is missing \0"))),
         Content::Tombstone,
-        Content::Event { event: event("a", "sku", 1), original: Box::new(letter(3, 0, "")) },
+        Content::Event { event: event("a", "sku", 1), original: Arc::new(letter(3, 0, "")) },
     ];
     let run = partition.run_of(contents);
     let applied = partition.apply_run(&store, &run).await.expect("applied");

@@ -1,5 +1,6 @@
 //! A database of its own for each test, and short names for what tests do.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use equipoise::inventory::{Applied, Content, DeadLetter, Event, Position, Record, Run, Store as _, StoreError};
@@ -148,7 +149,7 @@ impl Partition {
 
     pub fn run(&self, events: &[Event]) -> Run {
         let contents = events.iter().map(|event| {
-            let original = Box::new(letter(self.0.partition, 0, ""));
+            let original = Arc::new(letter(self.0.partition, 0, ""));
             Content::Event { event: event.clone(), original }
         });
         self.run_of(contents.collect())
@@ -159,7 +160,7 @@ impl Partition {
         let next = first + contents.len() as i64;
         let records = contents.into_iter().zip(first..).map(|(mut content, offset)| {
             if let Content::Event { original, .. } | Content::Malformed(original) = &mut content {
-                original.offset = offset;
+                Arc::make_mut(original).offset = offset;
             }
             Record { offset, content }
         });

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use super::*;
 
 fn lanes(partitions: &[i32], limits: Limits) -> Lanes {
@@ -19,7 +21,7 @@ fn record(partition: i32, offset: i64) -> Record {
         headers: Vec::new(),
         reason: "malformed".to_owned(),
     };
-    Record { offset, content: Content::Malformed(Box::new(letter)) }
+    Record { offset, content: Content::Malformed(Arc::new(letter)) }
 }
 
 fn push(lanes: &Lanes, partition: i32, offset: i64) -> Pushed {

@@ -123,7 +123,7 @@ fn event(random: &Random) -> Event {
 fn log(random: &Random, partition: usize) -> Vec<Content> {
     let contents = (0..6 + random.below(14)).map(|offset| {
         let letter = |reason: &str| {
-            Box::new(DeadLetter {
+            Arc::new(DeadLetter {
                 topic: TOPIC.to_owned(),
                 partition: partition as i32,
                 offset: offset as i64,
