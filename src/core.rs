@@ -308,11 +308,16 @@ impl Core {
             return Noting::refused(Exhausted::Disk { path, needed }.into());
         }
         let noting = self.notes.add(note);
+        self.flush_soon(flusher);
+        noting
+    }
+
+    /// Sees to it that what is committed becomes durable, without waiting for a device.
+    pub(crate) fn flush_soon(&self, flusher: &Flusher) {
         // Where the sink is memory, to flush costs less than to wait for the flusher's thread.
         if flusher.sink().waits() || self.try_flush() == Flushed::Busy {
             self.bell.ring();
         }
-        noting
     }
 
     /// Makes everything committed durable on a thread that would otherwise sleep until `sequence` is, if nobody else waits and nobody is at it: handing

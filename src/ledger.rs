@@ -12,7 +12,7 @@ use crate::builder::{Builder, Durability};
 use crate::core::{Core, Next};
 use crate::error::{Error, Exhausted, InvalidRequest, SubmitError};
 use crate::handle::Account;
-use crate::journal::{Flushed, HistoryError, HistoryGone, Note, NoteError, Parked, SourcePosition};
+use crate::journal::{HistoryError, HistoryGone, Note, NoteError, Parked, SourcePosition};
 use crate::kernel::{Guard, garbage, pin};
 use crate::opening::OpenError;
 use crate::outcome::Outcome;
@@ -382,10 +382,7 @@ impl Watermark for Ledger {
         if core.kernel.durable() >= sequence {
             return true;
         }
-        // Where the sink is memory, to flush costs less than to wait for the flusher's thread.
-        if flusher.sink().waits() || core.try_flush() == Flushed::Busy {
-            core.bell.ring();
-        }
+        core.flush_soon(flusher);
         core.kernel.durable() >= sequence
     }
 }
