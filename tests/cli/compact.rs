@@ -1,5 +1,8 @@
 //! `equipoise compact`.
 
+use std::process::Stdio;
+use std::time::Duration;
+
 use equipoise::{HistoryError, Ledger};
 
 use crate::data::{Long, account, balances, files, on, segments, small, succeeds};
@@ -84,6 +87,25 @@ fn an_interrupted_run_is_run_again() {
     let again = succeeds("compact", long.path(), &["--id-window", "0s", "--json"]).json();
     assert_eq!(again.len(), lines.len() - 1);
     succeeds("verify", long.path(), &[]);
+}
+
+/// Wherever kill -9 comes, what is left is whole, and the next run ends where the first would have.
+#[test]
+fn a_killed_run_is_run_again() {
+    for wait in [0, 10, 40] {
+        let long = Long::new();
+        let dry = succeeds("compact", long.path(), &["--id-window", "0s", "--dry-run", "--json"]).json();
+        let kept = segments(long.path()) - (dry.len() - 1);
+        let mut child = on("compact", long.path(), &["--id-window", "0s"]).stdout(Stdio::null()).spawn().expect("runs");
+        std::thread::sleep(Duration::from_millis(wait));
+        let _ = child.kill();
+        child.wait().expect("ends");
+        succeeds("verify", long.path(), &[]);
+        succeeds("compact", long.path(), &["--id-window", "0s"]);
+        succeeds("verify", long.path(), &[]);
+        assert_eq!(segments(long.path()), kept, "killed after {wait} ms");
+        assert_eq!(balances(&succeeds("export", long.path(), &[]).json()), [("a".to_owned(), long.changes)]);
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@
 #![cfg(all(feature = "server", target_os = "linux"))]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+mod access;
 mod audit;
 mod client;
 mod clock;

@@ -64,7 +64,8 @@ async fn one_process_at_a_time() {
     verified(&dir);
 }
 
-struct Unmounted<'a>(&'a Path);
+/// A mount that ends with its test.
+pub struct Unmounted<'a>(pub &'a Path);
 
 impl Drop for Unmounted<'_> {
     fn drop(&mut self) {
