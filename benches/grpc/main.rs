@@ -1,12 +1,13 @@
 //! The service over loopback: against an empty tonic service with the same messages, on disk, and by the batch.
 //!
 //! `cargo bench --bench grpc -- [empty|durable|batches|all]`: single calls in memory against the empty service; durable
-//! ones against the same in memory and against the disk; durable batches, as calls and as streams. Each service runs in
-//! a process of its own, on the same processors as the one load generator here, which drives them in turn.
+//! ones against the same in memory and against the disk; durable batches, as calls and as streams. `scripts/peers.sh`
+//! builds a lock-based service in Go and runs `go`: durable calls against it. Each service runs in a process of its own,
+//! on the same processors as the one load generator here, which drives them in turn.
 //! By environment: `GRPC_MILLISECONDS` a measurement (1000), `GRPC_REPETITIONS` (7), `GRPC_CONNECTIONS` (8),
 //! `GRPC_CALLERS` (16, 64 and 256, one number instead), each with one call under way; `GRPC_TRANSFERS` a measurement by
 //! the batch (400000), `GRPC_BATCH` (10, 100, 1000 and 8000, one number instead); `GRPC_SERVICE` another build of this
-//! program, whose services are driven.
+//! program, whose services are driven; `GRPC_GO` the Go service.
 
 #![allow(missing_docs, reason = "a program, not a library")]
 
@@ -54,6 +55,10 @@ fn main() {
             }
             if wanted("durable") {
                 runtime.block_on(unary::on_disk(&settings));
+            }
+            // Asked for by name only: it has to be built first.
+            if let Some(program) = std::env::var_os("GRPC_GO").filter(|_| asked.iter().any(|asked| asked == "go")) {
+                runtime.block_on(unary::against_go(&settings, &program));
             }
             if wanted("batches") {
                 runtime.block_on(batches::on_disk(&settings));

@@ -26,13 +26,14 @@ impl Served {
     /// Starts `service` of this program, or of the one that the environment names.
     pub async fn start(service: &str, connections: usize) -> Self {
         let program = std::env::var_os("GRPC_SERVICE").map_or_else(std::env::current_exe, |path| Ok(path.into()));
-        let program = program.expect("a program");
-        let mut process = Command::new(program)
-            .args(["--serve", service])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("a process");
+        let mut command = Command::new(program.expect("a program"));
+        command.args(["--serve", service]);
+        Served::run(command, connections).await
+    }
+
+    /// Starts a program that prints its address first.
+    pub async fn run(mut command: Command, connections: usize) -> Self {
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a process");
         let mut address = String::new();
         let output = process.stdout.take().expect("its output");
         BufReader::new(output).read_line(&mut address).expect("its address");

@@ -11,7 +11,9 @@ use tonic::transport::Channel;
 
 use crate::Settings;
 use crate::served::Served;
-use crate::workload::{Latencies, Random, at_least, at_most, data_directory, fdatasync, median, rate, transaction_id};
+use crate::workload::{
+    INITIAL, Latencies, Random, at_least, at_most, data_directory, fdatasync, median, rate, transaction_id,
+};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Call {
@@ -98,6 +100,48 @@ pub async fn on_disk(settings: &Settings) {
              the program (goal 5 %), {system:.1} % in the system (write and fdatasync)",
             median(&mut on_disk.costs),
             median(&mut in_memory.costs)
+        );
+    }
+}
+
+/// Durable transfers against the lock-based service in Go, durable and without its journal.
+pub async fn against_go(settings: &Settings, program: &std::ffi::OsStr) {
+    let dir = data_directory();
+    let go = |journal: Option<&std::path::Path>| {
+        let mut command = std::process::Command::new(program);
+        command.arg(format!("-accounts={}", settings.ids.len())).arg(format!("-initial={INITIAL}"));
+        command.args(journal.map(|path| format!("-journal={}", path.display())));
+        Served::run(command, settings.connections)
+    };
+    let ours = Served::start("disk", settings.connections).await;
+    let durable = go(Some(&dir.path().join("journal"))).await;
+    let in_memory = go(None).await;
+    for &callers in &settings.callers {
+        let mut series: [Series; 3] = Default::default();
+        for _ in 0..settings.repetitions {
+            for (served, series) in [&ours, &durable, &in_memory].into_iter().zip(&mut series) {
+                load(served, Call::TransferFunds, settings, callers, series).await;
+            }
+        }
+        let [ours, go, memory] = series.each_mut().map(|series| median(&mut series.rates));
+        println!(
+            "{callers} callers, durable TransferFunds: ours {}, Go {} (without its journal {}), {}",
+            rate(ours),
+            rate(go),
+            rate(memory),
+            at_least(ours / go, 2.0)
+        );
+        let [ours, go, _] = series.each_mut().map(|series| median(&mut series.costs));
+        println!("{callers} callers: CPU of the service a call: ours {ours:.1} us, Go {go:.1} us");
+        let [ours, go, _] = &series;
+        let [ours_p99, go_p99] = [ours, go].map(|series| series.latencies.percentile(990));
+        println!(
+            "{callers} callers: p50/p99/max: ours {:.2?}/{ours_p99:.2?}/{:.1?}, Go {:.2?}/{go_p99:.2?}/{:.1?}; p99 of ours {}",
+            ours.latencies.percentile(500),
+            ours.latencies.longest(),
+            go.latencies.percentile(500),
+            go.latencies.longest(),
+            at_most(ours_p99.as_secs_f64() / go_p99.as_secs_f64(), 0.5)
         );
     }
 }
