@@ -13,6 +13,7 @@
 
 mod batches;
 mod empty;
+mod frames;
 mod raw;
 mod served;
 mod unary;

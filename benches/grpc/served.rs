@@ -10,6 +10,8 @@ use tonic::transport::Channel;
 /// A service in a process of its own, and connections to it.
 pub struct Served {
     process: Child,
+    /// Host and port.
+    pub address: String,
     channels: Vec<Channel>,
     pub clients: Vec<AccountServiceClient<Channel>>,
 }
@@ -37,13 +39,14 @@ impl Served {
         let mut address = String::new();
         let output = process.stdout.take().expect("its output");
         BufReader::new(output).read_line(&mut address).expect("its address");
-        let endpoint = Channel::from_shared(format!("http://{}", address.trim())).expect("an address");
+        let address = address.trim().to_owned();
+        let endpoint = Channel::from_shared(format!("http://{address}")).expect("an address");
         let mut channels = Vec::new();
         for _ in 0..connections {
             channels.push(endpoint.connect().await.expect("a connection"));
         }
         let clients = channels.iter().cloned().map(AccountServiceClient::new).collect();
-        Served { process, channels, clients }
+        Served { process, address, channels, clients }
     }
 
     /// A connection, in turn.

@@ -1,8 +1,12 @@
 //! Calls of one operation, each caller with one under way.
 
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use equipoise::AccountId;
 use equipoise::grpc::proto::account_service_client::AccountServiceClient;
@@ -10,6 +14,7 @@ use equipoise::grpc::proto::*;
 use tonic::transport::Channel;
 
 use crate::Settings;
+use crate::frames;
 use crate::served::Served;
 use crate::workload::{
     INITIAL, Latencies, Random, at_least, at_most, data_directory, fdatasync, median, rate, transaction_id,
@@ -22,6 +27,9 @@ enum Call {
     TransferFunds,
 }
 
+/// What no transaction is called yet.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1 << 40);
+
 /// One service under one kind of call.
 #[derive(Default)]
 struct Series {
@@ -29,6 +37,14 @@ struct Series {
     /// Microseconds of the service's CPU time a call.
     costs: Vec<f64>,
     latencies: Latencies,
+}
+
+impl Series {
+    /// Adds a measurement: the calls, its beginning, and the service's CPU time.
+    fn add(&mut self, calls: u64, began: Instant, cpu: Duration) {
+        self.rates.push(calls as f64 / began.elapsed().as_secs_f64());
+        self.costs.push(cpu.as_secs_f64() * 1e6 / calls as f64);
+    }
 }
 
 pub async fn against_empty(settings: &Settings) {
@@ -105,10 +121,10 @@ pub async fn on_disk(settings: &Settings) {
 }
 
 /// Durable transfers against the lock-based service in Go, durable and without its journal.
-pub async fn against_go(settings: &Settings, program: &std::ffi::OsStr) {
+pub async fn against_go(settings: &Settings, program: &OsStr) {
     let dir = data_directory();
-    let go = |journal: Option<&std::path::Path>| {
-        let mut command = std::process::Command::new(program);
+    let go = |journal: Option<&Path>| {
+        let mut command = Command::new(program);
         command.arg(format!("-accounts={}", settings.ids.len())).arg(format!("-initial={INITIAL}"));
         command.args(journal.map(|path| format!("-journal={}", path.display())));
         Served::run(command, settings.connections)
@@ -120,7 +136,7 @@ pub async fn against_go(settings: &Settings, program: &std::ffi::OsStr) {
         let mut series: [Series; 3] = Default::default();
         for _ in 0..settings.repetitions {
             for (served, series) in [&ours, &durable, &in_memory].into_iter().zip(&mut series) {
-                load(served, Call::TransferFunds, settings, callers, series).await;
+                light_load(served, settings, callers, series).await;
             }
         }
         let [ours, go, memory] = series.each_mut().map(|series| median(&mut series.rates));
@@ -144,6 +160,32 @@ pub async fn against_go(settings: &Settings, program: &std::ffi::OsStr) {
             at_most(ours_p99.as_secs_f64() / go_p99.as_secs_f64(), 0.5)
         );
     }
+}
+
+/// Transfers by a client that costs little, so that it is the services that are compared.
+async fn light_load(served: &Served, settings: &Settings, callers: u64, series: &mut Series) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let cpu_before = served.cpu_time();
+    let began = Instant::now();
+    let connections = settings.connections as u64;
+    let threads: Vec<_> = (0..connections)
+        .map(|connection| {
+            let (address, ids, stop) = (served.address.clone(), settings.ids.clone(), stop.clone());
+            let under_way = callers / connections + u64::from(connection < callers % connections);
+            // Far more than one run uses.
+            let first_id = NEXT_ID.fetch_add(1 << 32, Ordering::Relaxed);
+            thread::spawn(move || frames::transfers(&address, under_way, &ids, first_id, &stop))
+        })
+        .collect();
+    tokio::time::sleep(settings.duration).await;
+    stop.store(true, Ordering::Relaxed);
+    let mut done = 0;
+    for thread in threads {
+        let (calls, latencies) = thread.join().expect("a connection");
+        done += calls;
+        series.latencies.merge(&latencies);
+    }
+    series.add(done, began, served.cpu_time().saturating_sub(cpu_before));
 }
 
 fn report(name: &str, goal: f64, series: &mut [Series; 2]) {
@@ -186,8 +228,7 @@ async fn load(served: &Served, call: Call, settings: &Settings, callers: u64, se
         done += calls;
         series.latencies.merge(&latencies);
     }
-    series.rates.push(done as f64 / began.elapsed().as_secs_f64());
-    series.costs.push(served.cpu_time().saturating_sub(cpu_before).as_secs_f64() * 1e6 / done as f64);
+    series.add(done, began, served.cpu_time().saturating_sub(cpu_before));
 }
 
 /// Calls one after the other.
@@ -197,7 +238,6 @@ async fn closed_loop(
     ids: Arc<Vec<AccountId>>,
     stop: Arc<AtomicBool>,
 ) -> (u64, Latencies) {
-    static NEXT_ID: AtomicU64 = AtomicU64::new(1 << 40);
     let mut random = Random::new(NEXT_ID.fetch_add(1, Ordering::Relaxed));
     let (mut done, mut latencies) = (0, Latencies::default());
     while !stop.load(Ordering::Relaxed) {
