@@ -11,7 +11,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::Error;
-use super::call::{self, Answer, is_refusal, submit};
+use super::call::{self, Answer, is_refusal, is_undecided, submit};
 use super::closed::{Plan, Shared};
 use super::names::Names;
 use super::opened::Embedded;
@@ -29,16 +29,20 @@ struct Counts {
     refused: u32,
     /// Not decided: a limit of the service.
     failed: u32,
+    /// Decided or not.
+    unknown: u32,
 }
 
 impl Counts {
-    fn of(results: &Results) -> Self {
-        let mut counts = Counts::default();
+    /// Of a batch of `size`; what has no result is unknown.
+    fn of(results: &Results, size: u32) -> Self {
+        let told = u32::try_from(results.results.len()).unwrap_or(u32::MAX);
+        let mut counts = Counts { unknown: size.saturating_sub(told), ..Counts::default() };
         for result in results.results.iter().filter(|result| result.code != 0) {
-            if is_refusal(Code::from(result.code)) {
-                counts.refused += 1;
-            } else {
-                counts.failed += 1;
+            match Code::from(result.code) {
+                code if is_refusal(code) => counts.refused += 1,
+                code if is_undecided(code) => counts.failed += 1,
+                _ => counts.unknown += 1,
             }
         }
         counts
@@ -49,16 +53,15 @@ impl Shared {
     /// Writes down what came of a batch of `size` that began at `began`.
     fn batch_answered(&self, series: Series, size: u32, counts: Counts, began: Instant) {
         let finished = Instant::now();
-        let decided = size.saturating_sub(counts.failed);
+        let Counts { refused, failed, unknown } = counts;
+        let decided = size.saturating_sub(failed + unknown);
         let mut recorder = self.recorder.borrow_mut();
-        recorder.tally.decided(Effect::TRANSFER, u64::from(decided), u64::from(counts.refused));
-        if counts.failed > 0 {
-            // What failed in it says that it was not done.
-            recorder.tally.not_decided(Effect::TRANSFER, u64::from(counts.failed));
-            recorder.failed(series, &format!("{} of {size} operations were not decided", counts.failed));
+        recorder.tally.decided(Effect::TRANSFER, u64::from(decided), u64::from(refused));
+        if failed + unknown > 0 {
+            recorder.tally.not_decided(Effect::TRANSFER, u64::from(failed));
+            recorder.failed(series, &format!("{} of {size} operations failed", failed + unknown));
         }
         let took = finished.saturating_duration_since(began);
-        let refused = counts.refused;
         recorder.answered(&Answered { series, counted: finished, finished, took, operations: decided, refused });
     }
 
@@ -66,13 +69,14 @@ impl Shared {
         self.recorder.borrow_mut().tally.begun(Effect::TRANSFER, u64::from(size));
     }
 
-    async fn status(&self, series: Series, size: u32, status: &Status) {
+    /// Writes down that a batch failed as a whole.
+    async fn batch_failed(&self, size: u32, status: &Status) {
         let (text, unknown) = match call::of_status(status) {
             Answer::Failed { text, unknown } => (text, unknown),
             // A batch as a whole is not refused for a balance.
-            _ => (status.to_string(), true),
+            _ => (call::text(status), true),
         };
-        self.failed(series, Effect::TRANSFER, u64::from(size), &text, unknown).await;
+        self.failed(Series::Batch, Effect::TRANSFER, u64::from(size), &text, unknown).await;
     }
 }
 
@@ -90,8 +94,8 @@ pub(super) async fn batches(channel: Channel, shared: Shared, mut plan: Plan, si
             Err(status) => Err(status),
         };
         match answer {
-            Ok(results) => shared.batch_answered(Series::Batch, size, Counts::of(results.get_ref()), began),
-            Err(status) => shared.status(Series::Batch, size, &status).await,
+            Ok(results) => shared.batch_answered(Series::Batch, size, Counts::of(results.get_ref(), size), began),
+            Err(status) => shared.batch_failed(size, &status).await,
         }
     }
     Ok(())
@@ -110,8 +114,8 @@ pub(super) async fn stream(
         let mut under_way = VecDeque::with_capacity(most);
         let ended = one_stream(&channel, &shared, &mut plan, &pattern, size, most, &mut under_way).await;
         if let Err(status) = ended {
-            let lost = u32::try_from(under_way.len()).unwrap_or(u32::MAX).max(1);
-            shared.status(Series::Stream, size.saturating_mul(lost), &status).await;
+            // What was under way may have been done.
+            shared.failed(Series::Stream, Effect::TRANSFER, 0, &call::text(&status), true).await;
         }
     }
     Ok(())
@@ -151,7 +155,7 @@ async fn one_stream(
         let Some(began) = under_way.pop_front() else {
             return Err(Status::internal("more results than batches"));
         };
-        shared.batch_answered(Series::Stream, size, Counts::of(&message), began);
+        shared.batch_answered(Series::Stream, size, Counts::of(&message, size), began);
     }
     if under_way.is_empty() { Ok(()) } else { Err(Status::unknown("the stream ended before its results")) }
 }

@@ -11,6 +11,7 @@ use super::opened::Embedded;
 use super::tally::Effect;
 use super::workload::Kind;
 
+use crate::grpc::code_name;
 use crate::grpc::proto::account_service_client::AccountServiceClient;
 use crate::grpc::proto::{CreateAccountRequest, GetBalanceRequest, TransferFundsRequest, UpdateBalanceRequest};
 use crate::{AccountId, Exhausted, Ledger, Operation, Outcome, Request, SubmitError, TransactionId};
@@ -87,9 +88,17 @@ pub(super) fn of_status(status: &Status) -> Answer {
     if is_refusal(status.code()) {
         return Answer::Refused;
     }
-    let text = format!("{}: {}", crate::grpc::code_name(status.code()), status.message());
-    let unknown = !matches!(status.code(), Code::InvalidArgument | Code::ResourceExhausted);
-    Answer::Failed { text, unknown }
+    Answer::Failed { text: text(status), unknown: !is_undecided(status.code()) }
+}
+
+/// As people read it.
+pub(super) fn text(status: &Status) -> String {
+    format!("{}: {}", code_name(status.code()), status.message())
+}
+
+/// Whether it says that nothing was decided.
+pub(super) fn is_undecided(code: Code) -> bool {
+    matches!(code, Code::InvalidArgument | Code::ResourceExhausted)
 }
 
 /// Whether it says that the accounts did not allow it, which is decided and kept.
@@ -116,7 +125,10 @@ impl Caller for Embedded {
         match submit(&self.ledger, Request::single(operation, Some(id))) {
             Ok(outcome) if outcome.result().is_ok() => Answer::Accepted,
             Ok(_) => Answer::Refused,
-            Err(error) => Answer::Failed { text: error.to_string(), unknown: true },
+            Err(error) => {
+                let unknown = !matches!(error, SubmitError::Invalid(_) | SubmitError::Exhausted(_));
+                Answer::Failed { text: error.to_string(), unknown }
+            }
         }
     }
 }

@@ -56,6 +56,8 @@ pub enum Place {
 pub(super) struct Opened {
     pub(super) target: Target,
     pub(super) reach: Reach,
+    /// What a reader of the figures should know about it.
+    pub(super) note: Option<String>,
     pid: Option<u32>,
     spawned: Option<Spawned>,
     /// Removed when everything else is gone.
@@ -90,7 +92,7 @@ impl Opened {
         match place {
             Place::Server { url, pid } => {
                 let target = Target::Service { server: url.clone(), durable: None };
-                Ok(Opened { target, reach: service(url)?, pid: *pid, spawned: None, _dir: None })
+                Ok(Opened { target, reach: service(url)?, note: None, pid: *pid, spawned: None, _dir: None })
             }
             Place::Spawn { program, data_dir, in_memory } => {
                 let temporary = if *in_memory || data_dir.is_some() { None } else { Some(temporary()?) };
@@ -99,13 +101,15 @@ impl Opened {
                 let url = format!("http://{}", spawned.address);
                 let target = Target::Service { server: url.clone(), durable: Some(!in_memory) };
                 let (reach, pid) = (service(&url)?, Some(spawned.pid()));
-                Ok(Opened { target, reach, pid, spawned: Some(spawned), _dir: temporary })
+                let note = dir.and_then(no_disk);
+                Ok(Opened { target, reach, note, pid, spawned: Some(spawned), _dir: temporary })
             }
             Place::Embedded { data_dir } => {
                 let embedded = Embedded::open(data_dir.as_deref(), accounts)?;
                 let target = Target::Embedded { durable: embedded.durable };
                 let pid = Some(std::process::id());
-                Ok(Opened { target, reach: Reach::Ledger(embedded), pid, spawned: None, _dir: None })
+                let note = data_dir.as_deref().and_then(no_disk);
+                Ok(Opened { target, reach: Reach::Ledger(embedded), note, pid, spawned: None, _dir: None })
             }
         }
     }
@@ -136,6 +140,27 @@ fn temporary() -> Result<TempDir, Error> {
     tempfile::Builder::new().prefix("equipoise-bench-").tempdir().map_err(|error| {
         Error::Other(format!("cannot make a directory in {}: {error}", std::env::temp_dir().display()))
     })
+}
+
+/// Says so where `dir` is kept in memory: nothing waits for a disk there.
+#[cfg(target_os = "linux")]
+fn no_disk(dir: &Path) -> Option<String> {
+    const TMPFS: i128 = 0x0102_1994;
+
+    let system = rustix::fs::statfs(dir).ok()?;
+    // Its type differs between the kinds of Linux.
+    #[allow(
+        clippy::useless_conversion,
+        clippy::unnecessary_cast,
+        reason = "where the type is another one it is needed"
+    )]
+    let kind = system.f_type as i128;
+    (kind == TMPFS).then(|| format!("{} is in memory (tmpfs): nothing waited for a disk", dir.display()))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn no_disk(_: &Path) -> Option<String> {
+    None
 }
 
 fn service(url: &str) -> Result<Reach, Error> {

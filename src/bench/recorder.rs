@@ -249,11 +249,11 @@ impl Recorder {
         let (whole, length) = (end.saturating_duration_since(self.window.start), self.window.moment());
         let mut begin = Duration::ZERO;
         let mut timeline = Vec::new();
-        for frozen in &self.moments {
+        // Also those in which nothing was answered.
+        let empty = Frozen::default();
+        let mut moments = self.moments.iter().chain(std::iter::repeat(&empty));
+        while let Some(frozen) = moments.next().filter(|_| begin < whole) {
             let finish = (begin + length).min(whole);
-            if finish <= begin {
-                break;
-            }
             timeline.push(frozen.to_moment(finish, (finish - begin).as_secs_f64()));
             begin = finish;
         }
@@ -380,6 +380,10 @@ mod tests {
         assert_eq!(timeline.len(), 100);
         assert!((timeline[0].rate - 10.0).abs() < 1e-6 && (timeline[99].rate - 15.0).abs() < 1e-6, "{timeline:?}");
         assert!((timeline[7].second - 1.6).abs() < 1e-9 && timeline[7].p50 < 1_020.0 && timeline[7].p99 > 2_900.0);
+        // Nothing is answered any more.
+        let still = Window { end: window.end + Duration::from_secs(2), ..window };
+        assert!(Recorder::new(still).timeline(still.end).iter().all(|moment| moment.rate == 0.0 && moment.p99 == 0.0));
+        assert_eq!(Recorder::new(still).timeline(still.end).len(), 100);
         // Ended early: the interval under way is as long as it was.
         let timeline = first.timeline(start + Duration::from_millis(300));
         assert_eq!(timeline.len(), 2);

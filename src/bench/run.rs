@@ -85,6 +85,7 @@ fn measured(opened: &Opened, asked: &Asked, interrupt: &Arc<Interrupt>, told: To
     let checking = &mut |done, of| told(Stage::Checking(done, of));
     let mut check = runtime.block_on(opened.reach.check(&names, &expected, extent, checking))?;
     seen.remark(&mut check);
+    check.notes.extend(opened.note.clone());
     Ok(seen.into_run(*workload, settings.clone(), started, opened, check))
 }
 

@@ -8,6 +8,7 @@ use tonic::Status;
 use tonic::client::Grpc;
 use tonic::transport::Channel;
 
+use super::call::text;
 use super::closed::Shared;
 use super::opened::Embedded;
 use super::recorder::{Answered, Series};
@@ -51,7 +52,7 @@ pub(super) async fn from_service(channel: Channel, shared: Shared, expected: i12
         let began = Instant::now();
         match snapshot(&channel, shared.names.prefix()).await {
             Ok(shown) => shared.shown(shown, began, expected),
-            Err(status) => shared.failed(Series::Snapshot, Effect::NONE, 1, &status.to_string(), false).await,
+            Err(status) => shared.failed(Series::Snapshot, Effect::NONE, 1, &text(&status), false).await,
         }
     }
 }

@@ -90,7 +90,12 @@ impl Worker {
 
     fn prepare(&self) -> Result<(Runtime, Line), Error> {
         let mut builder = tokio::runtime::Builder::new_current_thread();
-        let runtime = builder.enable_all().build();
+        // A thread of an embedded ledger has no use for descriptors, of which there may be too few for hundreds of threads.
+        let builder = match &self.reach {
+            Reach::Ledger(_) => builder.enable_time(),
+            Reach::Service(_) => builder.enable_all(),
+        };
+        let runtime = builder.build();
         let runtime = runtime.map_err(|error| Error::Other(format!("cannot start a thread: {error}")))?;
         let line = match &self.reach {
             Reach::Ledger(embedded) => Line::Ledger(embedded.caller()),

@@ -144,18 +144,17 @@ impl Measure {
         let interrupt = Arc::<Interrupt>::default();
         listen(&interrupt)?;
         let mut output = Output::new(self.json);
-        let mut unsound = Vec::new();
+        let mut runs = Vec::new();
         for workload in workloads {
             if interrupt.is_asked() {
                 break;
             }
             let run = self.measure(workload, &place, &interrupt)?;
-            if !run.check.holds() {
-                unsound.push(workload.name());
-            }
-            output.record(&Report(run))?;
+            output.record(&Report(&run))?;
             output.flush()?;
+            runs.push(run);
         }
+        let unsound: Vec<_> = runs.iter().filter(|run| !run.check.holds()).map(|run| run.workload.as_str()).collect();
         if unsound.is_empty() {
             Ok(())
         } else {
@@ -299,11 +298,11 @@ const INTERRUPTED: i32 = 130;
 /// A run, as it is printed.
 #[derive(Serialize)]
 #[serde(transparent)]
-struct Report(Run);
+struct Report<'a>(&'a Run);
 
-impl Record for Report {
+impl Record for Report<'_> {
     fn write(&self, page: &mut Page<'_>) -> io::Result<()> {
-        let run = &self.0;
+        let run = self.0;
         page.line(self.heading())?;
         page.line(format_args!(
             "  {:<16} {:>10} {:>10} {:>9} {:>9} {:>9} {:>9} {:>9}",
@@ -347,9 +346,9 @@ impl Record for Report {
     }
 }
 
-impl Report {
+impl Report<'_> {
     fn heading(&self) -> String {
-        let Run { workload, target, settings, .. } = &self.0;
+        let Run { workload, target, settings, .. } = self.0;
         let Settings { seconds, warm_up, callers, connections, batch, accounts, rate, .. } = settings;
         let target = match target {
             Target::Service { server, durable: Some(true) } => format!("a service on disk at {server}"),
