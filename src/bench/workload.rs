@@ -133,7 +133,7 @@ impl Workload {
             Workload::Contended => (200, 8),
             Workload::Create => (50, 8),
             Workload::Batch => (if embedded { cores } else { 4 }, 4),
-            Workload::Stream => (if embedded { 4 } else { 16 }, 1),
+            Workload::Stream => (if embedded { 4 } else { 8 }, 2),
             _ => (if embedded { cores } else { 64 }, 8),
         };
         let accounts = match self {
