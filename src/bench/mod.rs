@@ -1,7 +1,75 @@
 //! Measuring: the canonical workloads, and what becomes of their figures.
 //!
 //! A [`Run`] is one workload against one target. It is what `equipoise bench --json` prints and what a line of the history holds.
+//! [`run`] makes one.
 
+mod batches;
+mod call;
+mod check;
+mod choice;
+mod closed;
+mod evidence;
+mod interrupt;
+mod machine;
+mod metrics;
+mod names;
+mod open;
+mod opened;
 mod record;
+mod recorder;
+mod run;
+mod snapshots;
+mod spawned;
+mod tally;
+mod usage;
+mod verdict;
+mod wire;
+mod worker;
+mod workload;
 
+use thiserror::Error;
+
+pub use interrupt::Interrupt;
+pub use names::MAX_ACCOUNTS;
+pub use opened::Place;
 pub use record::{Call, Check, Contention, Latency, Machine, Moment, Run, Settings, Target, Usage};
+pub use run::{Asked, MAX_CALLERS, Stage, run};
+pub use verdict::{Verdict, verdicts};
+pub use workload::Workload;
+
+use crate::{InvalidRequest, OpenError};
+
+/// Why there is no run.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// What the service answered, or came in place of an answer.
+    #[error("{}", .0.message())]
+    Status(Box<tonic::Status>),
+    /// The ledger cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A service of the run's own does not start.
+    #[error("{program} ended before it was ready: {said}")]
+    Spawn {
+        /// What was started.
+        program: String,
+        /// What it said.
+        said: String,
+    },
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl From<tonic::Status> for Error {
+    fn from(status: tonic::Status) -> Self {
+        Error::Status(Box::new(status))
+    }
+}
+
+impl From<InvalidRequest> for Error {
+    fn from(error: InvalidRequest) -> Self {
+        Error::Other(error.to_string())
+    }
+}

@@ -203,7 +203,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// An address with its scheme and port.
-fn server(text: &str) -> Result<String, String> {
+pub(super) fn server(text: &str) -> Result<String, String> {
     let expected = || "expected http://HOST:PORT or HOST:PORT".to_owned();
     let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
     let url: Uri = url.parse().map_err(|_| expected())?;

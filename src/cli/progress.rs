@@ -27,6 +27,11 @@ impl Bar {
         Self::new(hidden, "{bar:40} {human_pos}/{human_len} records  {per_sec}  {eta} left")
     }
 
+    /// Over the stages of a run, each named by [`Bar::name`].
+    pub(super) fn of_stages(hidden: bool) -> Self {
+        Self::new(hidden, "{msg:32} {bar:40} {percent:>3} %  {eta} left")
+    }
+
     fn new(hidden: bool, template: &str) -> Self {
         let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(Some(0), target);
@@ -39,6 +44,11 @@ impl Bar {
     pub(super) fn show(&self, done: u64, total: u64) {
         self.0.set_length(total);
         self.0.set_position(done);
+    }
+
+    /// Says what is under way.
+    pub(super) fn name(&self, stage: String) {
+        self.0.set_message(stage);
     }
 
     /// What the engine wants to know of: how far it is, and whether to go on.

@@ -3,6 +3,7 @@
 
 #![cfg(all(feature = "server", unix))]
 
+mod bench;
 mod changes;
 mod compact;
 mod data;

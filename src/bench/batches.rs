@@ -1,0 +1,218 @@
+//! Batches of transfers, by ExecuteBatch and by ExecuteStream, and the like on a ledger.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use axum::http::uri::PathAndQuery;
+use bytes::Bytes;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::client::Grpc;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+use super::Error;
+use super::call::{self, Answer, is_refusal, is_undecided, submit};
+use super::closed::{Plan, Shared};
+use super::names::Names;
+use super::opened::Embedded;
+use super::recorder::{Answered, Series};
+use super::tally::Effect;
+use super::wire::{Encoded, Pattern, Results};
+use crate::{Durability, Ledger, Operation, Request};
+
+const BATCH: PathAndQuery = PathAndQuery::from_static("/equipoise.v1.AccountService/ExecuteBatch");
+const STREAM: PathAndQuery = PathAndQuery::from_static("/equipoise.v1.AccountService/ExecuteStream");
+
+/// How many operations of a batch did what.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    refused: u32,
+    /// Not decided: a limit of the service.
+    failed: u32,
+    /// Decided or not.
+    unknown: u32,
+}
+
+impl Counts {
+    /// Of a batch of `size`; what has no result is unknown.
+    fn of(results: &Results, size: u32) -> Self {
+        let told = u32::try_from(results.results.len()).unwrap_or(u32::MAX);
+        let mut counts = Counts { unknown: size.saturating_sub(told), ..Counts::default() };
+        for result in results.results.iter().filter(|result| result.code != 0) {
+            match Code::from(result.code) {
+                code if is_refusal(code) => counts.refused += 1,
+                code if is_undecided(code) => counts.failed += 1,
+                _ => counts.unknown += 1,
+            }
+        }
+        counts
+    }
+}
+
+impl Shared {
+    /// Writes down what came of a batch of `size` that began at `began`.
+    fn batch_answered(&self, series: Series, size: u32, counts: Counts, began: Instant) {
+        let finished = Instant::now();
+        let Counts { refused, failed, unknown } = counts;
+        let decided = size.saturating_sub(failed + unknown);
+        let mut recorder = self.recorder.borrow_mut();
+        recorder.tally.decided(Effect::TRANSFER, u64::from(decided), u64::from(refused));
+        if failed + unknown > 0 {
+            recorder.tally.not_decided(Effect::TRANSFER, u64::from(failed));
+            recorder.failed(series, &format!("{} of {size} operations failed", failed + unknown));
+        }
+        let took = finished.saturating_duration_since(began);
+        recorder.answered(&Answered { series, counted: finished, finished, took, operations: decided, refused });
+    }
+
+    fn begun(&self, size: u32) {
+        self.recorder.borrow_mut().tally.begun(Effect::TRANSFER, u64::from(size));
+    }
+
+    /// Writes down that a batch failed as a whole.
+    async fn batch_failed(&self, size: u32, status: &Status) {
+        let (text, unknown) = match call::of_status(status) {
+            Answer::Failed { text, unknown } => (text, unknown),
+            // A batch as a whole is not refused for a balance.
+            _ => (call::text(status), true),
+        };
+        self.failed(Series::Batch, Effect::TRANSFER, u64::from(size), &text, unknown).await;
+    }
+}
+
+/// One batch after the other by ExecuteBatch, until it is over.
+pub(super) async fn batches(channel: Channel, shared: Shared, mut plan: Plan, size: u32) -> Result<(), Error> {
+    let mut grpc = Grpc::new(channel);
+    let pattern = Pattern::new(&shared.names)?;
+    while !shared.over(Instant::now()) {
+        let batch = pattern.batch(size, &shared.names, &mut plan.steps, &mut plan.ids);
+        let began = Instant::now();
+        shared.begun(size);
+        let ready = grpc.ready().await.map_err(|error| Status::from_error(error.into()));
+        let answer = match ready {
+            Ok(()) => grpc.unary(tonic::Request::new(batch), BATCH, Encoded::<Results>::default()).await,
+            Err(status) => Err(status),
+        };
+        match answer {
+            Ok(results) => shared.batch_answered(Series::Batch, size, Counts::of(results.get_ref(), size), began),
+            Err(status) => shared.batch_failed(size, &status).await,
+        }
+    }
+    Ok(())
+}
+
+/// Batches on one ExecuteStream, `most` in flight, until it is over. A stream that breaks is opened again.
+pub(super) async fn stream(
+    channel: Channel,
+    shared: Shared,
+    mut plan: Plan,
+    size: u32,
+    most: usize,
+) -> Result<(), Error> {
+    let pattern = Pattern::new(&shared.names)?;
+    while !shared.over(Instant::now()) {
+        let mut under_way = VecDeque::with_capacity(most);
+        let ended = one_stream(&channel, &shared, &mut plan, &pattern, size, most, &mut under_way).await;
+        if let Err(status) = ended {
+            // What was under way may have been done.
+            shared.failed(Series::Stream, Effect::TRANSFER, 0, &call::text(&status), true).await;
+        }
+    }
+    Ok(())
+}
+
+async fn one_stream(
+    channel: &Channel,
+    shared: &Shared,
+    plan: &mut Plan,
+    pattern: &Pattern,
+    size: u32,
+    most: usize,
+    under_way: &mut VecDeque<Instant>,
+) -> Result<(), Status> {
+    let mut grpc = Grpc::new(channel.clone());
+    grpc.ready().await.map_err(|error| Status::from_error(error.into()))?;
+    let (requests, receiver) = tokio::sync::mpsc::channel::<Bytes>(most);
+    let asked = tonic::Request::new(ReceiverStream::new(receiver));
+    let answer = grpc.streaming(asked, STREAM, Encoded::<Results>::default()).await?;
+    let mut results = answer.into_inner();
+    let mut requests = Some(requests);
+    loop {
+        while let Some(to) = requests.as_ref().filter(|_| under_way.len() < most) {
+            if shared.over(Instant::now()) {
+                // The service answers what is under way, and ends the stream.
+                requests = None;
+                break;
+            }
+            let batch = pattern.batch(size, &shared.names, &mut plan.steps, &mut plan.ids);
+            shared.begun(size);
+            under_way.push_back(Instant::now());
+            if to.send(batch).await.is_err() {
+                requests = None;
+            }
+        }
+        let Some(message) = results.message().await? else { break };
+        let Some(began) = under_way.pop_front() else {
+            return Err(Status::internal("more results than batches"));
+        };
+        shared.batch_answered(Series::Stream, size, Counts::of(&message, size), began);
+    }
+    if under_way.is_empty() { Ok(()) } else { Err(Status::unknown("the stream ended before its results")) }
+}
+
+/// The same on a ledger: `most` batches may wait for the disk. Where that is 1, each is waited for before the next.
+pub(super) async fn on_ledger(
+    embedded: Embedded,
+    series: Series,
+    shared: Shared,
+    mut plan: Plan,
+    size: u32,
+    most: usize,
+) -> Result<(), Error> {
+    // Each batch is waited for as a whole.
+    let applied = embedded.ledger.with_durability(Durability::Applied);
+    let mut under_way: VecDeque<(Instant, u64, Counts)> = VecDeque::with_capacity(most);
+    loop {
+        let over = shared.over(Instant::now());
+        if under_way.len() == most || (over && !under_way.is_empty()) {
+            let Some((began, sequence, counts)) = under_way.pop_front() else { continue };
+            if embedded.durable {
+                let closed = |_| Error::Other("the ledger was closed".to_owned());
+                embedded.ledger.wait_durable(sequence).map_err(closed)?;
+            }
+            shared.batch_answered(series, size, counts, began);
+        } else if over {
+            return Ok(());
+        } else {
+            let requests = requests(&mut plan, size, &shared.names)?;
+            let began = Instant::now();
+            shared.begun(size);
+            let (sequence, counts) = decide(&applied, requests);
+            under_way.push_back((began, sequence, counts));
+        }
+    }
+}
+
+fn requests(plan: &mut Plan, size: u32, names: &Names) -> Result<Vec<Request>, Error> {
+    let request = |_| {
+        let step = plan.steps.next();
+        let (from, to) = (names.account(step.account).clone(), names.account(step.to).clone());
+        Ok(Request::single(Operation::transfer(from, to, 1)?, Some(plan.ids.next_id()?)))
+    };
+    (0..size).map(request).collect()
+}
+
+/// Decides them all: the last sequence, and how it went.
+fn decide(ledger: &Ledger, requests: Vec<Request>) -> (u64, Counts) {
+    let (mut last, mut counts) = (0, Counts::default());
+    for request in requests {
+        match submit(ledger, request) {
+            Ok(outcome) => {
+                last = outcome.sequence();
+                counts.refused += u32::from(outcome.result().is_err());
+            }
+            Err(_) => counts.failed += 1,
+        }
+    }
+    (last, counts)
+}

@@ -1,0 +1,135 @@
+//! Calls at intended moments. Their latency counts from there: what waits because the target stalls is late, and says so; a caller
+//! that waited for each answer would leave those calls out.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::task::JoinSet;
+
+use super::call::Caller;
+use super::closed::{Plan, Shared};
+use super::interrupt::Interrupt;
+use super::recorder::Window;
+
+/// The longest sleep of the pacer, to hear that it is over.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Tells the threads in turn when to begin a call, `rate` times a second, until it is over. Blocks.
+pub(super) fn pace(rate: f64, window: Window, to: &[UnboundedSender<Instant>], interrupt: &Interrupt) {
+    wake_in_time();
+    for (call, to) in (0_u64..).zip(to.iter().cycle()) {
+        let intended = window.warm_up + Duration::from_secs_f64(call as f64 / rate);
+        loop {
+            let now = Instant::now();
+            if intended >= window.end || interrupt.is_asked() {
+                return;
+            }
+            if intended <= now {
+                break;
+            }
+            std::thread::sleep((intended - now).min(LOOK));
+        }
+        // A thread that is gone has said why.
+        let _ = to.send(intended);
+    }
+}
+
+/// A sleep may end 50 µs late by default, which would count as the target's.
+fn wake_in_time() {
+    // Where it is not allowed, figures are that much worse.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
+}
+
+/// Begins a call at each moment that `intended` tells, at most `most` of them under way: what comes beyond waits, and its latency
+/// counts that in. The callers take turns.
+pub(super) async fn open(
+    callers: Vec<impl Caller>,
+    shared: Shared,
+    mut plan: Plan,
+    mut intended: UnboundedReceiver<Instant>,
+    most: usize,
+) {
+    let room = Arc::new(Semaphore::new(most));
+    let mut calls = JoinSet::new();
+    let mut turns = callers.iter().cycle();
+    while let (Some(at), Some(caller)) = (intended.recv().await, turns.next()) {
+        while calls.try_join_next().is_some() {}
+        let Ok(permit) = room.clone().acquire_owned().await else { break };
+        let (call, shared, mut caller) = (plan.next(), shared.clone(), caller.clone());
+        calls.spawn_local(async move {
+            shared.make(call, &mut caller, at, Some(at)).await;
+            drop(permit);
+        });
+    }
+    while calls.join_next().await.is_some() {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use tokio::sync::mpsc::unbounded_channel;
+    use tokio::task::LocalSet;
+
+    use super::*;
+    use crate::bench::call::Answer;
+    use crate::bench::choice::{Choices, Step};
+    use crate::bench::names::Names;
+    use crate::bench::recorder::Recorder;
+    use crate::bench::{Call, Workload};
+
+    /// Answers at once, but for one stall.
+    #[derive(Clone)]
+    struct Stalling {
+        from: Instant,
+        until: Instant,
+    }
+
+    impl Caller for Stalling {
+        async fn call(&mut self, _: Step, _: &str, _: u32, _: &Names) -> Answer {
+            if (self.from..self.until).contains(&Instant::now()) {
+                tokio::time::sleep_until(self.until.into()).await;
+            }
+            Answer::Accepted
+        }
+    }
+
+    /// What was seen of a target that stalls for 200 of 600 ms, with so many calls under way at most.
+    fn stalled(most: usize) -> Vec<Call> {
+        let start = Instant::now();
+        let window = Window { warm_up: start, start, end: start + Duration::from_millis(600) };
+        let target = Stalling { from: start + Duration::from_millis(150), until: start + Duration::from_millis(350) };
+        let choices = Choices::draw(&Workload::Open.mix(), 10, 1).expect("a table");
+        let names = Arc::new(Names::new(10).expect("names"));
+        let plan = Plan { steps: choices.of_caller(0), ids: names.transactions(0), new: 0, stride: 1 };
+        let recorder = Rc::new(RefCell::new(Recorder::new(window)));
+        let interrupt = Arc::<Interrupt>::default();
+        let shared = Shared { names, window, interrupt: interrupt.clone(), recorder: recorder.clone() };
+        let (to, intended) = unbounded_channel();
+        let pacer = std::thread::spawn(move || pace(500.0, window, &[to], &interrupt));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        LocalSet::new().block_on(&runtime, open(vec![target], shared, plan, intended, most));
+        pacer.join().expect("paced");
+        let calls = recorder.borrow().calls();
+        calls
+    }
+
+    /// E2: latency counts from the intended start. In a stall of 200 ms 100 of 300 calls are due, and all are late, also where only
+    /// one can be under way; a caller that waits would have seen one.
+    #[test]
+    fn a_stall_is_seen_by_every_call_that_it_delays() {
+        for most in [1_000, 1] {
+            let calls = stalled(most);
+            assert_eq!(calls.iter().map(|call| call.calls).sum::<u64>(), 300);
+            for Call { name, latency, .. } in calls {
+                // Of a third that is late by 0 to 200 ms, the last tenth of all is so by 140 ms.
+                assert!(latency.p90 > 100_000.0, "{name}, {most} under way: {latency:?}");
+                assert!(latency.p50 < 100_000.0, "{name}, {most} under way: {latency:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! One run from its beginning to its end: the target, the threads, the clock, and the check.
+
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+use super::check::Expected;
+use super::choice::Choices;
+use super::evidence::Extent;
+use super::interrupt::Interrupt;
+use super::names::Names;
+use super::opened::{OPENER, Opened, Place};
+use super::recorder::{Recorder, Window};
+use super::usage;
+use super::worker::{Task, Worker};
+use super::workload::{Shape, Workload};
+use super::{Check, Error, Machine, Run, Settings, Usage, metrics, open};
+
+/// The most callers: each has transaction ids of its own.
+pub const MAX_CALLERS: u32 = OPENER - 1_000;
+
+/// How often it is looked whether somebody wants the end, and told how far it is.
+const LOOK: Duration = Duration::from_millis(50);
+/// Between the last connection and the first call.
+const BREATH: Duration = Duration::from_millis(20);
+
+/// What is asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Asked {
+    /// The workload.
+    pub workload: Workload,
+    /// Its settings: [`Workload::defaults`], and what is wanted otherwise.
+    pub settings: Settings,
+    /// Threads that call a service; None for half of the cores. An embedded ledger is called from one for each caller.
+    pub threads: Option<u32>,
+    /// The most journal entries that the check reads; 0 for none.
+    pub check_entries: u64,
+}
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Accounts opened, of how many.
+    Opening(u64, u64),
+    /// Milliseconds that passed, of how many.
+    Running(u64, u64),
+    /// Journal entries checked, of how many.
+    Checking(u64, u64),
+}
+
+/// Whoever is told how far it is.
+type Told<'a> = &'a mut dyn FnMut(Stage);
+
+/// Runs a workload against the target at `place`. A run that is interrupted is as long as it was.
+///
+/// # Errors
+/// [`Error`] when the target cannot be opened, filled, reached or read. A check that fails is no error: see [`Run::check`].
+pub fn run(place: &Place, asked: &Asked, interrupt: &Arc<Interrupt>, told: Told<'_>) -> Result<Run, Error> {
+    let opened = Opened::open(place, asked.settings.accounts, interrupt)?;
+    let run = measured(&opened, asked, interrupt, told);
+    let closed = opened.close();
+    let mut run = run?;
+    run.check.faults.extend(closed.err());
+    Ok(run)
+}
+
+fn measured(opened: &Opened, asked: &Asked, interrupt: &Arc<Interrupt>, told: Told<'_>) -> Result<Run, Error> {
+    let Asked { workload, settings, .. } = asked;
+    let mix = workload.mix();
+    let names = Arc::new(Names::new(settings.accounts)?);
+    let choices = Choices::draw(&mix, settings.accounts, settings.seed)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Error::Other(format!("cannot start: {error}")))?;
+
+    let all = u64::from(settings.accounts);
+    let opening = &mut |done| told(Stage::Opening(done, all));
+    let before = runtime.block_on(opened.reach.open_accounts(&names, mix.initial, opening))?;
+    let started = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+    let threads = Threads { opened, asked, names: &names, choices: &choices, interrupt };
+    let seen = threads.run(told)?;
+
+    let expected = Expected { accounts: settings.accounts, initial: mix.initial, tally: seen.recorder.tally };
+    let extent = Extent { before, most: asked.check_entries };
+    let checking = &mut |done, of| told(Stage::Checking(done, of));
+    let mut check = runtime.block_on(opened.reach.check(&names, &expected, extent, checking))?;
+    seen.remark(&mut check);
+    check.notes.extend(opened.note.clone());
+    Ok(seen.into_run(*workload, settings.clone(), started, opened, check))
+}
+
+/// What the threads of a run are made from.
+struct Threads<'a> {
+    opened: &'a Opened,
+    asked: &'a Asked,
+    names: &'a Arc<Names>,
+    choices: &'a Choices,
+    interrupt: &'a Arc<Interrupt>,
+}
+
+/// What was seen of a run.
+struct Seen {
+    recorder: Recorder,
+    window: Window,
+    /// Where it really ended.
+    end: Instant,
+    usage: [Option<usage::Reading>; 2],
+    metrics: [metrics::Reading; 2],
+}
+
+impl Threads<'_> {
+    fn run(&self, told: Told<'_>) -> Result<Seen, Error> {
+        let mut tasks = self.tasks();
+        let count = self.count(tasks.len());
+        let all = u32::try_from(tasks.len()).unwrap_or(u32::MAX);
+        let connections = self.asked.settings.connections;
+        let (ready, told_ready) = mpsc::channel();
+        std::thread::scope(|scope| {
+            let (mut joins, mut windows, mut intended) = (Vec::new(), Vec::new(), Vec::new());
+            for thread in 0..count {
+                let own = tasks.iter().copied().enumerate().filter(|(task, _)| task % count == thread);
+                let (pacer, paced) = unbounded_channel();
+                intended.push(pacer);
+                let worker = Worker {
+                    reach: self.opened.reach.clone(),
+                    connections: share(connections, count, thread),
+                    names: self.names.clone(),
+                    choices: self.choices.clone(),
+                    interrupt: self.interrupt.clone(),
+                    tasks: own.map(|(number, task)| (u32::try_from(number).unwrap_or(u32::MAX), task)).collect(),
+                    all,
+                    intended: Some(paced),
+                };
+                let (window, go) = mpsc::channel();
+                windows.push(window);
+                let ready = ready.clone();
+                let thread = std::thread::Builder::new().name("bench".to_owned());
+                let thread = thread.spawn_scoped(scope, move || worker.run(&ready, &go));
+                joins.push(thread.map_err(|error| Error::Other(format!("cannot start a thread: {error}")))?);
+            }
+            tasks.clear();
+            drop(ready);
+            told_ready.iter().take(count).collect::<Result<(), Error>>()?;
+
+            let window = self.window();
+            for go in windows {
+                // One that is gone says why when it is joined.
+                let _ = go.send(window);
+            }
+            let (rate, interrupt) = (self.asked.settings.rate, self.interrupt);
+            let pacing = rate.map(|rate| scope.spawn(move || pace(rate, window, intended, interrupt)));
+            let mut seen = self.watch(window, told);
+            for thread in joins {
+                let recorder = thread.join().map_err(|_| Error::Other("a thread panicked".to_owned()))??;
+                if let Some(recorder) = recorder {
+                    seen.recorder.merge(recorder);
+                }
+            }
+            if let Some(pacing) = pacing {
+                pacing.join().map_err(|_| Error::Other("the pacer panicked".to_owned()))?;
+            }
+            Ok(seen)
+        })
+    }
+
+    /// What there is to do at once.
+    fn tasks(&self) -> Vec<Task> {
+        let Settings { callers, connections, batch: size, accounts, .. } = self.asked.settings;
+        let embedded = matches!(self.opened.target, super::Target::Embedded { .. });
+        let spread = |all: u32, over: u32| (0..over).map(move |one| share(all, over as usize, one as usize) as usize);
+        let workload = self.asked.workload;
+        let mut tasks: Vec<Task> = match workload.shape() {
+            Shape::Closed => vec![Task::Closed; callers as usize],
+            Shape::Batches => vec![Task::Batches { size }; callers as usize],
+            Shape::Streams => {
+                let streams = if embedded { 1 } else { connections.clamp(1, callers) };
+                spread(callers, streams).map(|most| Task::Stream { size, most }).collect()
+            }
+            Shape::Open => {
+                let over = if embedded { callers } else { u32::try_from(self.count(callers as usize)).unwrap_or(1) };
+                spread(callers, over).map(|most| Task::Open { most }).collect()
+            }
+        };
+        let total = i128::from(accounts) * i128::from(workload.mix().initial);
+        tasks.extend((0..workload.snapshot_readers()).map(|_| Task::Snapshots { total }));
+        tasks
+    }
+
+    /// How many threads do `tasks`.
+    fn count(&self, tasks: usize) -> usize {
+        if matches!(self.opened.target, super::Target::Embedded { .. }) {
+            return tasks;
+        }
+        let half = std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1));
+        self.asked.threads.map_or(half, |threads| threads as usize).clamp(1, tasks.max(1))
+    }
+
+    fn window(&self) -> Window {
+        let warm_up = Instant::now() + BREATH;
+        let start = warm_up + Duration::from_secs_f64(self.asked.settings.warm_up);
+        Window { warm_up, start, end: start + Duration::from_secs_f64(self.asked.settings.seconds) }
+    }
+
+    /// Waits until the window is over, and reads at both of its ends what the target uses and tells.
+    fn watch(&self, window: Window, told: Told<'_>) -> Seen {
+        let read = || (self.opened.usage(), self.opened.metrics());
+        let mut wait = |until: Instant| {
+            while Instant::now() < until && !self.interrupt.is_asked() {
+                let whole = window.end.saturating_duration_since(window.warm_up);
+                let passed = Instant::now().saturating_duration_since(window.warm_up);
+                told(Stage::Running(millis(passed), millis(whole)));
+                std::thread::sleep(until.saturating_duration_since(Instant::now()).min(LOOK));
+            }
+        };
+        wait(window.start);
+        let before = read();
+        wait(window.end);
+        let end = self.interrupt.asked_at().unwrap_or(window.end).min(window.end);
+        let after = read();
+        let recorder = Recorder::new(window);
+        Seen { recorder, window, end, usage: [before.0, after.0], metrics: [before.1, after.1] }
+    }
+}
+
+fn pace(rate: f64, window: Window, intended: Vec<UnboundedSender<Instant>>, interrupt: &Interrupt) {
+    open::pace(rate, window, &intended, interrupt);
+}
+
+/// The part of `all` that falls to number `one` of `over`.
+fn share(all: u32, over: usize, one: usize) -> u32 {
+    let over = u32::try_from(over).unwrap_or(u32::MAX).max(1);
+    all / over + u32::from(one < (all % over) as usize)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Seen {
+    fn seconds(&self) -> f64 {
+        self.end.saturating_duration_since(self.window.start).as_secs_f64()
+    }
+
+    /// Adds to the check what the callers noticed.
+    fn remark(&self, check: &mut Check) {
+        check.faults.extend(self.recorder.faults.iter().take(20).cloned());
+        check.total &= self.recorder.faults.is_empty();
+        if let Some(failure) = &self.recorder.failure {
+            check.notes.push(format!("{} calls failed, one of them with {failure}", self.recorder.failures()));
+        }
+        let unknown = self.recorder.tally.unknown.operations;
+        if unknown > 0 {
+            check.notes.push(format!("what became of {unknown} operations is not known"));
+        }
+        if self.end < self.window.end {
+            check.notes.push(format!("it was ended after {:.1} s", self.seconds()));
+        }
+    }
+
+    fn into_run(
+        mut self,
+        workload: Workload,
+        mut settings: Settings,
+        started: String,
+        opened: &Opened,
+        mut check: Check,
+    ) -> Run {
+        let machine = Machine::here();
+        let seconds = self.seconds();
+        let usage = match self.usage {
+            [Some(before), Some(after)] if seconds > 0.0 => Some(Usage::between(before, after, seconds, &machine)),
+            _ => None,
+        };
+        let [before, after] = self.metrics;
+        let contention = after.since(before, usage.as_ref());
+        if let (None, Some(helped @ 1..)) = (&contention, after.helped_since(before)) {
+            check.notes.push(format!("{helped} transactions were finished by another thread; the time is not told"));
+        }
+        settings.seconds = seconds;
+        let operations = self.recorder.operations();
+        Run {
+            workload: workload.name().to_owned(),
+            workload_version: workload.version(),
+            started,
+            machine,
+            target: opened.target.clone(),
+            settings,
+            operations,
+            rate: if seconds > 0.0 { operations as f64 / seconds } else { 0.0 },
+            calls: self.recorder.calls(),
+            timeline: self.recorder.timeline(self.end),
+            usage,
+            contention,
+            check,
+        }
+    }
+}
