@@ -1,4 +1,5 @@
-//! Compiles the gRPC contract and the inventory event with protox, so that nobody needs a `protoc`.
+//! Compiles the gRPC contract and the inventory event with protox, so that nobody needs a `protoc`; and notes which build it is,
+//! for what the bench command measures.
 
 #[cfg(feature = "server")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -18,7 +19,39 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let events = out.join("events");
     std::fs::create_dir_all(&events)?;
     tonic_prost_build::configure().out_dir(events).compile_fds(protox::compile([EVENTS], ["proto"])?)?;
+    name_the_build();
     Ok(())
+}
+
+/// The compiler, the profile, and the commit where there is one. Debug builds do without the commit: whoever measures does not
+/// measure them, and each commit would compile everything again.
+#[cfg(feature = "server")]
+fn name_the_build() {
+    let set = |name: &str| std::env::var(name).unwrap_or_default();
+    let (rustc, profile, root) = (set("RUSTC"), set("PROFILE"), set("CARGO_MANIFEST_DIR"));
+    println!("cargo::rustc-env=EQUIPOISE_RUSTC={}", output(&rustc, &["--version"]).unwrap_or("unknown".into()));
+    println!("cargo::rustc-env=EQUIPOISE_PROFILE={profile}");
+    // Unpacked from an archive inside another project's repository, that one's commit would say nothing.
+    let ours = || output("git", &["-C", &root, "rev-parse", "--show-prefix"]).is_some_and(|prefix| prefix.is_empty());
+    if profile != "release" || !ours() {
+        return;
+    }
+    let commit = output("git", &["-C", &root, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]);
+    let Some(commit) = commit.filter(|commit| !commit.is_empty()) else { return };
+    println!("cargo::rustc-env=EQUIPOISE_COMMIT={commit}");
+    // The sources, because they are what makes a commit dirty.
+    println!("cargo::rerun-if-changed=src\ncargo::rerun-if-changed=Cargo.lock");
+    if let Some(log) = output("git", &["-C", &root, "rev-parse", "--path-format=absolute", "--git-path", "logs/HEAD"]) {
+        println!("cargo::rerun-if-changed={log}");
+    }
+}
+
+/// The first line that a program prints, if it can be run and ends well.
+#[cfg(feature = "server")]
+fn output(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = std::process::Command::new(program).args(arguments).output().ok()?;
+    let text = output.status.success().then(|| String::from_utf8(output.stdout).ok())??;
+    Some(text.lines().next().unwrap_or_default().to_owned())
 }
 
 #[cfg(not(feature = "server"))]
