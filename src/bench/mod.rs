@@ -1,8 +1,11 @@
 //! Measuring: the canonical workloads, and what becomes of their figures.
 //!
-//! A [`Run`] is one workload against one target. It is what `equipoise bench --json` prints and what a line of the history holds.
+//! A [`Run`] is one workload against one target, as `equipoise bench run --json` prints it. [`history`] keeps its figures from run to
+//! run, and [`report`] draws both.
 
+pub mod history;
 mod machine;
 mod record;
+pub mod report;
 
 pub use record::{Call, Check, Contention, Latency, Machine, Moment, Run, Settings, Target, Usage};

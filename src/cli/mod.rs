@@ -12,6 +12,8 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::Environment;
 
 mod accounts;
+mod bench;
+mod bench_report;
 mod change;
 #[cfg(feature = "kafka")]
 mod check;
@@ -83,6 +85,7 @@ enum Command {
     Import(import::Import),
     Compact(compact::Compact),
     Stats(stats::Stats),
+    Bench(bench::Bench),
     #[cfg(feature = "kafka")]
     DeadLetters(dead_letters::DeadLetters),
     #[cfg(feature = "kafka")]
@@ -132,6 +135,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Import(import) => (import.run(), import.json),
         Command::Compact(compact) => (compact.run(), compact.json),
         Command::Stats(stats) => (stats.run(), stats.json),
+        Command::Bench(bench) => (bench.run(), bench.json()),
         #[cfg(feature = "kafka")]
         Command::DeadLetters(letters) => (letters.run(), letters.json()),
         #[cfg(feature = "kafka")]
