@@ -286,4 +286,4 @@ fn of_call(call: &Call) -> Vec<Metric> {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+mod tests;

@@ -7,5 +7,7 @@ pub mod history;
 mod machine;
 mod record;
 pub mod report;
+#[cfg(test)]
+mod sample;
 
 pub use record::{Call, Check, Contention, Latency, Machine, Moment, Run, Settings, Target, Usage};

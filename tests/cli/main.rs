@@ -3,6 +3,7 @@
 
 #![cfg(all(feature = "server", unix))]
 
+mod bench_history;
 mod changes;
 mod compact;
 mod data;

@@ -41,10 +41,8 @@ fn entry(row: &Row, metric: &Metric) -> Entry {
     let Metric { name, unit, value, low, high, .. } = metric;
     let range = low.zip(*high).map(|(low, high)| format!("± {}", (high - low) / 2.0));
     let commit = row.machine.commit.as_deref().unwrap_or("unknown");
-    let extra = format!(
-        "{}\ncommit {commit}, version {}\nmemory {} bytes",
-        row.time, row.machine.version, row.machine.memory
-    );
+    let extra =
+        format!("{}\ncommit {commit}, version {}\nmemory {} bytes", row.time, row.machine.version, row.machine.memory);
     let name = format!("{}: {name} @ {}", subject(&row.subject), host(&row.host()));
     Entry { name, unit: unit.clone(), value: *value, range, extra }
 }

@@ -22,7 +22,8 @@ pub enum HistoryError {
     },
     /// The last line has no end and is no row: whoever wrote it was interrupted.
     #[error(
-        "{}:{line}: the last line is torn: whoever wrote it was interrupted. It holds nothing whole; collect --repair cuts it off",
+        "{0}:{line}: the last line is torn, whoever wrote it was interrupted; of a history, \
+         `equipoise bench collect --history {0} --repair` cuts it off",
         path.display()
     )]
     Torn {
@@ -90,7 +91,9 @@ impl History {
             match lines.next() {
                 Ok(None) => break None,
                 Ok(Some(Line::Row(row))) => rows.push(*row),
-                Ok(Some(Line::Run(_))) => return Err(lines.malformed("a run as bench run prints it, and no row: collect it")),
+                Ok(Some(Line::Run(_))) => {
+                    return Err(lines.malformed("a run as bench run prints it, and no row: collect it"));
+                }
                 Err(HistoryError::Torn { line, .. }) if repair => break Some(line),
                 Err(error) => return Err(error),
             }

@@ -7,6 +7,8 @@ use plotters::coord::types::RangedCoordf64;
 
 /// How many labels an axis has at most, about.
 const LABELS: f64 = 5.0;
+/// Values from here on are no figures, and would overflow what is reckoned with them.
+const BOUNDLESS: f64 = 1e100;
 
 /// An axis: a scale, a section of it, and labels.
 #[derive(Clone, Debug)]
@@ -30,14 +32,22 @@ enum Scale {
 
 impl Axis {
     /// From 0 to a little over the largest value.
-    pub(super) fn from_zero(name: &'static str, values: impl Iterator<Item = f64>, format: impl Fn(f64) -> String) -> Self {
-        let largest = values.filter(|value| value.is_finite()).fold(0.0, f64::max);
+    pub(super) fn from_zero(
+        name: &'static str,
+        values: impl Iterator<Item = f64>,
+        format: impl Fn(f64) -> String,
+    ) -> Self {
+        let largest = ends(values).map_or(0.0, |(_, largest)| largest);
         let to = if largest > 0.0 { largest * 1.05 } else { 1.0 };
         Self::linear(name, 0.0, to, format)
     }
 
     /// Around the values: at least a tenth of them wide either way, so that noise looks like noise; never under 0.
-    pub(super) fn around(name: &'static str, values: impl Iterator<Item = f64>, format: impl Fn(f64) -> String) -> Self {
+    pub(super) fn around(
+        name: &'static str,
+        values: impl Iterator<Item = f64>,
+        format: impl Fn(f64) -> String,
+    ) -> Self {
         let (least, largest) = ends(values).unwrap_or((0.0, 1.0));
         let room = (0.15 * (largest - least)).max(0.1 * largest.abs());
         let room = if room > 0.0 { room } else { 1.0 };
@@ -74,12 +84,15 @@ impl Axis {
             decades if decades < 2.6 => &[1.0, 3.0],
             _ => &[1.0],
         };
+        let stride = ((to - from) / (LABELS + 1.0)).ceil().max(1.0);
         let mut labels = Vec::new();
         let mut decade = from.floor();
         while decade <= to {
             let places = steps.iter().map(|step| (decade + step.log10(), step * 10_f64.powf(decade)));
-            labels.extend(places.filter(|(place, _)| (from..=to).contains(place)).map(|(place, value)| (place, format(value))));
-            decade += 1.0;
+            labels.extend(
+                places.filter(|(place, _)| (from..=to).contains(place)).map(|(place, value)| (place, format(value))),
+            );
+            decade += stride;
         }
         Self { name, scale: Scale::Logarithmic, from, to, labels }
     }
@@ -88,10 +101,18 @@ impl Axis {
     pub(super) fn percentiles(name: &'static str, shares: impl Iterator<Item = f64>) -> Self {
         let largest = shares.filter(|share| *share < 1.0).fold(0.99, f64::max);
         let to = Scale::Percentile.place(largest) + 0.05;
-        let shares = [(0.0, "0 %"), (0.5, "50 %"), (0.9, "90 %"), (0.99, "99 %"), (0.999, "99.9 %"), (0.9999, "99.99 %")];
+        let shares =
+            [(0.0, "0 %"), (0.5, "50 %"), (0.9, "90 %"), (0.99, "99 %"), (0.999, "99.9 %"), (0.9999, "99.99 %")];
         let more = [(0.99999, "99.999 %"), (0.999_999, "99.9999 %")];
-        let labels = shares.into_iter().chain(more).map(|(share, label)| (Scale::Percentile.place(share), label.to_owned()));
-        Self { name, scale: Scale::Percentile, from: 0.0, to, labels: labels.filter(|(place, _)| *place <= to).collect() }
+        let labels =
+            shares.into_iter().chain(more).map(|(share, label)| (Scale::Percentile.place(share), label.to_owned()));
+        Self {
+            name,
+            scale: Scale::Percentile,
+            from: 0.0,
+            to,
+            labels: labels.filter(|(place, _)| *place <= to).collect(),
+        }
     }
 
     /// Where a value lies, if it can be shown.
@@ -137,8 +158,9 @@ impl Scale {
     }
 }
 
+/// The least and the largest one, as far as a chart can tell them apart.
 fn ends(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
-    values.filter(|value| value.is_finite()).fold(None, |ends, value| match ends {
+    values.filter(|value| value.abs() < BOUNDLESS).fold(None, |ends, value| match ends {
         None => Some((value, value)),
         Some((least, largest)) => Some((value.min(least), value.max(largest))),
     })
@@ -166,13 +188,19 @@ mod tests {
     fn labels_are_round_and_few() {
         let text = |value: f64| format!("{value}");
         assert_eq!(labels(&Axis::from_zero("", [3.0, 93.0].into_iter(), text)), ["0", "20", "40", "60", "80"]);
-        assert_eq!(labels(&Axis::logarithmic("", [0.0, 9.0, 90_000.0].into_iter(), text)), ["10", "100", "1000", "10000"]);
-        for values in [vec![], vec![0.0], vec![5.0, 5.0], vec![f64::NAN], vec![-3.0], vec![1e-300, 1e300]] {
+        assert_eq!(
+            labels(&Axis::logarithmic("", [0.0, 9.0, 90_000.0].into_iter(), text)),
+            ["10", "100", "1000", "10000", "100000"]
+        );
+        for values in
+            [vec![], vec![0.0], vec![5.0, 5.0], vec![f64::NAN], vec![-3.0], vec![1e-300, 1e99], vec![f64::MAX]]
+        {
             for axis in [
                 Axis::from_zero("", values.iter().copied(), text),
                 Axis::around("", values.iter().copied(), text),
                 Axis::logarithmic("", values.iter().copied(), text),
             ] {
+                assert!(axis.labels.len() <= 10, "{values:?}: {axis:?}");
                 assert!(axis.from < axis.to && axis.from.is_finite() && axis.to.is_finite(), "{values:?}: {axis:?}");
             }
         }

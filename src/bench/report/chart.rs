@@ -140,7 +140,9 @@ impl Chart {
                 let square = || Rectangle::new([(-MARK, -MARK), (MARK, MARK)], colour.filled());
                 context.draw_series(marks.map(|place| EmptyElement::at(place) + square())).map(drop)
             }
-            _ => context.draw_series(marks.map(|place| TriangleMarker::new(place, MARK + 3, colour.filled()))).map(drop),
+            _ => {
+                context.draw_series(marks.map(|place| TriangleMarker::new(place, MARK + 3, colour.filled()))).map(drop)
+            }
         }
     }
 

@@ -35,24 +35,27 @@ pub fn page(rows: &[Row], runs: &[Run]) -> Result<String, ReportError> {
     let parts = parts.collect::<Result<Vec<_>, _>>()?;
     let newest = newest(runs);
     let details = sections(&newest)?;
-    Ok(frame::page("Equipoise benchmarks", &html! {
-        p.about {
-            (rows.len()) " measurements on " (hosts.len()) " machines. A machine is its processor, cores, system, compiler and profile; "
-            "figures of different machines, versions of a workload or settings are never compared."
-        }
-        @if rows.is_empty() { p { "The history has no row." } }
-        @if hosts.len() > 1 {
-            nav aria-label="Machines" { ul { @for (host, at) in hosts.keys().zip(1..) {
-                li { a href={ "#host-" (at) } { (text(&describe(host))) } }
-            } } }
-        }
-        @for part in parts { (part) }
-        @if !newest.is_empty() {
-            h2 { "The newest run of each workload" }
-            (overview(&newest))
-            (details)
-        }
-    }))
+    Ok(frame::page(
+        "Equipoise benchmarks",
+        &html! {
+            p.about {
+                (rows.len()) " measurements on " (hosts.len()) " machines. A machine is its processor, cores, system, compiler and profile; "
+                "figures of different machines, versions of a workload or settings are never compared."
+            }
+            @if rows.is_empty() { p { "The history has no row." } }
+            @if hosts.len() > 1 {
+                nav aria-label="Machines" { ul { @for (host, at) in hosts.keys().zip(1..) {
+                    li { a href={ "#host-" (at) } { (text(&describe(host))) } }
+                } } }
+            }
+            @for part in parts { (part) }
+            @if !newest.is_empty() {
+                h2 { "The newest run of each workload" }
+                (overview(&newest))
+                (details)
+            }
+        },
+    ))
 }
 
 /// Of each subject and host the run that began last, in their order.
@@ -197,7 +200,8 @@ fn moments(rows: &[&Row]) -> Axis {
 }
 
 fn figures(trends: &[Trend<'_>], rows: &[&Row]) -> Markup {
-    let heads: Vec<&str> = ["Time", "Commit", "Version"].into_iter().chain(trends.iter().map(|trend| trend.name)).collect();
+    let heads: Vec<&str> =
+        ["Time", "Commit", "Version"].into_iter().chain(trends.iter().map(|trend| trend.name)).collect();
     let line = |(at, row): (usize, &&Row)| {
         let figure = |trend: &Trend<'_>| {
             let point = trend.points.iter().find(|(place, _)| *place == at);

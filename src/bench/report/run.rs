@@ -22,11 +22,14 @@ pub fn page(runs: &[Run]) -> Result<String, ReportError> {
         _ => "Equipoise bench".to_owned(),
     };
     let sections = sections(runs)?;
-    Ok(frame::page(&title, &html! {
-        @if runs.is_empty() { p { "There is no run to report." } }
-        @if runs.len() > 1 { (overview(runs)) }
-        (sections)
-    }))
+    Ok(frame::page(
+        &title,
+        &html! {
+            @if runs.is_empty() { p { "There is no run to report." } }
+            @if runs.len() > 1 { (overview(runs)) }
+            (sections)
+        },
+    ))
 }
 
 /// All of them, with ids `run-1`, `run-2`, ….
@@ -135,7 +138,10 @@ fn over_time(id: &str, timeline: &[Moment]) -> Result<Option<Markup>, ReportErro
     let chart = Chart {
         id: format!("{id}-latency-over-time"),
         title: "Latency over time".to_owned(),
-        description: format!("Median and 99th percentile in each interval; the highest 99th is {}.", microseconds(highest)),
+        description: format!(
+            "Median and 99th percentile in each interval; the highest 99th is {}.",
+            microseconds(highest)
+        ),
         size: Size::Wide,
         x: seconds(timeline),
         y: Axis::logarithmic("", times(), microseconds),
@@ -151,7 +157,8 @@ fn seconds(timeline: &[Moment]) -> Axis {
 fn moments(timeline: &[Moment]) -> Markup {
     let every = timeline.len().div_ceil(LISTED).max(1);
     let row = |moment: &Moment| {
-        let cells = [number(moment.second), per_second(moment.rate), microseconds(moment.p50), microseconds(moment.p99)];
+        let cells =
+            [number(moment.second), per_second(moment.rate), microseconds(moment.p50), microseconds(moment.p99)];
         cells.map(|cell| html! { (cell) }).to_vec()
     };
     let rows: Vec<_> = timeline.iter().step_by(every).map(row).collect();
