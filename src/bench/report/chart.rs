@@ -30,6 +30,8 @@ const MARK: i32 = 7;
 /// How much room a chart has.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Size {
+    /// As two wide ones, one over the other.
+    Tall,
     Wide,
     Small,
 }
@@ -69,6 +71,7 @@ type Plane = Cartesian2d<Axis, Axis>;
 impl Chart {
     pub(super) fn draw(&self) -> Result<Markup, ReportError> {
         let (width, height) = match self.size {
+            Size::Tall => (960, 1060),
             Size::Wide => (960, 500),
             Size::Small => (680, 360),
         };

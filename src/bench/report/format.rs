@@ -32,12 +32,12 @@ pub(super) fn count(value: u64) -> String {
 
 /// A time given in microseconds.
 pub(super) fn microseconds(value: f64) -> String {
-    scaled(value * 1e3, &[(1e9, "s"), (1e6, "ms"), (1e3, "µs"), (1.0, "ns")])
+    scaled(value * 1e3, &[(1e9, " s"), (1e6, " ms"), (1e3, " µs"), (1.0, " ns")])
 }
 
 /// A rate.
 pub(super) fn per_second(value: f64) -> String {
-    scaled(value, &[(1e9, "G/s"), (1e6, "M/s"), (1e3, "k/s"), (1.0, "/s")])
+    scaled(value, &[(1e9, " G/s"), (1e6, " M/s"), (1e3, " k/s"), (1.0, "/s")])
 }
 
 /// A size.
@@ -64,15 +64,15 @@ pub(super) fn with_unit(value: f64, unit: &str) -> String {
 }
 
 fn sized(value: f64) -> String {
-    scaled(value, &[(f64::from(1 << 30), "GiB"), (f64::from(1 << 20), "MiB"), (1024.0, "KiB"), (1.0, "B")])
+    scaled(value, &[(f64::from(1 << 30), " GiB"), (f64::from(1 << 20), " MiB"), (1024.0, " KiB"), (1.0, " B")])
 }
 
-/// In the largest unit that `value` has one of, or the last one.
+/// In the largest unit that `value` has one of, or the last one. Units bring their space along.
 fn scaled(value: f64, units: &[(f64, &str)]) -> String {
     let fits = |(factor, _): &&(f64, &str)| value.abs() >= *factor;
     match units.iter().find(fits).or(units.last()) {
-        Some((factor, unit)) if value.is_finite() && value != 0.0 => format!("{} {unit}", number(value / factor)),
-        Some((_, unit)) if value == 0.0 => format!("0 {unit}"),
+        Some((factor, unit)) if value.is_finite() && value != 0.0 => format!("{}{unit}", number(value / factor)),
+        Some((_, unit)) if value == 0.0 => format!("0{unit}"),
         _ => number(value),
     }
 }
@@ -87,6 +87,7 @@ mod tests {
         assert_eq!(microseconds(1234.0), "1.23 ms");
         assert_eq!(microseconds(0.0), "0 ns");
         assert_eq!(per_second(1_234_567.0), "1.23 M/s");
+        assert_eq!(per_second(500.0), "500/s");
         assert_eq!(bytes(3 << 30), "3 GiB");
         assert_eq!(share(0.0312), "3.12 %");
         assert_eq!(count(1_234_567), "1\u{202f}234\u{202f}567");

@@ -38,11 +38,13 @@ pub fn page(rows: &[Row], runs: &[Run]) -> Result<String, ReportError> {
     Ok(frame::page(
         "Equipoise benchmarks",
         &html! {
-            p.about {
-                (rows.len()) " measurements on " (hosts.len()) " machines. A machine is its processor, cores, system, compiler and profile; "
-                "figures of different machines, versions of a workload or settings are never compared."
+            @if !rows.is_empty() {
+                p.about {
+                    (rows.len()) " measurements on " (hosts.len()) " machines. A machine is its processor, cores, system, compiler and "
+                    "profile; figures of different machines, versions of a workload or settings are never compared."
+                }
             }
-            @if rows.is_empty() { p { "The history has no row." } }
+            @if rows.is_empty() && runs.is_empty() { p { "The history has no row." } }
             @if hosts.len() > 1 {
                 nav aria-label="Machines" { ul { @for (host, at) in hosts.keys().zip(1..) {
                     li { a href={ "#host-" (at) } { (text(&describe(host))) } }
@@ -147,6 +149,7 @@ fn signed(share: f64) -> String {
     let percent = number((share * 100.0).abs());
     match share {
         share if !share.is_finite() => "–".to_owned(),
+        _ if percent == "0" => "0 %".to_owned(),
         share if share < 0.0 => format!("−{percent} %"),
         _ => format!("+{percent} %"),
     }

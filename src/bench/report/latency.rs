@@ -12,6 +12,9 @@ use crate::bench::Call;
 /// The percentiles that are marked on a curve.
 const MARKED: [f64; 4] = [0.5, 0.9, 0.99, 0.999];
 
+/// Where the curves end, however many calls there were: what is past it is in the table.
+const END: f64 = 0.999_99;
+
 /// One curve a call: the time that a share of them is faster than. None when there is nothing to draw.
 pub(super) fn chart(id: &str, calls: &[Call]) -> Result<Option<Markup>, ReportError> {
     let lines: Vec<Line> = calls.iter().filter(|call| call.calls > 0).map(line).collect();
@@ -23,7 +26,7 @@ pub(super) fn chart(id: &str, calls: &[Call]) -> Result<Option<Markup>, ReportEr
         id: format!("{id}-latency"),
         title: "Latency by percentile".to_owned(),
         description: calls.iter().filter(|call| call.calls > 0).map(describe).collect::<Vec<_>>().join(" "),
-        size: Size::Wide,
+        size: Size::Tall,
         x: Axis::percentiles("share of the calls that were faster", points().map(|(share, _)| share)),
         y: Axis::logarithmic("", points().map(|(_, value)| value), microseconds),
         lines,
@@ -41,6 +44,7 @@ fn line(call: &Call) -> Line {
     let within = |&(share, value): &(f64, f64)| (0.0..=1.0).contains(&share) && value > 0.0 && value.is_finite();
     let mut points: Vec<_> =
         latency.curve.iter().copied().filter(within).map(|(share, value)| (share.min(last), value)).collect();
+    points.retain(|(share, _)| *share <= END);
     if points.is_empty() {
         points.clone_from(&marks);
     }

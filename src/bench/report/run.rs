@@ -44,15 +44,15 @@ pub(super) fn overview(runs: &[Run]) -> Markup {
     let row = |(at, run): (usize, &Run)| {
         vec![
             html! { a href={ "#run-" (at + 1) } { (text(&run.workload)) } " v" (run.workload_version) },
+            verdict(&run.check),
+            html! { (per_second(run.rate)) },
+            html! { (tail(run, |times| times.0)) },
+            html! { (tail(run, |times| times.1)) },
             text(&run.started),
             text(&target(&run.target)),
-            html! { (per_second(run.rate)) },
-            html! { (tail(run, |moment| moment.0)) },
-            html! { (tail(run, |moment| moment.1)) },
-            verdict(&run.check),
         ]
     };
-    let heads = ["Workload", "Started", "Target", "Throughput", "Slowest 50 %", "Slowest 99 %", "Check"];
+    let heads = ["Workload", "Check", "Throughput", "Slowest 50 %", "Slowest 99 %", "Started", "Target"];
     table("Runs", &heads, &runs.iter().enumerate().map(row).collect::<Vec<_>>())
 }
 

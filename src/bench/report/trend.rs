@@ -2,8 +2,8 @@
 
 use crate::bench::history::{Better, Metric, Row};
 
-/// With how many rows before it the newest one is compared.
-pub(super) const BEFORE: usize = 20;
+/// With how many rows before it the newest one is compared: few, so that an old step does not hide a new one.
+pub(super) const BEFORE: usize = 10;
 /// With fewer rows before it, the newest is not judged.
 const ENOUGH: usize = 3;
 
