@@ -1,7 +1,7 @@
 //! Measuring: the canonical workloads, and what becomes of their figures.
 //!
-//! A [`Run`] is one workload against one target. It is what `equipoise bench --json` prints and what a line of the history holds.
-//! [`run`] makes one.
+//! A [`Run`] is one workload against one target, as `equipoise bench run --json` prints it; [`run`] makes one. [`history`] keeps
+//! its figures from run to run, and [`report`] draws both.
 
 mod batches;
 mod call;
@@ -9,6 +9,7 @@ mod check;
 mod choice;
 mod closed;
 mod evidence;
+pub mod history;
 mod interrupt;
 mod machine;
 mod metrics;
@@ -17,7 +18,10 @@ mod open;
 mod opened;
 mod record;
 mod recorder;
+pub mod report;
 mod run;
+#[cfg(test)]
+mod sample;
 mod snapshots;
 mod spawned;
 mod tally;

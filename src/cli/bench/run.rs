@@ -1,19 +1,22 @@
-//! `equipoise bench`: the canonical workloads, measured.
+//! `equipoise bench run`: the canonical workloads, measured.
 
-use std::io;
+use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, RangedU64ValueParser};
-use clap::{Args, Subcommand};
-use serde::Serialize;
 
-use super::client;
-use super::exit::Failure;
-use super::output::{Output, Page, Record, escape};
-use super::progress::Bar;
-use crate::bench::{self, Asked, Call, Interrupt, Place, Run, Settings, Stage, Target, Workload};
+use super::super::client;
+use super::super::exit::Failure;
+use super::super::note;
+use super::super::output::Output;
+use super::super::progress::Bar;
+use super::super::serve::Signals;
+use super::shown::Shown;
+use crate::bench::history::{History, Row};
+use crate::bench::{self, Asked, Interrupt, Place, Run, Settings, Stage, Workload, report};
 use crate::{MAX_BATCH_OPERATIONS, OpenError};
 
 /// Stands for every workload.
@@ -22,25 +25,6 @@ const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 const FASTEST: f64 = 1_000_000.0;
 const MAX_CONNECTIONS: u64 = 1_000;
 const MAX_THREADS: u64 = 256;
-
-/// Measure the service, or the engine alone, under canonical workloads
-#[derive(Debug, Args)]
-#[command(
-    arg_required_else_help = true,
-    after_help = "\
-Example:
-  equipoise bench run open --rate 500 --duration 60s
-  equipoise bench run all --json >> runs.jsonl"
-)]
-pub(super) struct Bench {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    Run(Measure),
-}
 
 /// Run workloads, one after the other, and check the ledger after each
 ///
@@ -60,7 +44,7 @@ Example:
   equipoise bench run contended --in-memory --json
   equipoise bench run mixed --server 127.0.0.1:50051 --pid $(pidof equipoise)"
 )]
-struct Measure {
+pub(in crate::cli) struct Measure {
     /// What to run; all for each of them
     #[arg(value_name = "WORKLOAD", required = true, value_parser = workload_names())]
     workloads: Vec<String>,
@@ -118,29 +102,23 @@ struct Measure {
     /// The most journal entries that the check reads, the newest ones; 0 for none
     #[arg(long, value_name = "N", default_value_t = 2_000_000, help_heading = "Load")]
     check_entries: u64,
+    /// Draw the runs as one page, in this file
+    #[arg(long, value_name = "FILE", help_heading = "Result")]
+    html: Option<PathBuf>,
+    /// Add the figures to this history, as bench collect does
+    #[arg(long, value_name = "FILE", help_heading = "Result")]
+    history: Option<PathBuf>,
     /// Print one JSON object for each run
-    #[arg(long)]
-    json: bool,
-}
-
-impl Bench {
-    pub(super) fn run(&self) -> Result<(), Failure> {
-        match &self.command {
-            Command::Run(measure) => measure.run(),
-        }
-    }
-
-    pub(super) fn json(&self) -> bool {
-        match &self.command {
-            Command::Run(measure) => measure.json,
-        }
-    }
+    #[arg(long, help_heading = "Result")]
+    pub(in crate::cli) json: bool,
 }
 
 impl Measure {
-    fn run(&self) -> Result<(), Failure> {
+    pub(super) fn run(&self) -> Result<(), Failure> {
         let workloads = self.workloads()?;
         let place = self.place()?;
+        // What cannot be written is better known before the measuring than after it.
+        let history = self.history.as_deref().map(|path| History::open(path, false)).transpose()?;
         let interrupt = Arc::<Interrupt>::default();
         listen(&interrupt)?;
         let mut output = Output::new(self.json);
@@ -150,9 +128,19 @@ impl Measure {
                 break;
             }
             let run = self.measure(workload, &place, &interrupt)?;
-            output.record(&Report(&run))?;
+            output.record(&Shown(&run))?;
             output.flush()?;
             runs.push(run);
+        }
+        if let Some(path) = &self.html {
+            let page = report::page(&runs).map_err(|error| Failure::Other(error.to_string()))?;
+            fs::write(path, page).map_err(|error| Failure::Other(format!("{}: {error}", path.display())))?;
+        }
+        if let Some((mut history, _)) = history {
+            for run in runs.iter().filter(|run| run.check.holds()) {
+                history.append(Row::of_run(run)?)?;
+            }
+            history.sync()?;
         }
         let unsound: Vec<_> = runs.iter().filter(|run| !run.check.holds()).map(|run| run.workload.as_str()).collect();
         if unsound.is_empty() {
@@ -276,14 +264,14 @@ fn listen(interrupt: &Arc<Interrupt>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot)?;
     let mut signals = {
         let _entered = runtime.enter();
-        super::serve::Signals::new().map_err(cannot)?
+        Signals::new().map_err(cannot)?
     };
     let interrupt = interrupt.clone();
     std::thread::spawn(move || {
         runtime.block_on(async {
             signals.next().await;
             interrupt.ask();
-            super::note("ending early; once more to end at once");
+            note("ending early; once more to end at once");
             signals.next().await;
         });
         interrupt.abandon();
@@ -294,108 +282,3 @@ fn listen(interrupt: &Arc<Interrupt>) -> Result<(), Failure> {
 
 /// How shells tell of SIGINT.
 const INTERRUPTED: i32 = 130;
-
-/// A run, as it is printed.
-#[derive(Serialize)]
-#[serde(transparent)]
-struct Report<'a>(&'a Run);
-
-impl Record for Report<'_> {
-    fn write(&self, page: &mut Page<'_>) -> io::Result<()> {
-        let run = self.0;
-        page.line(self.heading())?;
-        page.line(format_args!(
-            "  {:<16} {:>10} {:>10} {:>9} {:>9} {:>9} {:>9} {:>9}",
-            "call", "calls", "rate", "p50", "p90", "p99", "p99.9", "max"
-        ))?;
-        for call in &run.calls {
-            page.line(self.row(call))?;
-        }
-        page.field("operations", format_args!("{} at {}", run.operations, per_second(run.rate)))?;
-        for call in run.calls.iter().filter(|call| call.refused + call.failed > 0) {
-            page.field(&call.name, format_args!("{} refused, {} failed", call.refused, call.failed))?;
-        }
-        if let Some(usage) = &run.usage {
-            let cores = usage.cpu_share * f64::from(run.machine.cores);
-            let (of, megabytes) = (run.machine.cores, usage.resident_bytes as f64 / 1e6);
-            page.field("used", format_args!("{cores:.2} of {of} cores, {megabytes:.0} MB at the end"))?;
-        }
-        if let Some(contention) = &run.contention {
-            let (helped, share) = (contention.helped, contention.waiting_share * 100.0);
-            let waiting = contention.waiting_seconds;
-            page.field(
-                "contention",
-                format_args!("{helped} helped, {waiting:.3} s waiting, {share:.2} % of its time"),
-            )?;
-        }
-        for verdict in bench::verdicts(run) {
-            page.line(format_args!("  {verdict}"))?;
-        }
-        let check = &run.check;
-        let say = |holds: bool| if holds { "holds" } else { "DOES NOT HOLD" };
-        let [total, versions, journal] = [check.total, check.versions, check.journal].map(say);
-        page.field("check", format_args!("total {total}, versions {versions}, journal {journal}"))?;
-        for fault in &check.faults {
-            let style = page.refusal();
-            page.field("fault", format_args!("{style}{}{style:#}", escape(fault)))?;
-        }
-        for note in &check.notes {
-            page.field("note", escape(note))?;
-        }
-        page.line("")
-    }
-}
-
-impl Report<'_> {
-    fn heading(&self) -> String {
-        let Run { workload, target, settings, .. } = self.0;
-        let Settings { seconds, warm_up, callers, connections, batch, accounts, rate, .. } = settings;
-        let target = match target {
-            Target::Service { server, durable: Some(true) } => format!("a service on disk at {server}"),
-            Target::Service { server, durable: Some(false) } => format!("a service in memory at {server}"),
-            Target::Service { server, durable: None } => format!("the service at {server}"),
-            Target::Embedded { durable: true } => "a ledger on disk".to_owned(),
-            Target::Embedded { durable: false } => "a ledger in memory".to_owned(),
-        };
-        let mut text =
-            format!("{workload}: {seconds:.1} s after {warm_up:.1} s, {accounts} accounts, {callers} callers");
-        if *connections > 0 {
-            text += &format!(", {connections} connections");
-        }
-        if *batch > 1 {
-            text += &format!(", batches of {batch}");
-        }
-        if let Some(rate) = rate {
-            text += &format!(", {rate} calls a second");
-        }
-        format!("{text}; {}", escape(&target))
-    }
-
-    fn row(&self, call: &Call) -> String {
-        let latency = &call.latency;
-        let seconds = self.0.settings.seconds;
-        let rate = if seconds > 0.0 { call.calls as f64 / seconds } else { 0.0 };
-        let [p50, p90, p99, p99_9, max] = [latency.p50, latency.p90, latency.p99, latency.p99_9, latency.max].map(time);
-        let (name, calls, rate) = (&call.name, call.calls, per_second(rate));
-        format!("  {name:<16} {calls:>10} {rate:>10} {p50:>9} {p90:>9} {p99:>9} {p99_9:>9} {max:>9}")
-    }
-}
-
-/// 31234.5 as `31.2 k/s`.
-fn per_second(rate: f64) -> String {
-    match rate {
-        high if high >= 1e6 => format!("{:.2} M/s", high / 1e6),
-        high if high >= 1e4 => format!("{:.1} k/s", high / 1e3),
-        low => format!("{low:.0} /s"),
-    }
-}
-
-/// Microseconds, with a unit that suits them.
-fn time(micros: f64) -> String {
-    match micros {
-        long if long >= 1e6 => format!("{:.2} s", long / 1e6),
-        long if long >= 1e3 => format!("{:.2} ms", long / 1e3),
-        short if short >= 10.0 => format!("{short:.0} µs"),
-        short => format!("{short:.2} µs"),
-    }
-}

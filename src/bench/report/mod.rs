@@ -1,0 +1,27 @@
+//! Pages for people: runs in detail, and the history over time.
+//!
+//! A page is one file, which loads nothing and runs nothing; its policy forbids both to the browser. Names and URLs come from
+//! whoever wrote the runs, so everything is escaped: `maud` does it, and no text of theirs goes past it.
+
+mod axis;
+mod chart;
+mod format;
+mod history;
+mod latency;
+mod page;
+mod run;
+mod trend;
+
+#[cfg(test)]
+mod tests;
+
+pub use history::page as history_page;
+pub use run::page;
+
+/// Why there is no page.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// Of the library that draws.
+    #[error("a chart cannot be drawn: {0}")]
+    Chart(String),
+}

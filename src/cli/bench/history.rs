@@ -1,0 +1,228 @@
+//! `equipoise bench collect`, `report` and `export`: the history of what was measured.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use super::super::exit::Failure;
+use super::super::output::{Output, Page, Record, escape};
+use crate::bench::history::{self, Better, CriterionError, History, HistoryError, Line, Row, Time, Unfit};
+use crate::bench::report;
+use crate::bench::{Machine, Run};
+
+const HISTORY: &str = "bench-history.jsonl";
+
+/// Add what was measured to the history, a file of JSON lines
+///
+/// Reads runs, as bench run --json prints them, rows of other histories, and criterion's results. What the history has
+/// already is not added again. Everything is read before anything is written. A run whose check of the ledger failed is
+/// refused. Criterion's results are noted with this machine and this build of equipoise: collect them where they were
+/// measured, with a build of the same commit.
+///
+/// Each row says machine, cores, compiler and commit; its form is documented at equipoise::bench::history.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  equipoise bench run uniform --json | equipoise bench collect -
+  cargo bench --bench hot_path && equipoise bench collect --criterion target/criterion")]
+pub(in crate::cli) struct Collect {
+    /// Files of runs or rows, one a line; - is stdin
+    #[arg(value_name = "FILE", required_unless_present_any = ["criterion", "repair"])]
+    files: Vec<PathBuf>,
+    /// The history
+    #[arg(long, value_name = "FILE", default_value = HISTORY)]
+    history: PathBuf,
+    /// Criterion's results in this folder, usually target/criterion
+    #[arg(long, value_name = "DIR")]
+    criterion: Option<PathBuf>,
+    /// Leave out results of criterion that are older: it keeps those of benchmarks that nobody runs any more
+    #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = humantime::parse_duration)]
+    max_age: Duration,
+    /// Cut off the last line of the history if a crash tore it
+    #[arg(long)]
+    repair: bool,
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub(in crate::cli) json: bool,
+}
+
+/// Draw the history as one static page
+///
+/// One chart for each benchmark and metric, by machine, with the newest figure against the median of those before it.
+/// Machines, versions of a workload and settings are never mixed. Files of runs, as bench run --json prints them, can be
+/// given as well: the newest of each workload is then shown in detail.
+///
+/// The page is one HTML file that loads and runs nothing.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  equipoise bench report --out page.html
+  equipoise bench report bench-history.jsonl runs.jsonl --out page.html")]
+pub(in crate::cli) struct Report {
+    /// Histories and files of runs; - is stdin
+    #[arg(value_name = "FILE", default_value = HISTORY)]
+    files: Vec<PathBuf>,
+    /// Write to this file, over what was there, in place of stdout
+    #[arg(long, alias = "output", value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+/// Print the newest figures in the form that CI dashboards read
+///
+/// A JSON array of name, unit, value, range and extra, as github-action-benchmark reads it. Such dashboards want one
+/// array for each direction: customSmallerIsBetter and customBiggerIsBetter. Figures are those of the machine and the
+/// commit of the newest row; their names say which machine it is, because dashboards compare what has one name.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  equipoise bench export --better smaller --out times.json
+  equipoise bench export --better bigger --out rates.json")]
+pub(in crate::cli) struct Export {
+    /// Histories; - is stdin
+    #[arg(value_name = "FILE", default_value = HISTORY)]
+    files: Vec<PathBuf>,
+    /// Figures of which this direction is an improvement
+    #[arg(long)]
+    better: Direction,
+    /// Write to this file, over what was there, in place of stdout
+    #[arg(long, alias = "output", value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Direction {
+    Bigger,
+    Smaller,
+}
+
+impl Collect {
+    pub(super) fn run(&self) -> Result<(), Failure> {
+        let mut rows = Vec::new();
+        for line in read_all(&self.files)? {
+            rows.push(match line {
+                Line::Row(row) => *row,
+                Line::Run(run) => Row::of_run(&run)?,
+            });
+        }
+        if let Some(folder) = &self.criterion {
+            rows.extend(self.of_criterion(folder)?);
+        }
+        let (mut history, torn) = History::open(&self.history, self.repair)?;
+        if let Some(line) = torn {
+            super::super::note(&format!("{}:{line}: the torn line was cut off", self.history.display()));
+        }
+        let (mut added, mut known) = (0, 0);
+        for row in rows {
+            let counter = if history.append(row)? { &mut added } else { &mut known };
+            *counter += 1;
+        }
+        history.sync()?;
+        let mut output = Output::new(self.json);
+        output.record(&Collected { history: self.history.display().to_string(), added, already_there: known })?;
+        Ok(output.flush()?)
+    }
+
+    fn of_criterion(&self, folder: &Path) -> Result<Vec<Row>, Failure> {
+        let oldest = SystemTime::now().checked_sub(self.max_age).unwrap_or(SystemTime::UNIX_EPOCH);
+        let oldest = Time::of(oldest.max(SystemTime::UNIX_EPOCH));
+        let oldest = oldest.ok_or_else(|| Failure::Other("the clock is past the year 9999".to_owned()))?;
+        let collected = history::collect(folder, &Machine::here(), oldest)?;
+        if !collected.older.is_empty() {
+            super::super::note(&format!("left out, older than --max-age: {}", collected.older.join(", ")));
+        }
+        Ok(collected.rows)
+    }
+}
+
+impl Report {
+    pub(super) fn run(&self) -> Result<(), Failure> {
+        let (rows, runs) = read_apart(&self.files)?;
+        let page = report::history_page(&rows, &runs).map_err(|error| Failure::Other(error.to_string()))?;
+        write(self.out.as_deref(), &page)
+    }
+}
+
+impl Export {
+    pub(super) fn run(&self) -> Result<(), Failure> {
+        let (mut rows, runs) = read_apart(&self.files)?;
+        for run in &runs {
+            rows.push(Row::of_run(run)?);
+        }
+        let better = match self.better {
+            Direction::Bigger => Better::Bigger,
+            Direction::Smaller => Better::Smaller,
+        };
+        let entries = serde_json::to_string_pretty(&history::export(&rows, better)).map_err(io::Error::from)?;
+        write(self.out.as_deref(), &(entries + "\n"))
+    }
+}
+
+/// What was added.
+#[derive(Serialize)]
+struct Collected {
+    history: String,
+    added: u64,
+    already_there: u64,
+}
+
+impl Record for Collected {
+    fn write(&self, page: &mut Page<'_>) -> io::Result<()> {
+        let Collected { history, added, already_there } = self;
+        page.line(format_args!("{}: {added} added, {already_there} there already", escape(history)))
+    }
+}
+
+fn read_all(files: &[PathBuf]) -> Result<Vec<Line>, Failure> {
+    let mut lines = Vec::new();
+    for path in files {
+        lines.extend(if path == Path::new("-") {
+            history::read(Path::new("stdin"), io::stdin().lock())?
+        } else {
+            let file = File::open(path).map_err(|what| HistoryError::Io { path: path.clone(), what })?;
+            history::read(path, BufReader::new(file))?
+        });
+    }
+    Ok(lines)
+}
+
+fn read_apart(files: &[PathBuf]) -> Result<(Vec<Row>, Vec<Run>), Failure> {
+    let (mut rows, mut runs) = (Vec::new(), Vec::new());
+    for line in read_all(files)? {
+        match line {
+            Line::Row(row) => rows.push(*row),
+            Line::Run(run) => runs.push(*run),
+        }
+    }
+    Ok((rows, runs))
+}
+
+fn write(path: Option<&Path>, text: &str) -> Result<(), Failure> {
+    let Some(path) = path else {
+        let mut out = io::stdout().lock();
+        out.write_all(text.as_bytes())?;
+        return Ok(out.flush()?);
+    };
+    fs::write(path, text).map_err(|error| Failure::Other(format!("{}: {error}", path.display())))
+}
+
+impl From<HistoryError> for Failure {
+    fn from(error: HistoryError) -> Self {
+        Failure::Other(error.to_string())
+    }
+}
+
+impl From<CriterionError> for Failure {
+    fn from(error: CriterionError) -> Self {
+        Failure::Other(error.to_string())
+    }
+}
+
+impl From<Unfit> for Failure {
+    fn from(unfit: Unfit) -> Self {
+        Failure::Refused(unfit.to_string())
+    }
+}
