@@ -1,6 +1,6 @@
 //! The ratios that the project promises, measured in one run on this machine, ours and the baselines in turn.
 //!
-//! `cargo bench --bench ratios -- [read|write|snapshot|all]`. By environment: `RATIOS_MILLISECONDS` a measurement
+//! `cargo bench --bench ratios -- [read|write|snapshot|cost|all]`. By environment: `RATIOS_MILLISECONDS` a measurement
 //! (500), `RATIOS_REPETITIONS` (3), `RATIOS_IDS` honoured by every contender (100,000), `RATIOS_LOG` entries kept by
 //! every contender (100,000), `RATIOS_SNAPSHOT_ACCOUNTS` (1,000,000).
 
@@ -39,6 +39,9 @@ fn main() {
     }
     if wanted("snapshot") {
         snapshot(&settings);
+    }
+    if wanted("cost") {
+        cost(&settings);
     }
 }
 
@@ -460,6 +463,62 @@ impl<B: Bank> Caller<B> {
         assert!(answer.result.is_ok() && !answer.replayed, "a fresh transfer with funds");
         self.done += 1;
     }
+}
+
+// (c) What a transfer costs the processor: on a shared machine steadier than how many there are a second.
+
+fn cost(settings: &Settings) {
+    let ids = Arc::new(account_ids(ACCOUNTS));
+    let ours = Arc::new(Ours::build(&ids, INITIAL, settings.limits()));
+    let mutex = Arc::new(Mutexed::build(&ids, INITIAL, settings.limits()));
+    for (threads, spread) in [(1, Spread::Uniform), (2, Spread::Uniform), (2, Spread::Hot)] {
+        let load = Load { spread, callers: Callers::Threads(threads), duration: settings.measurement };
+        let mut costs = [const { Vec::new() }; 4];
+        for _ in 0..settings.repetitions {
+            let (caller, all) = processor_time(&ours, &ids, load, threads);
+            costs[0].push(caller);
+            costs[1].push(all);
+            let (caller, all) = processor_time(&mutex, &ids, load, threads);
+            costs[2].push(caller);
+            costs[3].push(all);
+        }
+        let [ours, ours_all, mutex, mutex_all] = costs.map(|mut costs| median(&mut costs));
+        println!(
+            "processor time of a transfer, {threads} threads {}: ours {ours:.0} ns in the caller, {ours_all:.0} ns in all; mutex \
+             {mutex:.0} and {mutex_all:.0} ns; {} a second a core, ratio {:.2}",
+            spread.name(),
+            rate(1e9 / ours),
+            mutex / ours
+        );
+    }
+}
+
+/// Nanoseconds of the callers' processor time a transfer, and of the whole process's.
+fn processor_time<B: Bank>(bank: &Arc<B>, ids: &Arc<Vec<AccountId>>, load: Load, threads: u64) -> (f64, f64) {
+    const BLOCK: u32 = 1_000;
+    let process = || {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+        time.tv_sec as f64 * 1e9 + time.tv_nsec as f64
+    };
+    let before = process();
+    let ends = Instant::now() + load.duration;
+    let (done, spent) = thread::scope(|scope| {
+        let callers: Vec<_> = (0..threads)
+            .map(|_| {
+                let mut caller = Caller::new(bank.clone(), ids.clone(), load.spread);
+                scope.spawn(move || {
+                    let before = cpu_time();
+                    while Instant::now() < ends {
+                        (0..BLOCK).for_each(|_| caller.transfer());
+                    }
+                    (caller.done, cpu_time().saturating_sub(before))
+                })
+            })
+            .collect();
+        let of_each = callers.into_iter().map(|caller| caller.join().expect("a caller"));
+        of_each.fold((0, Duration::ZERO), |(done, spent), (more, longer)| (done + more, spent + longer))
+    });
+    (spent.as_nanos() as f64 / done as f64, (process() - before) / done as f64)
 }
 
 // (b) Snapshots beside writers.

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use smallvec::SmallVec;
@@ -13,7 +14,7 @@ use crate::core::{Core, Next};
 use crate::error::{Error, Exhausted, InvalidRequest, SubmitError};
 use crate::handle::Account;
 use crate::journal::{HistoryError, HistoryGone, Note, NoteError, Parked, SourcePosition};
-use crate::kernel::{Guard, garbage, pin};
+use crate::kernel::{Contended, Guard, garbage, pin};
 use crate::opening::OpenError;
 use crate::outcome::Outcome;
 use crate::request::{Operation, Posting, Request};
@@ -308,13 +309,16 @@ impl Ledger {
     #[must_use]
     pub fn stats(&self) -> Stats {
         let core = self.core();
+        let Contended { helps, retries, waiting } = core.kernel.contended();
         Stats {
             accounts: core.opened.get(),
             ids: core.ids.len() as u64,
             sequence: self.sequence(),
             durable: self.durable(),
             open_snapshots: u64::from(core.kernel.open_snapshots()),
-            helps: core.kernel.helps(),
+            helps,
+            retries,
+            waiting,
             garbage_bytes: garbage::bytes(),
             history_oldest: core.flusher.as_ref().map_or(self.sequence() + 1, |flusher| flusher.sink().oldest()),
         }
@@ -426,6 +430,10 @@ pub struct Stats {
     pub open_snapshots: u64,
     /// How often a thread finished a transaction that was not its own.
     pub helps: u64,
+    /// How often a thread was overtaken on an account or on the commit list, and tried again.
+    pub retries: u64,
+    /// How long threads were held up by others, all threads together: helping them, and trying again.
+    pub waiting: Duration,
     /// Bytes that wait for a pinned thread, over the whole process.
     pub garbage_bytes: u64,
     /// The oldest sequence of the history, or the next one to come.

@@ -2,6 +2,8 @@
 
 use smallvec::SmallVec;
 
+use super::contention::{Meter, Started};
+use super::step::{Step, step};
 use super::sync::{
     AtomicPtr, Guard, Mutant,
     Ordering::{Relaxed, SeqCst},
@@ -120,6 +122,7 @@ impl<S: State> Kernel<S> {
         refusal: Option<(u32, S::Reject)>,
         before: SmallVec<[S; 2]>,
         guard: &Guard,
+        meter: &mut Meter,
     ) {
         let mut draft = Draft::new(transaction);
         let entry = draft.as_ptr();
@@ -130,6 +133,7 @@ impl<S: State> Kernel<S> {
         if mutant(Mutant::SequenceBeforePublish) {
             return self.append_by_ticket(transaction, refusal, draft);
         }
+        let mut started = Started::default();
         loop {
             let current = self.head();
             let predecessor = if mutant(Mutant::PredecessorNotFinalized) {
@@ -139,6 +143,7 @@ impl<S: State> Kernel<S> {
                 self.finalize(current, guard)
             };
             if transaction.state() != ACTIVE {
+                meter.stop(started);
                 return;
             }
             let body = EntryBody {
@@ -150,14 +155,17 @@ impl<S: State> Kernel<S> {
             };
             // Safety: the draft is ours alone until it is linked.
             unsafe { filled.body.set(body) };
+            step(Step::Link);
             if self.link(current, entry) {
                 draft.linked();
                 self.finalize(entry, guard);
                 if !self.consumed {
                     self.let_go(current, guard);
                 }
+                meter.stop(started);
                 return;
             }
+            started = started.or(meter.lost());
             spin();
         }
     }

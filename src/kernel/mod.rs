@@ -23,6 +23,7 @@
 #![expect(unsafe_code, reason = "the one place for it; every block names its invariant")]
 
 mod commit;
+mod contention;
 #[cfg(not(equipoise_loom))]
 pub(crate) mod doorbell;
 mod drive;
@@ -44,6 +45,8 @@ use commit::Entry;
 use sync::{AtomicPtr, AtomicU64};
 
 pub(crate) use commit::Consumer;
+#[cfg(not(equipoise_loom))]
+pub(crate) use contention::Contended;
 pub(crate) use seqlock::Account;
 pub(crate) use sync::pin;
 pub(crate) use transaction::{Handle, Leg, Owned, Plan};
@@ -85,8 +88,7 @@ pub(crate) struct Kernel<S: State> {
     consumed_to: AtomicPtr<Entry<S>>,
     /// Drawn from by a seeded bug only.
     drawn: AtomicU64,
-    #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
-    helps: AtomicU64,
+    contention: contention::Contention,
 }
 
 // Safety: the raw pointers are the list's own entries (I3, I4); everything in them is Send and Sync by State's bounds.
@@ -106,8 +108,7 @@ impl<S: State> Kernel<S> {
             consumed: false,
             consumed_to: AtomicPtr::new(genesis),
             drawn: AtomicU64::new(sequence),
-            #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
-            helps: AtomicU64::new(0),
+            contention: contention::Contention::default(),
         }
     }
 

@@ -6,12 +6,21 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::super::contention::{Contended, Meter};
 use super::super::step::{Step, hook};
 use super::super::{Kernel, pin};
 use super::{Outcome, World};
 
-const STEPS: [Step; 7] =
-    [Step::HeadLoaded, Step::StateLoaded, Step::Resolved, Step::Install, Step::Installed, Step::Append, Step::Appended];
+const STEPS: [Step; 8] = [
+    Step::HeadLoaded,
+    Step::StateLoaded,
+    Step::Resolved,
+    Step::Install,
+    Step::Installed,
+    Step::Append,
+    Step::Link,
+    Step::Appended,
+];
 
 /// Suspends the calling thread when it reaches `step` for the `nth` time, until `resume` hears something.
 fn suspend_at(step: Step, nth: usize, suspended: Sender<()>, resume: Receiver<()>) {
@@ -48,7 +57,7 @@ fn suspended_transfer(world: &Arc<World>, step: Step, nth: usize) -> (Sender<()>
 fn a_writer_suspended_at_any_step_holds_nobody_up() {
     for step in STEPS {
         for nth in 1..=2 {
-            if nth == 2 && matches!(step, Step::Append | Step::Appended) {
+            if nth == 2 && matches!(step, Step::Append | Step::Link | Step::Appended) {
                 continue;
             }
             let world = World::new(&[100, 200]);
@@ -61,7 +70,7 @@ fn a_writer_suspended_at_any_step_holds_nobody_up() {
             let odd = (0..2).filter(|account| world.accounts[*account].word(&pin()) & 1 == 1).count();
             let expected = if decided {
                 0
-            } else if step == Step::Append {
+            } else if matches!(step, Step::Append | Step::Link) {
                 2
             } else {
                 installed
@@ -75,11 +84,12 @@ fn a_writer_suspended_at_any_step_holds_nobody_up() {
             };
             assert_eq!(sum(snapshot.sequence), 300);
 
-            let helps = world.kernel.helps();
+            let before = world.kernel.contended();
             assert!(world.apply(&[(0, -1), (1, 1)]).accepted);
             assert!(world.apply(&[(0, 1), (1, -1)]).accepted);
-            let helped = world.kernel.helps() - helps;
-            assert_eq!(helped > 0, expected > 0, "helping at {step:?} {nth}");
+            let after = world.kernel.contended();
+            assert_eq!(after.helps > before.helps, expected > 0, "helping at {step:?} {nth}");
+            assert_eq!(after.waiting > before.waiting, expected > 0, "time for it at {step:?} {nth}");
             if expected > 0 {
                 assert_eq!([world.balance(0), world.balance(1)], [50, 250], "finished by others at {step:?} {nth}");
             }
@@ -137,11 +147,39 @@ fn the_last_handle_releases_heads_that_no_driver_released() {
     let world = World::new(&[1, 1]);
     let guard = pin();
     let handle = world.prepare(&[(0, -1), (1, 1)]);
-    world.kernel.finish(&handle, &guard);
+    world.kernel.finish(&handle, &guard, &mut Meter::default());
     // The next entry takes the list's reference away.
     world.kernel.drive(&world.prepare(&[]), &guard);
     assert!(world.accounts.iter().all(|account| account.asks_transaction(&guard)));
     drop(handle);
     assert!(world.accounts.iter().all(|account| !account.asks_transaction(&guard)));
     assert_eq!([world.balance(0), world.balance(1)], [0, 2]);
+}
+
+/// E3: who is alone waits for nobody, and nothing says otherwise.
+#[test]
+fn who_is_alone_contends_with_nobody() {
+    let world = World::new(&[100, 200]);
+    for _ in 0..1_000 {
+        world.apply(&[(0, -1), (1, 1)]);
+        world.apply(&[(0, 1), (1, -1)]);
+    }
+    assert_eq!(world.kernel.contended(), Contended::default());
+}
+
+/// E3: a writer that is overtaken between its look at an account and its CAS tries again, and that counts, with its time.
+#[test]
+fn a_lost_cas_counts_once_and_takes_time() {
+    let on_the_account: &[(usize, i64)] = &[(0, -1), (2, 1)];
+    for (step, overtaking) in [(Step::Install, on_the_account), (Step::Link, &[(2, -1)])] {
+        let world = World::new(&[100, 200, 300]);
+        let (resume, writer) = suspended_transfer(&world, step, 1);
+        assert!(world.apply(overtaking).accepted);
+        assert_eq!(world.kernel.contended(), Contended::default(), "nobody was in the way at {step:?}");
+        resume.send(()).expect("the writer waits");
+        assert!(writer.join().expect("the writer finishes").accepted);
+        let met = world.kernel.contended();
+        assert_eq!((met.helps, met.retries), (0, 1), "at {step:?}");
+        assert!(met.waiting > Duration::ZERO);
+    }
 }
