@@ -89,6 +89,37 @@ impl Ledger {
         self.answer(decided)
     }
 
+    /// As [`Ledger::submit`], of each request for itself and in their order: a later one sees the earlier ones, and none has a
+    /// lower sequence than one before it, replays apart. Takes less time than as many calls: those that touch different accounts
+    /// share the step at which writers meet, and what they need comes from memory at once.
+    ///
+    /// ```
+    /// # use equipoise::{AccountId, Ledger, Operation, Request};
+    /// # let ledger = Ledger::new();
+    /// # let [a, b] = [AccountId::new("a")?, AccountId::new("b")?];
+    /// let requests = [
+    ///     Operation::create(a.clone(), 10)?,
+    ///     Operation::create(b.clone(), 0)?,
+    ///     Operation::transfer(a, b.clone(), 20)?,
+    ///     Operation::update(b, 1),
+    /// ];
+    /// let decided = ledger.submit_all(requests.map(|operation| Request::single(operation, None)));
+    /// let refused: Vec<_> = decided.iter().map(|outcome| Ok(outcome.as_ref()?.result().is_err())).collect();
+    /// assert_eq!(refused, [false, false, true, false].map(Ok::<_, &equipoise::SubmitError>));
+    /// # Ok::<(), equipoise::InvalidRequest>(())
+    /// ```
+    pub fn submit_all(&self, requests: impl IntoIterator<Item = Request>) -> Vec<Result<Outcome, SubmitError>> {
+        let core = self.core();
+        let mut results = core.submit_all(requests, self.next());
+        if self.durability == Durability::OnDisk {
+            let observed = results.iter().map(|result| self.observed(result)).max().unwrap_or(0);
+            if let Err(Closed) = self.wait_durable(observed) {
+                results.iter_mut().for_each(|result| *result = Err(core.why_closed()));
+            }
+        }
+        results
+    }
+
     /// Opens `account` with `initial` units.
     ///
     /// # Errors
@@ -333,17 +364,21 @@ impl Ledger {
     /// The end of a call that changes something: waits until what it says can no longer be lost, where that was asked for.
     pub(crate) fn answer(&self, result: Result<Outcome, SubmitError>) -> Result<Outcome, SubmitError> {
         if self.durability == Durability::OnDisk {
-            let observed = match &result {
-                Ok(outcome) => outcome.sequence(),
-                // The id's first use may not be durable yet.
-                Err(SubmitError::Invalid(InvalidRequest::IdReused { .. } | InvalidRequest::IdOfAnother { .. })) => {
-                    self.sequence()
-                }
-                Err(_) => 0,
-            };
-            self.wait_durable(observed).map_err(|Closed| self.core().why_closed())?;
+            self.wait_durable(self.observed(&result)).map_err(|Closed| self.core().why_closed())?;
         }
         result
+    }
+
+    /// The highest sequence that `result` depends on.
+    fn observed(&self, result: &Result<Outcome, SubmitError>) -> u64 {
+        match result {
+            Ok(outcome) => outcome.sequence(),
+            // The id's first use may not be durable yet.
+            Err(SubmitError::Invalid(InvalidRequest::IdReused { .. } | InvalidRequest::IdOfAnother { .. })) => {
+                self.sequence()
+            }
+            Err(_) => 0,
+        }
     }
 
     /// What a call of this handle does after it decided; see [`Ledger::answer`].

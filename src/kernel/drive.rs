@@ -3,6 +3,7 @@
 use smallvec::SmallVec;
 
 use super::contention::{Contended, Meter, Started};
+use super::group::GROUP;
 use super::seqlock::{Body, Chain, REFUSED, UNDECIDED, Version};
 use super::step::{Step, step};
 use super::sync::{Guard, Mutant, count_kept, mutant, retire, spin};
@@ -42,6 +43,12 @@ struct Installed<S: State> {
     refusal: Option<(u32, S::Reject)>,
 }
 
+/// What a driver found out about all legs, once they are installed.
+pub(super) struct Ready<S: State> {
+    pub(super) refusal: Option<(u32, S::Reject)>,
+    pub(super) before: SmallVec<[S; 2]>,
+}
+
 /// What came of a try to install a version.
 enum Try<S: State> {
     /// It is in the account.
@@ -67,8 +74,36 @@ impl<S: State> Kernel<S> {
         handle.decision()
     }
 
-    /// The protocol: install a version in every leg, ascending; then the verdict; then the list.
+    /// The protocol: what is to come before; then a version in every leg, ascending; then the verdict; then the list.
     pub(super) fn finish(&self, transaction: &Transaction<S>, guard: &Guard, meter: &mut Meter) {
+        self.finish_earlier(transaction, guard, meter);
+        if let Some(Ready { refusal, before }) = self.install_all(transaction, guard, meter) {
+            step(Step::Append);
+            self.append(transaction, refusal, before, guard, meter);
+            step(Step::Appended);
+        }
+    }
+
+    /// Finishes those of the transaction's group that come before it.
+    #[inline]
+    fn finish_earlier(&self, transaction: &Transaction<S>, guard: &Guard, meter: &mut Meter) {
+        if transaction.is_grouped() && !mutant(Mutant::GroupOutOfOrder) {
+            for earlier in undecided_before(transaction, guard).into_iter().rev() {
+                if let Some(Ready { refusal, before }) = self.install_all(earlier, guard, meter) {
+                    self.append(earlier, refusal, before, guard, meter);
+                }
+            }
+        }
+    }
+
+    /// Installs a version in every leg, ascending; None when it is decided already.
+    #[inline]
+    pub(super) fn install_all(
+        &self,
+        transaction: &Transaction<S>,
+        guard: &Guard,
+        meter: &mut Meter,
+    ) -> Option<Ready<S>> {
         let mut spare = Spare(None);
         let mut before = SmallVec::new();
         let mut refusal = transaction.plan.refusal;
@@ -81,7 +116,7 @@ impl<S: State> Kernel<S> {
                     break;
                 }
             }
-            let Some(installed) = self.install(transaction, leg, &mut spare, guard, meter) else { return };
+            let installed = self.install(transaction, leg, &mut spare, guard, meter)?;
             step(Step::Installed);
             before.push(installed.before);
             let earlier = refusal.is_some();
@@ -93,9 +128,7 @@ impl<S: State> Kernel<S> {
                 break;
             }
         }
-        step(Step::Append);
-        self.append(transaction, refusal, before, guard, meter);
-        step(Step::Appended);
+        Some(Ready { refusal, before })
     }
 
     /// Installs the transaction's version in `leg`'s account, or finds it there; None when it is decided already.
@@ -248,6 +281,26 @@ impl<S: State> Kernel<S> {
     pub(crate) fn contended(&self) -> Contended {
         self.contention.sum()
     }
+}
+
+/// Those before `transaction` in its group that may be driven and are not decided, the nearest first.
+#[cold]
+fn undecided_before<'g, S: State>(
+    transaction: &'g Transaction<S>,
+    guard: &'g Guard,
+) -> SmallVec<[&'g Transaction<S>; GROUP]> {
+    let mut undecided = SmallVec::new();
+    let mut later = transaction;
+    // The state first: only of an undecided one is there one before it. A closed one never is decided.
+    while later.state() == ACTIVE
+        && let Some(earlier) = later.before(guard)
+    {
+        if earlier.gate() == Gate::Open && earlier.state() == ACTIVE {
+            undecided.push(earlier);
+        }
+        later = earlier;
+    }
+    undecided
 }
 
 /// Retires every version of a chain that a CAS of ours took out.

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::super::contention::{Contended, Meter};
+use super::super::group::Group;
 use super::super::step::{Step, hook};
 use super::super::{Kernel, pin};
 use super::{Outcome, World};
@@ -182,4 +183,74 @@ fn a_lost_cas_counts_once_and_takes_time() {
         assert_eq!((met.helps, met.retries), (0, 1), "at {step:?}");
         assert!(met.waiting > Duration::ZERO);
     }
+}
+
+/// A4, A8, E7: wherever the owner of a group is suspended, others finish what is in their way, after what comes before that, and no more;
+/// what one call made of an account the next one of the group sees.
+#[test]
+fn the_owner_of_a_group_suspended_at_any_step_holds_nobody_up() {
+    for step in STEPS {
+        for nth in 1..=3 {
+            let world = World::new(&[100, 200, 300]);
+            let (suspended, is_suspended) = channel();
+            let (resume, resumed) = channel();
+            let owner_world = world.clone();
+            let owner = std::thread::spawn(move || {
+                let group = owner_world.prepare_group(&[&[(0, -1)], &[(1, -1)], &[(0, -10), (2, 10)], &[(2, -10)]]);
+                suspend_at(step, nth, suspended, resumed);
+                let handles = group.drive(&pin());
+                handles.iter().map(|handle| owner_world.drive(handle)).collect::<Vec<_>>()
+            });
+            if is_suspended.recv().is_err() {
+                // It is not so often there.
+                assert!(owner.join().expect("the owner finishes").len() == 4);
+                continue;
+            }
+            assert!(world.apply(&[(2, 1)]).accepted);
+            assert!(world.apply(&[(1, -2)]).accepted);
+            let guard = pin();
+            let snapshot = world.kernel.open(&guard).expect("a free slot");
+            let at = |account: usize| world.accounts[account].read_at(snapshot.sequence, &guard).expect("registered").1;
+            let [first, second, third] = [at(0), at(1), at(2)];
+            assert!(second != 197 || first != 100, "the second without the first, at {step:?} {nth}");
+            assert!(third == 301 || (first, second) == (89, 197), "the later without the earlier, at {step:?} {nth}");
+            world.kernel.close(snapshot);
+            drop(guard);
+            resume.send(()).expect("the owner waits");
+            let outcomes = owner.join().expect("the owner finishes");
+            assert!(outcomes.iter().all(|outcome| outcome.accepted) && outcomes.is_sorted_by_key(|one| one.sequence));
+            assert_eq!([world.balance(0), world.balance(1), world.balance(2)], [89, 197, 301], "at {step:?} {nth}");
+            assert_eq!(world.kernel.now(&pin()), 9, "nine transactions, dense");
+        }
+    }
+}
+
+/// I8: a group that goes before it was driven leaves nothing undecided.
+#[test]
+fn a_group_that_is_dropped_is_decided() {
+    let world = World::new(&[5, 5]);
+    drop(world.prepare_group(&[&[(0, -1)], &[(1, 1)]]));
+    assert_eq!([world.balance(0), world.balance(1)], [4, 6]);
+    let mut group = Group::new(&world.kernel);
+    group.push(world.planned(&[(0, -1)]));
+    drop(group);
+    assert_eq!(world.balance(0), 4, "its gate was closed");
+}
+
+/// C1: the consumer takes what was linked together one by one.
+#[test]
+fn the_consumer_takes_groups_apart() {
+    let (kernel, mut consumer) = Kernel::with_consumer(0, 0);
+    let world = World::over(kernel, &[50, 50, 50]);
+    let mut taken = Vec::new();
+    for _ in 0..5 {
+        world.apply_group(&[&[(0, -1)], &[(1, -1)], &[(2, -1)], &[(0, -1), (1, 1)]]);
+        world.apply_group(&[&[(2, 1)]]);
+        let guard = pin();
+        let through = world.kernel.begin_flush(&guard);
+        consumer.take(&world.kernel, through, &mut taken, &guard);
+        world.kernel.end_flush(through);
+    }
+    let sequences: Vec<_> = taken.iter().map(|entry| entry.decision().expect("committed").sequence).collect();
+    assert_eq!(sequences, (1..=28).collect::<Vec<_>>());
 }
