@@ -121,8 +121,7 @@ impl Core {
         next: Next,
         known: impl Fn(&AccountId, &Guard) -> Option<&'s Account<Balance>>,
     ) -> Result<Outcome, SubmitError> {
-        self.admit(&request)?;
-        self.prefetch_places(std::slice::from_ref(&request));
+        self.receive(std::slice::from_ref(&request)).map_err(|(_, refusal)| refusal)?;
         loop {
             let time = self.clock.now();
             // Not pinned: it may read the disk.
@@ -170,11 +169,14 @@ impl Core {
     ) -> SmallVec<[Request; 1]> {
         let time = self.clock.now();
         let requests: SmallVec<[Request; GROUP]> = requests.take(GROUP).collect();
-        // What a step needs of all of them comes from memory while the step before it is at work.
-        self.prefetch_places(&requests);
+        let admitted = self.receive(&requests).map_or_else(|(admitted, _)| admitted, |()| requests.len());
         // Not pinned: it may read the disk.
-        let probes: SmallVec<[Probed; GROUP]> =
-            requests.iter().map_while(|request| self.probe(request, time)).collect();
+        let probes = requests[..admitted].iter().map_while(|request| match self.ids.known(request, time) {
+            Ok(Seen::Unknown(probed)) => Some(probed),
+            // Whatever it is, its submitter hears it when it is its turn.
+            _ => None,
+        });
+        let probes: SmallVec<[Probed; GROUP]> = probes.collect();
         let guard = &pin();
         accounts_of(&requests[..probes.len()]).for_each(|id| self.directory.prefetch(id, guard));
         let mut group = Group::new(&self.kernel);
@@ -188,7 +190,6 @@ impl Core {
             group.push(self.plan(request, time, guard, opens, |id| self.directory.find(id, guard)));
         }
         following.extend(requests);
-        self.kernel.prefetch(&group, guard);
         // In their order, and none after one that is not to be driven.
         let open = group.handles().iter().zip(probes);
         let open =
@@ -203,20 +204,16 @@ impl Core {
         following
     }
 
-    /// Has what tells where the accounts of `requests` lie come from memory.
+    /// Admits requests, up to the first that is not; says how many that are, and why. What is needed to look for their accounts
+    /// comes from memory meanwhile.
     #[inline]
-    fn prefetch_places(&self, requests: &[Request]) {
+    fn receive(&self, requests: &[Request]) -> Result<(), (usize, SubmitError)> {
         let guard = &pin();
         accounts_of(requests).for_each(|id| self.directory.prefetch_place(id, guard));
-    }
-
-    /// What [`Ids::claim`] is to be told, unless something is in the way of `request`: when it is its turn it hears that again.
-    fn probe(&self, request: &Request, time: u64) -> Option<Probed> {
-        self.admit(request).ok()?;
-        match self.ids.known(request, time) {
-            Ok(Seen::Unknown(probed)) => Some(probed),
-            _ => None,
-        }
+        requests
+            .iter()
+            .enumerate()
+            .try_for_each(|(place, request)| self.admit(request, guard).map_err(|refusal| (place, refusal)))
     }
 
     /// Makes the accounts that `request` opens, if it opens any.
@@ -279,20 +276,20 @@ impl Core {
 
     /// Refuses before anything is claimed, when a limit is reached.
     #[inline]
-    fn admit(&self, request: &Request) -> Result<(), SubmitError> {
+    fn admit(&self, request: &Request, guard: &Guard) -> Result<(), SubmitError> {
         if self.closed.is_set() {
             return Err(self.why_closed());
         }
         let bytes = garbage::bytes();
         if bytes > self.limits.garbage {
-            pin().flush();
+            guard.flush();
             return Err(Exhausted::Garbage { bytes, cap: self.limits.garbage }.into());
         }
         if let Some(flusher) = &self.flusher {
             if let Some((path, needed)) = flusher.sink().shortage() {
                 return Err(Exhausted::Disk { path, needed }.into());
             }
-            let entries = self.kernel.now(&pin()).saturating_sub(self.kernel.durable());
+            let entries = self.kernel.now(guard).saturating_sub(self.kernel.durable());
             if entries > self.limits.backlog {
                 self.bell.ring();
                 return Err(Exhausted::Backlog { entries, limit: self.limits.backlog }.into());
