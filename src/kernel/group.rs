@@ -133,6 +133,9 @@ impl<S: State> Kernel<S> {
 
     /// Links those of `pending` that nobody has linked, in their order, with one CAS.
     fn append_all(&self, pending: &mut Pending<'_, S>, guard: &Guard, meter: &mut Meter) {
+        if pending.complete.is_empty() {
+            return;
+        }
         pending.accounts.clear();
         let mut complete = std::mem::take(&mut pending.complete);
         let mut started = Started::default();
