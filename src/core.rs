@@ -16,10 +16,15 @@ use crate::kernel::{Handle, Kernel};
 use crate::lock::Lock;
 use crate::opening::Event;
 use crate::outcome::{Outcome, Record};
-use crate::request::{Member, Request};
+use crate::request::{Kind, Member, Request};
 use crate::snapshot::Open;
-use crate::submission::weight;
 use crate::wait::Waiters;
+
+/// A request is small up to so many members.
+pub(crate) const SMALL: usize = 8;
+
+/// What a leg of a large request takes in memory, about, in bytes.
+const LEG_BYTES: usize = 512;
 
 /// The parts, in the order in which they must go: handles before the kernel, the kernel before the accounts.
 pub(crate) struct Core {
@@ -265,6 +270,20 @@ impl Clock {
 
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// About how many bytes a large request takes until it is durable; None for a small one.
+#[inline]
+pub(crate) fn weight(request: &Request) -> Option<i64> {
+    let legs = match request.members() {
+        [Member { operation, .. }] => match operation.kind() {
+            Kind::Post { legs } if legs.len() > SMALL => legs.len(),
+            _ => return None,
+        },
+        members if members.len() > SMALL => members.iter().map(|member| member.operation.accounts().len()).sum(),
+        _ => return None,
+    };
+    i64::try_from(legs * LEG_BYTES).ok()
 }
 
 /// Whether `request`, whose member `index` carries an id of `owner`'s member `place`, says the same as it.

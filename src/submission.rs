@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 
 use crate::account::{AccountId, Balance};
-use crate::core::{Core, Next, check_replay};
+use crate::core::{Core, Next, SMALL, check_replay, weight};
 use crate::error::{Exhausted, SubmitError};
 use crate::ids::{Claim, IndexError, Indexed, Probed, Seen};
 use crate::journal::HistoryError;
@@ -17,12 +17,6 @@ const FORGOTTEN_BY_A_CALLER: usize = 2;
 
 /// Bytes of large requests that may wait to become durable. Small ones are bounded by their number.
 const LARGE_BACKLOG: u64 = 256 << 20;
-
-/// A request is small up to so many members.
-const SMALL: usize = 8;
-
-/// What a leg of a large request takes in memory, about, in bytes.
-const LEG_BYTES: usize = 512;
 
 impl Core {
     /// Plans, claims, drives. `known` finds the accounts.
@@ -249,20 +243,6 @@ impl Core {
 fn accounts_of(requests: &[Request]) -> impl Iterator<Item = &AccountId> {
     let members = requests.iter().flat_map(|request| request.members().iter().take(SMALL));
     members.flat_map(|member| (0..2).map_while(|position| member.operation.account(position)))
-}
-
-/// About how many bytes a large request takes until it is durable; None for a small one.
-#[inline]
-pub(crate) fn weight(request: &Request) -> Option<i64> {
-    let legs = match request.members() {
-        [Member { operation, .. }] => match operation.kind() {
-            Kind::Post { legs } if legs.len() > SMALL => legs.len(),
-            _ => return None,
-        },
-        members if members.len() > SMALL => members.iter().map(|member| member.operation.accounts().len()).sum(),
-        _ => return None,
-    };
-    i64::try_from(legs * LEG_BYTES).ok()
 }
 
 fn unknowable(error: IndexError) -> SubmitError {
