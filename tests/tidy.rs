@@ -36,6 +36,7 @@ const LAYERS: [(&str, &[&str]); 30] = [
     ("journal", &["account", "error", "request", "outcome", "opening", "lock", "journal", "wait", "kernel"]),
     // The ledger's own parts.
     ("core", ENGINE),
+    ("submission", ENGINE),
     ("snapshot", ENGINE),
     ("handle", ENGINE),
     ("upkeep", ENGINE),

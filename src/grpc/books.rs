@@ -44,7 +44,7 @@ impl Books {
         match self {
             Books::Ledger(ledger) => {
                 let mut observed = 0;
-                let decided = submit(ledger, request, &mut observed);
+                let decided = told(ledger, ledger.submit(request), &mut observed);
                 reached(ledger, observed).await?;
                 decided
             }
@@ -58,10 +58,12 @@ impl Books {
         match self {
             Books::Ledger(ledger) => {
                 let (mut outcomes, mut observed) = (Vec::with_capacity(requests.len()), 0);
-                for request in requests {
-                    outcomes.push(submit(ledger, request, &mut observed));
+                let mut requests = requests.into_iter();
+                while requests.len() > 0 {
+                    let decided = ledger.submit_all(requests.by_ref().take(TURN));
+                    outcomes.extend(decided.into_iter().map(|decided| told(ledger, decided, &mut observed)));
                     // Between requests only: nothing is ever half decided.
-                    if outcomes.len().is_multiple_of(TURN) {
+                    if requests.len() > 0 {
                         tokio::task::yield_now().await;
                     }
                 }
@@ -199,9 +201,9 @@ impl Books {
     }
 }
 
-/// Decides `request`; `observed` grows to the highest sequence that the answer tells of.
-fn submit(ledger: &Ledger, request: Request, observed: &mut u64) -> Result<Outcome, Failure> {
-    match ledger.submit(request) {
+/// What the caller is told; `observed` grows to the highest sequence that this depends on.
+fn told(ledger: &Ledger, decided: Result<Outcome, SubmitError>, observed: &mut u64) -> Result<Outcome, Failure> {
+    match decided {
         Ok(outcome) => {
             *observed = outcome.sequence().max(*observed);
             Ok(outcome)
