@@ -26,7 +26,8 @@ const MAX_THREADS: u64 = 256;
 ///
 /// Without --server and --embedded each workload gets a service of its own: this program in another process, with its state in
 /// a temporary directory (--data-dir and --in-memory choose another place). A service that runs is measured with --server: the
-/// accounts of the run, whose ids begin with bench-, stay in it. Every change carries a transaction id.
+/// accounts of the run, whose ids begin with bench-, stay in it; EQUIPOISE_SERVER is not read, so that nobody loads a service by
+/// accident. Every change carries a transaction id.
 ///
 /// The first interrupt (Ctrl-C) ends the run early and prints what there is. When the check fails the exit code is 1.
 #[derive(Debug, Args)]
