@@ -9,7 +9,8 @@ use super::call::{Answer, Caller};
 use super::choice::{Step, Steps};
 use super::interrupt::Interrupt;
 use super::names::{Names, TRANSACTION_BYTES, Transactions};
-use super::recorder::{Answered, Recorder, Series, Window};
+use super::recorder::{Answered, Recorder, Series};
+use super::timeline::Window;
 use super::workload::Kind;
 
 /// How long a caller rests after a failure: a target that is away fails thousands of calls a second otherwise.

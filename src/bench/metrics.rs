@@ -12,7 +12,7 @@ use crate::Ledger;
 use crate::monitor::LedgerMetrics;
 
 const HELPED: &str = "helped_transactions_total";
-const WAITING: &str = "waiting_seconds_total";
+const WAITING: &str = "contention_seconds_total";
 
 /// How long a service may take to tell.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -84,7 +84,7 @@ mod tests {
     /// E3: what a target does not tell is not zero but unknown.
     #[test]
     fn what_is_not_told_is_unknown() {
-        let text = "# TYPE x\nequipoise_helped_transactions_total 12\nequipoise_waiting_seconds_total 0.5\n# EOF\n";
+        let text = "# TYPE x\nequipoise_helped_transactions_total 12\nequipoise_contention_seconds_total 0.5\n# EOF\n";
         let told = Reading::parse(text);
         assert_eq!(told, Reading { helped: Some(12.0), waiting: Some(0.5) });
         let usage = Usage { cpu_seconds: 10.0, cpu_share: 0.5, resident_bytes: 1 };

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use super::call::Caller;
 use super::closed::{Plan, Shared};
 use super::interrupt::Interrupt;
-use super::recorder::Window;
+use super::timeline::Window;
 
 /// The longest sleep of the pacer, to hear that it is over.
 const LOOK: Duration = Duration::from_millis(50);

@@ -4,37 +4,11 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
+use super::latencies::{histogram, latency, nanoseconds};
 use super::tally::Tally;
+use super::timeline::{Timeline, Window};
 use super::workload::Kind;
-use super::{Call, Latency, Moment};
-
-/// The longest latency that is told apart, in nanoseconds: 10 minutes.
-const LONGEST: u64 = 600_000_000_000;
-/// Significant digits of a latency. One more makes ten times the memory, which would push the ledger of a thread out of its cache.
-const DIGITS: u8 = 2;
-/// About how many intervals a run has, and the shortest.
-const MOMENTS: u32 = 100;
-const SHORTEST_MOMENT: Duration = Duration::from_millis(100);
-/// Longer than any run.
-const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-/// Shares of the calls at which the curve is drawn: each step halves what is left.
-const CURVE_STEPS: u32 = 24;
-
-/// When a run is measured.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Window {
-    /// When the callers begin.
-    pub(super) warm_up: Instant,
-    pub(super) start: Instant,
-    pub(super) end: Instant,
-}
-
-impl Window {
-    /// The length of an interval: equal ones, and the last may be shorter.
-    pub(super) fn moment(&self) -> Duration {
-        (self.end.saturating_duration_since(self.start) / MOMENTS).max(SHORTEST_MOMENT)
-    }
-}
+use super::{Call, Moment};
 
 /// One kind of call: the single ones, and those that carry many operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,8 +68,7 @@ pub(super) struct Answered {
 pub(super) struct Recorder {
     window: Window,
     series: [Option<Box<Numbers>>; Series::COUNT],
-    moments: Vec<Frozen>,
-    now: Now,
+    timeline: Timeline,
     /// What the ledger must hold, of the whole run.
     pub(super) tally: Tally,
     /// What a call failed with, the first time.
@@ -113,29 +86,12 @@ struct Numbers {
     latencies: Histogram<u64>,
 }
 
-/// The interval under way.
-#[derive(Debug)]
-struct Now {
-    place: usize,
-    until: Instant,
-    operations: u64,
-    latencies: Histogram<u32>,
-}
-
-/// An interval that is over: what its histogram held, and no more.
-#[derive(Clone, Debug, Default)]
-struct Frozen {
-    operations: u64,
-    counts: Vec<(u64, u32)>,
-}
-
 impl Recorder {
     pub(super) fn new(window: Window) -> Self {
         Recorder {
             window,
             series: Default::default(),
-            moments: Vec::new(),
-            now: Now { place: 0, until: window.start, operations: 0, latencies: histogram() },
+            timeline: Timeline::new(window),
             tally: Tally::default(),
             failure: None,
             faults: Vec::new(),
@@ -148,13 +104,13 @@ impl Recorder {
         if answered.counted < self.window.start || answered.counted >= self.window.end {
             return;
         }
-        let nanoseconds = u64::try_from(answered.took.as_nanos()).unwrap_or(u64::MAX).clamp(1, LONGEST);
+        let nanoseconds = nanoseconds(answered.took);
         let numbers = self.numbers(answered.series);
         numbers.calls += 1;
         numbers.operations += u64::from(answered.operations);
         numbers.refused += u64::from(answered.refused);
         numbers.latencies.saturating_record(nanoseconds);
-        self.in_time(answered, nanoseconds);
+        self.timeline.add(answered.finished, answered.operations, nanoseconds);
     }
 
     /// Writes down that a call failed, whenever it was.
@@ -170,46 +126,8 @@ impl Recorder {
         self.series[series.place()].get_or_insert_with(|| Box::new(Numbers::new()))
     }
 
-    /// Into the interval in which it was answered; what comes after the end belongs to the last one.
-    #[inline]
-    fn in_time(&mut self, answered: &Answered, nanoseconds: u64) {
-        if answered.finished >= self.now.until {
-            self.go_on(answered.finished);
-        }
-        self.now.operations += u64::from(answered.operations);
-        self.now.latencies.saturating_record(nanoseconds);
-    }
-
-    /// To the interval of `moment`.
-    #[cold]
-    fn go_on(&mut self, moment: Instant) {
-        let (whole, length) = (self.window.end.saturating_duration_since(self.window.start), self.window.moment());
-        let last = whole.as_nanos().div_ceil(length.as_nanos()).saturating_sub(1);
-        let since = moment.saturating_duration_since(self.window.start);
-        let place = usize::try_from((since.as_nanos() / length.as_nanos()).min(last)).unwrap_or(0);
-        self.freeze(place);
-        let ends = (place as u128) < last;
-        let after = length.saturating_mul(u32::try_from(place + 1).unwrap_or(u32::MAX));
-        self.now.until = self.window.start + if ends { after } else { FOREVER };
-    }
-
-    /// Puts the interval under way to the others.
-    fn freeze(&mut self, next: usize) {
-        let counts = self.now.latencies.iter_recorded();
-        let counts = counts.map(|step| (step.value_iterated_to(), step.count_at_value()));
-        self.moments.resize(self.moments.len().max(self.now.place + 1), Frozen::default());
-        let frozen = &mut self.moments[self.now.place];
-        frozen.operations += self.now.operations;
-        frozen.counts.extend(counts);
-        self.now.latencies.reset();
-        self.now.operations = 0;
-        self.now.place = next;
-    }
-
     /// Adds what another thread saw.
-    pub(super) fn merge(&mut self, mut other: Recorder) {
-        other.freeze(other.now.place);
-        self.freeze(self.now.place);
+    pub(super) fn merge(&mut self, other: Recorder) {
         for (mine, theirs) in self.series.iter_mut().zip(other.series) {
             let Some(theirs) = theirs else { continue };
             match mine {
@@ -217,11 +135,7 @@ impl Recorder {
                 None => *mine = Some(theirs),
             }
         }
-        self.moments.resize(self.moments.len().max(other.moments.len()), Frozen::default());
-        for (mine, theirs) in self.moments.iter_mut().zip(other.moments) {
-            mine.operations += theirs.operations;
-            mine.counts.extend(theirs.counts);
-        }
+        self.timeline.merge(other.timeline);
         self.tally.add(&other.tally);
         self.failure = self.failure.take().or(other.failure);
         self.faults.extend(other.faults);
@@ -237,26 +151,14 @@ impl Recorder {
         self.series.iter().flatten().map(|numbers| numbers.failed).sum()
     }
 
+    /// The intervals up to `end`, which is where the run really ended.
+    pub(super) fn timeline(&mut self, end: Instant) -> Vec<Moment> {
+        self.timeline.moments(end)
+    }
+
     pub(super) fn calls(&self) -> Vec<Call> {
         let seen = Series::ALL.into_iter().filter_map(|series| Some((series, self.series[series.place()].as_ref()?)));
         seen.map(|(series, numbers)| numbers.to_call(series)).collect()
-    }
-
-    /// The intervals up to `end`, which is where the run really ended.
-    pub(super) fn timeline(&mut self, end: Instant) -> Vec<Moment> {
-        self.freeze(self.now.place);
-        let (whole, length) = (end.saturating_duration_since(self.window.start), self.window.moment());
-        let mut begin = Duration::ZERO;
-        let mut timeline = Vec::new();
-        // Also those in which nothing was answered.
-        let empty = Frozen::default();
-        let mut moments = self.moments.iter().chain(std::iter::repeat(&empty));
-        while let Some(frozen) = moments.next().filter(|_| begin < whole) {
-            let finish = (begin + length).min(whole);
-            timeline.push(frozen.to_moment(finish, (finish - begin).as_secs_f64()));
-            begin = finish;
-        }
-        timeline
     }
 }
 
@@ -277,54 +179,6 @@ impl Numbers {
     fn to_call(&self, series: Series) -> Call {
         let name = series.name().to_owned();
         Call { name, calls: self.calls, refused: self.refused, failed: self.failed, latency: latency(&self.latencies) }
-    }
-}
-
-impl Frozen {
-    fn to_moment(&self, end: Duration, seconds: f64) -> Moment {
-        let mut latencies: Histogram<u32> = histogram();
-        for (value, count) in &self.counts {
-            latencies.saturating_record_n(*value, *count);
-        }
-        Moment {
-            second: end.as_secs_f64(),
-            rate: self.operations as f64 / seconds,
-            p50: micros(latencies.value_at_quantile(0.5)),
-            p99: micros(latencies.value_at_quantile(0.99)),
-        }
-    }
-}
-
-fn histogram<C: hdrhistogram::Counter>() -> Histogram<C> {
-    Histogram::new_with_bounds(1, LONGEST, DIGITS).expect("bounds that are constants")
-}
-
-fn micros(nanoseconds: u64) -> f64 {
-    nanoseconds as f64 / 1_000.0
-}
-
-fn latency(latencies: &Histogram<u64>) -> Latency {
-    if latencies.is_empty() {
-        return Latency::default();
-    }
-    let at = |share| micros(latencies.value_at_quantile(share));
-    let mut curve = vec![(0.0, micros(latencies.min()))];
-    for step in 1..=CURVE_STEPS {
-        let left = 0.5_f64.powi(step.cast_signed());
-        if left * (latencies.len() as f64) < 1.0 {
-            break;
-        }
-        curve.push((1.0 - left, at(1.0 - left)));
-    }
-    curve.push((1.0, micros(latencies.max())));
-    Latency {
-        mean: latencies.mean() / 1_000.0,
-        p50: at(0.5),
-        p90: at(0.9),
-        p99: at(0.99),
-        p99_9: at(0.999),
-        max: micros(latencies.max()),
-        curve,
     }
 }
 

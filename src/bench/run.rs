@@ -11,7 +11,8 @@ use super::evidence::Extent;
 use super::interrupt::Interrupt;
 use super::names::Names;
 use super::opened::{OPENER, Opened, Place};
-use super::recorder::{Recorder, Window};
+use super::recorder::Recorder;
+use super::timeline::Window;
 use super::usage;
 use super::worker::{Task, Worker};
 use super::workload::{Shape, Workload};
@@ -83,7 +84,15 @@ fn measured(opened: &Opened, asked: &Asked, interrupt: &Arc<Interrupt>, told: To
     let expected = Expected { accounts: settings.accounts, initial: mix.initial, tally: seen.recorder.tally };
     let extent = Extent { before, most: asked.check_entries };
     let checking = &mut |done, of| told(Stage::Checking(done, of));
-    let mut check = runtime.block_on(opened.reach.check(&names, &expected, extent, checking))?;
+    let checked = runtime.block_on(opened.reach.check(&names, &expected, extent, checking));
+    // What was measured is worth printing all the same.
+    let mut check = checked.unwrap_or_else(|error| Check {
+        total: false,
+        versions: false,
+        journal: false,
+        faults: vec![format!("the ledger cannot be read: {error}")],
+        notes: Vec::new(),
+    });
     seen.remark(&mut check);
     check.notes.extend(opened.note.clone());
     Ok(seen.into_run(*workload, settings.clone(), started, opened, check))

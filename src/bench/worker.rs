@@ -17,7 +17,8 @@ use super::closed::{Plan, Shared, closed};
 use super::interrupt::Interrupt;
 use super::names::Names;
 use super::opened::{Embedded, Reach, connect};
-use super::recorder::{Recorder, Series, Window};
+use super::recorder::{Recorder, Series};
+use super::timeline::Window;
 use super::{Error, batches, open, snapshots};
 
 /// How long the last answers may take.

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use equipoise::bench::{Run, Target, Workload};
+use serde_json::Value;
 
 use crate::program::{Ended, Service, ends_within, equipoise, run, signal};
 
@@ -144,6 +145,36 @@ fn what_was_not_looked_at_is_a_note() {
     assert!(run.check.notes[0].contains("the newest 100 were read"), "{:?}", run.check);
 }
 
+/// Waits until a run has begun.
+fn wait_for_load(service: &Service) {
+    let began = Instant::now();
+    let loaded = |account: &Value| account["version"].as_u64() > Some(9);
+    while !service.json(&["accounts", "--prefix", "bench-"]).iter().any(loaded) {
+        assert!(began.elapsed() < Duration::from_secs(30), "nothing happens");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A service that is killed under way: what was measured is printed, and the check fails.
+#[test]
+fn a_service_that_dies_is_told_of() {
+    let mut service = Service::start();
+    let arguments = ["bench", "run", "hot", "--duration", "4s", "--warm-up", "0s", "--json", "--server"];
+    let mut command = equipoise(&arguments);
+    command.arg(&service.address).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().expect("it runs");
+    wait_for_load(&service);
+    service.child.kill().expect("a child");
+    let output = child.wait_with_output().expect("its output");
+    let run: Run = serde_json::from_slice(&output.stdout).expect("one run");
+    assert_eq!(output.status.code(), Some(1), "{run:?}");
+    assert!(run.operations > 0 && run.calls[0].failed > 0, "{run:?}");
+    assert!(run.check.faults[0].starts_with("the ledger cannot be read: cannot reach "), "{:?}", run.check);
+    assert!(run.check.notes.iter().any(|note| note.contains("calls failed, one of them with TransferFunds: ")));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("the check failed: hot"), "{stderr}");
+}
+
 /// An interrupt ends the run, and what there is is printed.
 #[test]
 fn an_interrupt_ends_it_early() {
@@ -152,12 +183,7 @@ fn an_interrupt_ends_it_early() {
     let mut command = equipoise(&arguments);
     command.arg(&service.address).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("it runs");
-    let began = Instant::now();
-    while !service.json(&["accounts", "--prefix", "bench-"]).iter().any(|account| account["version"].as_u64() > Some(9))
-    {
-        assert!(began.elapsed() < Duration::from_secs(30), "nothing happens");
-        thread::sleep(Duration::from_millis(10));
-    }
+    wait_for_load(&service);
     signal(&child, "INT");
     let status = ends_within(&mut child, Duration::from_secs(20));
     let output = child.wait_with_output().expect("its output");

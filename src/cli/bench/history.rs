@@ -8,11 +8,12 @@ use std::time::{Duration, SystemTime};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::super::exit::Failure;
-use super::super::output::{Output, Page, Record, escape};
 use crate::bench::history::{self, Better, CriterionError, History, HistoryError, Line, Row, Time, Unfit};
 use crate::bench::report;
 use crate::bench::{Machine, Run};
+use crate::cli::exit::Failure;
+use crate::cli::note;
+use crate::cli::output::{Output, Page, Record, escape};
 
 const HISTORY: &str = "bench-history.jsonl";
 
@@ -113,7 +114,7 @@ impl Collect {
         }
         let (mut history, torn) = History::open(&self.history, self.repair)?;
         if let Some(line) = torn {
-            super::super::note(&format!("{}:{line}: the torn line was cut off", self.history.display()));
+            note(&format!("{}:{line}: the torn line was cut off", self.history.display()));
         }
         let (mut added, mut known) = (0, 0);
         for row in rows {
@@ -132,7 +133,7 @@ impl Collect {
         let oldest = oldest.ok_or_else(|| Failure::Other("the clock is past the year 9999".to_owned()))?;
         let collected = history::collect(folder, &Machine::here(), oldest)?;
         if !collected.older.is_empty() {
-            super::super::note(&format!("left out, older than --max-age: {}", collected.older.join(", ")));
+            note(&format!("left out, older than --max-age: {}", collected.older.join(", ")));
         }
         Ok(collected.rows)
     }

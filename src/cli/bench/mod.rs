@@ -2,12 +2,11 @@
 
 mod history;
 mod run;
-mod shown;
+mod table;
 
 use clap::{Args, Subcommand};
 
 use self::history::{Collect, Export, Report};
-use self::run::Measure;
 use super::exit::Failure;
 
 /// Measure the service, or the engine alone, under canonical workloads; keep the figures, and draw them
@@ -28,7 +27,7 @@ pub(super) struct Bench {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Run(Measure),
+    Run(run::Run),
     Collect(Collect),
     Report(Report),
     Export(Export),
@@ -37,7 +36,7 @@ enum Command {
 impl Bench {
     pub(super) fn run(&self) -> Result<(), Failure> {
         match &self.command {
-            Command::Run(measure) => measure.run(),
+            Command::Run(run) => run.run(),
             Command::Collect(collect) => collect.run(),
             Command::Report(report) => report.run(),
             Command::Export(export) => export.run(),
@@ -46,7 +45,7 @@ impl Bench {
 
     pub(super) fn json(&self) -> bool {
         match &self.command {
-            Command::Run(measure) => measure.json,
+            Command::Run(run) => run.json,
             Command::Collect(collect) => collect.json,
             Command::Report(_) | Command::Export(_) => false,
         }

@@ -8,15 +8,13 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, RangedU64ValueParser};
 
-use super::super::client;
-use super::super::exit::Failure;
-use super::super::note;
-use super::super::output::Output;
-use super::super::progress::Bar;
-use super::super::serve::Signals;
-use super::shown::Shown;
+use super::table::Report;
 use crate::bench::history::{History, Row};
-use crate::bench::{self, Asked, Interrupt, Place, Run, Settings, Stage, Workload, report};
+use crate::bench::{self, Asked, Interrupt, Place, Settings, Stage, Workload, report};
+use crate::cli::client;
+use crate::cli::exit::Failure;
+use crate::cli::output::Output;
+use crate::cli::progress::Bar;
 use crate::{MAX_BATCH_OPERATIONS, OpenError};
 
 /// Stands for every workload.
@@ -30,12 +28,14 @@ const MAX_THREADS: u64 = 256;
 ///
 /// Without --server and --embedded each workload gets a service of its own: this program in another process, with its state in
 /// a temporary directory (--data-dir and --in-memory choose another place). A service that runs is measured with --server: the
-/// accounts of the run, whose ids begin with bench-, stay in it. Every change carries a transaction id.
+/// accounts of the run, whose ids begin with bench-, stay in it; EQUIPOISE_SERVER is not read, so that nobody loads a service by
+/// accident. Every change carries a transaction id.
 ///
 /// The first interrupt (Ctrl-C) ends the run early and prints what there is. When the check fails the exit code is 1.
 #[derive(Debug, Args)]
 #[command(
     arg_required_else_help = true,
+    allow_negative_numbers = true,
     after_help = "\
 Example:
   equipoise bench run open --rate 500 --duration 60s
@@ -44,7 +44,7 @@ Example:
   equipoise bench run contended --in-memory --json
   equipoise bench run mixed --server 127.0.0.1:50051 --pid $(pidof equipoise)"
 )]
-pub(in crate::cli) struct Measure {
+pub(in crate::cli) struct Run {
     /// What to run; all for each of them
     #[arg(value_name = "WORKLOAD", required = true, value_parser = workload_names())]
     workloads: Vec<String>,
@@ -113,7 +113,7 @@ pub(in crate::cli) struct Measure {
     pub(in crate::cli) json: bool,
 }
 
-impl Measure {
+impl Run {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let workloads = self.workloads()?;
         let place = self.place()?;
@@ -128,7 +128,7 @@ impl Measure {
                 break;
             }
             let run = self.measure(workload, &place, &interrupt)?;
-            output.record(&Shown(&run))?;
+            output.record(&Report(&run))?;
             output.flush()?;
             runs.push(run);
         }
@@ -150,7 +150,7 @@ impl Measure {
         }
     }
 
-    fn measure(&self, workload: Workload, place: &Place, interrupt: &Arc<Interrupt>) -> Result<Run, Failure> {
+    fn measure(&self, workload: Workload, place: &Place, interrupt: &Arc<Interrupt>) -> Result<bench::Run, Failure> {
         let settings = self.settings(workload, place.is_embedded());
         let asked = Asked { workload, settings, threads: self.threads, check_entries: self.check_entries };
         let bar = Bar::of_stages(self.json);
@@ -264,14 +264,14 @@ fn listen(interrupt: &Arc<Interrupt>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot)?;
     let mut signals = {
         let _entered = runtime.enter();
-        Signals::new().map_err(cannot)?
+        crate::cli::serve::Signals::new().map_err(cannot)?
     };
     let interrupt = interrupt.clone();
     std::thread::spawn(move || {
         runtime.block_on(async {
             signals.next().await;
             interrupt.ask();
-            note("ending early; once more to end at once");
+            crate::cli::note("ending early; once more to end at once");
             signals.next().await;
         });
         interrupt.abandon();

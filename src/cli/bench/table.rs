@@ -1,18 +1,18 @@
-//! A run on a terminal.
+//! A run as a table for people, or as one JSON object.
 
 use std::io;
 
 use serde::Serialize;
 
-use super::super::output::{Page, Record, escape};
 use crate::bench::{self, Call, Run, Settings, Target};
+use crate::cli::output::{Page, Record, escape};
 
 /// A run, as it is printed.
 #[derive(Serialize)]
 #[serde(transparent)]
-pub(super) struct Shown<'a>(pub(super) &'a Run);
+pub(super) struct Report<'a>(pub(super) &'a Run);
 
-impl Record for Shown<'_> {
+impl Record for Report<'_> {
     fn write(&self, page: &mut Page<'_>) -> io::Result<()> {
         let run = self.0;
         page.line(self.heading())?;
@@ -58,7 +58,7 @@ impl Record for Shown<'_> {
     }
 }
 
-impl Shown<'_> {
+impl Report<'_> {
     fn heading(&self) -> String {
         let Run { workload, target, settings, .. } = self.0;
         let Settings { seconds, warm_up, callers, connections, batch, accounts, rate, .. } = settings;
