@@ -1,0 +1,184 @@
+//! Calls of one operation, each caller with one under way.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use equipoise::AccountId;
+use equipoise::grpc::proto::account_service_client::AccountServiceClient;
+use equipoise::grpc::proto::*;
+use tonic::transport::Channel;
+
+use crate::Settings;
+use crate::served::Served;
+use crate::workload::{Latencies, Random, at_least, at_most, data_directory, fdatasync, median, rate, transaction_id};
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Call {
+    GetBalance,
+    UpdateBalance,
+    TransferFunds,
+}
+
+/// One service under one kind of call.
+#[derive(Default)]
+struct Series {
+    rates: Vec<f64>,
+    /// Microseconds of the service's CPU time a call.
+    costs: Vec<f64>,
+    latencies: Latencies,
+}
+
+pub async fn against_empty(settings: &Settings) {
+    let ours = Served::start("ours", settings.connections).await;
+    let empty = Served::start("empty", settings.connections).await;
+    let calls = [
+        (Call::GetBalance, "GetBalance", 0.95),
+        (Call::UpdateBalance, "UpdateBalance", 0.9),
+        (Call::TransferFunds, "TransferFunds", 0.9),
+    ];
+    for &callers in &settings.callers {
+        for (call, name, goal) in calls {
+            let mut series: [Series; 2] = Default::default();
+            for _ in 0..settings.repetitions {
+                for (served, series) in [&ours, &empty].into_iter().zip(&mut series) {
+                    load(served, call, settings, callers, series).await;
+                }
+            }
+            report(&format!("{callers} callers, {name}"), goal, &mut series);
+        }
+    }
+}
+
+/// Durable transfers against the same in memory, and against what the disk allows.
+pub async fn on_disk(settings: &Settings) {
+    let dir = data_directory();
+    let memory = Served::start("ours", settings.connections).await;
+    let disk = Served::start("disk", settings.connections).await;
+    for callers in [1, 64, 200] {
+        let mut series: [Series; 2] = Default::default();
+        let (mut floor, mut share) = (Vec::new(), Vec::new());
+        for _ in 0..settings.repetitions {
+            floor.push(fdatasync(dir.path()).percentile(500).as_secs_f64());
+            load(&memory, Call::TransferFunds, settings, callers, &mut series[0]).await;
+            let before = (disk.cpu_time(), disk.thread_time("equipoise-flush"));
+            load(&disk, Call::TransferFunds, settings, callers, &mut series[1]).await;
+            let whole = disk.cpu_time().saturating_sub(before.0).as_secs_f64();
+            let flusher = disk.thread_time("equipoise-flush").map(|time| time.as_secs_f64());
+            let before = before.1.map(|time| time.as_secs_f64());
+            share.push([0, 1].map(|mode| (flusher[mode] - before[mode]) / whole));
+        }
+        let [in_memory, on_disk] = &mut series;
+        let floor = median(&mut floor);
+        let (memory_rate, disk_rate) = (median(&mut in_memory.rates), median(&mut on_disk.rates));
+        let allowed = memory_rate.min(callers as f64 / floor);
+        println!(
+            "{callers} callers, TransferFunds: on disk {}, in memory {}, the disk allows {} (fdatasync {:.0} us): of the smaller {}",
+            rate(disk_rate),
+            rate(memory_rate),
+            rate(callers as f64 / floor),
+            floor * 1e6,
+            at_least(disk_rate / allowed, 0.8)
+        );
+        let [memory_p50, disk_p50] = [&*in_memory, &*on_disk].map(|series| series.latencies.percentile(500));
+        let bound = (floor + memory_p50.as_secs_f64()) * 1.25;
+        println!(
+            "{callers} callers: p50/p99/max on disk {:.2?}/{:.2?}/{:.1?}, in memory {:.2?}/{:.2?}; p50 against (fdatasync + in memory) + 25 %: {}",
+            disk_p50,
+            on_disk.latencies.percentile(990),
+            on_disk.latencies.longest(),
+            memory_p50,
+            in_memory.latencies.percentile(990),
+            at_most(disk_p50.as_secs_f64() / bound, 1.0)
+        );
+        let mut shares = [0, 1].map(|mode| share.iter().map(|share| share[mode]).collect::<Vec<f64>>());
+        let [user, system] = shares.each_mut().map(|values| 100.0 * median(values));
+        println!(
+            "{callers} callers: CPU of the service a call {:.1} us on disk, {:.1} us in memory; the flusher's thread {user:.1} % of it in \
+             the program (goal 5 %), {system:.1} % in the system (write and fdatasync)",
+            median(&mut on_disk.costs),
+            median(&mut in_memory.costs)
+        );
+    }
+}
+
+fn report(name: &str, goal: f64, series: &mut [Series; 2]) {
+    let [ours, empty] = series;
+    let (ours_rate, empty_rate) = (median(&mut ours.rates), median(&mut empty.rates));
+    let (ours_cost, empty_cost) = (median(&mut ours.costs), median(&mut empty.costs));
+    println!(
+        "{name}: ours {}, empty service {}, {}",
+        rate(ours_rate),
+        rate(empty_rate),
+        at_least(ours_rate / empty_rate, goal)
+    );
+    println!(
+        "{name}: CPU of the service a call: ours {ours_cost:.1} us, empty {empty_cost:.1} us; \
+         p50/p99/max: ours {:.2?}/{:.2?}/{:.1?}, empty {:.2?}/{:.2?}/{:.1?}",
+        ours.latencies.percentile(500),
+        ours.latencies.percentile(990),
+        ours.latencies.longest(),
+        empty.latencies.percentile(500),
+        empty.latencies.percentile(990),
+        empty.latencies.longest()
+    );
+}
+
+async fn load(served: &Served, call: Call, settings: &Settings, callers: u64, series: &mut Series) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let cpu_before = served.cpu_time();
+    let began = Instant::now();
+    let tasks: Vec<_> = (0..callers)
+        .map(|caller| {
+            let client = served.clients[caller as usize % served.clients.len()].clone();
+            tokio::spawn(closed_loop(client, call, settings.ids.clone(), stop.clone()))
+        })
+        .collect();
+    tokio::time::sleep(settings.duration).await;
+    stop.store(true, Ordering::Relaxed);
+    let mut done = 0;
+    for task in tasks {
+        let (calls, latencies) = task.await.expect("a caller");
+        done += calls;
+        series.latencies.merge(&latencies);
+    }
+    series.rates.push(done as f64 / began.elapsed().as_secs_f64());
+    series.costs.push(served.cpu_time().saturating_sub(cpu_before).as_secs_f64() * 1e6 / done as f64);
+}
+
+/// Calls one after the other.
+async fn closed_loop(
+    mut client: AccountServiceClient<Channel>,
+    call: Call,
+    ids: Arc<Vec<AccountId>>,
+    stop: Arc<AtomicBool>,
+) -> (u64, Latencies) {
+    static NEXT_ID: AtomicU64 = AtomicU64::new(1 << 40);
+    let mut random = Random::new(NEXT_ID.fetch_add(1, Ordering::Relaxed));
+    let (mut done, mut latencies) = (0, Latencies::default());
+    while !stop.load(Ordering::Relaxed) {
+        let (from, to) = random.pair(ids.len());
+        let account_id = ids[from].to_string();
+        let id = transaction_id(NEXT_ID.fetch_add(1, Ordering::Relaxed)).to_string();
+        let began = Instant::now();
+        match call {
+            Call::GetBalance => drop(client.get_balance(GetBalanceRequest { account_id }).await.expect("OK")),
+            Call::UpdateBalance => {
+                let request = UpdateBalanceRequest { account_id, delta: 1, transaction_id: id };
+                drop(client.update_balance(request).await.expect("OK"));
+            }
+            Call::TransferFunds => {
+                let request = TransferFundsRequest {
+                    from_account_id: account_id,
+                    to_account_id: ids[to].to_string(),
+                    amount: 1,
+                    transaction_id: id,
+                };
+                drop(client.transfer_funds(request).await.expect("OK"));
+            }
+        }
+        latencies.record(began.elapsed());
+        done += 1;
+    }
+    (done, latencies)
+}
