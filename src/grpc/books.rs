@@ -54,12 +54,13 @@ impl Books {
     }
 
     /// Decides requests in their order, each for itself, and before any that come later. [`Begun::finish`] tells the outcomes.
-    pub(super) async fn begin(&self, requests: Vec<Request>) -> Begun {
+    pub(super) async fn begin(&self, requests: impl Iterator<Item = Request>) -> Begun {
+        let at_most = requests.size_hint().1.unwrap_or(0);
         match self {
             Books::Ledger(ledger) => {
-                let (mut outcomes, mut observed) = (Vec::with_capacity(requests.len()), 0);
+                let (mut outcomes, mut observed) = (Vec::with_capacity(at_most), 0);
                 for request in requests {
-                    outcomes.push(submit(ledger, request, &mut observed));
+                    outcomes.push(submit(ledger, request, &mut observed).map_err(Box::new));
                     // Between requests only: nothing is ever half decided.
                     if outcomes.len().is_multiple_of(TURN) {
                         tokio::task::yield_now().await;
@@ -69,9 +70,9 @@ impl Books {
             }
             #[cfg(feature = "postgres")]
             Books::Postgres(store) => {
-                let mut queued = Vec::with_capacity(requests.len());
+                let mut queued = Vec::with_capacity(at_most);
                 for request in requests {
-                    queued.push(store.enqueue(request).await.map_err(Failure::from));
+                    queued.push(store.enqueue(request).await.map_err(|error| Box::new(error.into())));
                 }
                 Begun::Postgres { outcomes: Vec::with_capacity(queued.len()), queued }
             }
@@ -231,13 +232,16 @@ async fn history(ledger: &Ledger, from: u64, limit: usize) -> Result<Vec<Outcome
     }
 }
 
+/// How one of several requests ended.
+pub(super) type Decided = Result<Outcome, Box<Failure>>;
+
 /// Requests on their way.
 pub(super) enum Begun {
     /// Decided, up to a sequence that may not be durable yet.
-    Ledger { ledger: Ledger, outcomes: Vec<Result<Outcome, Failure>>, observed: u64 },
+    Ledger { ledger: Ledger, outcomes: Vec<Decided>, observed: u64 },
     /// In the committer's queue, behind those whose outcomes are known.
     #[cfg(feature = "postgres")]
-    Postgres { queued: Vec<Result<Queued, Failure>>, outcomes: Vec<Result<Outcome, Failure>> },
+    Postgres { queued: Vec<Result<Queued, Box<Failure>>>, outcomes: Vec<Decided> },
 }
 
 impl Begun {
@@ -245,7 +249,7 @@ impl Begun {
     ///
     /// # Errors
     /// That the accounts were closed before all of it was durable.
-    pub(super) async fn finish(&mut self) -> Result<Vec<Result<Outcome, Failure>>, Failure> {
+    pub(super) async fn finish(&mut self) -> Result<Vec<Decided>, Failure> {
         match self {
             Begun::Ledger { ledger, outcomes, observed } => {
                 reached(ledger, *observed).await?;
@@ -255,7 +259,7 @@ impl Begun {
             Begun::Postgres { queued, outcomes } => {
                 while let Some(next) = queued.get_mut(outcomes.len()) {
                     let outcome = match next {
-                        Ok(queued) => queued.outcome().await.map_err(Failure::from),
+                        Ok(queued) => queued.outcome().await.map_err(|error| Box::new(error.into())),
                         Err(failure) => Err(failure.clone()),
                     };
                     outcomes.push(outcome);

@@ -9,8 +9,9 @@ use tonic::{Code, Streaming};
 
 use super::batch::Batch;
 use super::books::Books;
-use super::proto::{ExecuteBatchRequest, ExecuteBatchResponse, OperationResult};
+use super::operations::Operations;
 use super::pull::Step;
+use super::results::Results;
 use super::status::Failure;
 
 /// The most batches whose results were not taken yet.
@@ -19,7 +20,7 @@ const IN_FLIGHT: usize = 16;
 /// A stream's place.
 pub(super) struct Batches {
     books: Books,
-    requests: Streaming<ExecuteBatchRequest>,
+    requests: Streaming<Operations>,
     max_bytes: usize,
     /// Oldest first. An error is the last one: it ends the stream when it is its turn.
     begun: VecDeque<Result<Batch, Failure>>,
@@ -28,12 +29,12 @@ pub(super) struct Batches {
 }
 
 impl Batches {
-    pub(super) fn new(books: Books, requests: Streaming<ExecuteBatchRequest>, max_bytes: usize) -> Self {
+    pub(super) fn new(books: Books, requests: Streaming<Operations>, max_bytes: usize) -> Self {
         Batches { books, requests, max_bytes, begun: VecDeque::new(), ended: false }
     }
 
     /// The next batch's results.
-    pub(super) async fn step(mut self) -> Step<Batches, ExecuteBatchResponse> {
+    pub(super) async fn step(mut self) -> Step<Batches, Results> {
         loop {
             let Batches { requests, begun, ended, .. } = &mut self;
             let (reading, waiting) = (!*ended && begun.len() < IN_FLIGHT, !begun.is_empty());
@@ -46,7 +47,7 @@ impl Batches {
                 results = finish(begun.front_mut()), if waiting => {
                     let results = results?;
                     self.begun.pop_front();
-                    return Ok(Some((ExecuteBatchResponse { results }, self)));
+                    return Ok(Some((results, self)));
                 }
                 else => return Ok(None),
             }
@@ -54,14 +55,9 @@ impl Batches {
     }
 
     /// Decides what came, unless it is the end.
-    async fn begin(
-        &mut self,
-        request: Result<Option<ExecuteBatchRequest>, tonic::Status>,
-    ) -> Option<Result<Batch, Failure>> {
+    async fn begin(&mut self, request: Result<Option<Operations>, tonic::Status>) -> Option<Result<Batch, Failure>> {
         let batch = match request {
-            Ok(Some(ExecuteBatchRequest { operations })) => {
-                Some(Batch::begin(&self.books, operations, self.max_bytes).await)
-            }
+            Ok(Some(operations)) => Some(Batch::begin(&self.books, operations, self.max_bytes).await),
             Ok(None) => None,
             Err(status) => Some(Err(unreadable(&status))),
         };
@@ -71,7 +67,7 @@ impl Batches {
 }
 
 /// The results of the oldest batch.
-async fn finish(oldest: Option<&mut Result<Batch, Failure>>) -> Result<Vec<OperationResult>, Failure> {
+async fn finish(oldest: Option<&mut Result<Batch, Failure>>) -> Result<Results, Failure> {
     match oldest {
         Some(Ok(batch)) => batch.finish().await,
         Some(Err(failure)) => Err(failure.clone()),
