@@ -51,6 +51,11 @@ impl Batch {
         Ok(Batch { spelling, begun, wrong })
     }
 
+    /// How many operations it has.
+    pub(super) fn operations(&self) -> usize {
+        self.spelling.operations.len()
+    }
+
     /// The results, when all outcomes are durable; once. May be dropped and called again before.
     ///
     /// # Errors

@@ -15,7 +15,10 @@ use super::results::Results;
 use super::status::Failure;
 
 /// The most batches whose results were not taken yet.
-const IN_FLIGHT: usize = 16;
+const BATCHES: usize = 64;
+/// No more are read while so many operations wait for their results to be taken. More would not hide the disk any better: they
+/// would only be out of the processor's caches by the time that they are written and answered.
+const OPERATIONS: usize = 10_000;
 
 /// A stream's place.
 pub(super) struct Batches {
@@ -24,29 +27,34 @@ pub(super) struct Batches {
     max_bytes: usize,
     /// Oldest first. An error is the last one: it ends the stream when it is its turn.
     begun: VecDeque<Result<Batch, Failure>>,
+    /// How many operations they have.
+    operations: usize,
     /// The client has sent its last batch, or one that ends the stream.
     ended: bool,
 }
 
 impl Batches {
     pub(super) fn new(books: Books, requests: Streaming<Operations>, max_bytes: usize) -> Self {
-        Batches { books, requests, max_bytes, begun: VecDeque::new(), ended: false }
+        Batches { books, requests, max_bytes, begun: VecDeque::new(), operations: 0, ended: false }
     }
 
     /// The next batch's results.
     pub(super) async fn step(mut self) -> Step<Batches, Results> {
         loop {
-            let Batches { requests, begun, ended, .. } = &mut self;
-            let (reading, waiting) = (!*ended && begun.len() < IN_FLIGHT, !begun.is_empty());
+            let Batches { requests, begun, operations, ended, .. } = &mut self;
+            let has_room = begun.len() < BATCHES && *operations < OPERATIONS;
+            let (reading, waiting) = (!*ended && has_room, !begun.is_empty());
             tokio::select! {
                 biased;
                 request = requests.message(), if reading => {
                     let begun = self.begin(request).await;
+                    self.operations += operations_of(begun.as_ref());
                     self.begun.extend(begun);
                 }
                 results = finish(begun.front_mut()), if waiting => {
                     let results = results?;
-                    self.begun.pop_front();
+                    let finished = self.begun.pop_front();
+                    self.operations -= operations_of(finished.as_ref());
                     return Ok(Some((results, self)));
                 }
                 else => return Ok(None),
@@ -64,6 +72,10 @@ impl Batches {
         self.ended = !matches!(batch, Some(Ok(_)));
         batch
     }
+}
+
+fn operations_of(batch: Option<&Result<Batch, Failure>>) -> usize {
+    batch.and_then(|batch| batch.as_ref().ok()).map_or(0, Batch::operations)
 }
 
 /// The results of the oldest batch.
