@@ -1,6 +1,6 @@
 //! The ratios that the project promises, measured in one run on this machine, ours and the baselines in turn.
 //!
-//! `cargo bench --bench ratios -- [read|write|snapshot|all]`. By environment: `RATIOS_MILLISECONDS` a measurement
+//! `cargo bench --bench ratios -- [read|write|snapshot|cost|all]`. By environment: `RATIOS_MILLISECONDS` a measurement
 //! (500), `RATIOS_REPETITIONS` (3), `RATIOS_IDS` honoured by every contender (100,000), `RATIOS_LOG` entries kept by
 //! every contender (100,000), `RATIOS_SNAPSHOT_ACCOUNTS` (1,000,000).
 
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use baseline::{Bank, Limits, Locks, Mutexed, Ours, Seqlocks};
 use crossbeam_skiplist::base::SkipList;
-use equipoise::{AccountId, Ledger};
+use equipoise::{AccountId, Ledger, TransactionId};
 use workload::{INITIAL, Latencies, Random, Spread, account_ids, at_least, at_most, median, rate, transaction_id};
 
 /// One latency in so many operations is measured.
@@ -39,6 +39,9 @@ fn main() {
     }
     if wanted("snapshot") {
         snapshot(&settings);
+    }
+    if wanted("cost") {
+        cost(&settings);
     }
 }
 
@@ -446,20 +449,112 @@ impl<B: Bank> Caller<B> {
         Caller { bank, ids, spread, random: Random::new(first), first, done: 0, latencies: Latencies::default() }
     }
 
+    /// The next transfer: between which accounts, how much, and under which id.
+    #[inline]
+    fn next(&mut self) -> (usize, usize, i64, TransactionId) {
+        let (from, to) = self.random.pair(self.spread.of(&self.ids).len());
+        let amount = 1 + (self.random.next() & 63) as i64;
+        (from, to, amount, transaction_id(self.first + self.done))
+    }
+
     #[inline]
     fn transfer(&mut self) {
-        let among = self.spread.of(&self.ids);
-        let (from, to) = self.random.pair(among.len());
-        let amount = 1 + (self.random.next() & 63) as i64;
-        let id = transaction_id(self.first + self.done);
+        let (from, to, amount, id) = self.next();
         let began = self.done.is_multiple_of(SAMPLED).then(Instant::now);
-        let answer = self.bank.transfer(&among[from], &among[to], amount, &id);
+        let answer = self.bank.transfer(&self.ids[from], &self.ids[to], amount, &id);
         if let Some(began) = began {
             self.latencies.record(began.elapsed());
         }
         assert!(answer.result.is_ok() && !answer.replayed, "a fresh transfer with funds");
         self.done += 1;
     }
+}
+
+// (c) What a transfer costs the processor: on a shared machine steadier than how many there are a second.
+
+fn cost(settings: &Settings) {
+    let ids = Arc::new(account_ids(ACCOUNTS));
+    let ours = Arc::new(Ours::build(&ids, INITIAL, settings.limits()));
+    let mutex = Arc::new(Mutexed::build(&ids, INITIAL, settings.limits()));
+    for (threads, spread) in [(1, Spread::Uniform), (2, Spread::Uniform), (2, Spread::Hot)] {
+        let load = Load { spread, callers: Callers::Threads(threads), duration: settings.measurement };
+        let mut costs = [const { Vec::new() }; 6];
+        for _ in 0..settings.repetitions {
+            let of_each = [
+                processor_time(|| Caller::new(ours.clone(), ids.clone(), spread), Caller::transfer, load, threads),
+                processor_time(|| Caller::new(mutex.clone(), ids.clone(), spread), Caller::transfer, load, threads),
+                processor_time(|| Caller::new(ours.clone(), ids.clone(), spread), together, load, threads),
+            ];
+            for (costs, cost) in costs.iter_mut().zip(of_each.into_iter().flat_map(<[f64; 2]>::from)) {
+                costs.push(cost);
+            }
+        }
+        let [ours, ours_all, mutex, mutex_all, together, together_all] = costs.map(|mut costs| median(&mut costs));
+        println!(
+            "processor time of a transfer, {threads} threads {}: ours {ours:.0} ns in the caller, {ours_all:.0} ns in all; mutex \
+             {mutex:.0} and {mutex_all:.0} ns; {} a second a core, ratio {:.2}",
+            spread.name(),
+            rate(1e9 / ours),
+            mutex / ours
+        );
+        println!(
+            "processor time of a transfer, {threads} threads {}: ours, {TOGETHER} a call, {together:.0} ns in the caller, \
+             {together_all:.0} ns in all; {} a second a core, ratio {:.2}",
+            spread.name(),
+            rate(1e9 / together),
+            mutex / together
+        );
+    }
+}
+
+/// Transfers of one call of [`Ledger::submit_all`].
+const TOGETHER: u64 = 100;
+
+/// Sends so many transfers in one call.
+fn together(caller: &mut Caller<Ours>) {
+    let ledger = caller.bank.ledger.clone();
+    let requests = (0..TOGETHER).map(|_| {
+        let (from, to, amount, id) = caller.next();
+        caller.done += 1;
+        baseline::transfer(&caller.ids[from], &caller.ids[to], amount, &id)
+    });
+    for outcome in ledger.submit_all(requests) {
+        let outcome = outcome.expect("an open ledger that keeps up");
+        assert!(outcome.result().is_ok() && !outcome.replayed(), "a fresh transfer with funds");
+    }
+}
+
+/// Nanoseconds of the callers' processor time a transfer, and of the whole process's.
+fn processor_time<B: Bank>(
+    caller: impl Fn() -> Caller<B>,
+    call: fn(&mut Caller<B>),
+    load: Load,
+    threads: u64,
+) -> (f64, f64) {
+    const BLOCK: u32 = 100;
+    let process = || {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+        time.tv_sec as f64 * 1e9 + time.tv_nsec as f64
+    };
+    let before = process();
+    let ends = Instant::now() + load.duration;
+    let (done, spent) = thread::scope(|scope| {
+        let callers: Vec<_> = (0..threads)
+            .map(|_| {
+                let mut caller = caller();
+                scope.spawn(move || {
+                    let before = cpu_time();
+                    while Instant::now() < ends {
+                        (0..BLOCK).for_each(|_| call(&mut caller));
+                    }
+                    (caller.done, cpu_time().saturating_sub(before))
+                })
+            })
+            .collect();
+        let of_each = callers.into_iter().map(|caller| caller.join().expect("a caller"));
+        of_each.fold((0, Duration::ZERO), |(done, spent), (more, longer)| (done + more, spent + longer))
+    });
+    (spent.as_nanos() as f64 / done as f64, (process() - before) / done as f64)
 }
 
 // (b) Snapshots beside writers.

@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapWeak;
+use smallvec::SmallVec;
 
 use crate::account::{AccountId, Balance, TransactionId};
 use crate::directory::Directory;
 use crate::error::{Exhausted, InvalidRequest, SubmitError};
-use crate::ids::{Claim, Ids, IndexError, Indexed, Seen};
+use crate::ids::{Claim, Ids, IndexError, Indexed, Probed, Seen};
 use crate::journal::disk::Disk;
 use crate::journal::{Flushed, Flusher, HistoryError, Note, NoteError, Noted, Notes, Noting};
 use crate::kernel::doorbell::{Counter, Doorbell, Latch};
-use crate::kernel::{Account, Gate, Guard, Handle, Kernel, Owned, garbage, pin};
+use crate::kernel::{Account, GROUP, Gate, Group, Guard, Handle, Kernel, Owned, garbage, pin};
 use crate::lock::Lock;
 use crate::opening::Event;
 use crate::outcome::{Outcome, Record};
@@ -121,6 +122,7 @@ impl Core {
         known: impl Fn(&AccountId, &Guard) -> Option<&'s Account<Balance>>,
     ) -> Result<Outcome, SubmitError> {
         self.admit(&request)?;
+        self.prefetch_places(std::slice::from_ref(&request));
         loop {
             let time = self.clock.now();
             // Not pinned: it may read the disk.
@@ -130,22 +132,95 @@ impl Core {
                 Seen::Unknown(probed) => probed,
             };
             let guard = &pin();
-            let handle = self.plan(request, time, guard, |id| known(id, guard))?;
+            let opens = self.make_accounts(&request, guard)?;
+            let handle = self.plan(request, time, guard, opens, |id| known(id, guard)).publish();
             if self.ids.claim(&handle, probed, time).map_err(unknowable)? == Gate::Open {
-                return Ok(self.decide(handle, next, guard));
+                self.kernel.drive(&handle, guard);
+                return Ok(self.decided(handle, next, guard));
             }
             // Somebody was faster with an id of it, and has the answer.
             request = handle.request().clone();
         }
     }
 
-    fn plan<'s>(
-        &'s self,
-        request: Request,
-        time: u64,
-        guard: &Guard,
-        known: impl Fn(&AccountId) -> Option<&'s Account<Balance>>,
-    ) -> Result<Handle<Balance>, SubmitError> {
+    /// Decides each request for itself, in their order. Those that touch different accounts are linked together.
+    pub(crate) fn submit_all(
+        &self,
+        requests: impl IntoIterator<Item = Request>,
+        next: Next,
+    ) -> Vec<Result<Outcome, SubmitError>> {
+        let mut requests = requests.into_iter().peekable();
+        let mut results = Vec::with_capacity(requests.size_hint().0);
+        while requests.peek().is_some() {
+            let alone = self.submit_group(&mut requests, next, &mut results);
+            for request in alone {
+                results.push(self.submit(request, next, |id, guard| self.directory.find(id, guard)));
+            }
+        }
+        results
+    }
+
+    /// Decides the first of `requests` together, and returns those that are to follow one by one: with ids that are in use, or that
+    /// somebody was faster with.
+    fn submit_group(
+        &self,
+        requests: &mut impl Iterator<Item = Request>,
+        next: Next,
+        results: &mut Vec<Result<Outcome, SubmitError>>,
+    ) -> SmallVec<[Request; 1]> {
+        let time = self.clock.now();
+        let requests: SmallVec<[Request; GROUP]> = requests.take(GROUP).collect();
+        // What a step needs of all of them comes from memory while the step before it is at work.
+        self.prefetch_places(&requests);
+        // Not pinned: it may read the disk.
+        let probes: SmallVec<[Probed; GROUP]> =
+            requests.iter().map_while(|request| self.probe(request, time)).collect();
+        let guard = &pin();
+        accounts_of(&requests[..probes.len()]).for_each(|id| self.directory.prefetch(id, guard));
+        let mut group = Group::new(&self.kernel);
+        let mut requests = requests.into_iter();
+        let mut following = SmallVec::new();
+        for request in requests.by_ref().take(probes.len()) {
+            let Ok(opens) = self.make_accounts(&request, guard) else {
+                following.push(request);
+                break;
+            };
+            group.push(self.plan(request, time, guard, opens, |id| self.directory.find(id, guard)));
+        }
+        following.extend(requests);
+        self.kernel.prefetch(&group, guard);
+        // In their order, and none after one that is not to be driven.
+        let open = group.handles().iter().zip(probes);
+        let open =
+            open.take_while(|(handle, probed)| matches!(self.ids.claim(handle, *probed, time), Ok(Gate::Open))).count();
+        for (place, handle) in group.drive(guard).into_iter().enumerate() {
+            if place < open {
+                results.push(Ok(self.decided(handle, next, guard)));
+            } else {
+                following.insert(place - open, handle.request().clone());
+            }
+        }
+        following
+    }
+
+    /// Has what tells where the accounts of `requests` lie come from memory.
+    #[inline]
+    fn prefetch_places(&self, requests: &[Request]) {
+        let guard = &pin();
+        accounts_of(requests).for_each(|id| self.directory.prefetch_place(id, guard));
+    }
+
+    /// What [`Ids::claim`] is to be told, unless something is in the way of `request`: when it is its turn it hears that again.
+    fn probe(&self, request: &Request, time: u64) -> Option<Probed> {
+        self.admit(request).ok()?;
+        match self.ids.known(request, time) {
+            Ok(Seen::Unknown(probed)) => Some(probed),
+            _ => None,
+        }
+    }
+
+    /// Makes the accounts that `request` opens, if it opens any.
+    fn make_accounts(&self, request: &Request, guard: &Guard) -> Result<bool, Exhausted> {
         let mut opens = false;
         for member in request.members() {
             if let Kind::Create { account, .. } = member.operation.kind() {
@@ -153,26 +228,40 @@ impl Core {
                 opens = true;
             }
         }
+        Ok(opens)
+    }
+
+    /// Plans `request`, whose accounts were made where it opens some.
+    #[inline]
+    fn plan<'s>(
+        &'s self,
+        request: Request,
+        time: u64,
+        guard: &Guard,
+        opens: bool,
+        known: impl Fn(&AccountId) -> Option<&'s Account<Balance>>,
+    ) -> Owned<Balance> {
         let now = || self.kernel.now(guard);
-        let planned = if opens {
+        Owned::new(if opens {
             plan::plan(request, time, now, |id| self.directory.find(id, guard))
         } else {
             plan::plan(request, time, now, known)
-        };
-        Ok(Owned::new(planned).publish())
+        })
     }
 
-    /// Drives a transaction whose gate is open, and sees to what follows a commit.
+    /// Sees to what follows a decision.
     #[inline]
-    fn decide(&self, handle: Handle<Balance>, next: Next, guard: &Guard) -> Outcome {
-        let accepted = self.kernel.drive(&handle, guard).is_some_and(|decision| decision.refusal.is_none());
+    fn decided(&self, handle: Handle<Balance>, next: Next, guard: &Guard) -> Outcome {
+        let accepted = handle.decision().is_some_and(|decision| decision.refusal.is_none());
         let members = handle.request().members();
         if accepted {
             self.note_opened(members, guard);
         }
         if members.iter().any(|member| member.id.is_some()) {
-            self.ids.note_claimed(&handle);
-            // The flusher forgets, where there is one and it keeps up.
+            // The flusher does both, where there is one and it keeps up.
+            if self.flusher.is_none() {
+                self.ids.note_claimed(&handle);
+            }
             if self.flusher.is_none() || self.ids.is_overfull() {
                 self.ids.forget_excess(self.durable(), FORGOTTEN_BY_A_CALLER);
             }
@@ -412,6 +501,12 @@ impl Clock {
 
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The accounts of small requests.
+fn accounts_of(requests: &[Request]) -> impl Iterator<Item = &AccountId> {
+    let members = requests.iter().flat_map(|request| request.members().iter().take(SMALL));
+    members.flat_map(|member| (0..2).map_while(|position| member.operation.account(position)))
 }
 
 /// About how many bytes a large request takes until it is durable; None for a small one.

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use smallvec::SmallVec;
@@ -13,7 +14,7 @@ use crate::core::{Core, Next};
 use crate::error::{Error, Exhausted, InvalidRequest, SubmitError};
 use crate::handle::Account;
 use crate::journal::{HistoryError, HistoryGone, Note, NoteError, Parked, SourcePosition};
-use crate::kernel::{Guard, garbage, pin};
+use crate::kernel::{Contended, Guard, garbage, pin};
 use crate::opening::OpenError;
 use crate::outcome::Outcome;
 use crate::request::{Operation, Posting, Request};
@@ -86,6 +87,37 @@ impl Ledger {
         let core = self.core();
         let decided = core.submit(request, self.next(), |id, guard| core.directory.find(id, guard));
         self.answer(decided)
+    }
+
+    /// As [`Ledger::submit`], of each request for itself and in their order: a later one sees the earlier ones, and none has a
+    /// lower sequence than one before it, replays apart. Takes less time than as many calls: those that touch different accounts
+    /// share the step at which writers meet, and what they need comes from memory at once.
+    ///
+    /// ```
+    /// # use equipoise::{AccountId, Ledger, Operation, Request};
+    /// # let ledger = Ledger::new();
+    /// # let [a, b] = [AccountId::new("a")?, AccountId::new("b")?];
+    /// let requests = [
+    ///     Operation::create(a.clone(), 10)?,
+    ///     Operation::create(b.clone(), 0)?,
+    ///     Operation::transfer(a, b.clone(), 20)?,
+    ///     Operation::update(b, 1),
+    /// ];
+    /// let decided = ledger.submit_all(requests.map(|operation| Request::single(operation, None)));
+    /// let refused: Vec<_> = decided.iter().map(|outcome| Ok(outcome.as_ref()?.result().is_err())).collect();
+    /// assert_eq!(refused, [false, false, true, false].map(Ok::<_, &equipoise::SubmitError>));
+    /// # Ok::<(), equipoise::InvalidRequest>(())
+    /// ```
+    pub fn submit_all(&self, requests: impl IntoIterator<Item = Request>) -> Vec<Result<Outcome, SubmitError>> {
+        let core = self.core();
+        let mut results = core.submit_all(requests, self.next());
+        if self.durability == Durability::OnDisk {
+            let observed = results.iter().map(|result| self.observed(result)).max().unwrap_or(0);
+            if let Err(Closed) = self.wait_durable(observed) {
+                results.iter_mut().for_each(|result| *result = Err(core.why_closed()));
+            }
+        }
+        results
     }
 
     /// Opens `account` with `initial` units.
@@ -308,13 +340,16 @@ impl Ledger {
     #[must_use]
     pub fn stats(&self) -> Stats {
         let core = self.core();
+        let Contended { helps, retries, waiting } = core.kernel.contended();
         Stats {
             accounts: core.opened.get(),
             ids: core.ids.len() as u64,
             sequence: self.sequence(),
             durable: self.durable(),
             open_snapshots: u64::from(core.kernel.open_snapshots()),
-            helps: core.kernel.helps(),
+            helps,
+            retries,
+            waiting,
             garbage_bytes: garbage::bytes(),
             history_oldest: core.flusher.as_ref().map_or(self.sequence() + 1, |flusher| flusher.sink().oldest()),
         }
@@ -329,17 +364,21 @@ impl Ledger {
     /// The end of a call that changes something: waits until what it says can no longer be lost, where that was asked for.
     pub(crate) fn answer(&self, result: Result<Outcome, SubmitError>) -> Result<Outcome, SubmitError> {
         if self.durability == Durability::OnDisk {
-            let observed = match &result {
-                Ok(outcome) => outcome.sequence(),
-                // The id's first use may not be durable yet.
-                Err(SubmitError::Invalid(InvalidRequest::IdReused { .. } | InvalidRequest::IdOfAnother { .. })) => {
-                    self.sequence()
-                }
-                Err(_) => 0,
-            };
-            self.wait_durable(observed).map_err(|Closed| self.core().why_closed())?;
+            self.wait_durable(self.observed(&result)).map_err(|Closed| self.core().why_closed())?;
         }
         result
+    }
+
+    /// The highest sequence that `result` depends on.
+    fn observed(&self, result: &Result<Outcome, SubmitError>) -> u64 {
+        match result {
+            Ok(outcome) => outcome.sequence(),
+            // The id's first use may not be durable yet.
+            Err(SubmitError::Invalid(InvalidRequest::IdReused { .. } | InvalidRequest::IdOfAnother { .. })) => {
+                self.sequence()
+            }
+            Err(_) => 0,
+        }
     }
 
     /// What a call of this handle does after it decided; see [`Ledger::answer`].
@@ -426,6 +465,10 @@ pub struct Stats {
     pub open_snapshots: u64,
     /// How often a thread finished a transaction that was not its own.
     pub helps: u64,
+    /// How often a thread was overtaken on an account or on the commit list, and tried again.
+    pub retries: u64,
+    /// How long threads were held up by others, all threads together: helping them, and trying again.
+    pub waiting: Duration,
     /// Bytes that wait for a pinned thread, over the whole process.
     pub garbage_bytes: u64,
     /// The oldest sequence of the history, or the next one to come.

@@ -39,9 +39,7 @@ use sweep::Sweep;
 use table::Table;
 
 pub(crate) use index::{DiskIndex, IndexError};
-#[cfg(all(test, equipoise_shuttle))]
-use probe::Probed;
-pub(crate) use probe::Seen;
+pub(crate) use probe::{Probed, Seen};
 pub(crate) use table::Claim;
 
 /// Where the index says that an id was used: an entry of the journal, and which of its members carries it.

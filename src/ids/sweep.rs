@@ -85,9 +85,11 @@ fn ids_of(handle: &Handle<Balance>) -> impl Iterator<Item = (&TransactionId, u32
 
 impl<I: Index> Ids<I> {
     /// Queues the ids of `batch`, which is durable and ends with sequence `through`: all entries in commit order, no
-    /// batch left out.
+    /// batch left out. Without an index their turn to be forgotten begins.
     pub(crate) fn durable(&self, batch: &[Handle<Balance>], through: u64) {
         if self.index.is_none() {
+            let carriers = batch.iter().filter(|handle| ids_of(handle).next().is_some());
+            carriers.for_each(|handle| self.table.note_claimed(handle));
             return;
         }
         let mut ids = 0;
@@ -197,7 +199,7 @@ impl<I: Index> Ids<I> {
         Err(Exhausted::Ids { ids: ids as u64, limit: limit as u64, why: self.degraded() })
     }
 
-    /// Notes that `handle`'s ids are claimed and its gate open. With an index the sweep does it.
+    /// Notes that `handle`'s ids are claimed and its gate open, where nothing tells what is durable: otherwise [`Ids::durable`] does, or the sweep.
     #[inline]
     pub(crate) fn note_claimed(&self, handle: &Handle<Balance>) {
         if self.index.is_none() {

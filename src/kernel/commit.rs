@@ -2,6 +2,9 @@
 
 use smallvec::SmallVec;
 
+use super::contention::{Meter, Started};
+use super::group::GROUP;
+use super::step::{Step, step};
 use super::sync::{
     AtomicPtr, Guard, Mutant,
     Ordering::{Relaxed, SeqCst},
@@ -22,6 +25,8 @@ pub(super) struct EntryBody<S: State> {
     pub(super) sequence: u64,
     pub(super) time: u64,
     pub(super) refusal: Option<(u32, S::Reject)>,
+    /// How many entries were linked with it, before it.
+    pub(super) older: u32,
     pub(super) prev: *mut Entry<S>,
 }
 
@@ -33,8 +38,14 @@ impl<S: State> Entry<S> {
 
     /// The entry before the first transaction: sequence and time that the ledger continues from.
     pub(super) fn begin(sequence: u64, time: u64) -> Self {
-        let body =
-            EntryBody { transaction: std::ptr::null(), sequence, time, refusal: None, prev: std::ptr::null_mut() };
+        let body = EntryBody {
+            transaction: std::ptr::null(),
+            sequence,
+            time,
+            refusal: None,
+            older: 0,
+            prev: std::ptr::null_mut(),
+        };
         Entry { body: Plain::new(body), before: Plain::new(SmallVec::new()) }
     }
 
@@ -42,6 +53,13 @@ impl<S: State> Entry<S> {
     pub(super) fn body(&self) -> &EntryBody<S> {
         // Safety: filled before the CAS that linked it; only linked entries are shared (I3).
         unsafe { self.body.get() }
+    }
+
+    /// # Safety
+    /// It is not linked yet, and the caller's alone.
+    pub(super) unsafe fn fill(&self, body: EntryBody<S>) {
+        // Safety: the caller's promise.
+        unsafe { self.body.set(body) };
     }
 
     #[inline]
@@ -52,20 +70,26 @@ impl<S: State> Entry<S> {
 }
 
 /// An entry that a driver fills and tries to link.
-enum Draft<S: State> {
+pub(super) enum Draft<S: State> {
     Embedded(*mut Entry<S>),
     Boxed(Box<Entry<S>>),
 }
 
 impl<S: State> Draft<S> {
-    fn new(transaction: &Transaction<S>) -> Self {
-        match transaction.take_embedded() {
+    /// An entry for `transaction`, whose accounts held `before`.
+    pub(super) fn new(transaction: &Transaction<S>, before: SmallVec<[S; 2]>) -> Self {
+        let mut draft = match transaction.take_embedded() {
             Some(entry) => Draft::Embedded(entry),
             None => Draft::Boxed(Box::new(Entry::empty())),
-        }
+        };
+        // Safety: I5, the draft lives until it is linked, and with its transaction after that.
+        let entry = unsafe { &*draft.as_ptr() };
+        // Safety: the draft is ours alone until it is linked.
+        unsafe { entry.before.set(before) };
+        draft
     }
 
-    fn as_ptr(&mut self) -> *mut Entry<S> {
+    pub(super) fn as_ptr(&mut self) -> *mut Entry<S> {
         match self {
             Draft::Embedded(entry) => *entry,
             Draft::Boxed(entry) => &raw mut **entry,
@@ -73,7 +97,7 @@ impl<S: State> Draft<S> {
     }
 
     /// Gives the entry to the list.
-    fn linked(self) {
+    pub(super) fn linked(self) {
         if let Draft::Boxed(entry) = self {
             // I5: freed by its transaction's Drop.
             let _ = Box::into_raw(entry);
@@ -83,18 +107,22 @@ impl<S: State> Draft<S> {
 
 impl<S: State> Kernel<S> {
     #[inline]
-    fn head(&self) -> *mut Entry<S> {
+    pub(super) fn head(&self) -> *mut Entry<S> {
         // SeqCst: the list is the clock; one order with the bitmap and the slots (Dekker, see snapshot.rs).
         self.list.load(SeqCst)
     }
 
-    /// Publishes the decision of a linked entry, so that nobody follows or reads an undecided one.
+    /// Publishes the decision of a linked entry, and of those that were linked with it before that, so that nobody follows or
+    /// reads an undecided one.
     #[inline]
-    fn finalize<'g>(&self, entry: *const Entry<S>, _guard: &'g Guard) -> &'g EntryBody<S> {
+    pub(super) fn finalize<'g>(&self, entry: *const Entry<S>, _guard: &'g Guard) -> &'g EntryBody<S> {
         // Safety: I3, loaded from the list (or linked) after the pin.
         let body = unsafe { &*entry }.body();
         // Safety: I3, the list's reference keeps the transaction of its entry.
         if let Some(transaction) = unsafe { body.transaction.as_ref() } {
+            if body.older > 0 && transaction.state() == ACTIVE && !mutant(Mutant::OnlyNewestFinalized) {
+                decide_older(body);
+            }
             transaction.decide(entry, body);
         }
         body
@@ -120,16 +148,16 @@ impl<S: State> Kernel<S> {
         refusal: Option<(u32, S::Reject)>,
         before: SmallVec<[S; 2]>,
         guard: &Guard,
+        meter: &mut Meter,
     ) {
-        let mut draft = Draft::new(transaction);
+        let mut draft = Draft::new(transaction, before);
         let entry = draft.as_ptr();
         // Safety: I5, the draft lives until it is linked, and with its transaction after that.
         let filled = unsafe { &*entry };
-        // Safety: the draft is ours alone until it is linked.
-        unsafe { filled.before.set(before) };
         if mutant(Mutant::SequenceBeforePublish) {
             return self.append_by_ticket(transaction, refusal, draft);
         }
+        let mut started = Started::default();
         loop {
             let current = self.head();
             let predecessor = if mutant(Mutant::PredecessorNotFinalized) {
@@ -139,6 +167,7 @@ impl<S: State> Kernel<S> {
                 self.finalize(current, guard)
             };
             if transaction.state() != ACTIVE {
+                meter.stop(started);
                 return;
             }
             let body = EntryBody {
@@ -146,24 +175,48 @@ impl<S: State> Kernel<S> {
                 sequence: predecessor.sequence + 1,
                 time: predecessor.time.max(transaction.plan.time),
                 refusal,
+                older: 0,
                 prev: current,
             };
             // Safety: the draft is ours alone until it is linked.
-            unsafe { filled.body.set(body) };
+            unsafe { filled.fill(body) };
+            step(Step::Link);
             if self.link(current, entry) {
                 draft.linked();
                 self.finalize(entry, guard);
-                if !self.consumed {
-                    self.let_go(current, guard);
-                }
+                self.succeeded(current, guard);
+                meter.stop(started);
                 return;
             }
+            started = started.or(meter.lost());
             spin();
         }
     }
 
+    /// Where nobody consumes the list, gives back its references to what was linked with the head `replaced`.
     #[inline]
-    fn link(&self, current: *mut Entry<S>, entry: *mut Entry<S>) -> bool {
+    pub(super) fn succeeded(&self, replaced: *const Entry<S>, guard: &Guard) {
+        if !self.consumed {
+            // Safety: I3, it was the head when loaded under `guard`.
+            let older = unsafe { &*replaced }.body().older;
+            self.let_go_with(replaced, older, guard);
+        }
+    }
+
+    /// Gives back the list's references to an entry and the `older` ones that were linked with it.
+    fn let_go_with(&self, newest: *const Entry<S>, older: u32, guard: &Guard) {
+        let mut entry = newest;
+        for _ in 0..older {
+            // Safety: I3, what was linked with a head is given back with it, here, and `guard` protects it until later.
+            let prev = unsafe { &*entry }.body().prev;
+            self.let_go(entry, guard);
+            entry = prev;
+        }
+        self.let_go(entry, guard);
+    }
+
+    #[inline]
+    pub(super) fn link(&self, current: *mut Entry<S>, entry: *mut Entry<S>) -> bool {
         if mutant(Mutant::RelaxedList) {
             use super::sync::Ordering::Relaxed;
             return self.list.compare_exchange(current, entry, Relaxed, Relaxed).is_ok();
@@ -177,7 +230,7 @@ impl<S: State> Kernel<S> {
         let mut draft = draft;
         let entry = draft.as_ptr();
         let sequence = self.drawn.fetch_add(1, SeqCst) + 1;
-        let body = EntryBody { transaction, sequence, time: 0, refusal, prev: std::ptr::null_mut() };
+        let body = EntryBody { transaction, sequence, time: 0, refusal, older: 0, prev: std::ptr::null_mut() };
         // Safety: leaked by `linked` or embedded in the transaction.
         let filled = unsafe { &*entry };
         // Safety: the draft is ours alone until it is published.
@@ -249,16 +302,38 @@ impl<S: State> Drop for Kernel<S> {
         let consumed_to = self.consumed_to.load(Relaxed);
         let mut entry = self.head();
         loop {
-            // Safety: I4 with a consumer; without one only the head is visited, which the list references.
-            let prev = unsafe { &*entry }.body().prev;
+            // Safety: I4 with a consumer; without one only what was linked with the head is visited, which the list references.
+            let &EntryBody { prev, older, .. } = unsafe { &*entry }.body();
+            if !self.consumed {
+                self.let_go_with(entry, older, guard);
+                break;
+            }
             self.let_go(entry, guard);
-            if !self.consumed || std::ptr::eq(entry, consumed_to) {
+            if std::ptr::eq(entry, consumed_to) {
                 break;
             }
             entry = prev;
         }
         // Safety: the kernel made it, and nobody who could have loaded it from the list is left.
         unsafe { retire(guard, self.genesis) };
+    }
+}
+
+/// Publishes the decisions of those linked with the undecided entry of `body`, before it, in their order.
+#[cold]
+fn decide_older<S: State>(body: &EntryBody<S>) {
+    let mut entries = SmallVec::<[*const Entry<S>; GROUP]>::new();
+    let mut entry = body.prev.cast_const();
+    for _ in 0..body.older {
+        entries.push(entry);
+        // Safety: I4, an undecided head's companions are still referenced by the list.
+        entry = unsafe { &*entry }.body().prev;
+    }
+    for entry in entries.into_iter().rev() {
+        // Safety: as above.
+        let body = unsafe { &*entry }.body();
+        // Safety: I3, the list's reference keeps the transaction of its entry; only the genesis has none, and it is linked alone.
+        unsafe { &*body.transaction }.decide(entry, body);
     }
 }
 

@@ -2,9 +2,11 @@
 
 use smallvec::SmallVec;
 
+use super::contention::{Contended, Meter, Started};
+use super::group::GROUP;
 use super::seqlock::{Body, Chain, REFUSED, UNDECIDED, Version};
 use super::step::{Step, step};
-use super::sync::{Guard, Mutant, Ordering::Relaxed, count_kept, mutant, retire, spin};
+use super::sync::{Guard, Mutant, count_kept, mutant, retire, spin};
 use super::transaction::{ACTIVE, Decision, Gate, Handle, Leg, Transaction, accepted_sequence};
 use super::{Kernel, State};
 
@@ -41,6 +43,22 @@ struct Installed<S: State> {
     refusal: Option<(u32, S::Reject)>,
 }
 
+/// What a driver found out about all legs, once they are installed.
+pub(super) struct Ready<S: State> {
+    pub(super) refusal: Option<(u32, S::Reject)>,
+    pub(super) before: SmallVec<[S; 2]>,
+}
+
+/// What came of a try to install a version.
+enum Try<S: State> {
+    /// It is in the account.
+    Installed(Installed<S>),
+    /// The transaction is decided already.
+    Decided,
+    /// Another version was faster.
+    Lost,
+}
+
 impl<S: State> Kernel<S> {
     /// Drives `handle` to its decision. A no-op on a closed gate.
     ///
@@ -48,14 +66,44 @@ impl<S: State> Kernel<S> {
     #[inline]
     pub(crate) fn drive<'h>(&self, handle: &'h Handle<S>, guard: &Guard) -> Option<Decision<'h, S>> {
         if handle.gate() == Gate::Open || mutant(Mutant::DriveBeforeGate) {
-            self.finish(handle, guard);
+            let mut meter = Meter::default();
+            self.finish(handle, guard, &mut meter);
             handle.release(guard);
+            self.contention.add(&meter);
         }
         handle.decision()
     }
 
-    /// The protocol: install a version in every leg, ascending; then the verdict; then the list.
-    pub(super) fn finish(&self, transaction: &Transaction<S>, guard: &Guard) {
+    /// The protocol: what is to come before; then a version in every leg, ascending; then the verdict; then the list.
+    pub(super) fn finish(&self, transaction: &Transaction<S>, guard: &Guard, meter: &mut Meter) {
+        self.finish_earlier(transaction, guard, meter);
+        if let Some(Ready { refusal, before }) = self.install_all(transaction, guard, meter) {
+            step(Step::Append);
+            self.append(transaction, refusal, before, guard, meter);
+            step(Step::Appended);
+        }
+    }
+
+    /// Finishes those of the transaction's group that come before it.
+    #[inline]
+    fn finish_earlier(&self, transaction: &Transaction<S>, guard: &Guard, meter: &mut Meter) {
+        if transaction.is_grouped() && !mutant(Mutant::GroupOutOfOrder) {
+            for earlier in undecided_before(transaction, guard).into_iter().rev() {
+                if let Some(Ready { refusal, before }) = self.install_all(earlier, guard, meter) {
+                    self.append(earlier, refusal, before, guard, meter);
+                }
+            }
+        }
+    }
+
+    /// Installs a version in every leg, ascending; None when it is decided already.
+    #[inline]
+    pub(super) fn install_all(
+        &self,
+        transaction: &Transaction<S>,
+        guard: &Guard,
+        meter: &mut Meter,
+    ) -> Option<Ready<S>> {
         let mut spare = Spare(None);
         let mut before = SmallVec::new();
         let mut refusal = transaction.plan.refusal;
@@ -68,7 +116,7 @@ impl<S: State> Kernel<S> {
                     break;
                 }
             }
-            let Some(installed) = self.install(transaction, leg, &mut spare, guard) else { return };
+            let installed = self.install(transaction, leg, &mut spare, guard, meter)?;
             step(Step::Installed);
             before.push(installed.before);
             let earlier = refusal.is_some();
@@ -80,9 +128,7 @@ impl<S: State> Kernel<S> {
                 break;
             }
         }
-        step(Step::Append);
-        self.append(transaction, refusal, before, guard);
-        step(Step::Appended);
+        Some(Ready { refusal, before })
     }
 
     /// Installs the transaction's version in `leg`'s account, or finds it there; None when it is decided already.
@@ -93,77 +139,95 @@ impl<S: State> Kernel<S> {
         leg: &Leg<S>,
         spare: &mut Spare<S>,
         guard: &Guard,
+        meter: &mut Meter,
     ) -> Option<Installed<S>> {
-        let account = leg.account();
+        let mut started = Started::default();
         loop {
-            if mutant(Mutant::StateBeforeHead) && transaction.state() != ACTIVE {
-                return None;
-            }
-            // (1) The head first,
-            let (head, version) = account.head(guard);
-            step(Step::HeadLoaded);
-            if mutant(Mutant::StateBeforeSequence) && transaction.state() != ACTIVE {
-                return None;
-            }
-            // (2) then: is it ours already? The cached sequence is asked first, for addresses recur.
-            if let Some(version) = version
-                && version.cached() == UNDECIDED
-                && std::ptr::eq(version.body().transaction, transaction)
-            {
-                let before = version.body().old;
-                return Some(Installed { before, refusal: leg.fold(before).err() });
-            }
-            // (3) and the state last: a transaction decided by now had all its legs installed before (1) was loaded,
-            // or the CAS below fails. This order is what prevents a second application.
-            let late = mutant(Mutant::StateBeforeHead) || mutant(Mutant::StateBeforeSequence);
-            if !late && transaction.state() != ACTIVE {
-                return None;
-            }
-            step(Step::StateLoaded);
-            let early = mutant(Mutant::KeepBeforeResolve).then(|| self.keep(version, u64::MAX >> 2));
-            let (base_sequence, base) = version.map_or((0, S::ABSENT), |version| self.resolve(version, guard));
-            step(Step::Resolved);
-            let folded = leg.fold(base);
-            let kept = early.unwrap_or_else(|| self.keep(version, base_sequence));
-            let installed = spare.fill(Body {
-                transaction,
-                new: folded.unwrap_or(base),
-                old_sequence: base_sequence,
-                old: base,
-                prev: kept.chain,
-            });
-            if kept.chain.depth() > 0 {
-                transaction.note_kept();
-            }
-            step(Step::Install);
-            if account.install(head, installed) {
-                spare.installed();
-                self.retire_replaced(head, &kept, guard);
-                return Some(Installed { before: base, refusal: folded.err() });
-            }
-            if kept.rebuilt {
-                free_chain(kept.chain);
+            match self.try_install(transaction, leg, spare, guard, meter) {
+                Try::Lost => started = started.or(meter.lost()),
+                Try::Installed(installed) => {
+                    meter.stop(started);
+                    return Some(installed);
+                }
+                Try::Decided => {
+                    meter.stop(started);
+                    return None;
+                }
             }
         }
     }
 
+    #[inline]
+    fn try_install(
+        &self,
+        transaction: &Transaction<S>,
+        leg: &Leg<S>,
+        spare: &mut Spare<S>,
+        guard: &Guard,
+        meter: &mut Meter,
+    ) -> Try<S> {
+        let account = leg.account();
+        if mutant(Mutant::StateBeforeHead) && transaction.state() != ACTIVE {
+            return Try::Decided;
+        }
+        // (1) The head first,
+        let (head, version) = account.head(guard);
+        step(Step::HeadLoaded);
+        if mutant(Mutant::StateBeforeSequence) && transaction.state() != ACTIVE {
+            return Try::Decided;
+        }
+        // (2) then: is it ours already? The cached sequence is asked first, for addresses recur.
+        if let Some(version) = version
+            && version.cached() == UNDECIDED
+            && std::ptr::eq(version.body().transaction, transaction)
+        {
+            let before = version.body().old;
+            return Try::Installed(Installed { before, refusal: leg.fold(before).err() });
+        }
+        // (3) and the state last: a transaction decided by now had all its legs installed before (1) was loaded,
+        // or the CAS below fails. This order is what prevents a second application.
+        let late = mutant(Mutant::StateBeforeHead) || mutant(Mutant::StateBeforeSequence);
+        if !late && transaction.state() != ACTIVE {
+            return Try::Decided;
+        }
+        step(Step::StateLoaded);
+        let early = mutant(Mutant::KeepBeforeResolve).then(|| self.keep(version, u64::MAX >> 2));
+        let (base_sequence, base) = version.map_or((0, S::ABSENT), |version| self.resolve(version, guard, meter));
+        step(Step::Resolved);
+        let folded = leg.fold(base);
+        let kept = early.unwrap_or_else(|| self.keep(version, base_sequence));
+        let installed = spare.fill(Body {
+            transaction,
+            new: folded.unwrap_or(base),
+            old_sequence: base_sequence,
+            old: base,
+            prev: kept.chain,
+        });
+        if kept.chain.depth() > 0 {
+            transaction.note_kept();
+        }
+        step(Step::Install);
+        if account.install(head, installed) {
+            spare.installed();
+            self.retire_replaced(head, &kept, guard);
+            return Try::Installed(Installed { before: base, refusal: folded.err() });
+        }
+        if kept.rebuilt {
+            free_chain(kept.chain);
+        }
+        Try::Lost
+    }
+
     /// Decides the transaction of `version`, caches that, and returns what holds after it.
     #[inline]
-    fn resolve(&self, version: &Version<S>, guard: &Guard) -> (u64, S) {
+    fn resolve(&self, version: &Version<S>, guard: &Guard, meter: &mut Meter) -> (u64, S) {
         let body = version.body();
         let mut decision = version.cached();
         if decision == UNDECIDED {
             // Safety: I2, undecided in the cache after the pin.
             let transaction = unsafe { &*body.transaction };
-            for _ in 0..PATIENCE {
-                if cfg!(any(equipoise_loom, equipoise_shuttle)) || transaction.state() != ACTIVE {
-                    break;
-                }
-                spin();
-            }
             if transaction.state() == ACTIVE {
-                self.count_help();
-                self.finish(transaction, guard);
+                self.overcome(transaction, guard, meter);
             }
             decision = accepted_sequence(transaction.state());
             if !mutant(Mutant::UncachedOnReplace) {
@@ -171,6 +235,26 @@ impl<S: State> Kernel<S> {
             }
         }
         if decision == REFUSED { (body.old_sequence, body.old) } else { (decision, body.new) }
+    }
+
+    /// Gives an undecided transaction in the way a moment, and finishes it if that was not enough.
+    #[cold]
+    fn overcome(&self, transaction: &Transaction<S>, guard: &Guard, meter: &mut Meter) {
+        let started = meter.start();
+        if !self.outwaited(transaction) {
+            meter.helped();
+            self.finish(transaction, guard, meter);
+        }
+        meter.stop(started);
+    }
+
+    /// Whether `transaction` is decided after a moment. A model checker tries both without.
+    fn outwaited(&self, transaction: &Transaction<S>) -> bool {
+        !cfg!(any(equipoise_loom, equipoise_shuttle))
+            && (0..PATIENCE).any(|_| {
+                spin();
+                transaction.state() != ACTIVE
+            })
     }
 
     /// Retires what the installation took out of the chain.
@@ -193,20 +277,30 @@ impl<S: State> Kernel<S> {
         }
     }
 
-    fn count_help(&self) {
-        #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
-        // Relaxed: a statistic.
-        self.helps.fetch_add(1, Relaxed);
-        #[cfg(any(equipoise_loom, equipoise_shuttle))]
-        let _ = Relaxed;
+    /// What contention has cost so far.
+    pub(crate) fn contended(&self) -> Contended {
+        self.contention.sum()
     }
+}
 
-    /// How often a thread finished a transaction that was not its own.
-    #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
-    pub(crate) fn helps(&self) -> u64 {
-        // Relaxed: a statistic.
-        self.helps.load(Relaxed)
+/// Those before `transaction` in its group that may be driven and are not decided, the nearest first.
+#[cold]
+fn undecided_before<'g, S: State>(
+    transaction: &'g Transaction<S>,
+    guard: &'g Guard,
+) -> SmallVec<[&'g Transaction<S>; GROUP]> {
+    let mut undecided = SmallVec::new();
+    let mut later = transaction;
+    // The state first: only of an undecided one is there one before it. A closed one never is decided.
+    while later.state() == ACTIVE
+        && let Some(earlier) = later.before(guard)
+    {
+        if earlier.gate() == Gate::Open && earlier.state() == ACTIVE {
+            undecided.push(earlier);
+        }
+        later = earlier;
     }
+    undecided
 }
 
 /// Retires every version of a chain that a CAS of ours took out.

@@ -15,21 +15,26 @@
 //! | I1 | cell → version, `prev` → version | an epoch pin taken before the load; a version is retired only by the CAS that took it out of the one chain it was in |
 //! | I2 | version → transaction, only while the version's cached sequence is undecided | a replaced version had its decision cached *before* the replacing CAS; a driver with a handle caches it in the remaining heads; the last reference does where no driver got there. A later pin reads the cache, an earlier one holds the free back |
 //! | I3 | list head → entry, entry → transaction | one counted reference a linked transaction, made with it and given back once its successor is linked (and the consumer has passed it); loads need a guard |
-//! | I4 | entry → `prev` | only the consumer and the kernel's Drop follow it, and only down to the entry that the consumer kept |
+//! | I4 | entry → `prev` | only the consumer and the kernel's Drop follow it down to the entry that the consumer kept; anyone follows it among entries that were linked together while the newest of them is undecided: nothing undecided is given back |
 //! | I5 | a helper's boxed entry | never linked: freed at once by its maker; linked: dies with its transaction |
 //! | I6 | handle → transaction | the count; the last one frees through the epoch |
 //! | I7 | leg → account | the slab, which outlives every transaction: a ledger drops its handles before its kernel |
+//! | I8 | transaction → the one before it in its group, only while it is undecided | the group holds a handle of each of its transactions until all are decided or closed; a pin taken before the later one was found undecided holds the free back |
 
 #![expect(unsafe_code, reason = "the one place for it; every block names its invariant")]
 
 mod commit;
+mod contention;
 #[cfg(not(equipoise_loom))]
 pub(crate) mod doorbell;
 mod drive;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 pub(crate) mod garbage;
+mod group;
 #[cfg(test)]
 mod models;
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+pub(crate) mod places;
 mod seqlock;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 pub(crate) mod slab;
@@ -44,6 +49,10 @@ use commit::Entry;
 use sync::{AtomicPtr, AtomicU64};
 
 pub(crate) use commit::Consumer;
+#[cfg(not(equipoise_loom))]
+pub(crate) use contention::Contended;
+#[cfg(not(equipoise_loom))]
+pub(crate) use group::{GROUP, Group};
 pub(crate) use seqlock::Account;
 pub(crate) use sync::pin;
 pub(crate) use transaction::{Handle, Leg, Owned, Plan};
@@ -85,8 +94,7 @@ pub(crate) struct Kernel<S: State> {
     consumed_to: AtomicPtr<Entry<S>>,
     /// Drawn from by a seeded bug only.
     drawn: AtomicU64,
-    #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
-    helps: AtomicU64,
+    contention: contention::Contention,
 }
 
 // Safety: the raw pointers are the list's own entries (I3, I4); everything in them is Send and Sync by State's bounds.
@@ -106,8 +114,7 @@ impl<S: State> Kernel<S> {
             consumed: false,
             consumed_to: AtomicPtr::new(genesis),
             drawn: AtomicU64::new(sequence),
-            #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
-            helps: AtomicU64::new(0),
+            contention: contention::Contention::default(),
         }
     }
 

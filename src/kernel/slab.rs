@@ -18,6 +18,19 @@ struct Slot<T>(OnceLock<T>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Index(u32);
 
+impl Index {
+    /// As half a word that is not zero; None for the very last.
+    pub(super) fn to_low(self) -> Option<u64> {
+        self.0.checked_add(1).map(u64::from)
+    }
+
+    /// From the lower half of a word.
+    #[inline]
+    pub(super) fn of_low(word: u64) -> Index {
+        Index((word as u32).wrapping_sub(1))
+    }
+}
+
 pub(crate) struct Slab<T> {
     chunks: [OnceLock<Box<[Slot<T>]>>; CHUNKS],
     next: AtomicU64,
@@ -50,6 +63,15 @@ impl<T> Slab<T> {
     pub(crate) fn get(&self, index: Index) -> Option<&T> {
         let (chunk, offset) = place(index.0);
         self.chunks.get(chunk)?.get()?.get(offset)?.0.get()
+    }
+
+    /// Has the entry at `index` come from memory.
+    #[inline]
+    pub(crate) fn prefetch(&self, index: Index) {
+        let (chunk, offset) = place(index.0);
+        if let Some(slots) = self.chunks.get(chunk).and_then(OnceLock::get) {
+            super::sync::prefetch(&raw const slots[offset]);
+        }
     }
 
     /// The entries from place `from` up to `to`, in the order they came; ends at the first that is not stored yet.

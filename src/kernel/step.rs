@@ -10,6 +10,7 @@ pub(super) enum Step {
     Install,
     Installed,
     Append,
+    Link,
     Appended,
 }
 

@@ -56,6 +56,19 @@ pub(crate) fn count_kept<T>(more: i64) {
     super::garbage::count(more * size_of::<T>() as i64);
 }
 
+/// Has the line at `address` come from memory meanwhile. Any address will do.
+#[inline]
+pub(crate) fn prefetch<T>(address: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // Safety: a hint, which faults on no address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// Lets other threads run; under a model checker, lets it schedule them.
 #[inline]
 pub(crate) fn spin() {
@@ -147,6 +160,9 @@ pub(crate) enum Mutant {
     DrivenBeforeProbe,
     ProbeNotRepeated,
     PublishedBeforeIngested,
+    OnlyNewestFinalized,
+    GroupOutOfOrder,
+    GroupKeepsDecided,
 }
 
 /// Whether `mutant` is switched on; constant `false` in every build that people use.

@@ -97,11 +97,13 @@ pub(crate) struct Transaction<S: State> {
     kept_older: AtomicBool,
     /// Whether the decision was cached in every head that is still ours.
     released: AtomicBool,
+    /// The one before it in its group (I8); null where it stands alone.
+    before: *const Transaction<S>,
     embedded: Entry<S>,
     pub(super) plan: Plan<S>,
 }
 
-// Safety: the raw pointers inside are the kernel's own (I3, I5, I7); everything else is Send and Sync by State's bounds.
+// Safety: the raw pointers inside are the kernel's own (I3, I5, I7, I8); everything else is Send and Sync by State's bounds.
 unsafe impl<S: State> Send for Transaction<S> {}
 // Safety: as for Send; every shared field is atomic or immutable once published.
 unsafe impl<S: State> Sync for Transaction<S> {}
@@ -165,6 +167,19 @@ impl<S: State> Transaction<S> {
         (!taken).then(|| std::ptr::from_ref(&self.embedded).cast_mut())
     }
 
+    /// Whether there is one that must be decided before it.
+    #[inline]
+    pub(super) fn is_grouped(&self) -> bool {
+        !self.before.is_null()
+    }
+
+    /// The one that must be decided before it, if there is any.
+    #[inline]
+    pub(super) fn before<'g>(&self, _guard: &'g Guard) -> Option<&'g Transaction<S>> {
+        // Safety: I8, the caller found this one undecided after the pin.
+        unsafe { self.before.as_ref() }
+    }
+
     /// Notes that a version of it is being installed above older ones.
     #[inline]
     pub(super) fn note_kept(&self) {
@@ -196,12 +211,30 @@ impl<S: State> Transaction<S> {
     /// # Safety
     /// The caller owns that reference and uses `transaction` no more, but for what `guard` still protects.
     pub(super) unsafe fn drop_reference(transaction: *const Self, guard: &Guard) {
+        // Safety: the caller's promise.
+        if unsafe { Transaction::was_last(transaction) } {
+            // Safety: it was the last.
+            unsafe { Transaction::free(transaction, guard) };
+        }
+    }
+
+    /// Gives one counted reference back, and says whether it was the last: then the caller is to free the transaction.
+    ///
+    /// # Safety
+    /// As for [`Transaction::drop_reference`].
+    #[inline]
+    unsafe fn was_last(transaction: *const Self) -> bool {
         // Safety: the reference that is being given back kept it alive until here.
         let this = unsafe { &*transaction };
         // AcqRel: every holder's last use happens before the free.
-        if this.references.fetch_sub(1, AcqRel) > 1 {
-            return;
-        }
+        this.references.fetch_sub(1, AcqRel) == 1
+    }
+
+    /// # Safety
+    /// The last counted reference was given back, and nobody else heard that.
+    unsafe fn free(transaction: *const Self, guard: &Guard) {
+        // Safety: only the caller frees it.
+        let this = unsafe { &*transaction };
         // Acquire: pairs with the Release in `release`. A driver that died on the way never got there.
         if !this.released.load(Acquire)
             && this.gate() == Gate::Open
@@ -248,6 +281,7 @@ impl<S: State> Owned<S> {
             embedded_taken: AtomicBool::new(false),
             kept_older: AtomicBool::new(false),
             released: AtomicBool::new(false),
+            before: std::ptr::null(),
             embedded: Entry::empty(),
             plan,
         }))
@@ -256,6 +290,12 @@ impl<S: State> Owned<S> {
     /// Makes it shareable; it runs once its gate is open.
     pub(crate) fn publish(self) -> Handle<S> {
         Handle(NonNull::from(Box::leak(self.0)))
+    }
+
+    /// As [`Owned::publish`], to be decided after `before` whoever drives it.
+    pub(super) fn publish_after(mut self, before: Option<&Handle<S>>) -> Handle<S> {
+        self.0.before = before.map_or(std::ptr::null(), |before| before.0.as_ptr());
+        self.publish()
     }
 
     /// As [`Owned::publish`], with the gate open from the start.
@@ -363,7 +403,10 @@ impl<S: State> Clone for Handle<S> {
 impl<S: State> Drop for Handle<S> {
     fn drop(&mut self) {
         // Safety: I6, the handle owns one reference and is gone after this.
-        unsafe { Transaction::drop_reference(self.0.as_ptr(), &pin()) };
+        if unsafe { Transaction::was_last(self.0.as_ptr()) } {
+            // Safety: it was the last. Most are not, and need no pin.
+            unsafe { Transaction::free(self.0.as_ptr(), &pin()) };
+        }
     }
 }
 

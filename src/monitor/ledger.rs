@@ -6,6 +6,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Unit;
 
 use crate::{Ledger, Stats};
 
@@ -25,8 +26,18 @@ impl LedgerMetrics {
 
 impl Collector for LedgerMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let Stats { accounts, ids, sequence, durable, open_snapshots, helps, garbage_bytes, history_oldest } =
-            self.ledger.stats();
+        let Stats {
+            accounts,
+            ids,
+            sequence,
+            durable,
+            open_snapshots,
+            helps,
+            retries,
+            waiting,
+            garbage_bytes,
+            history_oldest,
+        } = self.ledger.stats();
         let gauges = [
             ("accounts", "Accounts opened", accounts),
             ("ids_in_memory", "Transaction ids kept in memory", ids),
@@ -40,8 +51,17 @@ impl Collector for LedgerMetrics {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
-        let helps = ConstCounter::new(helps);
-        let help = "Transactions that a thread finished for another";
-        helps.encode(encoder.encode_descriptor("helped_transactions", help, None, helps.metric_type())?)
+        let counters = [
+            ("helped_transactions", "Transactions that a thread finished for another", helps),
+            ("retries", "Times that a thread was overtaken on an account or the commit list, and tried again", retries),
+        ];
+        for (name, help, value) in counters {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        let waiting = ConstCounter::new(waiting.as_secs_f64());
+        let help = "Time that threads were held up by others, helping them and trying again";
+        let unit = Unit::Seconds;
+        waiting.encode(encoder.encode_descriptor("contention", help, Some(&unit), waiting.metric_type())?)
     }
 }

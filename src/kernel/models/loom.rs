@@ -229,3 +229,71 @@ fn a_durable_read_beside_a_flush_and_a_trim() {
         reader.join().unwrap();
     });
 }
+
+/// A9, A10: of a group on accounts of their own a snapshot shows a beginning, whole, whoever decides it.
+#[test]
+fn a_group_is_seen_in_its_order() {
+    check(2, || {
+        let world = World::new(&[3, 3]);
+        let owner_world = world.clone();
+        let owner = thread::spawn(move || {
+            let outcomes = owner_world.apply_group(&[&[(0, -1)], &[(1, -1)]]);
+            assert!(outcomes.iter().all(|outcome| outcome.accepted));
+        });
+        let reader = read(&world, |world| {
+            let guard = pin();
+            let (seen, _) = world.accounts[1].read(&guard);
+            let snapshot = world.kernel.open(&guard).unwrap();
+            let at = |account: usize| world.accounts[account].read_at(snapshot.sequence, &guard).expect("trimmed").1;
+            let (second, first) = (at(1), at(0));
+            assert!(second == 3 || first == 2, "the second without the first");
+            assert!(snapshot.sequence >= seen, "a snapshot older than a read before it");
+            assert_eq!(6 - first - second, snapshot.sequence as i64 - 2, "what is on the clock is decided");
+            world.kernel.close(snapshot);
+        });
+        owner.join().unwrap();
+        reader.join().unwrap();
+        assert_eq!(world.kernel.now(&pin()), 4, "one entry each");
+    });
+}
+
+/// A7, A8: a group and a writer that finishes a part of it lose nothing, and link nothing twice.
+#[test]
+fn a_group_is_finished_by_others_in_its_order() {
+    check(2, || {
+        let world = World::new(&[3, 3]);
+        let owner_world = world.clone();
+        let owner = thread::spawn(move || owner_world.apply_group(&[&[(0, -1)], &[(1, -1)]]));
+        let writer_world = world.clone();
+        let writer = thread::spawn(move || {
+            let own = writer_world.apply(&[(1, -2)]);
+            let guard = pin();
+            let [first, second] = [0, 1].map(|account| writer_world.accounts[account].read(&guard).1);
+            assert!(second != 0 || first == 2, "the second was finished, the first was not");
+            own
+        });
+        let mut outcomes = owner.join().unwrap();
+        outcomes.push(writer.join().unwrap());
+        assert!(outcomes.iter().all(|outcome| outcome.accepted));
+        outcomes.sort_by_key(|outcome| outcome.sequence);
+        assert!(outcomes.iter().map(|outcome| outcome.sequence).eq(3..6), "dense: {outcomes:?}");
+        assert_eq!([world.balance(0), world.balance(1)], [2, 0]);
+    });
+}
+
+/// A8: two groups that touch the same accounts the other way round.
+#[test]
+fn opposite_groups() {
+    check(1, || {
+        let world = World::new(&[3, 3]);
+        let owners = [[0, 1], [1, 0]].map(|[first, second]| {
+            let world = world.clone();
+            thread::spawn(move || world.apply_group(&[&[(first, -1)], &[(second, -1)]]))
+        });
+        for owner in owners {
+            assert!(owner.join().unwrap().iter().all(|outcome| outcome.accepted));
+        }
+        assert_eq!([world.balance(0), world.balance(1)], [1, 1]);
+        assert_eq!(world.kernel.now(&pin()), 6, "one entry each");
+    });
+}

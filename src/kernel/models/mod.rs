@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use super::group::Group;
+use super::transaction::Gate;
 use super::{Account, Handle, Kernel, Leg, Owned, Plan, State, pin};
 
 #[cfg(equipoise_loom)]
@@ -50,6 +52,10 @@ impl World {
 
     /// A transaction that adds each delta to its account, ready to be driven.
     pub(super) fn prepare(&self, deltas: &[(usize, i64)]) -> Handle<i64> {
+        self.planned(deltas).publish_open()
+    }
+
+    fn planned(&self, deltas: &[(usize, i64)]) -> Owned<i64> {
         let mut deltas = deltas.to_vec();
         deltas.sort_unstable();
         let legs = deltas.iter().map(|(account, delta)| {
@@ -57,7 +63,25 @@ impl World {
             leg.push(0, *delta);
             leg
         });
-        Owned::new(Plan { legs: legs.collect(), refusal: None, as_of: 0, time: 0, request: 0 }).publish_open()
+        Owned::new(Plan { legs: legs.collect(), refusal: None, as_of: 0, time: 0, request: 0 })
+    }
+
+    /// Transactions of one group, each ready to be driven.
+    pub(super) fn prepare_group(&self, transactions: &[&[(usize, i64)]]) -> Group<'_, i64> {
+        let mut group = Group::new(&self.kernel);
+        transactions.iter().for_each(|deltas| group.push(self.planned(deltas)));
+        for handle in group.handles() {
+            assert_eq!(handle.settle(Gate::Open), Gate::Open);
+        }
+        group
+    }
+
+    pub(super) fn apply_group(&self, transactions: &[&[(usize, i64)]]) -> Vec<Outcome> {
+        let group = self.prepare_group(transactions);
+        let outcomes: Vec<_> = group.drive(&pin()).iter().map(|handle| self.drive(handle)).collect();
+        let in_order = outcomes.is_sorted_by_key(|outcome| outcome.sequence);
+        assert!(in_order, "a group is decided in its order: {outcomes:?}");
+        outcomes
     }
 
     pub(super) fn apply(&self, deltas: &[(usize, i64)]) -> Outcome {

@@ -131,6 +131,88 @@ fn bank(accounts: usize, writers: usize, transfers: usize, readers: usize) {
     }
 }
 
+/// A9, A10, A11: writers whose transfers go in groups, a flusher, and readers of snapshots: what they saw is a prefix of the journal.
+fn grouped_bank(accounts: usize, groups: usize, size: usize) {
+    let journaled = Journaled::new(&vec![5; accounts]);
+    let mut threads = Vec::new();
+    for _ in 0..2 {
+        let journaled = journaled.clone();
+        threads.push(thread::spawn(move || {
+            for _ in 0..groups {
+                let transfers: Vec<_> = (0..size).map(|_| random_transfer(accounts)).collect();
+                let transfers: Vec<&[(usize, i64)]> = transfers.iter().map(|transfer| &transfer[..]).collect();
+                let outcomes = journaled.world.apply_group(&transfers);
+                let last = outcomes.last().unwrap().sequence;
+                assert!(journaled.world.kernel.now(&pin()) >= last, "decided and not on the clock");
+            }
+        }));
+    }
+    let flusher = journaled.clone();
+    threads.push(thread::spawn(move || (0..2).for_each(|_| flusher.flush())));
+    let reader = journaled.clone();
+    let reader = thread::spawn(move || {
+        let (guard, mut seen) = (pin(), Vec::new());
+        for _ in 0..2 {
+            let snapshot = reader.world.kernel.open(&guard).unwrap();
+            for (index, account) in reader.world.accounts.iter().enumerate() {
+                let read = account.read_at(snapshot.sequence, &guard).expect("a needed version was trimmed");
+                seen.push((index, snapshot.sequence, read.1));
+            }
+            reader.world.kernel.close(snapshot);
+        }
+        seen
+    });
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    let seen = reader.join().unwrap();
+    journaled.check_reads(&seen);
+    journaled.check_dense();
+    let sum = seen.iter().take(accounts).map(|(_, _, balance)| balance).sum::<i64>();
+    assert_eq!(sum, 5 * accounts as i64, "a torn snapshot");
+}
+
+#[test]
+fn a_bank_of_groups() {
+    check(|| grouped_bank(4, 2, 3));
+}
+
+#[test]
+fn a_bank_of_groups_that_collide() {
+    check(|| grouped_bank(2, 1, 3));
+}
+
+/// A8: two groups in opposite orders and one who is alone, without a consumer: all are applied, each once, each group in its order.
+#[test]
+fn groups_in_opposite_orders() {
+    check(|| {
+        let world = World::new(&[5; 4]);
+        let opened = world.kernel.now(&pin());
+        let mut threads = Vec::new();
+        for order in [[0, 1, 2, 3], [3, 2, 1, 0]] {
+            let world = world.clone();
+            threads.push(thread::spawn(move || {
+                let single = order.map(|account| [(account, -1)]);
+                let group: Vec<&[(usize, i64)]> = single.iter().map(|deltas| &deltas[..]).collect();
+                assert!(world.apply_group(&group).iter().all(|outcome| outcome.accepted));
+            }));
+        }
+        let alone = world.clone();
+        threads.push(thread::spawn(move || {
+            let outcome = alone.apply(&[(1, -1), (2, 1)]);
+            let guard = pin();
+            assert!(alone.kernel.now(&guard) >= outcome.sequence);
+        }));
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        let guard = pin();
+        assert_eq!(world.kernel.now(&guard), opened + 9, "one entry a transaction");
+        assert_eq!([0, 1, 2, 3].map(|account| world.balance(account)), [3, 2, 4, 3]);
+        assert!(world.accounts.iter().all(|account| !account.asks_transaction(&guard)));
+    });
+}
+
 #[test]
 fn a_small_bank() {
     check(|| bank(3, 3, 3, 2));
