@@ -44,7 +44,7 @@ impl Books {
         match self {
             Books::Ledger(ledger) => {
                 let mut observed = 0;
-                let decided = submit(ledger, request, &mut observed);
+                let decided = told(ledger, ledger.submit_awaited(request), &mut observed);
                 reached(ledger, observed).await?;
                 decided
             }
@@ -59,12 +59,12 @@ impl Books {
         match self {
             Books::Ledger(ledger) => {
                 let (mut outcomes, mut observed) = (Vec::with_capacity(at_most), 0);
-                for request in requests {
-                    outcomes.push(submit(ledger, request, &mut observed).map_err(Box::new));
+                let mut requests = requests.peekable();
+                while requests.peek().is_some() {
+                    let decided = ledger.submit_all(requests.by_ref().take(TURN)).into_iter();
+                    outcomes.extend(decided.map(|result| told(ledger, result, &mut observed).map_err(Box::new)));
                     // Between requests only: nothing is ever half decided.
-                    if outcomes.len().is_multiple_of(TURN) {
-                        tokio::task::yield_now().await;
-                    }
+                    tokio::task::yield_now().await;
                 }
                 Begun::Ledger { ledger: ledger.clone(), outcomes, observed }
             }
@@ -200,9 +200,9 @@ impl Books {
     }
 }
 
-/// Decides `request`; `observed` grows to the highest sequence that the answer tells of.
-fn submit(ledger: &Ledger, request: Request, observed: &mut u64) -> Result<Outcome, Failure> {
-    match ledger.submit(request) {
+/// What is told of a request; `observed` grows to the highest sequence that it depends on.
+fn told(ledger: &Ledger, result: Result<Outcome, SubmitError>, observed: &mut u64) -> Result<Outcome, Failure> {
+    match result {
         Ok(outcome) => {
             *observed = outcome.sequence().max(*observed);
             Ok(outcome)
