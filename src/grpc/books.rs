@@ -60,9 +60,12 @@ impl Books {
             Books::Ledger(ledger) => {
                 let (mut outcomes, mut observed) = (Vec::with_capacity(at_most), 0);
                 let mut requests = requests.peekable();
-                while requests.peek().is_some() {
+                loop {
                     let decided = ledger.submit_all(requests.by_ref().take(TURN)).into_iter();
                     outcomes.extend(decided.map(|result| told(ledger, result, &mut observed).map_err(Box::new)));
+                    if requests.peek().is_none() {
+                        break;
+                    }
                     // Between requests only: nothing is ever half decided.
                     tokio::task::yield_now().await;
                 }
