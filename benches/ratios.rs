@@ -478,32 +478,28 @@ fn cost(settings: &Settings) {
     let mutex = Arc::new(Mutexed::build(&ids, INITIAL, settings.limits()));
     for (threads, spread) in [(1, Spread::Uniform), (2, Spread::Uniform), (2, Spread::Hot)] {
         let load = Load { spread, callers: Callers::Threads(threads), duration: settings.measurement };
-        let mut costs = [const { Vec::new() }; 6];
+        let mut costs: [[Vec<f64>; 3]; 3] = Default::default();
         for _ in 0..settings.repetitions {
             let of_each = [
-                processor_time(|| Caller::new(ours.clone(), ids.clone(), spread), Caller::transfer, load, threads),
-                processor_time(|| Caller::new(mutex.clone(), ids.clone(), spread), Caller::transfer, load, threads),
-                processor_time(|| Caller::new(ours.clone(), ids.clone(), spread), together, load, threads),
+                costs_of(|| Caller::new(ours.clone(), ids.clone(), spread), Caller::transfer, load, threads),
+                costs_of(|| Caller::new(ours.clone(), ids.clone(), spread), together, load, threads),
+                costs_of(|| Caller::new(mutex.clone(), ids.clone(), spread), Caller::transfer, load, threads),
             ];
-            for (costs, cost) in costs.iter_mut().zip(of_each.into_iter().flat_map(<[f64; 2]>::from)) {
-                costs.push(cost);
+            for (costs, of_one) in costs.iter_mut().zip(of_each) {
+                costs.iter_mut().zip(of_one).for_each(|(costs, cost)| costs.push(cost));
             }
         }
-        let [ours, ours_all, mutex, mutex_all, together, together_all] = costs.map(|mut costs| median(&mut costs));
-        println!(
-            "processor time of a transfer, {threads} threads {}: ours {ours:.0} ns in the caller, {ours_all:.0} ns in all; mutex \
-             {mutex:.0} and {mutex_all:.0} ns; {} a second a core, ratio {:.2}",
-            spread.name(),
-            rate(1e9 / ours),
-            mutex / ours
-        );
-        println!(
-            "processor time of a transfer, {threads} threads {}: ours, {TOGETHER} a call, {together:.0} ns in the caller, \
-             {together_all:.0} ns in all; {} a second a core, ratio {:.2}",
-            spread.name(),
-            rate(1e9 / together),
-            mutex / together
-        );
+        let [ours, together, mutex] = costs.map(|costs| costs.map(|mut costs| median(&mut costs)));
+        let names = ["ours".to_owned(), format!("ours, {TOGETHER} a call"), "mutex".to_owned()];
+        for (name, [caller, all, wall]) in names.iter().zip([ours, together, mutex]) {
+            println!(
+                "cost of a transfer, {threads} threads {}: {name}: {caller:.0} ns of processor in the caller, {all:.0} in all, mutex \
+                 in {:.2} of ours; by the clock {}",
+                spread.name(),
+                mutex[0] / caller,
+                rate(1e9 / wall)
+            );
+        }
     }
 }
 
@@ -524,20 +520,15 @@ fn together(caller: &mut Caller<Ours>) {
     }
 }
 
-/// Nanoseconds of the callers' processor time a transfer, and of the whole process's.
-fn processor_time<B: Bank>(
-    caller: impl Fn() -> Caller<B>,
-    call: fn(&mut Caller<B>),
-    load: Load,
-    threads: u64,
-) -> (f64, f64) {
+/// Nanoseconds a transfer: of the callers' processor time, of the whole process's, and by the clock.
+fn costs_of<B: Bank>(caller: impl Fn() -> Caller<B>, call: fn(&mut Caller<B>), load: Load, threads: u64) -> [f64; 3] {
     const BLOCK: u32 = 100;
     let process = || {
         let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
         time.tv_sec as f64 * 1e9 + time.tv_nsec as f64
     };
-    let before = process();
-    let ends = Instant::now() + load.duration;
+    let (before, began) = (process(), Instant::now());
+    let ends = began + load.duration;
     let (done, spent) = thread::scope(|scope| {
         let callers: Vec<_> = (0..threads)
             .map(|_| {
@@ -554,7 +545,8 @@ fn processor_time<B: Bank>(
         let of_each = callers.into_iter().map(|caller| caller.join().expect("a caller"));
         of_each.fold((0, Duration::ZERO), |(done, spent), (more, longer)| (done + more, spent + longer))
     });
-    (spent.as_nanos() as f64 / done as f64, (process() - before) / done as f64)
+    let elapsed = began.elapsed().as_nanos() as f64;
+    [spent.as_nanos() as f64, process() - before, elapsed].map(|nanoseconds| nanoseconds / done as f64)
 }
 
 // (b) Snapshots beside writers.

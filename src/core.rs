@@ -1,38 +1,25 @@
-//! What happens between a request and its outcome: admission, ids, plan, drive, and what follows a commit.
+//! The parts of a ledger, and what follows a commit.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapWeak;
-use smallvec::SmallVec;
 
-use crate::account::{AccountId, Balance, TransactionId};
+use crate::account::{Balance, TransactionId};
 use crate::directory::Directory;
 use crate::error::{Exhausted, InvalidRequest, SubmitError};
-use crate::ids::{Claim, Ids, IndexError, Indexed, Probed, Seen};
+use crate::ids::{Ids, Indexed, Seen};
 use crate::journal::disk::Disk;
 use crate::journal::{Flushed, Flusher, HistoryError, Note, NoteError, Noted, Notes, Noting};
 use crate::kernel::doorbell::{Counter, Doorbell, Latch};
-use crate::kernel::{Account, GROUP, Gate, Group, Guard, Handle, Kernel, Owned, garbage, pin};
+use crate::kernel::{Handle, Kernel};
 use crate::lock::Lock;
 use crate::opening::Event;
 use crate::outcome::{Outcome, Record};
-use crate::plan;
-use crate::request::{Kind, Member, Request};
+use crate::request::{Member, Request};
 use crate::snapshot::Open;
+use crate::submission::weight;
 use crate::wait::Waiters;
-
-/// Transactions whose ids a caller forgets; more than one, so that the table shrinks back.
-const FORGOTTEN_BY_A_CALLER: usize = 2;
-
-/// Bytes of large requests that may wait to become durable. Small ones are bounded by their number.
-const LARGE_BACKLOG: u64 = 256 << 20;
-
-/// A request is small up to so many members.
-const SMALL: usize = 8;
-
-/// What a leg of a large request takes in memory, about, in bytes.
-const LEG_BYTES: usize = 512;
 
 /// The parts, in the order in which they must go: handles before the kernel, the kernel before the accounts.
 pub(crate) struct Core {
@@ -50,10 +37,10 @@ pub(crate) struct Core {
     pub(crate) closed: Latch,
     pub(crate) opened: Counter,
     /// Bytes of the large requests that were decided and are not durable.
-    large: Counter,
+    pub(crate) large: Counter,
     pub(crate) newest: ArcSwapWeak<Open>,
     pub(crate) newest_durable: ArcSwapWeak<Open>,
-    clock: Clock,
+    pub(crate) clock: Clock,
     pub(crate) limits: Limits,
     /// Held as long as anything may touch the data directory.
     _lock: Option<Lock>,
@@ -114,220 +101,7 @@ impl Core {
         }
     }
 
-    /// Plans, claims, drives. `known` finds the accounts.
-    pub(crate) fn submit<'s>(
-        &'s self,
-        mut request: Request,
-        next: Next,
-        known: impl Fn(&AccountId, &Guard) -> Option<&'s Account<Balance>>,
-    ) -> Result<Outcome, SubmitError> {
-        self.admit(&request)?;
-        self.prefetch_places(std::slice::from_ref(&request));
-        loop {
-            let time = self.clock.now();
-            // Not pinned: it may read the disk.
-            let probed = match self.ids.known(&request, time).map_err(unknowable)? {
-                Seen::Claimed { claim, member } => return self.answer_claimed(&request, claim, member),
-                Seen::Recorded { entry, member } => return self.answer_recorded(&request, entry, member),
-                Seen::Unknown(probed) => probed,
-            };
-            let guard = &pin();
-            let opens = self.make_accounts(&request, guard)?;
-            let handle = self.plan(request, time, guard, opens, |id| known(id, guard)).publish();
-            if self.ids.claim(&handle, probed, time).map_err(unknowable)? == Gate::Open {
-                self.kernel.drive(&handle, guard);
-                return Ok(self.decided(handle, next, guard));
-            }
-            // Somebody was faster with an id of it, and has the answer.
-            request = handle.request().clone();
-        }
-    }
-
-    /// Decides each request for itself, in their order. Those that touch different accounts are linked together.
-    pub(crate) fn submit_all(
-        &self,
-        requests: impl IntoIterator<Item = Request>,
-        next: Next,
-    ) -> Vec<Result<Outcome, SubmitError>> {
-        let mut requests = requests.into_iter().peekable();
-        let mut results = Vec::with_capacity(requests.size_hint().0);
-        while requests.peek().is_some() {
-            let alone = self.submit_group(&mut requests, next, &mut results);
-            for request in alone {
-                results.push(self.submit(request, next, |id, guard| self.directory.find(id, guard)));
-            }
-        }
-        results
-    }
-
-    /// Decides the first of `requests` together, and returns those that are to follow one by one: with ids that are in use, or that
-    /// somebody was faster with.
-    fn submit_group(
-        &self,
-        requests: &mut impl Iterator<Item = Request>,
-        next: Next,
-        results: &mut Vec<Result<Outcome, SubmitError>>,
-    ) -> SmallVec<[Request; 1]> {
-        let time = self.clock.now();
-        let requests: SmallVec<[Request; GROUP]> = requests.take(GROUP).collect();
-        // What a step needs of all of them comes from memory while the step before it is at work.
-        self.prefetch_places(&requests);
-        // Not pinned: it may read the disk.
-        let probes: SmallVec<[Probed; GROUP]> =
-            requests.iter().map_while(|request| self.probe(request, time)).collect();
-        let guard = &pin();
-        accounts_of(&requests[..probes.len()]).for_each(|id| self.directory.prefetch(id, guard));
-        let mut group = Group::new(&self.kernel);
-        let mut requests = requests.into_iter();
-        let mut following = SmallVec::new();
-        for request in requests.by_ref().take(probes.len()) {
-            let Ok(opens) = self.make_accounts(&request, guard) else {
-                following.push(request);
-                break;
-            };
-            group.push(self.plan(request, time, guard, opens, |id| self.directory.find(id, guard)));
-        }
-        following.extend(requests);
-        self.kernel.prefetch(&group, guard);
-        // In their order, and none after one that is not to be driven.
-        let open = group.handles().iter().zip(probes);
-        let open =
-            open.take_while(|(handle, probed)| matches!(self.ids.claim(handle, *probed, time), Ok(Gate::Open))).count();
-        for (place, handle) in group.drive(guard).into_iter().enumerate() {
-            if place < open {
-                results.push(Ok(self.decided(handle, next, guard)));
-            } else {
-                following.insert(place - open, handle.request().clone());
-            }
-        }
-        following
-    }
-
-    /// Has what tells where the accounts of `requests` lie come from memory.
-    #[inline]
-    fn prefetch_places(&self, requests: &[Request]) {
-        let guard = &pin();
-        accounts_of(requests).for_each(|id| self.directory.prefetch_place(id, guard));
-    }
-
-    /// What [`Ids::claim`] is to be told, unless something is in the way of `request`: when it is its turn it hears that again.
-    fn probe(&self, request: &Request, time: u64) -> Option<Probed> {
-        self.admit(request).ok()?;
-        match self.ids.known(request, time) {
-            Ok(Seen::Unknown(probed)) => Some(probed),
-            _ => None,
-        }
-    }
-
-    /// Makes the accounts that `request` opens, if it opens any.
-    fn make_accounts(&self, request: &Request, guard: &Guard) -> Result<bool, Exhausted> {
-        let mut opens = false;
-        for member in request.members() {
-            if let Kind::Create { account, .. } = member.operation.kind() {
-                self.directory.find_or_make(account, guard)?;
-                opens = true;
-            }
-        }
-        Ok(opens)
-    }
-
-    /// Plans `request`, whose accounts were made where it opens some.
-    #[inline]
-    fn plan<'s>(
-        &'s self,
-        request: Request,
-        time: u64,
-        guard: &Guard,
-        opens: bool,
-        known: impl Fn(&AccountId) -> Option<&'s Account<Balance>>,
-    ) -> Owned<Balance> {
-        let now = || self.kernel.now(guard);
-        Owned::new(if opens {
-            plan::plan(request, time, now, |id| self.directory.find(id, guard))
-        } else {
-            plan::plan(request, time, now, known)
-        })
-    }
-
-    /// Sees to what follows a decision.
-    #[inline]
-    fn decided(&self, handle: Handle<Balance>, next: Next, guard: &Guard) -> Outcome {
-        let accepted = handle.decision().is_some_and(|decision| decision.refusal.is_none());
-        let members = handle.request().members();
-        if accepted {
-            self.note_opened(members, guard);
-        }
-        if members.iter().any(|member| member.id.is_some()) {
-            // The flusher does both, where there is one and it keeps up.
-            if self.flusher.is_none() {
-                self.ids.note_claimed(&handle);
-            }
-            if self.flusher.is_none() || self.ids.is_overfull() {
-                self.ids.forget_excess(self.durable(), FORGOTTEN_BY_A_CALLER);
-            }
-        }
-        if self.flusher.is_some() {
-            if let Some(bytes) = weight(handle.request()) {
-                self.large.add(bytes);
-            }
-            if next == Next::Returns {
-                self.bell.ring();
-            }
-        }
-        Outcome::new(handle, None, false)
-    }
-
-    /// Refuses before anything is claimed, when a limit is reached.
-    #[inline]
-    fn admit(&self, request: &Request) -> Result<(), SubmitError> {
-        if self.closed.is_set() {
-            return Err(self.why_closed());
-        }
-        let bytes = garbage::bytes();
-        if bytes > self.limits.garbage {
-            pin().flush();
-            return Err(Exhausted::Garbage { bytes, cap: self.limits.garbage }.into());
-        }
-        if let Some(flusher) = &self.flusher {
-            if let Some((path, needed)) = flusher.sink().shortage() {
-                return Err(Exhausted::Disk { path, needed }.into());
-            }
-            let entries = self.kernel.now(&pin()).saturating_sub(self.kernel.durable());
-            if entries > self.limits.backlog {
-                self.bell.ring();
-                return Err(Exhausted::Backlog { entries, limit: self.limits.backlog }.into());
-            }
-            // A flush may take off what its caller has not added yet.
-            let bytes = u64::try_from(self.large.get().cast_signed()).unwrap_or(0);
-            if bytes > LARGE_BACKLOG {
-                self.bell.ring();
-                return Err(Exhausted::BacklogBytes { bytes, limit: LARGE_BACKLOG }.into());
-            }
-            if self.disk.is_some() && request.members().iter().any(|member| member.id.is_some()) {
-                self.ids.admit()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The answer to a request whose member `index` carries an id that is in memory.
-    fn answer_claimed(&self, request: &Request, claim: Claim, index: usize) -> Result<Outcome, SubmitError> {
-        check_replay(claim.handle.request(), claim.member as usize, request, index)?;
-        self.kernel.drive(&claim.handle, &pin());
-        let asked = (request.members().len() == 1).then_some(claim.member);
-        Ok(Outcome::new(claim.handle, asked, true))
-    }
-
-    /// The answer to a request whose member `index` carries an id that `entry` of the journal used.
-    fn answer_recorded(&self, request: &Request, entry: Indexed, index: usize) -> Result<Outcome, SubmitError> {
-        let unreadable = |error: HistoryError| SubmitError::IdsUnreadable { what: error.to_string() };
-        let record = self.recorded(entry).map_err(unreadable)?;
-        check_replay(&record.request, entry.member as usize, request, index)?;
-        let asked = (request.members().len() == 1).then_some(entry.member);
-        Ok(Outcome::recorded(record, asked, true))
-    }
-
-    fn recorded(&self, entry: Indexed) -> Result<Record, HistoryError> {
+    pub(crate) fn recorded(&self, entry: Indexed) -> Result<Record, HistoryError> {
         match &self.disk {
             Some(disk) => disk.record(entry.sequence),
             None => Err(HistoryError::Unreadable { what: "an id index without a journal".to_owned() }),
@@ -350,18 +124,8 @@ impl Core {
         }
     }
 
-    /// Puts the accounts that a transaction opened into the look-up cache.
-    fn note_opened(&self, members: &[Member], guard: &Guard) {
-        for member in members {
-            if let Kind::Create { account, .. } = member.operation.kind() {
-                self.opened.add(1);
-                self.directory.cache(account, guard);
-            }
-        }
-    }
-
     /// The durable sequence; without a flusher, any.
-    fn durable(&self) -> u64 {
+    pub(crate) fn durable(&self) -> u64 {
         if self.flusher.is_some() { self.kernel.durable() } else { u64::MAX }
     }
 
@@ -501,35 +265,6 @@ impl Clock {
 
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// The accounts of small requests.
-fn accounts_of(requests: &[Request]) -> impl Iterator<Item = &AccountId> {
-    let members = requests.iter().flat_map(|request| request.members().iter().take(SMALL));
-    members.flat_map(|member| (0..2).map_while(|position| member.operation.account(position)))
-}
-
-/// About how many bytes a large request takes until it is durable; None for a small one.
-#[inline]
-fn weight(request: &Request) -> Option<i64> {
-    let legs = match request.members() {
-        [Member { operation, .. }] => match operation.kind() {
-            Kind::Post { legs } if legs.len() > SMALL => legs.len(),
-            _ => return None,
-        },
-        members if members.len() > SMALL => members.iter().map(|member| member.operation.accounts().len()).sum(),
-        _ => return None,
-    };
-    i64::try_from(legs * LEG_BYTES).ok()
-}
-
-fn unknowable(error: IndexError) -> SubmitError {
-    match error {
-        IndexError::NoSpace { path } => {
-            Exhausted::Disk { path: path.display().to_string(), needed: IndexError::ROOM }.into()
-        }
-        error => SubmitError::IdsUnreadable { what: error.to_string() },
-    }
 }
 
 /// Whether `request`, whose member `index` carries an id of `owner`'s member `place`, says the same as it.

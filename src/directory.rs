@@ -101,7 +101,10 @@ impl Directory {
     #[inline]
     pub(crate) fn prefetch(&self, id: &AccountId, guard: &Guard) {
         if let Some(cache) = &self.cache {
-            cache.places.find(cache.hash(id), guard, |index| Some(self.accounts.prefetch(index)));
+            cache.places.find(cache.hash(id), guard, |index| {
+                self.accounts.prefetch(index);
+                Some(())
+            });
         }
     }
 

@@ -172,6 +172,8 @@ mod restoration;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 mod snapshot;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+mod submission;
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 mod upkeep;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 mod wait;

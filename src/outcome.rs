@@ -168,7 +168,11 @@ impl Outcome {
         match self.refused(self.first_place()) {
             Some(refusal) => Err(refusal),
             None => {
-                Ok(self.states().map_while(|(place, state)| (place == self.first_place()).then_some(state)).collect())
+                let mut accounts = SmallVec::new();
+                for (_, state) in self.states().take_while(|(place, _)| *place == self.first_place()) {
+                    accounts.push(state);
+                }
+                Ok(accounts)
             }
         }
     }

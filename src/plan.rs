@@ -33,37 +33,61 @@ pub(crate) fn plan<'g>(
 
 type Legs = SmallVec<[Leg<Balance>; 2]>;
 
+/// Up to so many changes are put where they belong as they come; of more it takes less time to sort them.
+const FEW: usize = 8;
+
 fn legs<'g>(
     request: &Request,
     known: impl Fn(&AccountId) -> Option<&'g Account<Balance>>,
 ) -> (Legs, Option<(u32, Reject)>) {
-    let mut steps = SmallVec::<[Step<'g>; 2]>::new();
+    let mut legs = Legs::new();
+    let mut steps = SmallVec::<[Step<'g>; 0]>::new();
     let mut refusal: Option<(u32, Reject)> = None;
+    let few = request.members().iter().map(|member| member.operation.legs()).sum::<usize>() <= FEW;
     for (member, place) in request.members().iter().zip(0_u32..) {
-        for (id, position) in member.operation.accounts().into_iter().zip(0_u16..) {
-            match known(id) {
-                Some(account) => {
-                    steps.push(Step { account, place, change: member.operation.change(usize::from(position)) });
-                }
-                None => {
-                    let unknown = (place, Reject { reason: Reason::NotFound, leg: position, current: 0 });
-                    refusal = Some(refusal.map_or(unknown, |first| first.min(unknown)));
-                }
+        for position in 0_u16.. {
+            let Some(id) = member.operation.account(usize::from(position)) else { break };
+            let Some(account) = known(id) else {
+                let unknown = (place, Reject { reason: Reason::NotFound, leg: position, current: 0 });
+                refusal = Some(refusal.map_or(unknown, |first| first.min(unknown)));
+                continue;
+            };
+            // Wanted when the ids are claimed.
+            account.prefetch();
+            let step = Step { account, place, change: member.operation.change(usize::from(position)) };
+            if few {
+                step.insert(&mut legs);
+            } else {
+                steps.push(step);
             }
         }
     }
     // Stable: the changes of one account stay in the order of the request.
     steps.sort_by(|a, b| a.account.key().cmp(b.account.key()));
-    let mut legs = Legs::new();
-    let mut last: Option<&Account<Balance>> = None;
-    for Step { account, place, change } in steps {
-        if last.is_none_or(|last| !std::ptr::eq(last, account)) {
-            legs.push(Leg::new(account));
-            last = Some(account);
-        }
-        if let Some(leg) = legs.last_mut() {
-            leg.push(place, change);
-        }
+    for step in steps {
+        step.append(&mut legs);
     }
     (legs, refusal)
+}
+
+impl Step<'_> {
+    /// Adds it to the leg of its account, or makes one at its place in their order.
+    fn insert(self, legs: &mut Legs) {
+        let key = self.account.key();
+        let place = legs.iter().take_while(|leg| leg.account().key() < key).count();
+        if place == legs.len() || !std::ptr::eq(legs[place].account(), self.account) {
+            legs.insert(place, Leg::new(self.account));
+        }
+        legs[place].push(self.place, self.change);
+    }
+
+    /// As [`Self::insert`], where none comes after it.
+    fn append(self, legs: &mut Legs) {
+        if legs.last().is_none_or(|last| !std::ptr::eq(last.account(), self.account)) {
+            legs.push(Leg::new(self.account));
+        }
+        if let Some(leg) = legs.last_mut() {
+            leg.push(self.place, self.change);
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! What can be asked: operations, checked when they are made, and requests that carry an id.
 
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use crate::account::{AccountId, Change, TransactionId};
 use crate::error::InvalidRequest;
@@ -130,13 +130,23 @@ impl Operation {
     #[must_use]
     pub fn accounts(&self) -> SmallVec<[&AccountId; 2]> {
         match &self.0 {
-            Kind::Create { account, .. } | Kind::Update { account, .. } => SmallVec::from_iter([account]),
-            Kind::Transfer { from, to, .. } => SmallVec::from_iter([from, to]),
+            Kind::Create { account, .. } | Kind::Update { account, .. } => smallvec![account],
+            Kind::Transfer { from, to, .. } => SmallVec::from_buf([from, to]),
             Kind::Post { legs } => legs.iter().map(|leg| &leg.account).collect(),
         }
     }
 
+    /// How many accounts it touches.
+    pub(crate) fn legs(&self) -> usize {
+        match &self.0 {
+            Kind::Create { .. } | Kind::Update { .. } => 1,
+            Kind::Transfer { .. } => 2,
+            Kind::Post { legs } => legs.len(),
+        }
+    }
+
     /// The account at `position` of [`Self::accounts`].
+    #[inline]
     pub(crate) fn account(&self, position: usize) -> Option<&AccountId> {
         match (&self.0, position) {
             (Kind::Create { account, .. } | Kind::Update { account, .. }, 0) => Some(account),
@@ -160,6 +170,7 @@ impl Operation {
     }
 
     /// The changes that it makes, each with the account's position.
+    #[inline]
     pub(crate) fn change(&self, position: usize) -> Change {
         match &self.0 {
             Kind::Create { initial_balance, .. } => Change::Open { initial: *initial_balance },
@@ -211,7 +222,7 @@ impl Request {
     /// One operation.
     #[must_use]
     pub fn single(operation: Operation, id: Option<TransactionId>) -> Self {
-        Request { members: SmallVec::from_iter([Member { id, operation }]) }
+        Request { members: SmallVec::from_buf([Member { id, operation }]) }
     }
 
     /// A linked chain: each operation sees the ones before it; all are applied, or none.

@@ -11,7 +11,7 @@ use super::contention::{Meter, Started};
 use super::drive::Ready;
 use super::seqlock::Account;
 use super::step::{Step, step};
-use super::sync::{Guard, Mutant, mutant, pin, prefetch, spin};
+use super::sync::{Guard, Mutant, mutant, pin, spin};
 use super::transaction::{ACTIVE, Gate, Handle, Owned, Transaction};
 use super::{Kernel, State};
 
@@ -107,13 +107,6 @@ impl<'g, S: State> Pending<'g, S> {
 }
 
 impl<S: State> Kernel<S> {
-    /// Has what `group` is about to look at come from memory all at once.
-    pub(crate) fn prefetch(&self, group: &Group<'_, S>, guard: &Guard) {
-        for leg in group.handles.iter().flat_map(|handle| &handle.plan.legs) {
-            prefetch(leg.account().head(guard).0);
-        }
-    }
-
     /// Decides open transactions of a group, in their order.
     fn drive_together<'g>(
         &self,
@@ -140,6 +133,9 @@ impl<S: State> Kernel<S> {
 
     /// Links those of `pending` that nobody has linked, in their order, with one CAS.
     fn append_all(&self, pending: &mut Pending<'_, S>, guard: &Guard, meter: &mut Meter) {
+        if pending.complete.is_empty() {
+            return;
+        }
         pending.accounts.clear();
         let mut complete = std::mem::take(&mut pending.complete);
         let mut started = Started::default();

@@ -9,7 +9,7 @@ use super::State;
 use super::sync::{
     AtomicPtr, AtomicU64, Guard, Mutant,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
-    Plain, count_kept, mutant,
+    Plain, count_kept, mutant, prefetch,
 };
 use super::transaction::{ACTIVE, Transaction, accepted_sequence};
 
@@ -151,6 +151,13 @@ impl<S: State> Account<S> {
     /// The account's id.
     pub(crate) fn key(&self) -> &S::Key {
         &self.key
+    }
+
+    /// Has its newest version come from memory.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        // Relaxed: a hint, which is not followed.
+        prefetch(self.cell.load(Relaxed));
     }
 
     /// Gives it the state that it had after commit `sequence` of an earlier process.

@@ -54,8 +54,9 @@ impl<S: State> Leg<S> {
         &self.ops
     }
 
+    /// Whose part it is.
     #[inline]
-    pub(super) fn account(&self) -> &Account<S> {
+    pub(crate) fn account(&self) -> &Account<S> {
         // Safety: I7, the slab outlives every transaction on its accounts.
         unsafe { &*self.account }
     }

@@ -268,7 +268,7 @@ fn a_group_is_finished_by_others_in_its_order() {
         let writer = thread::spawn(move || {
             let own = writer_world.apply(&[(1, -2)]);
             let guard = pin();
-            let [first, second] = [0, 1].map(|account| writer_world.accounts[account].read(&guard).1);
+            let [second, first] = [1, 0].map(|account| writer_world.accounts[account].read(&guard).1);
             assert!(second != 0 || first == 2, "the second was finished, the first was not");
             own
         });

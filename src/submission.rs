@@ -1,0 +1,275 @@
+//! What happens between a request and its outcome: admission, ids, plan, drive.
+
+use smallvec::SmallVec;
+
+use crate::account::{AccountId, Balance};
+use crate::core::{Core, Next, check_replay};
+use crate::error::{Exhausted, SubmitError};
+use crate::ids::{Claim, IndexError, Indexed, Probed, Seen};
+use crate::journal::HistoryError;
+use crate::kernel::{Account, GROUP, Gate, Group, Guard, Handle, Owned, garbage, pin};
+use crate::outcome::Outcome;
+use crate::plan;
+use crate::request::{Kind, Member, Request};
+
+/// Transactions whose ids a caller forgets; more than one, so that the table shrinks back.
+const FORGOTTEN_BY_A_CALLER: usize = 2;
+
+/// Bytes of large requests that may wait to become durable. Small ones are bounded by their number.
+const LARGE_BACKLOG: u64 = 256 << 20;
+
+/// A request is small up to so many members.
+const SMALL: usize = 8;
+
+/// What a leg of a large request takes in memory, about, in bytes.
+const LEG_BYTES: usize = 512;
+
+impl Core {
+    /// Plans, claims, drives. `known` finds the accounts.
+    pub(crate) fn submit<'s>(
+        &'s self,
+        mut request: Request,
+        next: Next,
+        known: impl Fn(&AccountId, &Guard) -> Option<&'s Account<Balance>>,
+    ) -> Result<Outcome, SubmitError> {
+        self.receive(std::slice::from_ref(&request)).map_err(|(_, refusal)| refusal)?;
+        loop {
+            let time = self.clock.now();
+            // Not pinned: it may read the disk.
+            let probed = match self.ids.known(&request, time).map_err(unknowable)? {
+                Seen::Claimed { claim, member } => return self.answer_claimed(&request, claim, member),
+                Seen::Recorded { entry, member } => return self.answer_recorded(&request, entry, member),
+                Seen::Unknown(probed) => probed,
+            };
+            let guard = &pin();
+            let opens = self.make_accounts(&request, guard)?;
+            let handle = self.plan(request, time, guard, opens, |id| known(id, guard)).publish();
+            if self.ids.claim(&handle, probed, time).map_err(unknowable)? == Gate::Open {
+                self.kernel.drive(&handle, guard);
+                return Ok(self.decided(handle, next, guard));
+            }
+            // Somebody was faster with an id of it, and has the answer.
+            request = handle.request().clone();
+        }
+    }
+
+    /// Decides each request for itself, in their order. Those that touch different accounts are linked together.
+    pub(crate) fn submit_all(
+        &self,
+        requests: impl IntoIterator<Item = Request>,
+        next: Next,
+    ) -> Vec<Result<Outcome, SubmitError>> {
+        let mut requests = requests.into_iter().peekable();
+        let mut results = Vec::with_capacity(requests.size_hint().0);
+        while requests.peek().is_some() {
+            let alone = self.submit_group(&mut requests, next, &mut results);
+            for request in alone {
+                results.push(self.submit(request, next, |id, guard| self.directory.find(id, guard)));
+            }
+        }
+        results
+    }
+
+    /// Decides the first of `requests` together, and returns those that are to follow one by one: with ids that are in use, or that
+    /// somebody was faster with.
+    fn submit_group(
+        &self,
+        requests: &mut impl Iterator<Item = Request>,
+        next: Next,
+        results: &mut Vec<Result<Outcome, SubmitError>>,
+    ) -> SmallVec<[Request; 1]> {
+        let time = self.clock.now();
+        let requests: SmallVec<[Request; GROUP]> = requests.take(GROUP).collect();
+        let admitted = self.receive(&requests).map_or_else(|(admitted, _)| admitted, |()| requests.len());
+        // Not pinned: it may read the disk.
+        let probes = requests[..admitted].iter().map_while(|request| match self.ids.known(request, time) {
+            Ok(Seen::Unknown(probed)) => Some(probed),
+            // Whatever it is, its submitter hears it when it is its turn.
+            _ => None,
+        });
+        let probes: SmallVec<[Probed; GROUP]> = probes.collect();
+        let guard = &pin();
+        let mut group = Group::new(&self.kernel);
+        let mut requests = requests.into_iter();
+        let mut following = SmallVec::new();
+        for request in requests.by_ref().take(probes.len()) {
+            let Ok(opens) = self.make_accounts(&request, guard) else {
+                following.push(request);
+                break;
+            };
+            group.push(self.plan(request, time, guard, opens, |id| self.directory.find(id, guard)));
+        }
+        following.extend(requests);
+        // In their order, and none after one that is not to be driven.
+        let open = group.handles().iter().zip(probes);
+        let open =
+            open.take_while(|(handle, probed)| matches!(self.ids.claim(handle, *probed, time), Ok(Gate::Open))).count();
+        for (place, handle) in group.drive(guard).into_iter().enumerate() {
+            if place < open {
+                results.push(Ok(self.decided(handle, next, guard)));
+            } else {
+                following.insert(place - open, handle.request().clone());
+            }
+        }
+        following
+    }
+
+    /// Admits requests, up to the first that is not; says how many that are, and why. Their accounts come from memory meanwhile.
+    #[inline]
+    fn receive(&self, requests: &[Request]) -> Result<(), (usize, SubmitError)> {
+        let guard = &pin();
+        accounts_of(requests).for_each(|id| self.directory.prefetch_place(id, guard));
+        for (place, request) in requests.iter().enumerate() {
+            self.admit(request, guard).map_err(|refusal| (place, refusal))?;
+        }
+        accounts_of(requests).for_each(|id| self.directory.prefetch(id, guard));
+        Ok(())
+    }
+
+    /// Makes the accounts that `request` opens, if it opens any.
+    fn make_accounts(&self, request: &Request, guard: &Guard) -> Result<bool, Exhausted> {
+        let mut opens = false;
+        for member in request.members() {
+            if let Kind::Create { account, .. } = member.operation.kind() {
+                self.directory.find_or_make(account, guard)?;
+                opens = true;
+            }
+        }
+        Ok(opens)
+    }
+
+    /// Plans `request`, whose accounts were made where it opens some.
+    #[inline]
+    fn plan<'s>(
+        &'s self,
+        request: Request,
+        time: u64,
+        guard: &Guard,
+        opens: bool,
+        known: impl Fn(&AccountId) -> Option<&'s Account<Balance>>,
+    ) -> Owned<Balance> {
+        let now = || self.kernel.now(guard);
+        Owned::new(if opens {
+            plan::plan(request, time, now, |id| self.directory.find(id, guard))
+        } else {
+            plan::plan(request, time, now, known)
+        })
+    }
+
+    /// Sees to what follows a decision.
+    #[inline]
+    fn decided(&self, handle: Handle<Balance>, next: Next, guard: &Guard) -> Outcome {
+        let accepted = handle.decision().is_some_and(|decision| decision.refusal.is_none());
+        let members = handle.request().members();
+        if accepted {
+            self.note_opened(members, guard);
+        }
+        if members.iter().any(|member| member.id.is_some()) {
+            // The flusher does both, where there is one and it keeps up.
+            if self.flusher.is_none() {
+                self.ids.note_claimed(&handle);
+            }
+            if self.flusher.is_none() || self.ids.is_overfull() {
+                self.ids.forget_excess(self.durable(), FORGOTTEN_BY_A_CALLER);
+            }
+        }
+        if self.flusher.is_some() {
+            if let Some(bytes) = weight(handle.request()) {
+                self.large.add(bytes);
+            }
+            if next == Next::Returns {
+                self.bell.ring();
+            }
+        }
+        Outcome::new(handle, None, false)
+    }
+
+    /// Refuses before anything is claimed, when a limit is reached.
+    #[inline]
+    fn admit(&self, request: &Request, guard: &Guard) -> Result<(), SubmitError> {
+        if self.closed.is_set() {
+            return Err(self.why_closed());
+        }
+        let bytes = garbage::bytes();
+        if bytes > self.limits.garbage {
+            guard.flush();
+            return Err(Exhausted::Garbage { bytes, cap: self.limits.garbage }.into());
+        }
+        if let Some(flusher) = &self.flusher {
+            if let Some((path, needed)) = flusher.sink().shortage() {
+                return Err(Exhausted::Disk { path, needed }.into());
+            }
+            let entries = self.kernel.now(guard).saturating_sub(self.kernel.durable());
+            if entries > self.limits.backlog {
+                self.bell.ring();
+                return Err(Exhausted::Backlog { entries, limit: self.limits.backlog }.into());
+            }
+            // A flush may take off what its caller has not added yet.
+            let bytes = u64::try_from(self.large.get().cast_signed()).unwrap_or(0);
+            if bytes > LARGE_BACKLOG {
+                self.bell.ring();
+                return Err(Exhausted::BacklogBytes { bytes, limit: LARGE_BACKLOG }.into());
+            }
+            if self.disk.is_some() && request.members().iter().any(|member| member.id.is_some()) {
+                self.ids.admit()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The answer to a request whose member `index` carries an id that is in memory.
+    fn answer_claimed(&self, request: &Request, claim: Claim, index: usize) -> Result<Outcome, SubmitError> {
+        check_replay(claim.handle.request(), claim.member as usize, request, index)?;
+        self.kernel.drive(&claim.handle, &pin());
+        let asked = (request.members().len() == 1).then_some(claim.member);
+        Ok(Outcome::new(claim.handle, asked, true))
+    }
+
+    /// The answer to a request whose member `index` carries an id that `entry` of the journal used.
+    fn answer_recorded(&self, request: &Request, entry: Indexed, index: usize) -> Result<Outcome, SubmitError> {
+        let unreadable = |error: HistoryError| SubmitError::IdsUnreadable { what: error.to_string() };
+        let record = self.recorded(entry).map_err(unreadable)?;
+        check_replay(&record.request, entry.member as usize, request, index)?;
+        let asked = (request.members().len() == 1).then_some(entry.member);
+        Ok(Outcome::recorded(record, asked, true))
+    }
+
+    /// Puts the accounts that a transaction opened into the look-up cache.
+    fn note_opened(&self, members: &[Member], guard: &Guard) {
+        for member in members {
+            if let Kind::Create { account, .. } = member.operation.kind() {
+                self.opened.add(1);
+                self.directory.cache(account, guard);
+            }
+        }
+    }
+}
+
+/// The accounts of small requests.
+fn accounts_of(requests: &[Request]) -> impl Iterator<Item = &AccountId> {
+    let members = requests.iter().flat_map(|request| request.members().iter().take(SMALL));
+    members.flat_map(|member| (0..2).map_while(|position| member.operation.account(position)))
+}
+
+/// About how many bytes a large request takes until it is durable; None for a small one.
+#[inline]
+pub(crate) fn weight(request: &Request) -> Option<i64> {
+    let legs = match request.members() {
+        [Member { operation, .. }] => match operation.kind() {
+            Kind::Post { legs } if legs.len() > SMALL => legs.len(),
+            _ => return None,
+        },
+        members if members.len() > SMALL => members.iter().map(|member| member.operation.accounts().len()).sum(),
+        _ => return None,
+    };
+    i64::try_from(legs * LEG_BYTES).ok()
+}
+
+fn unknowable(error: IndexError) -> SubmitError {
+    match error {
+        IndexError::NoSpace { path } => {
+            Exhausted::Disk { path: path.display().to_string(), needed: IndexError::ROOM }.into()
+        }
+        error => SubmitError::IdsUnreadable { what: error.to_string() },
+    }
+}
