@@ -89,6 +89,12 @@ impl Ledger {
         self.answer(decided)
     }
 
+    /// As [`Ledger::submit`], for a caller that waits for [`Ledger::durable_at`] next, and so sees to the flushing itself.
+    pub(crate) fn submit_awaited(&self, request: Request) -> Result<Outcome, SubmitError> {
+        let core = self.core();
+        core.submit(request, Next::Waits, |id, guard| core.directory.find(id, guard))
+    }
+
     /// As [`Ledger::submit`], of each request for itself and in their order: a later one sees the earlier ones, and none has a
     /// lower sequence than one before it, replays apart. Takes less time than as many calls: those that touch different accounts
     /// share the step at which writers meet, and what they need comes from memory at once.

@@ -180,17 +180,23 @@ impl Outcome {
     /// Every member's result, in order.
     #[must_use]
     pub fn results(&self) -> Vec<MemberResult> {
+        let mut results = Vec::with_capacity(self.members().len());
+        self.each_result(|result| results.push(result));
+        results
+    }
+
+    /// Shows `each` every member's result, in order.
+    pub fn each_result(&self, mut each: impl FnMut(MemberResult)) {
         let mut states = self.states().peekable();
-        (self.first_place()..)
-            .take(self.members().len())
-            .map(|place| match self.refused(place) {
+        for place in (self.first_place()..).take(self.members().len()) {
+            each(match self.refused(place) {
                 Some(refusal) => Err(refusal),
                 None => {
                     let mine = std::iter::from_fn(|| states.next_if(|(of, _)| *of == place));
                     Ok(mine.map(|(_, state)| state).collect())
                 }
-            })
-            .collect()
+            });
+        }
     }
 
     /// What the journal says: every change of every member, in the order of the request. A refused one changed

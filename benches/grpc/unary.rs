@@ -99,9 +99,9 @@ pub async fn on_disk(settings: &Settings) {
             at_least(disk_rate / allowed, 0.8)
         );
         let [memory_p50, disk_p50] = [&*in_memory, &*on_disk].map(|series| series.latencies.percentile(500));
-        let bound = (floor + memory_p50.as_secs_f64()) * 1.25;
+        let bound = (floor + memory_p50.as_secs_f64()) * 1.2;
         println!(
-            "{callers} callers: p50/p99/max on disk {:.2?}/{:.2?}/{:.1?}, in memory {:.2?}/{:.2?}; p50 against (fdatasync + in memory) + 25 %: {}",
+            "{callers} callers: p50/p99/max on disk {:.2?}/{:.2?}/{:.1?}, in memory {:.2?}/{:.2?}; p50 against (fdatasync + in memory) + 20 %: {}",
             disk_p50,
             on_disk.latencies.percentile(990),
             on_disk.latencies.longest(),

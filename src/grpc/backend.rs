@@ -9,7 +9,7 @@ use tonic_health::server::HealthReporter;
 use super::Error;
 use super::books::Books;
 use super::opening::Opening;
-use super::proto::account_service_server::AccountServiceServer;
+use super::server_side::account_service_server::AccountServiceServer;
 use super::service::Accounts;
 use super::walk::Walks;
 

@@ -1,22 +1,34 @@
 //! Batches: operations in order, each with its own result; linked ones as one chain.
 
+use std::vec;
+
 use super::audit;
 use super::books::{Begun, Books};
 use super::convert;
-use super::proto::{self, OperationResult, operation::Operation as Kind};
+use super::operations::{Operations, Spelled, Spelling};
+use super::proto::{OperationResult, operation::Operation as Kind};
+use super::results::Results;
 use super::status::Failure;
-use crate::{InvalidRequest, MAX_BATCH_OPERATIONS, MAX_LEGS, Member, MemberResult, Outcome, Refusal, Request};
+use crate::{InvalidRequest, MAX_BATCH_OPERATIONS, MAX_LEGS, Member, Outcome, Refusal, Request};
 
 /// The longest result: two accounts with ids of 128 bytes, in the protobuf encoding.
 const RESULT_BYTES: usize = 360;
 
 /// A batch on its way.
 pub(super) struct Batch {
-    operations: Vec<proto::Operation>,
+    spelling: Spelling,
     /// Of each group that is a request.
     begun: Begun,
-    /// The groups that are none: which, the member that is at fault, and why.
-    wrong: Vec<(usize, (usize, Failure))>,
+    /// The groups that are none, in order.
+    wrong: Vec<Wrong>,
+}
+
+/// A group that is no request.
+struct Wrong {
+    group: usize,
+    /// Which member is at fault.
+    culprit: usize,
+    failure: Box<Failure>,
 }
 
 impl Batch {
@@ -24,60 +36,148 @@ impl Batch {
     ///
     /// # Errors
     /// What is wrong with the batch as a whole: nothing was applied then.
-    pub(super) async fn begin(
-        books: &Books,
-        operations: Vec<proto::Operation>,
-        max_bytes: usize,
-    ) -> Result<Self, Failure> {
-        check(&operations, max_bytes)?;
-        let (mut requests, mut wrong) = (Vec::with_capacity(operations.len()), Vec::new());
-        for (index, group) in groups(&operations).enumerate() {
-            match request(group) {
-                Ok(request) => requests.push(request),
-                Err(failed) => wrong.push((index, failed)),
-            }
-        }
+    pub(super) async fn begin(books: &Books, operations: Operations, max_bytes: usize) -> Result<Self, Failure> {
+        let Operations { members, spelling, count } = operations;
+        check(&spelling.operations, count, max_bytes)?;
+        let mut wrong = Vec::new();
+        let requests = Requests {
+            members: members.into_iter(),
+            rest: &spelling.operations,
+            spelling: &spelling,
+            group: 0,
+            wrong: &mut wrong,
+        };
         let begun = books.begin(requests).await;
-        Ok(Batch { operations, begun, wrong })
+        Ok(Batch { spelling, begun, wrong })
+    }
+
+    /// How many operations it has.
+    pub(super) fn operations(&self) -> usize {
+        self.spelling.operations.len()
     }
 
     /// The results, when all outcomes are durable; once. May be dropped and called again before.
     ///
     /// # Errors
     /// That the accounts were closed before all of it was durable.
-    pub(super) async fn finish(&mut self) -> Result<Vec<OperationResult>, Failure> {
+    pub(super) async fn finish(&mut self) -> Result<Results, Failure> {
         let mut decided = self.begun.finish().await?.into_iter();
         let mut wrong = std::mem::take(&mut self.wrong).into_iter().peekable();
-        let mut results = Vec::with_capacity(self.operations.len());
-        for (index, group) in groups(&self.operations).enumerate() {
-            let outcome = match wrong.next_if(|(at, _)| *at == index) {
-                Some((_, failed)) => Err(failed),
-                None => match decided.next() {
-                    Some(outcome) => outcome.map_err(|failure| (culprit(&failure, group), failure)),
-                    None => return Err(Failure::Internal("a request without an outcome")),
-                },
-            };
-            match outcome {
-                Ok(outcome) => {
-                    let told = group.iter().zip(outcome.results());
-                    results.extend(told.map(|(operation, result)| self::decided(&outcome, operation, result)));
+        let mut results = Results::of(self.spelling.operations.len());
+        for (index, group) in groups(&self.spelling.operations).enumerate() {
+            if let Some(Wrong { culprit, failure, .. }) = wrong.next_if(|wrong| wrong.group == index) {
+                self.undecided(group, culprit, &failure, &mut results);
+                continue;
+            }
+            match decided.next() {
+                Some(Ok(outcome)) => self.decided(group, &outcome, &mut results),
+                Some(Err(failure)) => {
+                    self.undecided(group, culprit(&failure, &self.spelling, group), &failure, &mut results);
                 }
-                Err((culprit, failure)) => undecided(&mut results, culprit, &failure, group),
+                None => return Err(Failure::Internal("a request without an outcome")),
             }
         }
         Ok(results)
     }
+
+    /// What became of the members of a group.
+    fn decided(&self, group: &[Spelled], outcome: &Outcome, results: &mut Results) {
+        let (sequence, replayed) = (outcome.sequence(), outcome.replayed());
+        let mut operations = group.iter();
+        outcome.each_result(|result| match (operations.next(), result) {
+            (Some(_), Ok(accounts)) => results.accepted(sequence, replayed, &accounts),
+            (Some(operation), Err(refusal)) => {
+                let failure = Failure::Refused { refusal, replayed };
+                results.failed(&OperationResult { sequence, replayed, ..self.failed(operation, &failure) });
+            }
+            (None, _) => {}
+        });
+    }
+
+    /// The culprit keeps its text, the others say that their group failed.
+    fn undecided(&self, group: &[Spelled], culprit: usize, failure: &Failure, results: &mut Results) {
+        let of_group = Failure::Refused { refusal: Refusal::Group { index: culprit }, replayed: false };
+        // Shutting down, or out of memory or disk: that is true of every member.
+        let everybody = matches!(failure, Failure::Closed | Failure::JournalFailed { .. } | Failure::Exhausted(_));
+        for (index, operation) in group.iter().enumerate() {
+            results.failed(&self.failed(operation, if everybody || index == culprit { failure } else { &of_group }));
+        }
+    }
+
+    fn failed(&self, operation: &Spelled, failure: &Failure) -> OperationResult {
+        let operation = self.spelling.of(operation);
+        let (name, subject) = convert::subject(&operation);
+        let (code, message) = (failure.code(), failure.to_string());
+        audit::failed(name, subject, code, &message);
+        OperationResult { code: code.into(), message, ..OperationResult::default() }
+    }
+}
+
+/// The requests of a batch, made as they are asked for.
+struct Requests<'b> {
+    members: vec::IntoIter<Result<Member, Box<Failure>>>,
+    /// The operations whose group was not looked at yet.
+    rest: &'b [Spelled],
+    spelling: &'b Spelling,
+    /// The number of the next group.
+    group: usize,
+    wrong: &'b mut Vec<Wrong>,
+}
+
+impl Iterator for Requests<'_> {
+    type Item = Request;
+
+    fn next(&mut self) -> Option<Request> {
+        loop {
+            let last = self.rest.iter().position(|operation| !operation.linked)?;
+            let (group, rest) = self.rest.split_at(last + 1);
+            (self.rest, self.group) = (rest, self.group + 1);
+            match self.request(group) {
+                Ok(request) => return Some(request),
+                Err((culprit, failure)) => self.wrong.push(Wrong { group: self.group - 1, culprit, failure }),
+            }
+        }
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (0, Some(self.rest.len()))
+    }
+}
+
+impl Requests<'_> {
+    /// One request of the whole group; an error comes with the member that is at fault.
+    fn request(&mut self, group: &[Spelled]) -> Result<Request, (usize, Box<Failure>)> {
+        if group.len() == 1
+            && let Some(member) = self.members.next()
+        {
+            let Member { id, operation } = member.map_err(|failure| (0, failure))?;
+            return Ok(Request::single(operation, id));
+        }
+        let (mut members, mut wrong) = (Vec::with_capacity(group.len()), None);
+        for (index, member) in self.members.by_ref().take(group.len()).enumerate() {
+            match member {
+                Ok(member) => members.push(member),
+                Err(failure) => wrong = wrong.or(Some((index, failure))),
+            }
+        }
+        match wrong {
+            Some(wrong) => Err(wrong),
+            None => Request::chain(members).map_err(|invalid| {
+                let failure = Failure::from(invalid);
+                (culprit(&failure, self.spelling, group), Box::new(failure))
+            }),
+        }
+    }
 }
 
 /// The operations in groups: linked ones together.
-fn groups(operations: &[proto::Operation]) -> impl Iterator<Item = &[proto::Operation]> {
+fn groups(operations: &[Spelled]) -> impl Iterator<Item = &[Spelled]> {
     operations.split_inclusive(|operation| !operation.linked)
 }
 
 /// What refuses the whole batch.
-fn check(operations: &[proto::Operation], max_bytes: usize) -> Result<(), Failure> {
+fn check(operations: &[Spelled], count: usize, max_bytes: usize) -> Result<(), Failure> {
     let wrong = |reason, text| Err(Failure::Field { field: "operations", reason, text });
-    let count = operations.len();
     if count > MAX_BATCH_OPERATIONS {
         let text = format!("a batch has at most {MAX_BATCH_OPERATIONS} operations, got {count}");
         return wrong("BATCH_TOO_LONG", text);
@@ -92,69 +192,22 @@ fn check(operations: &[proto::Operation], max_bytes: usize) -> Result<(), Failur
     Ok(())
 }
 
-/// One request of the whole group; an error comes with the member that is at fault.
-fn request(group: &[proto::Operation]) -> Result<Request, (usize, Failure)> {
-    let mut members = Vec::with_capacity(group.len());
-    for (index, operation) in group.iter().enumerate() {
-        members.push(convert::operation(operation).map_err(|failure| (index, failure))?);
-    }
-    match <[Member; 1]>::try_from(members) {
-        Ok([member]) => Ok(Request::single(member.operation, member.id)),
-        Err(members) => Request::chain(members).map_err(|invalid| {
-            let failure = Failure::from(invalid);
-            (culprit(&failure, group), failure)
-        }),
-    }
-}
-
-/// The culprit keeps its text, the others say that their group failed.
-fn undecided(results: &mut Vec<OperationResult>, culprit: usize, failure: &Failure, group: &[proto::Operation]) {
-    let of_group = Failure::Refused { refusal: Refusal::Group { index: culprit }, replayed: false };
-    // Shutting down, or out of memory or disk: that is true of every member.
-    let everybody = matches!(failure, Failure::Closed | Failure::JournalFailed { .. } | Failure::Exhausted(_));
-    results.extend(
-        group.iter().enumerate().map(|(index, operation)| {
-            failed(operation, if everybody || index == culprit { failure } else { &of_group })
-        }),
-    );
-}
-
-/// What became of one member of a decided group.
-fn decided(outcome: &Outcome, operation: &proto::Operation, result: MemberResult) -> OperationResult {
-    let (sequence, replayed) = (outcome.sequence(), outcome.replayed());
-    match result {
-        Ok(accounts) => OperationResult {
-            code: 0,
-            message: String::new(),
-            sequence,
-            replayed,
-            accounts: convert::accounts(accounts),
-        },
-        Err(refusal) => {
-            let failure = Failure::Refused { refusal, replayed };
-            OperationResult { sequence, replayed, ..failed(operation, &failure) }
-        }
-    }
-}
-
-fn failed(operation: &proto::Operation, failure: &Failure) -> OperationResult {
-    let (name, subject) = convert::subject(operation);
-    let (code, message) = (failure.code(), failure.to_string());
-    audit::failed(name, subject, code, &message);
-    OperationResult { code: code.into(), message, ..OperationResult::default() }
-}
-
 /// Which member of `group` a failure of the whole group is about.
-fn culprit(failure: &Failure, group: &[proto::Operation]) -> usize {
+fn culprit(failure: &Failure, spelling: &Spelling, group: &[Spelled]) -> usize {
     let Failure::Invalid(invalid) = failure else { return 0 };
-    let id_of = |operation: &proto::Operation| convert::subject(operation).1.transaction.to_owned();
+    let mut spelled = group.iter().map(|operation| spelling.of(operation));
     let found = match invalid {
-        InvalidRequest::IdReused { id, .. } => group.iter().position(|operation| id_of(operation) == id.as_str()),
-        InvalidRequest::IdTwiceInChain { id } => group.iter().rposition(|operation| id_of(operation) == id.as_str()),
+        InvalidRequest::IdReused { id, .. } => {
+            spelled.position(|operation| convert::subject(&operation).1.transaction == id.as_str())
+        }
+        InvalidRequest::IdTwiceInChain { id } => {
+            let mut of_that_id = spelled.map(|operation| convert::subject(&operation).1.transaction == id.as_str());
+            of_that_id.rposition(|same| same)
+        }
         InvalidRequest::IdOfAnother { index, .. } => Some(*index),
         InvalidRequest::TooManyLegs { .. } => {
             let mut legs = 0;
-            group.iter().position(|operation| {
+            spelled.position(|operation| {
                 legs += if let Some(Kind::TransferFunds(_)) = operation.operation { 2 } else { 1 };
                 legs > MAX_LEGS
             })
@@ -169,6 +222,7 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
+    use crate::grpc::proto;
 
     /// A14: the answer to the longest batch, all ids at their limit, stays under 4 MiB.
     #[test]

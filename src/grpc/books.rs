@@ -44,7 +44,7 @@ impl Books {
         match self {
             Books::Ledger(ledger) => {
                 let mut observed = 0;
-                let decided = told(ledger, ledger.submit(request), &mut observed);
+                let decided = told(ledger, ledger.submit_awaited(request), &mut observed);
                 reached(ledger, observed).await?;
                 decided
             }
@@ -54,26 +54,28 @@ impl Books {
     }
 
     /// Decides requests in their order, each for itself, and before any that come later. [`Begun::finish`] tells the outcomes.
-    pub(super) async fn begin(&self, requests: Vec<Request>) -> Begun {
+    pub(super) async fn begin(&self, requests: impl Iterator<Item = Request>) -> Begun {
+        let at_most = requests.size_hint().1.unwrap_or(0);
         match self {
             Books::Ledger(ledger) => {
-                let (mut outcomes, mut observed) = (Vec::with_capacity(requests.len()), 0);
-                let mut requests = requests.into_iter();
-                while requests.len() > 0 {
-                    let decided = ledger.submit_all(requests.by_ref().take(TURN));
-                    outcomes.extend(decided.into_iter().map(|decided| told(ledger, decided, &mut observed)));
-                    // Between requests only: nothing is ever half decided.
-                    if requests.len() > 0 {
-                        tokio::task::yield_now().await;
+                let (mut outcomes, mut observed) = (Vec::with_capacity(at_most), 0);
+                let mut requests = requests.peekable();
+                loop {
+                    let decided = ledger.submit_all(requests.by_ref().take(TURN)).into_iter();
+                    outcomes.extend(decided.map(|result| told(ledger, result, &mut observed).map_err(Box::new)));
+                    if requests.peek().is_none() {
+                        break;
                     }
+                    // Between requests only: nothing is ever half decided.
+                    tokio::task::yield_now().await;
                 }
                 Begun::Ledger { ledger: ledger.clone(), outcomes, observed }
             }
             #[cfg(feature = "postgres")]
             Books::Postgres(store) => {
-                let mut queued = Vec::with_capacity(requests.len());
+                let mut queued = Vec::with_capacity(at_most);
                 for request in requests {
-                    queued.push(store.enqueue(request).await.map_err(Failure::from));
+                    queued.push(store.enqueue(request).await.map_err(|error| Box::new(error.into())));
                 }
                 Begun::Postgres { outcomes: Vec::with_capacity(queued.len()), queued }
             }
@@ -201,9 +203,9 @@ impl Books {
     }
 }
 
-/// What the caller is told; `observed` grows to the highest sequence that this depends on.
-fn told(ledger: &Ledger, decided: Result<Outcome, SubmitError>, observed: &mut u64) -> Result<Outcome, Failure> {
-    match decided {
+/// What is told of a request; `observed` grows to the highest sequence that it depends on.
+fn told(ledger: &Ledger, result: Result<Outcome, SubmitError>, observed: &mut u64) -> Result<Outcome, Failure> {
+    match result {
         Ok(outcome) => {
             *observed = outcome.sequence().max(*observed);
             Ok(outcome)
@@ -233,13 +235,16 @@ async fn history(ledger: &Ledger, from: u64, limit: usize) -> Result<Vec<Outcome
     }
 }
 
+/// How one of several requests ended.
+pub(super) type Decided = Result<Outcome, Box<Failure>>;
+
 /// Requests on their way.
 pub(super) enum Begun {
     /// Decided, up to a sequence that may not be durable yet.
-    Ledger { ledger: Ledger, outcomes: Vec<Result<Outcome, Failure>>, observed: u64 },
+    Ledger { ledger: Ledger, outcomes: Vec<Decided>, observed: u64 },
     /// In the committer's queue, behind those whose outcomes are known.
     #[cfg(feature = "postgres")]
-    Postgres { queued: Vec<Result<Queued, Failure>>, outcomes: Vec<Result<Outcome, Failure>> },
+    Postgres { queued: Vec<Result<Queued, Box<Failure>>>, outcomes: Vec<Decided> },
 }
 
 impl Begun {
@@ -247,7 +252,7 @@ impl Begun {
     ///
     /// # Errors
     /// That the accounts were closed before all of it was durable.
-    pub(super) async fn finish(&mut self) -> Result<Vec<Result<Outcome, Failure>>, Failure> {
+    pub(super) async fn finish(&mut self) -> Result<Vec<Decided>, Failure> {
         match self {
             Begun::Ledger { ledger, outcomes, observed } => {
                 reached(ledger, *observed).await?;
@@ -257,7 +262,7 @@ impl Begun {
             Begun::Postgres { queued, outcomes } => {
                 while let Some(next) = queued.get_mut(outcomes.len()) {
                     let outcome = match next {
-                        Ok(queued) => queued.outcome().await.map_err(Failure::from),
+                        Ok(queued) => queued.outcome().await.map_err(|error| Box::new(error.into())),
                         Err(failure) => Err(failure.clone()),
                     };
                     outcomes.push(outcome);

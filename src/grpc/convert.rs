@@ -6,41 +6,49 @@ use super::proto::operation::Operation as Kind;
 use super::status::Failure;
 use crate::{AccountId, AccountState, InvalidRequest, Member, MemberResult, Operation, Outcome, TransactionId};
 
-/// Fields in contract order, then what needs no account.
-pub(super) fn create(message: &proto::CreateAccountRequest) -> Result<Member, InvalidRequest> {
-    let account = AccountId::parse("account_id", &message.account_id)?;
-    let id = match message.transaction_id.as_str() {
+/// Opens an account. Fields in contract order, then what needs no account.
+pub(super) fn create(account: &str, initial_balance: i64, id: &str) -> Result<Member, InvalidRequest> {
+    let account = AccountId::parse("account_id", account)?;
+    let id = match id {
         "" => None,
         text => Some(TransactionId::parse("transaction_id", text)?),
     };
-    Ok(Member { id, operation: Operation::create(account, message.initial_balance)? })
+    Ok(Member { id, operation: Operation::create(account, initial_balance)? })
 }
 
-pub(super) fn update(message: &proto::UpdateBalanceRequest) -> Result<Member, InvalidRequest> {
-    let account = AccountId::parse("account_id", &message.account_id)?;
-    let id = TransactionId::parse("transaction_id", &message.transaction_id)?;
-    Ok(Member { id: Some(id), operation: Operation::update(account, message.delta) })
+pub(super) fn update(account: &str, delta: i64, id: &str) -> Result<Member, InvalidRequest> {
+    let account = AccountId::parse("account_id", account)?;
+    let id = TransactionId::parse("transaction_id", id)?;
+    Ok(Member { id: Some(id), operation: Operation::update(account, delta) })
 }
 
-pub(super) fn transfer(message: &proto::TransferFundsRequest) -> Result<Member, InvalidRequest> {
-    let from = AccountId::parse("from_account_id", &message.from_account_id)?;
-    let to = AccountId::parse("to_account_id", &message.to_account_id)?;
-    let id = TransactionId::parse("transaction_id", &message.transaction_id)?;
-    Ok(Member { id: Some(id), operation: Operation::transfer(from, to, message.amount)? })
+pub(super) fn transfer(from: &str, to: &str, amount: i64, id: &str) -> Result<Member, InvalidRequest> {
+    let from = AccountId::parse("from_account_id", from)?;
+    let to = AccountId::parse("to_account_id", to)?;
+    let id = TransactionId::parse("transaction_id", id)?;
+    Ok(Member { id: Some(id), operation: Operation::transfer(from, to, amount)? })
 }
 
 /// One operation of a batch.
 pub(super) fn operation(operation: &proto::Operation) -> Result<Member, Failure> {
     let member = match &operation.operation {
-        Some(Kind::CreateAccount(message)) => create(message),
-        Some(Kind::UpdateBalance(message)) => update(message),
-        Some(Kind::TransferFunds(message)) => transfer(message),
-        None => {
-            let text = "operation must be set".to_owned();
-            return Err(Failure::Field { field: "operation", reason: "OPERATION_MISSING", text });
+        Some(Kind::CreateAccount(proto::CreateAccountRequest { account_id, initial_balance, transaction_id })) => {
+            create(account_id, *initial_balance, transaction_id)
         }
+        Some(Kind::UpdateBalance(proto::UpdateBalanceRequest { account_id, delta, transaction_id })) => {
+            update(account_id, *delta, transaction_id)
+        }
+        Some(Kind::TransferFunds(message)) => {
+            transfer(&message.from_account_id, &message.to_account_id, message.amount, &message.transaction_id)
+        }
+        None => return Err(missing()),
     };
     Ok(member?)
+}
+
+/// What is wrong with an operation that is none.
+pub(super) fn missing() -> Failure {
+    Failure::Field { field: "operation", reason: "OPERATION_MISSING", text: "operation must be set".to_owned() }
 }
 
 /// The name, in the log, of one operation of a batch, and what it is about.

@@ -13,7 +13,7 @@ use tonic::service::Routes;
 use super::call::Call;
 use super::deadline;
 use super::opening::Recovery;
-use super::proto::account_service_server::AccountServiceServer;
+use super::server_side::account_service_server::AccountServiceServer;
 use super::service::Accounts;
 use super::status::Failure;
 

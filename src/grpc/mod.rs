@@ -21,11 +21,14 @@ mod backend;
 mod batch;
 mod books;
 mod call;
+mod codec;
 mod convert;
 mod deadline;
 mod door;
 mod opening;
+mod operations;
 mod pull;
+mod results;
 mod server;
 mod service;
 mod status;
@@ -46,6 +49,13 @@ pub mod proto {
 
     /// The compiled contract, for reflection.
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/accounts.bin"));
+}
+
+/// The service as [`proto`] has it, but that a batch is read and written without a message for each of its operations.
+mod server_side {
+    #![allow(clippy::all, clippy::pedantic, clippy::restriction, reason = "generated code")]
+
+    include!(concat!(env!("OUT_DIR"), "/server_side/equipoise.v1.rs"));
 }
 
 /// The service's limits.

@@ -8,19 +8,21 @@ use tonic::{Request, Response, Status, Streaming};
 use super::audit::{self, Subject};
 use super::batch::Batch;
 use super::books::Books;
-use super::proto::account_service_server::AccountService;
+use super::convert;
+use super::operations::Operations;
 use super::proto::{
-    CreateAccountRequest, CreateAccountResponse, ExecuteBatchRequest, ExecuteBatchResponse, GetBalanceRequest,
-    GetBalanceResponse, GetTransactionRequest, GetTransactionResponse, ListAccountsRequest, ListAccountsResponse,
-    SnapshotBalancesRequest, SnapshotBalancesResponse, TransferFundsRequest, TransferFundsResponse,
-    UpdateBalanceRequest, UpdateBalanceResponse, WatchTransactionsRequest, WatchTransactionsResponse,
+    CreateAccountRequest, CreateAccountResponse, GetBalanceRequest, GetBalanceResponse, GetTransactionRequest,
+    GetTransactionResponse, ListAccountsRequest, ListAccountsResponse, SnapshotBalancesRequest,
+    SnapshotBalancesResponse, TransferFundsRequest, TransferFundsResponse, UpdateBalanceRequest, UpdateBalanceResponse,
+    WatchTransactionsRequest, WatchTransactionsResponse,
 };
 use super::pull::{BoxStream, Ends, pull};
+use super::results::Results;
+use super::server_side::account_service_server::AccountService;
 use super::status::Failure;
 use super::stream::Batches;
 use super::walk::{Place, Walks};
 use super::watch::Watch;
-use super::{convert, proto};
 use crate::{AccountId, AccountState, Member, Outcome, Refusal, TransactionId};
 
 /// What the calls need.
@@ -34,7 +36,7 @@ pub(super) struct Accounts {
 
 #[tonic::async_trait]
 impl AccountService for Accounts {
-    type ExecuteStreamStream = BoxStream<ExecuteBatchResponse>;
+    type ExecuteStreamStream = BoxStream<Results>;
     type SnapshotBalancesStream = BoxStream<SnapshotBalancesResponse>;
     type WatchTransactionsStream = BoxStream<WatchTransactionsResponse>;
 
@@ -69,17 +71,13 @@ impl AccountService for Accounts {
         answer("TransferFunds", convert::transfer_subject(&message), self.transfer(&message).await)
     }
 
-    async fn execute_batch(
-        &self,
-        request: Request<ExecuteBatchRequest>,
-    ) -> Result<Response<ExecuteBatchResponse>, Status> {
-        let operations = request.into_inner().operations;
-        answer("ExecuteBatch", Subject::default(), self.batch(operations).await)
+    async fn execute_batch(&self, request: Request<Operations>) -> Result<Response<Results>, Status> {
+        answer("ExecuteBatch", Subject::default(), self.batch(request.into_inner()).await)
     }
 
     async fn execute_stream(
         &self,
-        request: Request<Streaming<ExecuteBatchRequest>>,
+        request: Request<Streaming<Operations>>,
     ) -> Result<Response<Self::ExecuteStreamStream>, Status> {
         let ends = Ends::new("ExecuteStream", request.metadata(), self);
         let batches = Batches::new(self.books.clone(), request.into_inner(), self.max_message_bytes);
@@ -133,7 +131,8 @@ fn answer<T>(operation: &'static str, subject: Subject<'_>, result: Result<T, Fa
 
 impl Accounts {
     async fn create(&self, message: &CreateAccountRequest) -> Result<CreateAccountResponse, Failure> {
-        let (outcome, [account]) = self.decide(convert::create(message)?).await?;
+        let member = convert::create(&message.account_id, message.initial_balance, &message.transaction_id)?;
+        let (outcome, [account]) = self.decide(member).await?;
         Ok(CreateAccountResponse { account: Some(convert::account(account)), replayed: outcome.replayed() })
     }
 
@@ -149,7 +148,8 @@ impl Accounts {
     }
 
     async fn update(&self, message: &UpdateBalanceRequest) -> Result<UpdateBalanceResponse, Failure> {
-        let (outcome, [account]) = self.decide(convert::update(message)?).await?;
+        let member = convert::update(&message.account_id, message.delta, &message.transaction_id)?;
+        let (outcome, [account]) = self.decide(member).await?;
         Ok(UpdateBalanceResponse {
             new_balance: account.balance,
             version: account.version,
@@ -160,7 +160,9 @@ impl Accounts {
     }
 
     async fn transfer(&self, message: &TransferFundsRequest) -> Result<TransferFundsResponse, Failure> {
-        let (outcome, [from, to]) = self.decide(convert::transfer(message)?).await?;
+        let TransferFundsRequest { from_account_id, to_account_id, amount, transaction_id } = message;
+        let member = convert::transfer(from_account_id, to_account_id, *amount, transaction_id)?;
+        let (outcome, [from, to]) = self.decide(member).await?;
         Ok(TransferFundsResponse {
             from_balance: from.balance,
             to_balance: to.balance,
@@ -172,9 +174,8 @@ impl Accounts {
         })
     }
 
-    async fn batch(&self, operations: Vec<proto::Operation>) -> Result<ExecuteBatchResponse, Failure> {
-        let mut batch = Batch::begin(&self.books, operations, self.max_message_bytes).await?;
-        Ok(ExecuteBatchResponse { results: batch.finish().await? })
+    async fn batch(&self, operations: Operations) -> Result<Results, Failure> {
+        Batch::begin(&self.books, operations, self.max_message_bytes).await?.finish().await
     }
 
     async fn transaction(&self, id: &str) -> Result<GetTransactionResponse, Failure> {

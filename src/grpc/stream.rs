@@ -9,44 +9,53 @@ use tonic::{Code, Streaming};
 
 use super::batch::Batch;
 use super::books::Books;
-use super::proto::{ExecuteBatchRequest, ExecuteBatchResponse, OperationResult};
+use super::operations::Operations;
 use super::pull::Step;
+use super::results::Results;
 use super::status::Failure;
 
 /// The most batches whose results were not taken yet.
-const IN_FLIGHT: usize = 16;
+const BATCHES: usize = 64;
+/// No more are read while so many operations wait for their results to be taken. More would not hide the disk any better: they
+/// would only be out of the processor's caches by the time that they are written and answered.
+const OPERATIONS: usize = 10_000;
 
 /// A stream's place.
 pub(super) struct Batches {
     books: Books,
-    requests: Streaming<ExecuteBatchRequest>,
+    requests: Streaming<Operations>,
     max_bytes: usize,
     /// Oldest first. An error is the last one: it ends the stream when it is its turn.
     begun: VecDeque<Result<Batch, Failure>>,
+    /// How many operations they have.
+    operations: usize,
     /// The client has sent its last batch, or one that ends the stream.
     ended: bool,
 }
 
 impl Batches {
-    pub(super) fn new(books: Books, requests: Streaming<ExecuteBatchRequest>, max_bytes: usize) -> Self {
-        Batches { books, requests, max_bytes, begun: VecDeque::new(), ended: false }
+    pub(super) fn new(books: Books, requests: Streaming<Operations>, max_bytes: usize) -> Self {
+        Batches { books, requests, max_bytes, begun: VecDeque::new(), operations: 0, ended: false }
     }
 
     /// The next batch's results.
-    pub(super) async fn step(mut self) -> Step<Batches, ExecuteBatchResponse> {
+    pub(super) async fn step(mut self) -> Step<Batches, Results> {
         loop {
-            let Batches { requests, begun, ended, .. } = &mut self;
-            let (reading, waiting) = (!*ended && begun.len() < IN_FLIGHT, !begun.is_empty());
+            let Batches { requests, begun, operations, ended, .. } = &mut self;
+            let has_room = begun.len() < BATCHES && *operations < OPERATIONS;
+            let (reading, waiting) = (!*ended && has_room, !begun.is_empty());
             tokio::select! {
                 biased;
                 request = requests.message(), if reading => {
                     let begun = self.begin(request).await;
+                    self.operations += operations_of(begun.as_ref());
                     self.begun.extend(begun);
                 }
                 results = finish(begun.front_mut()), if waiting => {
                     let results = results?;
-                    self.begun.pop_front();
-                    return Ok(Some((ExecuteBatchResponse { results }, self)));
+                    let finished = self.begun.pop_front();
+                    self.operations -= operations_of(finished.as_ref());
+                    return Ok(Some((results, self)));
                 }
                 else => return Ok(None),
             }
@@ -54,14 +63,9 @@ impl Batches {
     }
 
     /// Decides what came, unless it is the end.
-    async fn begin(
-        &mut self,
-        request: Result<Option<ExecuteBatchRequest>, tonic::Status>,
-    ) -> Option<Result<Batch, Failure>> {
+    async fn begin(&mut self, request: Result<Option<Operations>, tonic::Status>) -> Option<Result<Batch, Failure>> {
         let batch = match request {
-            Ok(Some(ExecuteBatchRequest { operations })) => {
-                Some(Batch::begin(&self.books, operations, self.max_bytes).await)
-            }
+            Ok(Some(operations)) => Some(Batch::begin(&self.books, operations, self.max_bytes).await),
             Ok(None) => None,
             Err(status) => Some(Err(unreadable(&status))),
         };
@@ -70,8 +74,12 @@ impl Batches {
     }
 }
 
+fn operations_of(batch: Option<&Result<Batch, Failure>>) -> usize {
+    batch.and_then(|batch| batch.as_ref().ok()).map_or(0, Batch::operations)
+}
+
 /// The results of the oldest batch.
-async fn finish(oldest: Option<&mut Result<Batch, Failure>>) -> Result<Vec<OperationResult>, Failure> {
+async fn finish(oldest: Option<&mut Result<Batch, Failure>>) -> Result<Results, Failure> {
     match oldest {
         Some(Ok(batch)) => batch.finish().await,
         Some(Err(failure)) => Err(failure.clone()),

@@ -131,6 +131,23 @@ async fn a_client_that_does_not_read_is_not_read_from() {
     assert_eq!(service.stop().await.as_secs(), 0);
 }
 
+/// E4: what waits for a client that does not read is bounded by its operations, not only by its batches.
+#[tokio::test]
+async fn long_batches_wait_in_small_number() {
+    const LENGTH: usize = 5_000;
+    let (service, _) = started(Options::default()).await;
+    let client = service.narrow_client().await;
+    let (send, _results) = open(&client).await;
+    let mut sent = 0;
+    while let Ok(Ok(())) = timeout(Duration::from_secs(2), send.send(updates(sent, LENGTH))).await {
+        sent += 1;
+        assert!(sent < 100, "nothing holds the sender back");
+    }
+    // Two that wait, and a few that were taken: on their way to the client.
+    let decided = service.ledger.sequence();
+    assert!((2..=8).contains(&(decided as usize / LENGTH)), "{decided} operations were decided");
+}
+
 /// E4: the end of the service ends the stream; what was answered stays.
 #[tokio::test]
 async fn the_end_of_the_service_ends_the_stream() {
