@@ -170,25 +170,30 @@ pub(super) async fn on_ledger(
     most: usize,
 ) -> Result<(), Error> {
     // Each batch is waited for as a whole.
-    let applied = embedded.ledger.with_durability(Durability::Applied);
+    let ledger = embedded.ledger.with_durability(Durability::Applied);
     let mut under_way: VecDeque<(Instant, u64, Counts)> = VecDeque::with_capacity(most);
     loop {
-        let over = shared.over(Instant::now());
-        if under_way.len() == most || (over && !under_way.is_empty()) {
-            let Some((began, sequence, counts)) = under_way.pop_front() else { continue };
-            if embedded.durable {
-                let closed = |_| Error::Other("the ledger was closed".to_owned());
-                embedded.ledger.wait_durable(sequence).map_err(closed)?;
-            }
+        let durable = if embedded.durable { ledger.durable() } else { u64::MAX };
+        while let Some((began, sequence, counts)) = under_way.front().copied()
+            && sequence <= durable
+        {
+            under_way.pop_front();
             shared.batch_answered(series, size, counts, began);
-        } else if over {
-            return Ok(());
-        } else {
-            let requests = requests(&mut plan, size, &shared.names)?;
-            let began = Instant::now();
-            shared.begun(size);
-            let (sequence, counts) = decide(&applied, requests);
-            under_way.push_back((began, sequence, counts));
+        }
+        let over = shared.over(Instant::now());
+        match under_way.front() {
+            Some((_, sequence, _)) if over || under_way.len() == most => {
+                let closed = |_| Error::Other("the ledger was closed".to_owned());
+                ledger.wait_durable(*sequence).map_err(closed)?;
+            }
+            None if over => return Ok(()),
+            _ => {
+                let requests = requests(&mut plan, size, &shared.names)?;
+                let began = Instant::now();
+                shared.begun(size);
+                let (sequence, counts) = decide(&ledger, requests);
+                under_way.push_back((began, sequence, counts));
+            }
         }
     }
 }

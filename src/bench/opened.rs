@@ -67,7 +67,7 @@ pub(super) struct Opened {
 /// How it is called.
 #[derive(Clone, Debug)]
 pub(super) enum Reach {
-    Service(Endpoint),
+    Service(Box<Endpoint>),
     Ledger(Embedded),
 }
 
@@ -165,7 +165,7 @@ fn no_disk(_: &Path) -> Option<String> {
 
 fn service(url: &str) -> Result<Reach, Error> {
     let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| Error::Other(format!("{url}: {error}")))?;
-    Ok(Reach::Service(endpoint.tcp_nodelay(true)))
+    Ok(Reach::Service(Box::new(endpoint.tcp_nodelay(true))))
 }
 
 /// A connection; what went wrong is told by its first cause.

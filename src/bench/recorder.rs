@@ -185,6 +185,7 @@ impl Numbers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::Latency;
 
     fn window(start: Instant, length: Duration) -> Window {
         Window { warm_up: start, start, end: start + length }
