@@ -173,6 +173,9 @@ pub struct Check {
     pub journal: bool,
     /// What does not hold, one line each.
     pub faults: Vec<String>,
+    /// What could not be looked at, one line each: no fault.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 impl Check {
