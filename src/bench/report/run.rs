@@ -77,6 +77,9 @@ fn section(id: &str, run: &Run) -> Result<Markup, ReportError> {
                 li { strong { (verdict(&run.check)) } span { "check of the ledger" } }
             }
             (faults(&run.check))
+            @if !run.check.notes.is_empty() {
+                ul.about { @for note in &run.check.notes { li { (text(note)) } } }
+            }
             div.charts { @for chart in charts.iter().flatten() { (chart) } }
             (latency::figures(&run.calls))
             (moments(&run.timeline))

@@ -120,6 +120,7 @@ fn hostile_text_stays_text() {
     later.metrics[0].unit = HOSTILE.to_owned();
     run.started = HOSTILE.to_owned();
     run.check.faults.push(HOSTILE.to_owned());
+    run.check.notes.push(HOSTILE.to_owned());
     for page in [
         page(&[run.clone()]).expect("a page"),
         page(&[run.clone(), run.clone()]).expect("a page"),
@@ -174,9 +175,13 @@ fn a_ledger_that_was_found_wrong_is_not_to_be_overlooked() {
     let mut run = run("2026-11-26T06:00:00Z");
     run.check.total = false;
     run.check.faults.push("the sum is 99 and must be 100".to_owned());
+    run.check.notes.push("the journal was not watched".to_owned());
     let page = page(&[run]).expect("a page");
     assert!(
-        page.contains("role=\"alert\"") && page.contains("the sum is 99 and must be 100") && page.contains("✗ FAILS")
+        page.contains("role=\"alert\"")
+            && page.contains("the sum is 99 and must be 100")
+            && page.contains("the journal was not watched")
+            && page.contains("✗ FAILS")
     );
 }
 
