@@ -112,11 +112,11 @@ impl Core {
     #[inline]
     fn receive(&self, requests: &[Request]) -> Result<(), (usize, SubmitError)> {
         let guard = &pin();
-        accounts_of(requests).for_each(|id| self.directory.prefetch_place(id, guard));
+        first_accounts(requests, |id| self.directory.prefetch_place(id, guard));
         for (place, request) in requests.iter().enumerate() {
             self.admit(request, guard).map_err(|refusal| (place, refusal))?;
         }
-        accounts_of(requests).for_each(|id| self.directory.prefetch(id, guard));
+        first_accounts(requests, |id| self.directory.prefetch(id, guard));
         Ok(())
     }
 
@@ -239,10 +239,21 @@ impl Core {
     }
 }
 
-/// The accounts of small requests.
-fn accounts_of(requests: &[Request]) -> impl Iterator<Item = &AccountId> {
-    let members = requests.iter().flat_map(|request| request.members().iter().take(SMALL));
-    members.flat_map(|member| (0..2).map_while(|position| member.operation.account(position)))
+/// Visits the accounts that requests name first. Loops: chained iterators take longer than what they are for.
+#[inline]
+fn first_accounts(requests: &[Request], visit: impl Fn(&AccountId)) {
+    for request in requests {
+        for member in request.members().iter().take(SMALL) {
+            match member.operation.kind() {
+                Kind::Create { account, .. } | Kind::Update { account, .. } => visit(account),
+                Kind::Transfer { from, to, .. } => {
+                    visit(from);
+                    visit(to);
+                }
+                Kind::Post { legs } => legs.iter().take(SMALL).for_each(|leg| visit(&leg.account)),
+            }
+        }
+    }
 }
 
 fn unknowable(error: IndexError) -> SubmitError {
