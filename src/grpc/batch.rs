@@ -110,11 +110,11 @@ fn request(group: &[proto::Operation]) -> Result<Request, (usize, Failure)> {
 /// The culprit keeps its text, the others say that their group failed.
 fn undecided(results: &mut Vec<OperationResult>, culprit: usize, failure: &Failure, group: &[proto::Operation]) {
     let of_group = Failure::Refused { refusal: Refusal::Group { index: culprit }, replayed: false };
-    // Shutting down, or out of memory or disk: that is true of every member.
-    let everybody = matches!(failure, Failure::Closed | Failure::JournalFailed { .. } | Failure::Exhausted(_));
+    // Everything else is true of all: shutting down, out of memory or disk, no answer from the store.
+    let of_one = matches!(failure, Failure::Invalid(_) | Failure::Field { .. } | Failure::Refused { .. });
     results.extend(
         group.iter().enumerate().map(|(index, operation)| {
-            failed(operation, if everybody || index == culprit { failure } else { &of_group })
+            failed(operation, if !of_one || index == culprit { failure } else { &of_group })
         }),
     );
 }
@@ -185,5 +185,32 @@ mod tests {
         let response = proto::ExecuteBatchResponse { results: vec![result; MAX_BATCH_OPERATIONS] };
         assert!(response.encoded_len() <= RESULT_BYTES * MAX_BATCH_OPERATIONS, "{}", response.encoded_len());
         const { assert!(RESULT_BYTES * MAX_BATCH_OPERATIONS < 4 * 1024 * 1024) };
+    }
+
+    /// A14: what keeps a whole group from being decided is told of each member; what is wrong with one of them, of that one.
+    #[test]
+    fn a_failure_of_the_whole_group_is_told_of_every_member() {
+        let what = "somebody unplugged it".to_owned();
+        let everybody = [
+            Failure::Closed,
+            Failure::Unavailable { what: what.clone() },
+            Failure::Broken { what: what.clone() },
+            Failure::JournalFailed { what: what.clone() },
+            Failure::IdsUnreadable { what },
+            Failure::Internal("a request without an outcome"),
+        ];
+        let group = [proto::Operation { linked: true, ..Default::default() }, proto::Operation::default()];
+        for failure in everybody {
+            let mut results = Vec::new();
+            undecided(&mut results, 0, &failure, &group);
+            let told: Vec<_> = results.iter().map(|result| (result.code, result.message.as_str())).collect();
+            let text = failure.to_string();
+            assert_eq!(told, [(failure.code().into(), text.as_str()); 2]);
+        }
+        let mut results = Vec::new();
+        let wrong = Failure::Field { field: "account_id", reason: "INVALID", text: "wrong".to_owned() };
+        undecided(&mut results, 1, &wrong, &group);
+        assert_ne!(results[0].message, "wrong");
+        assert_eq!(results[1].message, "wrong");
     }
 }
