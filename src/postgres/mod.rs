@@ -42,6 +42,7 @@
 //! They go to PostgreSQL, on a connection of their own, since another instance may have written last. They show what is
 //! committed and wait for no writer.
 
+mod ahead;
 mod batch;
 mod committer;
 mod database;
@@ -53,6 +54,7 @@ mod migrate;
 #[cfg(test)]
 mod model;
 mod read;
+mod remembered;
 mod rows;
 mod session;
 mod settings;

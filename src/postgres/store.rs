@@ -21,6 +21,9 @@ use crate::{AccountId, AccountState, Outcome, Request, TransactionId};
 /// How many calls may wait for the committer before more wait to be let in.
 const QUEUE: usize = 4_096;
 
+/// How many events and operations are worth deciding while others are written.
+const AHEAD: usize = 256;
+
 /// How long [`PgStore::connect`] waits between two tries.
 const BETWEEN_TRIES: Duration = Duration::from_millis(200);
 
@@ -61,10 +64,12 @@ impl PgStore {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let bounds = Bounds {
             batch: settings.batch.max(1),
+            ahead: AHEAD.min(settings.batch).max(1),
             accounts: settings.remembered_accounts,
             ids: settings.remembered_ids,
         };
-        let committer = tokio::spawn(Committer::new(session, jobs, bounds).run());
+        let beside = Session::new(connector.clone(), settings.patience);
+        let committer = tokio::spawn(Committer::new(session, beside, jobs, bounds).run());
         Ok(PgStore { queue, reader: Reader::new(connector), committer: Mutex::new(Some(committer)) })
     }
 

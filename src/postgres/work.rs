@@ -147,9 +147,8 @@ impl Batch {
     }
 
     /// What the database is to keep of a decided batch. Takes what it needs out of the decision.
-    pub(super) fn changes(&self, asks: &Asks, decision: &mut Decision, number: i64) -> Changes {
+    pub(super) fn changes(&self, asks: &Asks, decision: &mut Decision) -> Changes {
         let mut changes = Changes {
-            number,
             accounts: std::mem::take(&mut decision.accounts),
             ids: std::mem::take(&mut decision.ids),
             records: std::mem::take(&mut decision.records),

@@ -189,10 +189,11 @@ fn account(text: &str) -> AccountId {
 impl World {
     fn start(&self, executor: &mut Executor, instance: usize) {
         let (queue, jobs) = mpsc::channel(16);
-        let session = Session::new(self.server.clone(), self.random.clone(), self.bug);
+        let session = || Session::new(self.server.clone(), self.random.clone(), self.bug);
         // Smaller than what there is, so that they forget.
-        let bounds = Bounds { batch: 1 + self.random.below(12) as usize, accounts: 4, ids: 10 };
-        executor.spawn(instance, Committer::new(session, jobs, bounds).run());
+        let batch = 1 + self.random.below(12) as usize;
+        let bounds = Bounds { batch, ahead: 1 + self.random.below(4) as usize, accounts: 4, ids: 10 };
+        executor.spawn(instance, Committer::new(session(), session(), jobs, bounds).run());
         executor.spawn(instance, self.clone().consume(instance, queue.clone()));
         executor.spawn(instance, self.clone().call(instance, queue.clone()));
         executor.spawn(instance, self.clone().call(instance + 1_000, queue));

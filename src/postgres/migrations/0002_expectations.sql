@@ -1,0 +1,12 @@
+-- Ends a transaction whose statements did not find the rows that its batch was decided from.
+
+CREATE FUNCTION expect_rows(found bigint, expected bigint) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    IF found <> expected THEN
+        RAISE EXCEPTION 'others changed what this batch was decided from' USING ERRCODE = 'EQ001';
+    END IF;
+    RETURN true;
+END
+$$;
+
+COMMENT ON FUNCTION expect_rows IS 'Not an error for anybody: the batch is decided again.';
