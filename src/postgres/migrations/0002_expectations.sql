@@ -1,8 +1,8 @@
 -- Ends a transaction whose statements did not find the rows that its batch was decided from.
 
-CREATE FUNCTION expect_rows(found bigint, expected bigint) RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE FUNCTION expect_rows(seen bigint, expected bigint) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
-    IF found <> expected THEN
+    IF seen <> expected THEN
         RAISE EXCEPTION 'others changed what this batch was decided from' USING ERRCODE = 'EQ001';
     END IF;
     RETURN true;
