@@ -113,9 +113,10 @@ fn undecided(results: &mut Vec<OperationResult>, culprit: usize, failure: &Failu
     // Everything else is true of all: shutting down, out of memory or disk, no answer from the store.
     let of_one = matches!(failure, Failure::Invalid(_) | Failure::Field { .. } | Failure::Refused { .. });
     results.extend(
-        group.iter().enumerate().map(|(index, operation)| {
-            failed(operation, if !of_one || index == culprit { failure } else { &of_group })
-        }),
+        group
+            .iter()
+            .enumerate()
+            .map(|(index, operation)| failed(operation, if !of_one || index == culprit { failure } else { &of_group })),
     );
 }
 

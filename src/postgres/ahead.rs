@@ -98,7 +98,8 @@ impl<D: Database> Ahead<D> {
         let Stage::LookingUp { found, .. } = &mut self.stage else { return };
         let (session, found) = poll_fn(|context| found.as_mut().poll(context)).await;
         self.session = Some(session);
-        if let Stage::LookingUp { asks, mut known, stale: false, .. } = std::mem::replace(&mut self.stage, Stage::Gathering)
+        if let Stage::LookingUp { asks, mut known, stale: false, .. } =
+            std::mem::replace(&mut self.stage, Stage::Gathering)
             && let Ok(found) = found
         {
             remembered.learn(&mut known, found);

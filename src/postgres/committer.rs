@@ -9,6 +9,7 @@ use std::future::{Future, poll_fn};
 use std::mem::take;
 use std::pin::{Pin, pin};
 use std::task::Poll;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -30,6 +31,8 @@ pub(super) struct Bounds {
     pub(super) ahead: usize,
     pub(super) accounts: usize,
     pub(super) ids: usize,
+    /// An id is looked up again when it is so old.
+    pub(super) id_age: Duration,
 }
 
 /// Decides batches and has the database keep them.
@@ -82,7 +85,7 @@ impl<D: Database> Committer<D> {
         Committer {
             database,
             queue,
-            remembered: Remembered::new(bounds.accounts, bounds.ids),
+            remembered: Remembered::new(bounds.accounts, bounds.ids, bounds.id_age),
             ahead: Ahead::new(beside),
             settling: None,
             bounds,
@@ -181,12 +184,7 @@ impl<D: Database> Committer<D> {
     }
 
     /// Tries a batch once. It was answered, or is to be tried again.
-    async fn attempt(
-        &mut self,
-        batch: &mut Batch,
-        decided: Option<Decided>,
-        retry: &mut Retry,
-    ) -> Result<(), Fault> {
+    async fn attempt(&mut self, batch: &mut Batch, decided: Option<Decided>, retry: &mut Retry) -> Result<(), Fault> {
         let mut decided = match decided {
             Some(decided) => decided,
             None => self.decide(batch, retry).await?,

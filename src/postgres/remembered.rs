@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::batch::{AccountChange, Changes, Found, Used, UsedId};
 use super::decide::{Ask, Known};
@@ -17,6 +18,7 @@ const WARY: u32 = 64;
 pub(super) struct Remembered {
     accounts: Memory<AccountId, Balance>,
     ids: Memory<TransactionId, Used>,
+    id_age: Duration,
     wary: u32,
 }
 
@@ -34,8 +36,8 @@ impl Wanted {
 }
 
 impl Remembered {
-    pub(super) fn new(accounts: usize, ids: usize) -> Self {
-        Remembered { accounts: Memory::new(accounts), ids: Memory::new(ids), wary: WARY }
+    pub(super) fn new(accounts: usize, ids: usize, id_age: Duration) -> Self {
+        Remembered { accounts: Memory::new(accounts), ids: Memory::new(ids), id_age, wary: WARY }
     }
 
     /// Somebody used an id that was not remembered.
@@ -58,9 +60,10 @@ impl Remembered {
     pub(super) fn know(&mut self, asks: &[Ask], before: Option<&Changes>, lock: bool, ids: bool) -> (Known, Wanted) {
         let (mut known, mut wanted) = (Known::default(), Wanted::default());
         let mut accounts = HashSet::new();
+        let oldest = self.oldest();
         for member in asks.iter().flat_map(|ask| ask.request.members()) {
             if let Some(id) = &member.id {
-                if let Some(used) = self.ids.get(id) {
+                if let Some(used) = self.ids.get(id).filter(|used| used.record.time >= oldest) {
                     known.ids.insert(id.clone(), used);
                     continue;
                 }
@@ -86,11 +89,18 @@ impl Remembered {
         (known, wanted)
     }
 
+    /// The time of the oldest use of an id that is still believed.
+    fn oldest(&self) -> u64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(now.saturating_sub(self.id_age).as_nanos()).unwrap_or(u64::MAX)
+    }
+
     /// Adds the ids that are remembered by now.
     pub(super) fn recall(&mut self, known: &mut Known, asks: &[Ask]) {
         let ids = asks.iter().flat_map(|ask| ask.request.members()).filter_map(|member| member.id.as_ref());
+        let oldest = self.oldest();
         for id in ids {
-            if let Some(used) = self.ids.get(id) {
+            if let Some(used) = self.ids.get(id).filter(|used| used.record.time >= oldest) {
                 known.ids.insert(id.clone(), used);
             }
         }

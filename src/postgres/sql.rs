@@ -54,7 +54,7 @@ const UPDATE_ACCOUNTS: &str = "UPDATE products p
 
 /// Fails with [`ID_TAKEN`] where one was used.
 const INSERT_IDS: &str = "INSERT INTO processed_events (event_id, product_id, batch, place, member)
-    SELECT id, account, $5::bigint, place, member
+    SELECT id, account, $5::bigint, place, coalesce(member, 0)
     FROM unnest($1::text[], $2::text[], $3::integer[], $4::integer[]) AS used (id, account, place, member)";
 
 pub(super) const ID_TAKEN: &str = "processed_events_pkey";
@@ -77,9 +77,14 @@ const OFFSETS: &str = "SELECT o.topic, o.partition, o.epoch, o.next_offset
 const INSERT_ENTRIES: &str = "INSERT INTO journal_entries (batch, place, member, transaction_id, operation, account_id,
         counterparty_id, amount, balance_after, version_after, counterparty_balance_after, counterparty_version_after,
         status, refused_account, refused_current, as_of, time_ns)
-    SELECT $17::bigint, * FROM unnest($1::integer[], $2::integer[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[],
-        $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::text[], $13::smallint[], $14::bigint[],
-        $15::bigint[], $16::bigint[])";
+    SELECT $17::bigint, place, coalesce(member, 0), id, coalesce(operation, 'update'), account, counterparty, amount,
+        balance, version, counterparty_balance, counterparty_version, coalesce(status, 'applied'), refused_account,
+        refused_current, as_of, time_ns
+    FROM unnest($1::integer[], $2::integer[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::bigint[],
+            $9::bigint[], $10::bigint[], $11::bigint[], $12::text[], $13::smallint[], $14::bigint[], $15::bigint[],
+            $16::bigint[])
+        AS entry (place, member, id, operation, account, counterparty, amount, balance, version, counterparty_balance,
+            counterparty_version, status, refused_account, refused_current, as_of, time_ns)";
 
 const INSERT_LETTER: &str = "INSERT INTO dead_letters
         (topic, partition, kafka_offset, record_time, key, value, header_names, header_values, reason)

@@ -203,7 +203,9 @@ impl Batch {
                 let Some(row) = found.iter().find(|row| row.topic == *topic && row.partition == run.partition) else {
                     continue;
                 };
-                if row.epoch == run.epoch && row.next == Some(run.next) {
+                // Past its end as well: the call after it was kept, so it was.
+                let past = row.next > Some(run.next) && run.from <= Some(run.next);
+                if row.epoch == run.epoch && (past || row.next == Some(run.next)) {
                     self.through.insert((index, at));
                 } else if row.epoch != run.epoch || row.next != run.from {
                     fenced.push(run.partition);

@@ -9,7 +9,7 @@ use tokio_postgres::{Error, Row, Statement};
 use super::batch::{AccountChange, Changes, Committed, Missed, OffsetFound};
 use super::database::Fault;
 use super::link::{Broken, Link, fault};
-use super::rows::Entries;
+use super::rows::{Entries, shorten};
 use super::sql::{self, Statements, Writing};
 use crate::inventory::DeadLetter;
 
@@ -104,7 +104,8 @@ struct Ids<'a> {
     id: Vec<&'a str>,
     account: Vec<&'a str>,
     place: Vec<i32>,
-    member: Vec<i32>,
+    /// Left out at the end: the first.
+    member: Vec<Option<i32>>,
 }
 
 /// The columns of offsets.
@@ -218,8 +219,9 @@ impl<'a> Batch<'a> {
             ids.id.push(used.id.as_str());
             ids.account.push(used.account.as_str());
             ids.place.push(used.place as i32);
-            ids.member.push(used.member as i32);
+            ids.member.push((used.member > 0).then_some(used.member as i32));
         }
+        shorten(&mut ids.member);
         let mut offsets = Offsets::default();
         for offset in &changes.offsets {
             offsets.topic.push(&offset.topic);
