@@ -10,3 +10,5 @@ END
 $$;
 
 COMMENT ON FUNCTION expect_rows IS 'Not an error for anybody: the batch is decided again.';
+
+COMMENT ON COLUMN journal_entries.as_of IS 'Of what was refused: an account that it is about, or met in its chain, had been opened by nobody up to this sequence.';
