@@ -5,9 +5,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use equipoise::inventory::{Content, DeadLetter, Event, Position, Record, Run, Store as _};
+use equipoise::inventory::{Applied, Content, DeadLetter, Event, Position, Record, Run, Store as _};
 use equipoise::postgres::{PgStore, Settings};
 use equipoise::{AccountId, TransactionId};
+use tokio::task::JoinHandle;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, NoTls};
 
@@ -41,56 +42,108 @@ async fn measure(server: &str) {
     let url = format!("{}/{name}", &server[..at]);
     let mut settings = Settings::new(&url);
     settings.batch = 10_000;
-    let store = PgStore::connect(&settings).await.expect("a store");
+    let store = Arc::new(PgStore::connect(&settings).await.expect("a store"));
     let bare = Bare::new(&url).await;
-    let mut consumer = Consumer::new(&store).await;
+    let mut consumer = Consumer::new(store.clone()).await;
     let mut numbers = 0;
     for size in [1_000, 5_000] {
-        let mut rates = [const { Vec::new() }; 3];
-        let mut spent = Vec::new();
+        let mut rounds = [const { Vec::new() }; 3];
         for _ in 0..ROUNDS {
-            rates[0].push(rate(size, async || bare.write(size, &mut numbers, false).await).await);
-            rates[1].push(rate(size, async || bare.write(size, &mut numbers, true).await).await);
-            let before = (processor_time(), numbers);
-            rates[2].push(rate(size, async || consumer.apply(&store, size, &mut numbers).await).await);
-            spent.push((processor_time() - before.0) / (numbers - before.1) as f64);
+            for (checked, rounds) in [false, true].into_iter().zip(&mut rounds) {
+                let mut meter = Meter::new(&admin, &name).await;
+                while meter.goes_on() {
+                    bare.write(size, &mut numbers, checked).await;
+                    meter.events += size;
+                }
+                rounds.push(meter.read(&admin, &name).await);
+            }
+            let mut meter = Meter::new(&admin, &name).await;
+            while meter.goes_on() {
+                consumer.apply(size, &mut numbers).await;
+                meter.events += size;
+            }
+            consumer.settle().await;
+            rounds[2].push(meter.read(&admin, &name).await);
         }
-        let [bare, checked, store] = rates.map(|mut rates: Vec<f64>| {
-            rates.sort_by(f64::total_cmp);
-            rates[ROUNDS / 2]
+        let [bare, checked, store] = rounds.map(|mut rounds: Vec<Round>| {
+            rounds.sort_by(|a, b| a.rate.total_cmp(&b.rate));
+            rounds.swap_remove(ROUNDS / 2)
         });
-        println!(
-            "{size:5} a batch: bare inserts {bare:8.0}/s, with the id check and the offsets {checked:8.0}/s, \
-             the store {store:8.0}/s ({:.0} % of bare), {:.1} us of this process an event",
-            100.0 * store / bare,
-            1e6 * spent.iter().sum::<f64>() / ROUNDS as f64
-        );
+        println!("{size:5} a batch: bare inserts {bare}");
+        println!("              checked      {checked}, {:.0} % of bare", 100.0 * checked.rate / bare.rate);
+        println!("              the store    {store}, {:.0} % of bare", 100.0 * store.rate / bare.rate);
     }
     store.close().await;
     drop(bare);
     admin.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).await.expect("dropped");
 }
 
-async fn rate(size: usize, mut batch: impl AsyncFnMut()) -> f64 {
-    let started = Instant::now();
-    let mut events = 0;
-    while started.elapsed() < ROUND {
-        batch().await;
-        events += size;
-    }
-    events as f64 / started.elapsed().as_secs_f64()
+/// A round under way.
+struct Meter {
+    started: Instant,
+    events: usize,
+    here: f64,
+    there: f64,
 }
 
-async fn client(url: &str) -> Client {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("the server answers");
-    tokio::spawn(connection);
-    client
+/// What was seen of a round.
+struct Round {
+    /// Events a second.
+    rate: f64,
+    /// Processor time for each, of this process and of the server's, in microseconds.
+    here: f64,
+    there: f64,
+}
+
+impl Meter {
+    async fn new(admin: &Client, database: &str) -> Self {
+        let there = server_time(admin, database).await;
+        Meter { started: Instant::now(), events: 0, here: processor_time(), there }
+    }
+
+    fn goes_on(&self) -> bool {
+        self.started.elapsed() < ROUND
+    }
+
+    async fn read(self, admin: &Client, database: &str) -> Round {
+        let (events, elapsed, here) = (self.events as f64, self.started.elapsed(), processor_time());
+        let there = server_time(admin, database).await;
+        Round {
+            rate: events / elapsed.as_secs_f64(),
+            here: 1e6 * (here - self.here) / events,
+            there: 1e6 * (there - self.there) / events,
+        }
+    }
+}
+
+impl std::fmt::Display for Round {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Round { rate, here, there } = self;
+        write!(f, "{rate:8.0}/s, {here:4.1} us of this process and {there:4.1} us of the server's for each")
+    }
 }
 
 /// What this process has used of its processors, in seconds.
 fn processor_time() -> f64 {
     let usage = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     usage.tv_sec as f64 + usage.tv_nsec as f64 / 1e9
+}
+
+/// What the sessions with the database have used, in seconds; NaN where the server is on another machine.
+async fn server_time(admin: &Client, database: &str) -> f64 {
+    let sessions = "SELECT pid FROM pg_stat_activity WHERE datname = $1";
+    let pids = admin.query(sessions, &[&database]).await.expect("the sessions");
+    let used = |row: &tokio_postgres::Row| {
+        let stat = std::fs::read_to_string(format!("/proc/{}/schedstat", row.get::<_, i32>(0))).ok()?;
+        stat.split(' ').next()?.parse::<f64>().ok()
+    };
+    pids.iter().map(|row| used(row).unwrap_or(f64::NAN) / 1e9).sum()
+}
+
+async fn client(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("the server answers");
+    tokio::spawn(connection);
+    client
 }
 
 /// A number that looks random, for ids and products.
@@ -108,29 +161,36 @@ fn product(kind: &str, number: u64) -> String {
     format!("{kind}-{:08}", scattered(number) % PRODUCTS)
 }
 
-/// Consumes one partition: the next run is put together while one is with the store, as the service does it.
+/// Consumes one partition: while one run is with the store the next one is put together and sent after it, as the service does.
 struct Consumer {
+    store: Arc<PgStore>,
     at: Position,
-    next: Option<Run>,
+    under_way: Option<(usize, JoinHandle<Applied>)>,
 }
 
 impl Consumer {
-    async fn new(store: &PgStore) -> Self {
-        Consumer { at: store.take_over(TOPIC, &[0]).await.expect("a partition")[0], next: None }
+    async fn new(store: Arc<PgStore>) -> Self {
+        let at = store.take_over(TOPIC, &[0]).await.expect("a partition")[0];
+        Consumer { store, at, under_way: None }
     }
 
-    async fn apply(&mut self, store: &PgStore, size: usize, numbers: &mut u64) {
-        let fits = |run: &Run| run.records.len() == size;
-        let run = match self.next.take().filter(fits) {
-            Some(run) => run,
-            None => made(self.at.epoch, self.at.next, size, numbers),
-        };
-        let (applied, next) = tokio::join!(store.apply(TOPIC, std::slice::from_ref(&run)), async {
-            made(self.at.epoch, Some(run.next), size, numbers)
-        });
-        assert_eq!(applied.expect("applied").applied, size as u64);
+    async fn apply(&mut self, size: usize, numbers: &mut u64) {
+        let run = made(self.at.epoch, self.at.next, size, numbers);
         self.at.next = Some(run.next);
-        self.next = Some(next);
+        let store = self.store.clone();
+        let applying = tokio::spawn(async move { store.apply(TOPIC, &[run]).await.expect("applied") });
+        let before = self.under_way.replace((size, applying));
+        applied(before).await;
+    }
+
+    async fn settle(&mut self) {
+        applied(self.under_way.take()).await;
+    }
+}
+
+async fn applied(under_way: Option<(usize, JoinHandle<Applied>)>) {
+    if let Some((size, applying)) = under_way {
+        assert_eq!(applying.await.expect("no panic").applied, size as u64);
     }
 }
 
@@ -194,7 +254,7 @@ impl Bare {
         Bare {
             products: client.prepare(products).await.expect("SQL"),
             ids: client.prepare(ids).await.expect("SQL"),
-            checked_ids: client.prepare(&format!("{ids} ON CONFLICT DO NOTHING")).await.expect("SQL"),
+            checked_ids: client.prepare(ids).await.expect("SQL"),
             offsets: client.prepare(offsets).await.expect("SQL"),
             entries: client.prepare(entries).await.expect("SQL"),
             client,

@@ -73,7 +73,7 @@ pub(super) struct Serve {
     /// Older ones are looked up on disk; with --in-memory they are forgotten.
     #[arg(long, value_name = "N")]
     ids: Option<String>,
-    /// How long a transaction id is honoured, on disk [env: EQUIPOISE_ID_WINDOW] [default: 24h]
+    /// How long a transaction id is honoured, on disk and in PostgreSQL [env: EQUIPOISE_ID_WINDOW] [default: 24h]
     #[arg(long, value_name = "DURATION")]
     id_window: Option<String>,
     /// How long each file of the journal is [env: EQUIPOISE_SEGMENT_BYTES] [default: 16777216]
@@ -185,7 +185,7 @@ fn opened(books: &Books, monitor: &Monitor) {
             monitor.register(|registry| registry.register_collector(metrics));
         }
         #[cfg(feature = "postgres")]
-        Books::Postgres(_) => {}
+        Books::Postgres(store) => monitor.register(|registry| store.metrics().register(registry)),
     }
     monitor.watch(LEDGER, || None);
 }
@@ -193,7 +193,7 @@ fn opened(books: &Books, monitor: &Monitor) {
 /// The accounts, on their way.
 fn opening(config: &Config) -> Result<grpc::Opening, Failure> {
     if let Some(url) = &config.database_url {
-        return on_postgres(url.expose());
+        return on_postgres(url.expose(), config.id_window);
     }
     let builder = Ledger::builder().id_capacity(config.ids).observer(telemetry::log);
     Ok(match &config.data_dir {
@@ -206,15 +206,16 @@ fn opening(config: &Config) -> Result<grpc::Opening, Failure> {
 }
 
 #[cfg(feature = "postgres")]
-fn on_postgres(url: &str) -> Result<grpc::Opening, Failure> {
+fn on_postgres(url: &str, id_window: Duration) -> Result<grpc::Opening, Failure> {
     let mut settings = crate::postgres::Settings::new(url);
     settings.wait_for_start = DATABASE_START;
+    settings.id_window = id_window;
     Ok(grpc::Opening::on_postgres(settings))
 }
 
 /// A service that keeps its state elsewhere than where it was told to would be worse than none.
 #[cfg(not(feature = "postgres"))]
-fn on_postgres(_: &str) -> Result<grpc::Opening, Failure> {
+fn on_postgres(_: &str, _: Duration) -> Result<grpc::Opening, Failure> {
     Err(Failure::Usage("DATABASE_URL is set, but this program was built without the feature postgres".to_owned()))
 }
 

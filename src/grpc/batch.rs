@@ -66,13 +66,14 @@ impl Batch {
         let mut results = Results::of(self.spelling.operations.len());
         for (index, group) in groups(&self.spelling.operations).enumerate() {
             if let Some(Wrong { culprit, failure, .. }) = wrong.next_if(|wrong| wrong.group == index) {
-                self.undecided(group, culprit, &failure, &mut results);
+                undecided(&self.spelling, group, culprit, &failure, &mut results);
                 continue;
             }
             match decided.next() {
                 Some(Ok(outcome)) => self.decided(group, &outcome, &mut results),
                 Some(Err(failure)) => {
-                    self.undecided(group, culprit(&failure, &self.spelling, group), &failure, &mut results);
+                    let culprit = culprit(&failure, &self.spelling, group);
+                    undecided(&self.spelling, group, culprit, &failure, &mut results);
                 }
                 None => return Err(Failure::Internal("a request without an outcome")),
             }
@@ -88,29 +89,30 @@ impl Batch {
             (Some(_), Ok(accounts)) => results.accepted(sequence, replayed, &accounts),
             (Some(operation), Err(refusal)) => {
                 let failure = Failure::Refused { refusal, replayed };
-                results.failed(&OperationResult { sequence, replayed, ..self.failed(operation, &failure) });
+                results.failed(&OperationResult { sequence, replayed, ..failed(&self.spelling, operation, &failure) });
             }
             (None, _) => {}
         });
     }
+}
 
-    /// The culprit keeps its text, the others say that their group failed.
-    fn undecided(&self, group: &[Spelled], culprit: usize, failure: &Failure, results: &mut Results) {
-        let of_group = Failure::Refused { refusal: Refusal::Group { index: culprit }, replayed: false };
-        // Shutting down, or out of memory or disk: that is true of every member.
-        let everybody = matches!(failure, Failure::Closed | Failure::JournalFailed { .. } | Failure::Exhausted(_));
-        for (index, operation) in group.iter().enumerate() {
-            results.failed(&self.failed(operation, if everybody || index == culprit { failure } else { &of_group }));
-        }
+/// The culprit keeps its text, the others say that their group failed.
+fn undecided(spelling: &Spelling, group: &[Spelled], culprit: usize, failure: &Failure, results: &mut Results) {
+    let of_group = Failure::Refused { refusal: Refusal::Group { index: culprit }, replayed: false };
+    // Everything else is true of all: shutting down, out of memory or disk, no answer from the store.
+    let of_one = matches!(failure, Failure::Invalid(_) | Failure::Field { .. } | Failure::Refused { .. });
+    for (index, operation) in group.iter().enumerate() {
+        let failure = if !of_one || index == culprit { failure } else { &of_group };
+        results.failed(&failed(spelling, operation, failure));
     }
+}
 
-    fn failed(&self, operation: &Spelled, failure: &Failure) -> OperationResult {
-        let operation = self.spelling.of(operation);
-        let (name, subject) = convert::subject(&operation);
-        let (code, message) = (failure.code(), failure.to_string());
-        audit::failed(name, subject, code, &message);
-        OperationResult { code: code.into(), message, ..OperationResult::default() }
-    }
+fn failed(spelling: &Spelling, operation: &Spelled, failure: &Failure) -> OperationResult {
+    let operation = spelling.of(operation);
+    let (name, subject) = convert::subject(&operation);
+    let (code, message) = (failure.code(), failure.to_string());
+    audit::failed(name, subject, code, &message);
+    OperationResult { code: code.into(), message, ..OperationResult::default() }
 }
 
 /// The requests of a batch, made as they are asked for.
@@ -239,5 +241,39 @@ mod tests {
         let response = proto::ExecuteBatchResponse { results: vec![result; MAX_BATCH_OPERATIONS] };
         assert!(response.encoded_len() <= RESULT_BYTES * MAX_BATCH_OPERATIONS, "{}", response.encoded_len());
         const { assert!(RESULT_BYTES * MAX_BATCH_OPERATIONS < 4 * 1024 * 1024) };
+    }
+
+    /// A14: what keeps a whole group from being decided is told of each member; what is wrong with one of them, of that one.
+    #[test]
+    fn a_failure_of_the_whole_group_is_told_of_every_member() {
+        let what = "somebody unplugged it".to_owned();
+        let everybody = [
+            Failure::Closed,
+            Failure::Unavailable { what: what.clone() },
+            Failure::Broken { what: what.clone() },
+            Failure::JournalFailed { what: what.clone() },
+            Failure::IdsUnreadable { what },
+            Failure::Internal("a request without an outcome"),
+        ];
+        let member = |linked| proto::Operation { linked, ..Default::default() };
+        let request = proto::ExecuteBatchRequest { operations: vec![member(true), member(false)] };
+        let spelling = Operations::read(request.encode_to_vec().into()).expect("as prost writes it").spelling;
+        let told = |culprit, failure: &Failure| {
+            let mut results = Results::of(2);
+            undecided(&spelling, &spelling.operations, culprit, failure, &mut results);
+            proto::ExecuteBatchResponse::decode(results.bytes()).expect("a message").results
+        };
+        for failure in everybody {
+            let text = failure.to_string();
+            let expected = (i32::from(failure.code()), text.as_str());
+            let told = told(0, &failure);
+            assert_eq!(
+                told.iter().map(|result| (result.code, result.message.as_str())).collect::<Vec<_>>(),
+                [expected; 2]
+            );
+        }
+        let told = told(1, &Failure::Field { field: "account_id", reason: "INVALID", text: "wrong".to_owned() });
+        assert_ne!(told[0].message, "wrong");
+        assert_eq!(told[1].message, "wrong");
     }
 }

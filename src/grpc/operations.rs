@@ -54,7 +54,7 @@ impl Decodes for Operations {
 }
 
 impl Operations {
-    fn read(message: Bytes) -> Result<Self, DecodeError> {
+    pub(super) fn read(message: Bytes) -> Result<Self, DecodeError> {
         match usual(&message) {
             Some(Parts { members, operations, count }) => {
                 Ok(Operations { members, spelling: Spelling { message, operations }, count })

@@ -42,6 +42,11 @@ impl Results {
         Results(Vec::with_capacity(count * USUAL))
     }
 
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// The next operation was accepted, and left `accounts` like this.
     pub(super) fn accepted(&mut self, sequence: u64, replayed: bool, accounts: &[AccountState]) {
         self.delimited(key::RESULTS, |results| {

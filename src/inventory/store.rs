@@ -18,6 +18,12 @@ pub trait Store: Send + Sync {
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn take_over(&self, topic: &str, partitions: &[i32]) -> Result<Vec<Position>, StoreError>;
 
+    /// How many calls of [`Store::apply`] may be under way: each one's runs go on where those of the call before end, in the order
+    /// in which they are polled first. A step back is never followed by another call before it is kept.
+    fn at_once(&self) -> usize {
+        1
+    }
+
     /// Decides the events of `runs`, at most one run a partition, and keeps outcomes, dead letters and offsets at once or not at
     /// all. When it returns they are durable. After `Unavailable` nobody knows: the same call again finds out, and has its effect
     /// once.

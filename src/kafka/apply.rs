@@ -1,6 +1,11 @@
-//! The task that gives the store what has come. One batch is in flight; the next gathers and is decoded meanwhile.
+//! The task that gives the store what has come. While it is at one batch the next gathers, is decoded, and is given to it as well
+//! if it takes several at once.
 
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use tokio::sync::watch;
 
@@ -11,32 +16,128 @@ use super::backoff::Backoff;
 use super::lanes::Batch;
 use super::shared::Shared;
 
+type Answer = Result<Applied, StoreError>;
+
+/// What the store was asked, or has answered.
+enum Asked {
+    Waiting(Pin<Box<dyn Future<Output = (Batch, Answer)> + Send>>),
+    Answered(Batch, Answer),
+}
+
+/// The batches that are with the store, in their order.
+#[derive(Default)]
+struct UnderWay(VecDeque<Asked>);
+
+impl UnderWay {
+    fn ask(&mut self, shared: Arc<Shared>, batch: Batch) {
+        self.0.push_back(Asked::Waiting(Box::pin(async move {
+            let answer = shared.store.apply(&shared.settings.topic, &batch.runs).await;
+            (batch, answer)
+        })));
+    }
+
+    /// The first one and its answer, when it is there; None when there is none.
+    async fn next(&mut self) -> Option<(Batch, Answer)> {
+        poll_fn(|context| self.poll(context)).await
+    }
+
+    /// All of them are asked on, in their order.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<(Batch, Answer)>> {
+        for asked in &mut self.0 {
+            if let Asked::Waiting(answer) = asked
+                && let Poll::Ready((batch, answer)) = answer.as_mut().poll(context)
+            {
+                *asked = Asked::Answered(batch, answer);
+            }
+        }
+        match self.0.pop_front() {
+            None => Poll::Ready(None),
+            Some(Asked::Answered(batch, answer)) => Poll::Ready(Some((batch, answer))),
+            Some(waiting) => {
+                self.0.push_front(waiting);
+                Poll::Pending
+            }
+        }
+    }
+}
+
 /// Runs until `stop` is set, its sender is gone, or the store has failed.
 pub(super) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
+    let mut under_way = UnderWay::default();
     while !*stop.borrow() && !shared.has_failed() {
-        let batch = shared.lanes.take();
-        if !batch.runs.is_empty() {
-            settle(&shared, batch, &mut stop).await;
-            continue;
-        }
+        give(&shared, &mut under_way);
         tokio::select! {
+            Some((batch, answer)) = under_way.next() => match answer {
+                Ok(applied) => kept(&shared, &batch, applied),
+                Err(error) => {
+                    let mut later = Vec::new();
+                    while let Some(answered) = under_way.next().await {
+                        later.push(answered);
+                    }
+                    ask_again(&shared, batch, error, later, &mut stop).await;
+                }
+            },
             () = shared.lanes.filled() => {}
-            changed = stop.changed() => if changed.is_err() { return },
+            changed = stop.changed() => if changed.is_err() { break },
+        }
+    }
+    // The store is asked already: what it has kept counts.
+    while let Some((batch, answer)) = under_way.next().await {
+        if let Ok(applied) = answer {
+            kept(&shared, &batch, applied);
+        }
+    }
+}
+
+/// Gives the store what there is, as far as it takes it.
+fn give(shared: &Arc<Shared>, under_way: &mut UnderWay) {
+    while under_way.0.len() < shared.store.at_once() {
+        let batch = if under_way.0.is_empty() { shared.lanes.take() } else { shared.lanes.take_behind() };
+        if batch.runs.is_empty() {
+            return;
+        }
+        under_way.ask(shared.clone(), batch);
+    }
+}
+
+/// Asks for a batch again that was not answered well, and then for those `later`, which it may have kept from being kept.
+async fn ask_again(
+    shared: &Shared,
+    mut batch: Batch,
+    error: StoreError,
+    later: Vec<(Batch, Answer)>,
+    stop: &mut watch::Receiver<bool>,
+) {
+    for (later, answer) in &later {
+        if answer.is_ok() {
+            // It went on where the batch ends.
+            done(shared, &batch.before(later));
+        }
+    }
+    if !batch.runs.is_empty() {
+        settle(shared, batch, Err(error), stop).await;
+    }
+    for (mut batch, answer) in later {
+        match answer {
+            Ok(applied) => kept(shared, &batch, applied),
+            Err(_) if *stop.borrow() || shared.has_failed() => return,
+            Err(_) => {
+                shared.lanes.keep_current(&mut batch);
+                if !batch.runs.is_empty() {
+                    let answer = shared.store.apply(&shared.settings.topic, &batch.runs).await;
+                    settle(shared, batch, answer, stop).await;
+                }
+            }
         }
     }
 }
 
 /// Asks the store until it has the batch, or nobody wants it any more.
-async fn settle(shared: &Shared, mut batch: Batch, stop: &mut watch::Receiver<bool>) {
+async fn settle(shared: &Shared, mut batch: Batch, mut answer: Answer, stop: &mut watch::Receiver<bool>) {
     let mut backoff = Backoff::default();
-    while !batch.runs.is_empty() {
-        match shared.store.apply(&shared.settings.topic, &batch.runs).await {
-            Ok(applied) => {
-                shared.available();
-                count(shared, applied);
-                done(shared, &batch);
-                return;
-            }
+    loop {
+        match answer {
+            Ok(applied) => return kept(shared, &batch, applied),
             Err(StoreError::Fenced { partitions }) => drop_fenced(shared, &mut batch, &partitions),
             Err(StoreError::Unavailable { what }) => {
                 shared.unavailable(&what);
@@ -46,14 +147,21 @@ async fn settle(shared: &Shared, mut batch: Batch, stop: &mut watch::Receiver<bo
                     _ = stop.changed() => return,
                 }
             }
-            Err(error @ StoreError::Failed { .. }) => {
-                shared.fail(error.to_string());
-                return;
-            }
+            Err(error @ StoreError::Failed { .. }) => return shared.fail(error.to_string()),
         }
         // A partition that was taken from us while the store was asked is its next owner's business.
         shared.lanes.keep_current(&mut batch);
+        if batch.runs.is_empty() {
+            return;
+        }
+        answer = shared.store.apply(&shared.settings.topic, &batch.runs).await;
     }
+}
+
+fn kept(shared: &Shared, batch: &Batch, applied: Applied) {
+    shared.available();
+    count(shared, applied);
+    done(shared, batch);
 }
 
 /// Forgets the runs of these partitions; nothing was changed, so the others are still to be applied.

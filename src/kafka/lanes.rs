@@ -31,6 +31,9 @@ impl Default for Limits {
 const BATCH_RECORDS: usize = 5_000;
 const BATCH_BYTES: usize = 16 << 20;
 
+/// So many records are worth giving to the store while it is at others.
+const BEHIND: usize = 256;
+
 /// What a record takes beside its key, value and headers, roughly.
 const RECORD_BYTES: usize = 300;
 
@@ -46,6 +49,8 @@ pub(super) struct Lanes {
 struct State {
     lanes: BTreeMap<i32, Lane>,
     bytes: usize,
+    /// Records.
+    waiting: usize,
     /// The partition that was served last, so that all get their turn.
     last: i32,
 }
@@ -60,10 +65,13 @@ struct Lane {
     expected: i64,
     records: VecDeque<Waiting>,
     bytes: usize,
-    in_flight: bool,
+    /// Runs.
+    in_flight: usize,
     paused: bool,
     /// Where the partition begins, for the store to remember before its first record.
     announce: Option<i64>,
+    /// That is under way: nothing is given to the store behind it.
+    is_announced: bool,
 }
 
 #[derive(Debug)]
@@ -117,9 +125,10 @@ impl Lanes {
             expected: start,
             records: VecDeque::new(),
             bytes: 0,
-            in_flight: false,
+            in_flight: 0,
             paused: false,
             announce: announce.then_some(start),
+            is_announced: false,
         };
         let mut state = self.state.lock();
         state.close(position.partition);
@@ -156,11 +165,13 @@ impl Lanes {
         let full = lane.records.len() >= self.limits.records || lane.bytes >= self.limits.bytes;
         let full = full || state.bytes + bytes >= self.limits.total_bytes;
         state.bytes += bytes;
+        state.waiting += 1;
+        let enough = state.waiting == BEHIND;
         if let Some(lane) = state.lanes.get_mut(&partition) {
             lane.paused |= full;
         }
         drop(state);
-        if first {
+        if first || enough {
             self.filled.notify_one();
         }
         if full { Pushed::Full } else { Pushed::Waits }
@@ -203,7 +214,7 @@ impl Lanes {
     pub(super) fn progress(&self) -> BTreeMap<i32, Progress> {
         let state = self.state.lock();
         let progress = |lane: &Lane| {
-            let idle = lane.records.is_empty() && !lane.in_flight;
+            let idle = lane.records.is_empty() && lane.in_flight == 0;
             // Nothing was ever applied: all that is there counts from where the partition began.
             let first = lane.records.front().map_or(lane.expected, |waiting| waiting.record.offset);
             Progress { next: lane.from.unwrap_or(first), idle }
@@ -218,34 +229,17 @@ impl Lanes {
 
     /// What the store gets next: a part of each partition's records that has none in flight, in their order.
     pub(super) fn take(&self) -> Batch {
+        let ready = |lane: &Lane| lane.in_flight == 0 && (!lane.records.is_empty() || lane.announce.is_some());
+        self.state.lock().take(ready)
+    }
+
+    /// What it gets next while it is at others already: as [`Lanes::take`], behind the runs in flight, if enough waits.
+    pub(super) fn take_behind(&self) -> Batch {
         let mut state = self.state.lock();
-        let state = &mut *state;
-        let ready = |lane: &Lane| !lane.in_flight && (!lane.records.is_empty() || lane.announce.is_some());
-        let (after, before): (Vec<_>, Vec<_>) = state
-            .lanes
-            .iter()
-            .filter(|(_, lane)| ready(lane))
-            .map(|(partition, _)| *partition)
-            .partition(|partition| *partition > state.last);
-        let turn: Vec<_> = after.into_iter().chain(before).collect();
-        let mut batch = Batch::default();
-        let (mut records, mut bytes) = (BATCH_RECORDS, BATCH_BYTES);
-        for (index, partition) in turn.iter().enumerate() {
-            let waiting_lanes = turn.len() - index;
-            let (share, byte_share) = (records.div_ceil(waiting_lanes), bytes.div_ceil(waiting_lanes));
-            if share == 0 || byte_share == 0 {
-                break;
-            }
-            let Some(lane) = state.lanes.get_mut(partition) else { continue };
-            let (run, taken) = lane.take(*partition, share, byte_share);
-            records -= run.records.len().min(records);
-            bytes = bytes.saturating_sub(taken);
-            state.bytes -= taken;
-            state.last = *partition;
-            batch.generations.push(lane.generation);
-            batch.runs.push(run);
+        if state.waiting < BEHIND {
+            return Batch::default();
         }
-        batch
+        state.take(|lane| !lane.is_announced && lane.announce.is_none() && !lane.records.is_empty())
     }
 
     /// The store has these runs.
@@ -256,7 +250,8 @@ impl Lanes {
             if let Some(lane) = state.lanes.get_mut(&run.partition)
                 && lane.generation == *generation
             {
-                lane.in_flight = false;
+                lane.in_flight = lane.in_flight.saturating_sub(1);
+                lane.is_announced = false;
                 more |= !lane.records.is_empty();
             }
         }
@@ -277,9 +272,40 @@ impl Lanes {
 }
 
 impl State {
+    fn take(&mut self, ready: impl Fn(&Lane) -> bool) -> Batch {
+        let state = self;
+        let (after, before): (Vec<_>, Vec<_>) = state
+            .lanes
+            .iter()
+            .filter(|(_, lane)| ready(lane))
+            .map(|(partition, _)| *partition)
+            .partition(|partition| *partition > state.last);
+        let turn: Vec<_> = after.into_iter().chain(before).collect();
+        let mut batch = Batch::default();
+        let (mut records, mut bytes) = (BATCH_RECORDS, BATCH_BYTES);
+        for (index, partition) in turn.iter().enumerate() {
+            let waiting_lanes = turn.len() - index;
+            let (share, byte_share) = (records.div_ceil(waiting_lanes), bytes.div_ceil(waiting_lanes));
+            if share == 0 || byte_share == 0 {
+                break;
+            }
+            let Some(lane) = state.lanes.get_mut(partition) else { continue };
+            let (run, taken) = lane.take(*partition, share, byte_share);
+            records -= run.records.len().min(records);
+            bytes = bytes.saturating_sub(taken);
+            state.bytes -= taken;
+            state.waiting -= run.records.len();
+            state.last = *partition;
+            batch.generations.push(lane.generation);
+            batch.runs.push(run);
+        }
+        batch
+    }
+
     fn close(&mut self, partition: i32) {
         if let Some(lane) = self.lanes.remove(&partition) {
             self.bytes -= lane.bytes;
+            self.waiting -= lane.records.len();
         }
     }
 }
@@ -312,12 +338,22 @@ impl Lane {
             records: run,
         };
         self.from = Some(next);
-        self.in_flight = true;
+        self.in_flight += 1;
+        self.is_announced = announced.is_some();
         (run, taken)
     }
 }
 
 impl Batch {
+    /// Takes out the runs of partitions of which `later` has some too.
+    pub(super) fn before(&mut self, later: &Batch) -> Batch {
+        let is_later = |partition: i32| later.runs.iter().any(|run| run.partition == partition);
+        let mut before = Batch { runs: self.runs.clone(), generations: self.generations.clone() };
+        before.retain(|partition, _| is_later(partition));
+        self.retain(|partition, _| !is_later(partition));
+        before
+    }
+
     /// Keeps the runs for which `wanted` says so.
     pub(super) fn retain(&mut self, wanted: impl Fn(i32, Generation) -> bool) {
         let generations = std::mem::take(&mut self.generations);

@@ -27,6 +27,12 @@ impl Changes {
     pub(super) fn is_empty(&self) -> bool {
         self.records.is_empty() && self.offsets.is_empty() && self.letters.is_empty()
     }
+
+    /// What it makes of an account, if it changes or meets it.
+    pub(super) fn after(&self, account: &AccountId) -> Option<Balance> {
+        let at = self.accounts.binary_search_by(|change| change.id.cmp(account)).ok()?;
+        self.accounts.get(at).map(|change| change.after)
+    }
 }
 
 /// An account before and after a batch.

@@ -5,41 +5,67 @@
 //! anything before, so a batch whose transaction did not go through is simply decided again: on what the database holds
 //! by then, its rows locked, so that instances that write the same accounts take turns.
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::future::{Future, poll_fn};
+use std::mem::take;
+use std::pin::{Pin, pin};
+use std::task::Poll;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::batch::{AccountChange, Changes, Committed, Missed, Used, Written};
+use super::ahead::Ahead;
+use super::batch::{Changes, Committed, Missed, Written};
 use super::database::{Database, Fault};
-use super::decide::{Ask, Decision, Known, decide};
+use super::decide::{Decision, Known, decide};
 use super::error::PgError;
-use super::memory::Memory;
-use super::work::{Answer, Asks, Batch, Job, Work, settle};
-use crate::account::{AccountId, Balance, TransactionId};
+use super::remembered::Remembered;
+use super::work::{Answer, Asks, Batch, Job, settle};
 use crate::inventory::{Position, StoredDeadLetter};
-
-/// How many batches look their ids up before they are written, after one that met a duplicate. The others find out when
-/// they are written, which is cheaper while there are none.
-const WARY: u32 = 64;
 
 /// How much one instance does at once, and remembers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     /// Events and operations in one transaction, about.
     pub(super) batch: usize,
+    /// A batch of so many is decided while the one before is written; a smaller one waits for what comes until then.
+    pub(super) ahead: usize,
     pub(super) accounts: usize,
     pub(super) ids: usize,
+    /// An id is looked up again when it is so old.
+    pub(super) id_age: Duration,
 }
 
 /// Decides batches and has the database keep them.
 pub(super) struct Committer<D> {
     pub(super) database: D,
     queue: mpsc::Receiver<Job>,
-    accounts: Memory<AccountId, Balance>,
-    ids: Memory<TransactionId, Used>,
+    remembered: Remembered,
+    ahead: Ahead<D>,
+    /// What was committed, and is to be remembered and answered as soon as the next batch is on its way.
+    settling: Option<Settling>,
     bounds: Bounds,
-    wary: u32,
+}
+
+/// A decided batch.
+pub(super) struct Decided {
+    asks: Asks,
+    known: Known,
+    decision: Decision,
+    pub(super) changes: Changes,
+}
+
+impl Decided {
+    pub(super) fn new(batch: &Batch, asks: Asks, known: Known) -> Result<Self, Fault> {
+        let mut decision = decide(&asks.asks, &known, |index| batch.is_refused(&asks, index))?;
+        let changes = batch.changes(&asks, &mut decision);
+        Ok(Decided { asks, known, decision, changes })
+    }
+}
+
+struct Settling {
+    batch: Batch,
+    decided: Decided,
+    committed: Committed,
 }
 
 /// What is different about the next try of a batch.
@@ -54,58 +80,49 @@ struct Retry {
 }
 
 impl<D: Database> Committer<D> {
-    pub(super) fn new(database: D, queue: mpsc::Receiver<Job>, bounds: Bounds) -> Self {
+    /// Writes with the one session, and looks up with the other meanwhile.
+    pub(super) fn new(database: D, beside: D, queue: mpsc::Receiver<Job>, bounds: Bounds) -> Self {
         Committer {
             database,
             queue,
-            accounts: Memory::new(bounds.accounts),
-            ids: Memory::new(bounds.ids),
+            remembered: Remembered::new(bounds.accounts, bounds.ids, bounds.id_age),
+            ahead: Ahead::new(beside),
+            settling: None,
             bounds,
-            wary: WARY,
         }
     }
 
     /// Works until nobody can ask for anything any more.
     pub(super) async fn run(mut self) {
-        let mut next = None;
-        while let Some(job) = match next.take() {
-            Some(job) => Some(job),
-            None => self.queue.recv().await,
-        } {
-            match job {
-                Job::Batched(work) => {
-                    let (batch, held) = self.gather(work);
-                    next = held;
-                    self.carry_out(batch).await;
-                }
-                Job::TakeOver { topic, partitions, answer } => give(answer, self.take_over(&topic, &partitions).await),
-                Job::DeadLetters { limit, answer } => give(answer, self.dead_letters(limit).await),
-                Job::Published { numbers, answer } => give(answer, self.published(&numbers).await),
-                Job::End => return,
-            }
-        }
-    }
-
-    /// A batch of what waits, and what came after it.
-    fn gather(&mut self, first: Work) -> (Batch, Option<Job>) {
-        let mut batch = Batch::default();
-        let mut next = Job::Batched(first);
         loop {
-            match next {
-                Job::Batched(work) => {
-                    if let Err(work) = batch.take(work) {
-                        return (batch, Some(Job::Batched(work)));
-                    }
-                }
-                other => return (batch, Some(other)),
+            if !self.ahead.is_decided() {
+                self.settle();
             }
-            if batch.weight() >= self.bounds.batch {
-                return (batch, None);
+            let used = self.settling.as_ref().map_or(&[][..], |settling| &settling.decided.changes.ids);
+            let (batch, decided) = self.ahead.take(&mut self.remembered, used).await;
+            if decided.is_none() {
+                self.settle();
             }
-            next = match self.queue.try_recv() {
-                Ok(job) => job,
-                Err(_) => return (batch, None),
+            if !batch.is_answered() {
+                self.carry_out(batch, decided).await;
+                continue;
+            }
+            let job = match self.ahead.held.take() {
+                Some(job) => Some(job),
+                None => self.queue.recv().await,
             };
+            match job {
+                Some(job @ Job::Batched(_)) => {
+                    self.ahead.push(job, self.bounds);
+                    self.ahead.gather(&mut self.queue, self.bounds);
+                }
+                Some(Job::TakeOver { topic, partitions, answer }) => {
+                    give(answer, self.take_over(&topic, &partitions).await);
+                }
+                Some(Job::DeadLetters { limit, answer }) => give(answer, self.dead_letters(limit).await),
+                Some(Job::Published { numbers, answer }) => give(answer, self.published(&numbers).await),
+                Some(Job::End) | None => return,
+            }
         }
     }
 
@@ -148,112 +165,119 @@ impl<D: Database> Committer<D> {
         over
     }
 
-    async fn carry_out(&mut self, mut batch: Batch) {
-        let mut retry = Retry { ids: self.wary > 0, ..Retry::default() };
-        self.wary = self.wary.saturating_sub(1);
+    async fn carry_out(&mut self, mut batch: Batch, mut decided: Option<Decided>) {
+        let mut retry = Retry { ids: self.remembered.is_wary(), ..Retry::default() };
+        self.remembered.count();
         while !batch.is_answered() {
-            match self.attempt(&mut batch, &mut retry).await {
-                Ok(()) => {}
-                // What became of it could not be found out in time.
-                Err(fault @ Fault::Unknown(_)) => return batch.fail(&fault.into()),
-                Err(fault) => {
-                    if !self.is_over(&fault, &mut retry.faults).await {
-                        return batch.fail(&fault.into());
-                    }
-                }
+            let fault = match self.attempt(&mut batch, decided.take(), &mut retry).await {
+                Ok(()) => continue,
+                Err(fault) => fault,
+            };
+            self.ahead.doubt();
+            self.settle();
+            // What became of it could not be found out in time.
+            let lost = matches!(fault, Fault::Unknown(_));
+            if lost || !self.is_over(&fault, &mut retry.faults).await {
+                return batch.fail(&fault.into());
             }
         }
     }
 
     /// Tries a batch once. It was answered, or is to be tried again.
-    async fn attempt(&mut self, batch: &mut Batch, retry: &mut Retry) -> Result<(), Fault> {
-        let asks = batch.asks();
-        let known = self.know(&asks.asks, retry).await?;
-        let decided = decide(&asks.asks, &known, |index| batch.is_refused(&asks, index));
-        if decided.is_err() && retry.lock {
-            self.database.release().await?;
-        }
-        let mut decision = decided?;
-        let number = self.database.number().await?;
-        let changes = batch.changes(&asks, &mut decision, number);
-        if changes.is_empty() {
+    async fn attempt(&mut self, batch: &mut Batch, decided: Option<Decided>, retry: &mut Retry) -> Result<(), Fault> {
+        let mut decided = match decided {
+            Some(decided) => decided,
+            None => self.decide(batch, retry).await?,
+        };
+        if decided.changes.is_empty() {
             if retry.lock {
                 self.database.release().await?;
             }
-            batch.answer(&asks, &decision, &[]);
+            self.settle();
+            batch.answer(&decided.asks, &decided.decision, &[]);
             return Ok(());
         }
-        match self.database.write(&changes, false).await {
-            Ok(Written::Committed(committed)) => self.finish(batch, &asks, &decision, changes, committed),
-            Ok(Written::Missed(missed)) => self.missed(batch, &changes, missed, retry),
+        decided.changes.number = self.database.number().await?;
+        match self.write(&decided.changes).await {
+            Ok(Written::Committed(committed)) => {
+                self.settling = Some(Settling { batch: take(batch), decided, committed });
+                return Ok(());
+            }
+            Ok(Written::Missed(missed)) => self.missed(batch, &decided.changes, missed, retry),
             Ok(Written::Tried) => return Err(Fault::Failed("a trial that nobody asked for".to_owned())),
             Err(Fault::Unknown(what)) => {
-                if let Some(committed) = self.find_out(number, what, retry).await? {
-                    self.finish(batch, &asks, &decision, changes, committed);
+                if let Some(committed) = self.find_out(decided.changes.number, what, retry).await? {
+                    self.settling = Some(Settling { batch: take(batch), decided, committed });
+                    return Ok(());
                 }
             }
-            Err(Fault::Refused(what)) => self.isolate(batch, &asks, &known, what, retry).await?,
+            Err(Fault::Refused(what)) => {
+                let Decided { asks, known, .. } = &decided;
+                self.isolate(batch, asks, known, what, retry).await?;
+            }
             Err(fault) => return Err(fault),
         }
+        self.ahead.doubt();
         Ok(())
     }
 
-    /// What the asks are to be decided from: what is remembered, and what is looked up.
-    async fn know(&mut self, asks: &[Ask], retry: &Retry) -> Result<Known, Fault> {
-        let mut known = Known::default();
-        let (mut ids, mut accounts) = (Vec::new(), HashSet::new());
-        for member in asks.iter().flat_map(|ask| ask.request.members()) {
-            if let Some(id) = &member.id {
-                if let Some(used) = self.ids.get(id) {
-                    known.ids.insert(id.clone(), used);
-                    continue;
-                }
-                if retry.ids {
-                    ids.push(id.clone());
-                }
+    /// Decides a batch from what is remembered, and what is looked up.
+    async fn decide(&mut self, batch: &Batch, retry: &Retry) -> Result<Decided, Fault> {
+        let asks = batch.asks();
+        let (mut known, wanted) = self.remembered.know(&asks.asks, None, retry.lock, retry.ids);
+        if !wanted.is_empty() || retry.lock {
+            let found = self.database.look_up(&wanted.accounts, &wanted.ids, retry.lock).await?;
+            self.remembered.learn(&mut known, found);
+        }
+        let decided = Decided::new(batch, asks, known);
+        if decided.is_err() && retry.lock {
+            self.database.release().await?;
+        }
+        decided
+    }
+
+    /// Writes a batch. Meanwhile the one before is answered, and the next one is decided.
+    async fn write(&mut self, changes: &Changes) -> Result<Written, Fault> {
+        let Committer { database, queue, remembered, ahead, settling, bounds } = self;
+        let mut writing = pin!(database.write(changes, false));
+        // It is on its way once it was asked for an answer.
+        let mut written = begun(writing.as_mut()).await;
+        if let Some(settling) = settling.take() {
+            settling.settle(remembered);
+        }
+        let mut preparing = pin!(ahead.prepare(queue, remembered, changes, *bounds));
+        let mut prepared = false;
+        poll_fn(|context| {
+            if let Some(written) = written.take() {
+                return Poll::Ready(written);
             }
-            for account in member.operation.accounts() {
-                if known.accounts.contains_key(account) || accounts.contains(account) {
-                    continue;
-                }
-                match self.accounts.get(account).filter(|_| !retry.lock) {
-                    Some(state) => drop(known.accounts.insert(account.clone(), state)),
-                    None => drop(accounts.insert(account.clone())),
-                }
+            if let Poll::Ready(written) = writing.as_mut().poll(context) {
+                return Poll::Ready(written);
             }
+            if !prepared {
+                prepared = preparing.as_mut().poll(context).is_ready();
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Remembers what was committed, and answers.
+    fn settle(&mut self) {
+        if let Some(settling) = self.settling.take() {
+            settling.settle(&mut self.remembered);
         }
-        if ids.is_empty() && accounts.is_empty() && !retry.lock {
-            return Ok(known);
-        }
-        ids.sort_unstable();
-        ids.dedup();
-        let mut accounts: Vec<_> = accounts.into_iter().collect();
-        accounts.sort_unstable();
-        let found = self.database.look_up(&accounts, &ids, retry.lock).await?;
-        known.sequence = found.sequence;
-        for (account, state) in found.accounts {
-            self.accounts.insert(account.clone(), state);
-            known.accounts.insert(account, state);
-        }
-        for (id, used) in found.ids {
-            self.wary = WARY;
-            self.ids.insert(id.clone(), used.clone());
-            known.ids.insert(id, used);
-        }
-        Ok(known)
     }
 
     fn missed(&mut self, batch: &mut Batch, changes: &Changes, missed: Missed, retry: &mut Retry) {
         batch.offsets_missed(&missed.offsets);
         if missed.ids {
-            self.wary = WARY;
+            self.remembered.be_wary();
             retry.ids = true;
         }
         if !missed.accounts.is_empty() {
             retry.lock = true;
-            for AccountChange { id, .. } in &changes.accounts {
-                self.accounts.remove(id);
-            }
+            self.remembered.forget(&changes.accounts);
         }
         if missed.ids || !missed.accounts.is_empty() {
             batch.redecided += 1;
@@ -272,20 +296,6 @@ impl<D: Database> Committer<D> {
                 known => return known,
             }
         }
-    }
-
-    /// Remembers what was committed, and answers.
-    fn finish(&mut self, batch: &mut Batch, asks: &Asks, decision: &Decision, changes: Changes, committed: Committed) {
-        let records = settle(changes.records, committed);
-        for AccountChange { id, after, .. } in changes.accounts {
-            self.accounts.insert(id, after);
-        }
-        for used in changes.ids {
-            if let Some(record) = records.get(used.place) {
-                self.ids.insert(used.id, Used { record: Arc::clone(record), member: used.member });
-            }
-        }
-        batch.answer(asks, decision, &records);
     }
 
     /// Finds the asks that the database refuses, by trials of all asks up to one, which keep nothing: whether an ask is refused
@@ -341,6 +351,26 @@ impl<D: Database> Committer<D> {
             Err(fault) => Err(fault),
         }
     }
+}
+
+impl Settling {
+    fn settle(mut self, remembered: &mut Remembered) {
+        let Changes { records, accounts, ids, .. } = self.decided.changes;
+        let records = settle(records, self.committed);
+        remembered.keep(accounts, ids, &records);
+        self.batch.answer(&self.decided.asks, &self.decided.decision, &records);
+    }
+}
+
+/// Begins something; its result, if there is one at once.
+async fn begun<F: Future>(mut doing: Pin<&mut F>) -> Option<F::Output> {
+    poll_fn(|context| {
+        Poll::Ready(match doing.as_mut().poll(context) {
+            Poll::Ready(done) => Some(done),
+            Poll::Pending => None,
+        })
+    })
+    .await
 }
 
 enum Trial {

@@ -146,7 +146,9 @@ impl<'a> Deciding<'a> {
         let place = usize::try_from(outcome.sequence().saturating_sub(FIRST_SEQUENCE)).unwrap_or(usize::MAX);
         if !outcome.replayed() {
             let mut record = outcome.to_record();
-            record.as_of = record.as_of.map(|_| self.known.sequence);
+            // Of a refused chain any of the accounts may be one that nobody had opened.
+            let absent = record.refusal.is_some() && record.states.iter().any(|state| state.version == 0);
+            record.as_of = (absent || record.as_of.is_some()).then_some(self.known.sequence);
             self.decision.records.push(record);
         }
         Verdict::Decided { place, member: outcome.member(), replayed: outcome.replayed() }

@@ -13,6 +13,7 @@ use tokio_postgres::{Client, Config, Error};
 use super::database::Fault;
 use super::error::PgError;
 use super::settings::Settings;
+use super::sql::{ID_TAKEN, UNEXPECTED};
 
 /// How much longer than the server's own limit an answer may take.
 const GRACE: Duration = Duration::from_secs(1);
@@ -103,8 +104,12 @@ impl Link {
     /// The answer, unless it takes too long.
     pub(super) async fn timed<T>(&self, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Broken> {
         match timeout(self.limit, answer).await {
-            Ok(result) => result.map_err(|error| Broken { fault: fault(&error), lost: error.code().is_none() }),
-            Err(_) => Err(Broken { fault: Fault::Unavailable("it does not answer".to_owned()), lost: true }),
+            Ok(result) => result.map_err(|error| Broken {
+                fault: fault(&error),
+                lost: error.code().is_none(),
+                unexpected: is_unexpected(&error),
+            }),
+            Err(_) => Err(Broken::lost("it does not answer")),
         }
     }
 }
@@ -114,6 +119,19 @@ pub(super) struct Broken {
     pub(super) fault: Fault,
     /// Whether the connection is of no use any more.
     pub(super) lost: bool,
+    /// Whether a statement did not find what its batch was decided from.
+    pub(super) unexpected: bool,
+}
+
+impl Broken {
+    pub(super) fn lost(what: &str) -> Self {
+        Broken { fault: Fault::Unavailable(what.to_owned()), lost: true, unexpected: false }
+    }
+}
+
+fn is_unexpected(error: &Error) -> bool {
+    let Some(error) = error.as_db_error() else { return false };
+    error.code().code() == UNEXPECTED || error.constraint() == Some(ID_TAKEN)
 }
 
 /// What an error means for what was asked.

@@ -6,8 +6,9 @@
 //! # One transaction a batch
 //!
 //! Each instance has one committer (`committer.rs`). What waits while it commits is its next batch: group commit without a
-//! timer. It looks up what it does not remember, decides the batch with a ledger in memory that holds those accounts
-//! (`decide.rs`), and writes all of it at once: accounts, ids, journal, offsets, dead letters (`write.rs`). A batch that was
+//! timer. When much waits it is decided meanwhile, on what the batch before will have made of the accounts (`ahead.rs`). It looks up what it does not remember, decides the batch with a ledger in memory that holds those accounts
+//! (`decide.rs`), and writes all of it at once: accounts, ids, journal, offsets, dead letters (`write.rs`). While nobody interferes that is
+//! one round trip: the statements end the transaction themselves where something is not as expected, so COMMIT is sent with them. After that happened they are asked first, for a while. A batch that was
 //! decided from what is not so any more is decided again, its accounts' rows locked this time, so two instances on one product take
 //! turns. Which of the checks failed says what is to be done:
 //!
@@ -31,6 +32,10 @@
 //! PostgreSQL does not come back within [`Settings::patience`], callers are told `Unavailable`; asking again with the same
 //! id, or for the same offsets, finds out.
 //!
+//! # How long an id is honoured
+//!
+//! [`Settings::id_window`] at least, from its commit, by the database's clock. Then one of the instances deletes it (`prune.rs`).
+//!
 //! # What PostgreSQL refuses
 //!
 //! By its class an error is about the data (22, 23, 54), about the moment (08, 40, 53, 55, 57, and 25006) or about
@@ -42,6 +47,7 @@
 //! They go to PostgreSQL, on a connection of their own, since another instance may have written last. They show what is
 //! committed and wait for no writer.
 
+mod ahead;
 mod batch;
 mod committer;
 mod database;
@@ -52,7 +58,9 @@ mod memory;
 mod migrate;
 #[cfg(test)]
 mod model;
+mod prune;
 mod read;
+mod remembered;
 mod rows;
 mod session;
 mod settings;
@@ -62,6 +70,7 @@ mod work;
 mod write;
 
 pub use error::PgError;
+pub use prune::Metrics;
 pub use read::Listing;
 pub use settings::Settings;
 pub use store::{PgStore, Queued};

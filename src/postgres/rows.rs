@@ -12,13 +12,14 @@ use crate::outcome::Record;
 use crate::request::Kind;
 use crate::{Member, Operation, Request};
 
-/// The columns of `journal_entries`, one vector each, in the order of [`super::sql::INSERT_ENTRIES`].
+/// The columns of `journal_entries`, one vector each, in the order of [`super::sql::INSERT_ENTRIES`]. Those that are usual are
+/// left out at the end of a column: mostly that is all of it.
 #[derive(Default)]
 pub(super) struct Entries<'a> {
     pub(super) place: Vec<i32>,
-    pub(super) member: Vec<i32>,
+    pub(super) member: Vec<Option<i32>>,
     pub(super) transaction: Vec<Option<&'a str>>,
-    pub(super) operation: Vec<&'static str>,
+    pub(super) operation: Vec<Option<&'static str>>,
     pub(super) account: Vec<&'a str>,
     pub(super) counterparty: Vec<Option<&'a str>>,
     pub(super) amount: Vec<i64>,
@@ -26,7 +27,7 @@ pub(super) struct Entries<'a> {
     pub(super) version: Vec<i64>,
     pub(super) counterparty_balance: Vec<Option<i64>>,
     pub(super) counterparty_version: Vec<Option<i64>>,
-    pub(super) status: Vec<&'static str>,
+    pub(super) status: Vec<Option<&'static str>>,
     pub(super) refused_account: Vec<Option<i16>>,
     pub(super) refused_current: Vec<Option<i64>>,
     pub(super) as_of: Vec<Option<i64>>,
@@ -43,7 +44,21 @@ impl<'a> Entries<'a> {
                 entries.push(place, index, member, record, &mut states);
             }
         }
+        entries.leave_out();
         entries
+    }
+
+    fn leave_out(&mut self) {
+        shorten(&mut self.member);
+        shorten(&mut self.transaction);
+        shorten(&mut self.operation);
+        shorten(&mut self.counterparty);
+        shorten(&mut self.counterparty_balance);
+        shorten(&mut self.counterparty_version);
+        shorten(&mut self.status);
+        shorten(&mut self.refused_account);
+        shorten(&mut self.refused_current);
+        shorten(&mut self.as_of);
     }
 
     pub(super) fn params<'p>(&'p self, batch: &'p i64) -> Vec<&'p (dyn ToSql + Sync)> {
@@ -86,9 +101,9 @@ impl<'a> Entries<'a> {
         let other = counterparty.and_then(|_| states.next());
         let refused = record.refusal.filter(|(refused, _)| *refused == index).map(|(_, reject)| reject);
         self.place.push(place as i32);
-        self.member.push(index as i32);
+        self.member.push((index > 0).then_some(index as i32));
         self.transaction.push(member.id.as_ref().map(TransactionId::as_str));
-        self.operation.push(member.operation.name());
+        self.operation.push(Some(member.operation.name()).filter(|name| *name != USUAL_OPERATION));
         self.account.push(account.as_str());
         self.counterparty.push(counterparty.map(AccountId::as_str));
         self.amount.push(amount);
@@ -96,12 +111,22 @@ impl<'a> Entries<'a> {
         self.version.push(after.version.cast_signed());
         self.counterparty_balance.push(other.map(|state| state.amount));
         self.counterparty_version.push(other.map(|state| state.version.cast_signed()));
-        self.status.push(status(record, refused));
+        self.status.push(Some(status(record, refused)).filter(|status| *status != USUAL_STATUS));
         self.refused_account.push(refused.map(|reject| reject.leg.cast_signed()));
         self.refused_current.push(refused.map(|reject| reject.current));
         self.as_of.push(record.as_of.map(u64::cast_signed));
         self.time.push(record.time.cast_signed());
     }
+}
+
+/// What [`super::sql::INSERT_ENTRIES`] puts where nothing is given.
+const USUAL_OPERATION: &str = "update";
+const USUAL_STATUS: &str = "applied";
+
+/// Where one array is shorter than the others `unnest` puts nothing.
+pub(super) fn shorten<T>(column: &mut Vec<Option<T>>) {
+    let length = column.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+    column.truncate(length);
 }
 
 fn status(record: &Record, refused: Option<Reject>) -> &'static str {

@@ -19,6 +19,10 @@ use crate::inventory::{DeadLetter, Position, StoredDeadLetter};
 /// The block of batch numbers that one draw brings, as the sequence `ledger_batches` says.
 const NUMBERS: i64 = 1024;
 
+/// How many batches are written in two round trips after one that did not find what it expected: where others interfere that
+/// is cheaper than to write twice.
+const CAUTIOUS: u32 = 64;
+
 /// The first pause after a fault, and the longest one.
 const PAUSES: Range<Duration> = Duration::from_millis(20)..Duration::from_secs(1);
 
@@ -29,6 +33,8 @@ pub(super) struct Session {
     numbers: Range<i64>,
     /// Whether [`Database::look_up`] has begun a transaction.
     begun: bool,
+    /// How many batches are still to be written in two round trips.
+    cautious: u32,
     patience: Duration,
     /// When patience with the present piece of work is over.
     latest: Instant,
@@ -41,7 +47,7 @@ struct Open {
 
 impl Session {
     pub(super) fn new(connector: Connector, patience: Duration) -> Self {
-        Session { connector, open: None, numbers: 0..0, begun: false, patience, latest: Instant::now() }
+        Session { connector, open: None, numbers: 0..0, begun: false, cautious: 0, patience, latest: Instant::now() }
     }
 
     pub(super) async fn connect(&mut self) -> Result<(), Fault> {
@@ -67,12 +73,12 @@ impl Session {
     async fn clear<T>(&mut self, result: Result<T, Broken>) -> Result<T, Fault> {
         match result {
             Ok(answer) => Ok(answer),
-            Err(Broken { fault, lost: true }) => {
+            Err(Broken { fault, lost: true, .. }) => {
                 self.open = None;
                 self.begun = false;
                 Err(fault)
             }
-            Err(Broken { fault, lost: false }) => {
+            Err(Broken { fault, lost: false, .. }) => {
                 self.roll_back().await;
                 Err(fault)
             }
@@ -109,7 +115,7 @@ impl Session {
             Ok((sequence?, accounts?, used?))
         };
         let (sequence, accounts, used) = link.timed(answers).await?;
-        let failed = |what: String| Broken { fault: Fault::Failed(what), lost: false };
+        let failed = |what: String| Broken { fault: Fault::Failed(what), lost: false, unexpected: false };
         let mut found = Found { sequence: sequence.get::<_, i64>(0).cast_unsigned(), ..Found::default() };
         for row in &accounts {
             let (id, state) = account(row).map_err(failed)?;
@@ -122,6 +128,13 @@ impl Session {
     /// Writes and, if all is as expected, commits.
     async fn keep(&mut self, changes: &Changes, trial: bool) -> Result<Written, Broken> {
         let Open { link, statements } = self.open.as_ref().ok_or_else(gone)?;
+        self.cautious = self.cautious.saturating_sub(1);
+        if self.cautious == 0 && !self.begun && !trial {
+            if let Some(committed) = write::write_surely(link, statements, changes).await? {
+                return Ok(Written::Committed(committed));
+            }
+            self.cautious = CAUTIOUS;
+        }
         let mut missed = write::write_rows(link, statements, changes, self.begun).await?;
         let as_expected = missed.accounts.is_empty() && !missed.ids && missed.offsets.is_empty();
         if as_expected && !trial {
@@ -245,7 +258,7 @@ fn pause(tries: u32) -> Duration {
 }
 
 fn gone() -> Broken {
-    Broken { fault: Fault::Unavailable("there is no connection".to_owned()), lost: true }
+    Broken::lost("there is no connection")
 }
 
 /// A row of `products`.

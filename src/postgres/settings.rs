@@ -18,6 +18,8 @@ pub struct Settings {
     pub batch: usize,
     /// How long work is tried again while the database is not there, before its caller is told (default 5 s).
     pub patience: Duration,
+    /// How long an id is honoured at least, from its commit (default 24 h). Of all instances of a database the shortest counts.
+    pub id_window: Duration,
     /// How long one statement may take (default 10 s); what takes a second longer to answer is given up.
     pub statement_timeout: Duration,
     /// How long a connection may take to be made (default 5 s).
@@ -40,6 +42,7 @@ impl Settings {
             application_name: "equipoise".to_owned(),
             batch: 5_000,
             patience: Duration::from_secs(5),
+            id_window: Duration::from_secs(24 * 60 * 60),
             statement_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),
             wait_for_start: Duration::ZERO,

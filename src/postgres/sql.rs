@@ -52,10 +52,15 @@ const UPDATE_ACCOUNTS: &str = "UPDATE products p
     WHERE p.sku = changed.sku
         AND p.version = changed.expected_version AND p.current_stock = changed.expected_stock";
 
+/// Fails with [`ID_TAKEN`] where one was used.
 const INSERT_IDS: &str = "INSERT INTO processed_events (event_id, product_id, batch, place, member)
-    SELECT id, account, $5::bigint, place, member
-    FROM unnest($1::text[], $2::text[], $3::integer[], $4::integer[]) AS used (id, account, place, member)
-    ON CONFLICT DO NOTHING";
+    SELECT id, account, $5::bigint, place, coalesce(member, 0)
+    FROM unnest($1::text[], $2::text[], $3::integer[], $4::integer[]) AS used (id, account, place, member)";
+
+pub(super) const ID_TAKEN: &str = "processed_events_pkey";
+
+/// What `expect_rows` raises.
+pub(super) const UNEXPECTED: &str = "EQ001";
 
 const UPDATE_OFFSETS: &str = "UPDATE consumer_offsets o
     SET next_offset = consumed.next, fingerprint = consumed.fingerprint
@@ -72,9 +77,14 @@ const OFFSETS: &str = "SELECT o.topic, o.partition, o.epoch, o.next_offset
 const INSERT_ENTRIES: &str = "INSERT INTO journal_entries (batch, place, member, transaction_id, operation, account_id,
         counterparty_id, amount, balance_after, version_after, counterparty_balance_after, counterparty_version_after,
         status, refused_account, refused_current, as_of, time_ns)
-    SELECT $17::bigint, * FROM unnest($1::integer[], $2::integer[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[],
-        $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::text[], $13::smallint[], $14::bigint[],
-        $15::bigint[], $16::bigint[])";
+    SELECT $17::bigint, place, coalesce(member, 0), id, coalesce(operation, 'update'), account, counterparty, amount,
+        balance, version, counterparty_balance, counterparty_version, coalesce(status, 'applied'), refused_account,
+        refused_current, as_of, time_ns
+    FROM unnest($1::integer[], $2::integer[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::bigint[],
+            $9::bigint[], $10::bigint[], $11::bigint[], $12::text[], $13::smallint[], $14::bigint[], $15::bigint[],
+            $16::bigint[])
+        AS entry (place, member, id, operation, account, counterparty, amount, balance, version, counterparty_balance,
+            counterparty_version, status, refused_account, refused_current, as_of, time_ns)";
 
 const INSERT_LETTER: &str = "INSERT INTO dead_letters
         (topic, partition, kafka_offset, record_time, key, value, header_names, header_values, reason)
@@ -114,17 +124,17 @@ const LETTERS: &str = "SELECT number, topic, partition, kafka_offset, record_tim
 const PUBLISHED: &str = "DELETE FROM dead_letters WHERE number = ANY($1)";
 
 /// The prepared statements.
+///
+/// Of what a batch writes there are two kinds: those that end the transaction where they do not find what was expected, so that
+/// COMMIT can be sent right behind them, and those that say what they found.
 pub(super) struct Statements {
     pub(super) numbers: Statement,
     pub(super) sequence: Statement,
     pub(super) accounts: Statement,
     pub(super) accounts_locked: Statement,
     pub(super) ids: Statement,
-    pub(super) lock_accounts: Statement,
-    pub(super) insert_accounts: Statement,
-    pub(super) update_accounts: Statement,
-    pub(super) insert_ids: Statement,
-    pub(super) update_offsets: Statement,
+    pub(super) surely: Writing,
+    pub(super) asking: Writing,
     pub(super) offsets: Statement,
     pub(super) insert_entries: Statement,
     pub(super) insert_letter: Statement,
@@ -137,6 +147,20 @@ pub(super) struct Statements {
     pub(super) published: Statement,
 }
 
+/// The statements that find out whether all is as a batch expects it.
+pub(super) struct Writing {
+    pub(super) lock_accounts: Statement,
+    pub(super) insert_accounts: Statement,
+    pub(super) update_accounts: Statement,
+    pub(super) insert_ids: Statement,
+    pub(super) update_offsets: Statement,
+}
+
+/// The statement, ending the transaction where it does not find as many rows as its last parameter says.
+fn expecting(statement: &str, last: usize) -> String {
+    format!("WITH found AS ({statement}) SELECT expect_rows(count(*), ${last}) FROM found")
+}
+
 impl Statements {
     pub(super) async fn prepare(client: &Client) -> Result<Self, Error> {
         Ok(Statements {
@@ -145,11 +169,20 @@ impl Statements {
             accounts: client.prepare(ACCOUNTS).await?,
             accounts_locked: client.prepare(ACCOUNTS_LOCKED).await?,
             ids: client.prepare(IDS).await?,
-            lock_accounts: client.prepare(LOCK_ACCOUNTS).await?,
-            insert_accounts: client.prepare(INSERT_ACCOUNTS).await?,
-            update_accounts: client.prepare(UPDATE_ACCOUNTS).await?,
-            insert_ids: client.prepare(INSERT_IDS).await?,
-            update_offsets: client.prepare(UPDATE_OFFSETS).await?,
+            surely: Writing {
+                lock_accounts: client.prepare(&expecting(LOCK_ACCOUNTS, 4)).await?,
+                insert_accounts: client.prepare(&expecting(&format!("{INSERT_ACCOUNTS} RETURNING 1"), 7)).await?,
+                update_accounts: client.prepare(&expecting(&format!("{UPDATE_ACCOUNTS} RETURNING 1"), 9)).await?,
+                insert_ids: client.prepare(INSERT_IDS).await?,
+                update_offsets: client.prepare(&expecting(UPDATE_OFFSETS, 7)).await?,
+            },
+            asking: Writing {
+                lock_accounts: client.prepare(LOCK_ACCOUNTS).await?,
+                insert_accounts: client.prepare(INSERT_ACCOUNTS).await?,
+                update_accounts: client.prepare(UPDATE_ACCOUNTS).await?,
+                insert_ids: client.prepare(&format!("{INSERT_IDS} ON CONFLICT DO NOTHING")).await?,
+                update_offsets: client.prepare(UPDATE_OFFSETS).await?,
+            },
             offsets: client.prepare(OFFSETS).await?,
             insert_entries: client.prepare(INSERT_ENTRIES).await?,
             insert_letter: client.prepare(INSERT_LETTER).await?,

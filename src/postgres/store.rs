@@ -10,6 +10,7 @@ use super::committer::{Bounds, Committer};
 use super::error::PgError;
 use super::link::Connector;
 use super::migrate::migrate;
+use super::prune::{Metrics, Pruning};
 use super::read::{Listing, Reader};
 use super::session::Session;
 use super::settings::Settings;
@@ -21,6 +22,9 @@ use crate::{AccountId, AccountState, Outcome, Request, TransactionId};
 /// How many calls may wait for the committer before more wait to be let in.
 const QUEUE: usize = 4_096;
 
+/// How many events and operations are worth deciding while others are written.
+const AHEAD: usize = 256;
+
 /// How long [`PgStore::connect`] waits between two tries.
 const BETWEEN_TRIES: Duration = Duration::from_millis(200);
 
@@ -29,6 +33,8 @@ pub struct PgStore {
     queue: mpsc::Sender<Job>,
     reader: Reader,
     committer: Mutex<Option<JoinHandle<()>>>,
+    metrics: Metrics,
+    pruning: Mutex<Option<Pruning>>,
 }
 
 impl std::fmt::Debug for PgStore {
@@ -61,11 +67,23 @@ impl PgStore {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let bounds = Bounds {
             batch: settings.batch.max(1),
+            ahead: AHEAD.min(settings.batch).max(1),
             accounts: settings.remembered_accounts,
             ids: settings.remembered_ids,
+            // Another instance may see it forgotten by its own clock, and used again.
+            id_age: settings.id_window / 2,
         };
-        let committer = tokio::spawn(Committer::new(session, jobs, bounds).run());
-        Ok(PgStore { queue, reader: Reader::new(connector), committer: Mutex::new(Some(committer)) })
+        let beside = Session::new(connector.clone(), settings.patience);
+        let committer = tokio::spawn(Committer::new(session, beside, jobs, bounds).run());
+        let metrics = Metrics::default();
+        let pruning = Pruning::start(connector.clone(), settings.id_window, metrics.clone());
+        Ok(PgStore {
+            queue,
+            reader: Reader::new(connector),
+            committer: Mutex::new(Some(committer)),
+            metrics,
+            pruning: Mutex::new(Some(pruning)),
+        })
     }
 
     /// Decides `request`, or answers what was decided for its id before, through whichever door and instance. When it returns
@@ -135,8 +153,15 @@ impl PgStore {
         self.reader.list(prefix).await
     }
 
+    /// What an operator watches.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     /// Takes no more work, and waits until what it took is answered.
     pub async fn close(&self) {
+        drop(self.pruning.lock().await.take());
         // It may have ended before.
         let _ = self.queue.send(Job::End).await;
         if let Some(committer) = self.committer.lock().await.take() {
@@ -178,6 +203,10 @@ impl Store for PgStore {
     async fn take_over(&self, topic: &str, partitions: &[i32]) -> Result<Vec<Position>, StoreError> {
         let (topic, partitions) = (topic.to_owned(), partitions.to_vec());
         Ok(self.ask(|answer| Job::TakeOver { topic, partitions, answer }).await?)
+    }
+
+    fn at_once(&self) -> usize {
+        2
     }
 
     async fn apply(&self, topic: &str, runs: &[Run]) -> Result<Applied, StoreError> {

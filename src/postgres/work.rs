@@ -147,9 +147,8 @@ impl Batch {
     }
 
     /// What the database is to keep of a decided batch. Takes what it needs out of the decision.
-    pub(super) fn changes(&self, asks: &Asks, decision: &mut Decision, number: i64) -> Changes {
+    pub(super) fn changes(&self, asks: &Asks, decision: &mut Decision) -> Changes {
         let mut changes = Changes {
-            number,
             accounts: std::mem::take(&mut decision.accounts),
             ids: std::mem::take(&mut decision.ids),
             records: std::mem::take(&mut decision.records),
@@ -204,7 +203,9 @@ impl Batch {
                 let Some(row) = found.iter().find(|row| row.topic == *topic && row.partition == run.partition) else {
                     continue;
                 };
-                if row.epoch == run.epoch && row.next == Some(run.next) {
+                // Past its end as well: the call after it was kept, so it was.
+                let past = row.next > Some(run.next) && run.from <= Some(run.next);
+                if row.epoch == run.epoch && (past || row.next == Some(run.next)) {
                     self.through.insert((index, at));
                 } else if row.epoch != run.epoch || row.next != run.from {
                     fenced.push(run.partition);

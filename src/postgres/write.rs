@@ -1,4 +1,4 @@
-//! Writes a batch: two round trips, one for all rows, one for the commit.
+//! Writes a batch: in one round trip while nobody interferes, else in two, one for all rows, one for the commit.
 
 use std::collections::HashSet;
 
@@ -9,8 +9,8 @@ use tokio_postgres::{Error, Row, Statement};
 use super::batch::{AccountChange, Changes, Committed, Missed, OffsetFound};
 use super::database::Fault;
 use super::link::{Broken, Link, fault};
-use super::rows::Entries;
-use super::sql::{self, Statements};
+use super::rows::{Entries, shorten};
+use super::sql::{self, Statements, Writing};
 use crate::inventory::DeadLetter;
 
 type Params<'a> = Vec<&'a (dyn ToSql + Sync)>;
@@ -23,6 +23,7 @@ enum Part {
     Changed,
     Ids,
     Offsets,
+    Drawn,
     Rest,
 }
 
@@ -103,7 +104,8 @@ struct Ids<'a> {
     id: Vec<&'a str>,
     account: Vec<&'a str>,
     place: Vec<i32>,
-    member: Vec<i32>,
+    /// Left out at the end: the first.
+    member: Vec<Option<i32>>,
 }
 
 /// The columns of offsets.
@@ -150,9 +152,37 @@ pub(super) async fn write_rows(
     if !begun {
         pipeline.plain(sql::BEGIN);
     }
-    columns.queue(&mut pipeline, statements, &changes.number);
+    columns.queue(&mut pipeline, statements, &statements.asking, &changes.number, None);
     let answers = pipeline.answers().await?;
-    columns.missed(answers).map_err(|error| Broken { fault: fault(&error), lost: false })
+    columns.missed(answers).map_err(|error| Broken { fault: fault(&error), lost: false, unexpected: false })
+}
+
+/// Writes all rows of a batch and commits, in one round trip; None: all was rolled back, since something is not as expected.
+/// What is sent here may be kept although no answer comes.
+pub(super) async fn write_surely(
+    link: &Link,
+    statements: &Statements,
+    changes: &Changes,
+) -> Result<Option<Committed>, Broken> {
+    let columns = Batch::new(changes);
+    let expected = columns.expected();
+    let drawing = Drawing::new(changes);
+    let mut pipeline = Pipeline { link, parts: Vec::new(), answers: Vec::new() };
+    pipeline.plain(sql::BEGIN);
+    columns.queue(&mut pipeline, statements, &statements.surely, &changes.number, Some(&expected));
+    let (drawn, params) = drawing.statement(statements);
+    pipeline.rows(Part::Drawn, drawn, params);
+    pipeline.plain("COMMIT");
+    let answers = match pipeline.answers().await {
+        // Where a statement failed, COMMIT rolled back.
+        Err(Broken { unexpected: true, .. }) => return Ok(None),
+        answers => answers.map_err(unknown)?,
+    };
+    let drawn = answers.iter().find_map(|(part, done)| match (part, done) {
+        (Part::Drawn, Done::Rows(rows)) => rows.first(),
+        _ => None,
+    });
+    drawn.map(|row| Some(committed(row))).ok_or_else(|| unknown(Broken::lost("it drew no sequence")))
 }
 
 /// A batch as columns.
@@ -189,8 +219,9 @@ impl<'a> Batch<'a> {
             ids.id.push(used.id.as_str());
             ids.account.push(used.account.as_str());
             ids.place.push(used.place as i32);
-            ids.member.push(used.member as i32);
+            ids.member.push((used.member > 0).then_some(used.member as i32));
         }
+        shorten(&mut ids.member);
         let mut offsets = Offsets::default();
         for offset in &changes.offsets {
             offsets.topic.push(&offset.topic);
@@ -213,27 +244,43 @@ impl<'a> Batch<'a> {
         }
     }
 
-    fn queue<'p>(&'p self, pipeline: &mut Pipeline<'p>, statements: &'p Statements, number: &'p i64) {
+    /// How many rows the statements are to find: accounts met, opened and changed, and partitions.
+    fn expected(&self) -> [i64; 4] {
+        [&self.expected_id, &self.opened.id, &self.changed.id, &self.offsets.topic].map(|rows| rows.len() as i64)
+    }
+
+    fn queue<'p>(
+        &'p self,
+        pipeline: &mut Pipeline<'p>,
+        statements: &'p Statements,
+        writing: &'p Writing,
+        number: &'p i64,
+        expected: Option<&'p [i64; 4]>,
+    ) {
+        let expecting = |mut params: Params<'p>, which: usize| {
+            params.extend(expected.map(|expected| &expected[which] as &(dyn ToSql + Sync)));
+            params
+        };
         if self.expected_id.len() > self.changed.id.len() {
-            let expected: Params<'p> = vec![&self.expected_id, &self.expected_stock, &self.expected_version];
-            pipeline.rows(Part::Expected, &statements.lock_accounts, expected);
+            let met: Params<'p> = vec![&self.expected_id, &self.expected_stock, &self.expected_version];
+            pipeline.rows(Part::Expected, &writing.lock_accounts, expecting(met, 0));
         }
         if !self.changed.id.is_empty() {
             let mut changed = self.changed.params(number);
             changed.extend([&self.changed.expected_stock as &(dyn ToSql + Sync), &self.changed.expected_version]);
-            pipeline.count(Part::Changed, &statements.update_accounts, changed);
+            pipeline.count(Part::Changed, &writing.update_accounts, expecting(changed, 2));
         }
         if !self.opened.id.is_empty() {
-            pipeline.count(Part::Opened, &statements.insert_accounts, self.opened.params(number));
+            pipeline.count(Part::Opened, &writing.insert_accounts, expecting(self.opened.params(number), 1));
         }
         if !self.ids.id.is_empty() {
             let Ids { id, account, place, member } = &self.ids;
-            pipeline.count(Part::Ids, &statements.insert_ids, vec![id, account, place, member, number]);
+            pipeline.count(Part::Ids, &writing.insert_ids, vec![id, account, place, member, number]);
         }
         if !self.offsets.topic.is_empty() {
             let Offsets { topic, partition, epoch, from, next, fingerprint } = &self.offsets;
             let consumed: Params<'p> = vec![topic, partition, epoch, from, next, fingerprint];
-            pipeline.rows(Part::Offsets, &statements.update_offsets, consumed);
+            pipeline.rows(Part::Offsets, &writing.update_offsets, expecting(consumed, 3));
         }
         if !self.entries.place.is_empty() {
             pipeline.count(Part::Rest, &statements.insert_entries, self.entries.params(number));
@@ -300,28 +347,48 @@ pub(super) async fn read_offsets(
 
 /// Commits what was written. What is sent here may be kept although no answer comes.
 pub(super) async fn commit(link: &Link, statements: &Statements, changes: &Changes) -> Result<Committed, Broken> {
-    let count = changes.records.len() as i64;
-    let newest = changes.records.iter().map(|record| record.time).max().unwrap_or(0).cast_signed();
-    let drawing = async {
-        if count == 0 {
-            link.client.query_one(&statements.commit_nothing, &[&changes.number]).await
-        } else {
-            link.client.query_one(&statements.commit_entries, &[&changes.number, &count, &newest]).await
-        }
-    };
+    let drawing = Drawing::new(changes);
+    let (statement, params) = drawing.statement(statements);
     let answers = async {
-        let (drawn, committed) = join(drawing, link.client.batch_execute("COMMIT")).await;
+        let (drawn, committed) =
+            join(link.client.query_one(statement, &params), link.client.batch_execute("COMMIT")).await;
         // Where the first failed the second rolled back, and says that it went well.
         let drawn = drawn?;
         committed?;
         Ok(drawn)
     };
-    let unknown = |broken: Broken| match broken.fault {
-        Fault::Unavailable(what) => Broken { fault: Fault::Unknown(what), ..broken },
-        _ => broken,
-    };
     let drawn = link.timed(answers).await.map_err(unknown)?;
     Ok(committed(&drawn))
+}
+
+/// What the commit sequence is drawn with.
+struct Drawing {
+    number: i64,
+    count: i64,
+    newest: i64,
+}
+
+impl Drawing {
+    fn new(changes: &Changes) -> Self {
+        let newest = changes.records.iter().map(|record| record.time).max().unwrap_or(0).cast_signed();
+        Drawing { number: changes.number, count: changes.records.len() as i64, newest }
+    }
+
+    fn statement<'a>(&'a self, statements: &'a Statements) -> (&'a Statement, Params<'a>) {
+        if self.count == 0 {
+            (&statements.commit_nothing, vec![&self.number])
+        } else {
+            (&statements.commit_entries, vec![&self.number, &self.count, &self.newest])
+        }
+    }
+}
+
+/// A commit was on its way.
+fn unknown(broken: Broken) -> Broken {
+    match broken.fault {
+        Fault::Unavailable(what) => Broken { fault: Fault::Unknown(what), ..broken },
+        _ => broken,
+    }
 }
 
 /// The row of a commit.

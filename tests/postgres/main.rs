@@ -8,4 +8,5 @@ mod events;
 mod faults;
 mod instances;
 mod poison;
+mod pruning;
 mod tables;

@@ -79,7 +79,9 @@ impl Plain {
                 let expected = self.attempt(&record.request);
                 ensure!(expected == Err(refused), "{record:?} should have been {expected:?}");
                 for ((account, _), state) in accounts().zip(&record.states) {
-                    ensure!(self.state(&account) == *state, "{record:?} met {:?}", self.state(&account));
+                    let later = |as_of| self.opened.get(&account).is_none_or(|opened| *opened > as_of);
+                    let absent = state.version == 0 && record.as_of.is_some_and(later);
+                    ensure!(absent || self.state(&account) == *state, "{record:?} met {:?}", self.state(&account));
                 }
             }
             None => {

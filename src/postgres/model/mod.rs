@@ -48,7 +48,18 @@ fn trouble_changes_nothing() {
 /// The test is worth something: it minds every rule that is broken.
 #[test]
 fn every_seeded_bug_is_seen() {
-    let bugs = [Bug::Epoch, Bug::Offset, Bug::Version, Bug::Met, Bug::Id, Bug::Fate, Bug::LateCommit, Bug::Sequence];
+    let bugs = [
+        Bug::Epoch,
+        Bug::Offset,
+        Bug::Version,
+        Bug::Met,
+        Bug::Id,
+        Bug::Fate,
+        Bug::LateCommit,
+        Bug::Sequence,
+        Bug::Fancy,
+        Bug::Surely,
+    ];
     for bug in bugs {
         let caught = (0..2_000).find_map(|seed| {
             let result = run(Plan { seed, bug, trouble: 60 });

@@ -33,6 +33,10 @@ pub(super) enum Bug {
     LateCommit,
     /// The commit sequence is not drawn as the last thing before the commit.
     Sequence,
+    /// A commit that never went through counts as one that did: what was decided on top of it is written.
+    Fancy,
+    /// A commit that was sent right behind what did not find what it expected goes through.
+    Surely,
 }
 
 /// An event whose change is this number is refused by the database.
@@ -310,6 +314,9 @@ impl Database for Session {
         }
         let missed = self.check(changes).await?;
         if !missed.accounts.is_empty() || missed.ids || !missed.offsets.is_empty() {
+            if self.bug == Bug::Surely && !self.locked && !trial {
+                self.server.lock().commit(changes, None);
+            }
             self.end();
             return Ok(Written::Missed(missed));
         }
@@ -343,7 +350,12 @@ impl Database for Session {
             return Ok(server.fates.get(&number).copied().flatten());
         }
         let fate = *server.fates.entry(number).or_insert(None);
-        Ok(if self.bug == Bug::Fate { None } else { fate })
+        let next = Committed { first_sequence: server.sequence + 1, time_floor: 0 };
+        Ok(match self.bug {
+            Bug::Fate => None,
+            Bug::Fancy => fate.or(Some(next)),
+            _ => fate,
+        })
     }
 
     async fn recover(&mut self, faults: u32) -> bool {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
@@ -109,6 +110,13 @@ pub(super) fn run(plan: Plan) -> Result<Seen, String> {
     Ok(seen)
 }
 
+type ApplyAnswer = oneshot::Receiver<Result<Applied, StoreError>>;
+
+/// Where a run ends.
+fn behind(run: &Run) -> Position {
+    Position { partition: run.partition, epoch: run.epoch, next: Some(run.next), fingerprint: 0 }
+}
+
 /// Few products, few ids: most things meet.
 fn event(random: &Random) -> Event {
     let number = random.below(30);
@@ -189,10 +197,12 @@ fn account(text: &str) -> AccountId {
 impl World {
     fn start(&self, executor: &mut Executor, instance: usize) {
         let (queue, jobs) = mpsc::channel(16);
-        let session = Session::new(self.server.clone(), self.random.clone(), self.bug);
+        let session = || Session::new(self.server.clone(), self.random.clone(), self.bug);
         // Smaller than what there is, so that they forget.
-        let bounds = Bounds { batch: 1 + self.random.below(12) as usize, accounts: 4, ids: 10 };
-        executor.spawn(instance, Committer::new(session, jobs, bounds).run());
+        let batch = 1 + self.random.below(12) as usize;
+        let bounds =
+            Bounds { batch, ahead: 1 + self.random.below(4) as usize, accounts: 4, ids: 10, id_age: Duration::MAX };
+        executor.spawn(instance, Committer::new(session(), session(), jobs, bounds).run());
         executor.spawn(instance, self.clone().consume(instance, queue.clone()));
         executor.spawn(instance, self.clone().call(instance, queue.clone()));
         executor.spawn(instance, self.clone().call(instance + 1_000, queue));
@@ -229,19 +239,69 @@ impl World {
             if runs.is_empty() {
                 continue;
             }
-            match self.apply(&queue, &runs).await {
+            let (first, answer) = self.send(&queue, &runs).await;
+            // What goes on where it ends, while it is under way.
+            let later: Vec<_> = first.iter().filter_map(|run| self.run(&behind(run))).collect();
+            let later =
+                if later.is_empty() || self.random.once_in(2) { None } else { Some(self.send(&queue, &later).await) };
+            let mut answer = answer.await.expect("the committer answers");
+            let later = match later {
+                Some((runs, answer)) => Some((runs, answer.await.expect("the committer answers"))),
+                None => None,
+            };
+            let mut runs = first;
+            if let (Err(_), Some((later, Ok(_)))) = (&answer, &later) {
+                let is_later = |run: &Run| later.iter().any(|later| later.partition == run.partition);
+                runs.retain(|run| {
+                    let through = is_later(run);
+                    if through {
+                        held.entry(run.partition).and_modify(|position| position.next = Some(run.next));
+                    }
+                    !through
+                });
+                answer = Err(StoreError::Unavailable { what: String::new() });
+            }
+            self.settle(&queue, &mut held, runs, answer).await;
+            if let Some((mut runs, mut answer)) = later {
+                if answer.is_err() {
+                    runs.retain(|run| held.get(&run.partition).is_some_and(|position| position.epoch == run.epoch));
+                    answer = Err(StoreError::Unavailable { what: String::new() });
+                }
+                self.settle(&queue, &mut held, runs, answer).await;
+            }
+        }
+    }
+
+    /// As the consumer does it: until the runs are kept, or nobody is their owner any more.
+    async fn settle(
+        &self,
+        queue: &mpsc::Sender<Job>,
+        held: &mut BTreeMap<i32, Position>,
+        mut runs: Vec<Run>,
+        mut answer: Result<Applied, StoreError>,
+    ) {
+        while !runs.is_empty() {
+            match answer {
                 Ok(applied) => {
                     add(&mut self.seen.lock().applied, applied);
                     for run in runs {
                         held.entry(run.partition).and_modify(|position| position.next = Some(run.next));
                     }
+                    return;
                 }
                 Err(StoreError::Fenced { partitions }) => {
                     self.seen.lock().fenced += 1;
                     held.retain(|partition, _| !partitions.contains(partition));
+                    runs.retain(|run| !partitions.contains(&run.partition));
                 }
+                Err(StoreError::Unavailable { .. }) => pause().await,
                 Err(error) => panic!("{error}"),
             }
+            if runs.is_empty() {
+                return;
+            }
+            let (sent, next) = self.send(queue, &runs).await;
+            (runs, answer) = (sent, next.await.expect("the committer answers"));
         }
     }
 
@@ -254,16 +314,11 @@ impl World {
         (from < next).then_some(Run { partition, epoch, from: stored, next, fingerprint: 0, records })
     }
 
-    async fn apply(&self, queue: &mpsc::Sender<Job>, runs: &[Run]) -> Result<Applied, StoreError> {
-        loop {
-            let (answer, answered) = oneshot::channel();
-            let work = Work::Apply { topic: TOPIC.to_owned(), runs: runs.to_vec(), answer };
-            let _ = queue.send(Job::Batched(work)).await;
-            match answered.await.expect("the committer answers") {
-                Err(StoreError::Unavailable { .. }) => pause().await,
-                result => return result,
-            }
-        }
+    async fn send(&self, queue: &mpsc::Sender<Job>, runs: &[Run]) -> (Vec<Run>, ApplyAnswer) {
+        let (answer, answered) = oneshot::channel();
+        let work = Work::Apply { topic: TOPIC.to_owned(), runs: runs.to_vec(), answer };
+        let _ = queue.send(Job::Batched(work)).await;
+        (runs.to_vec(), answered)
     }
 
     /// Calls, and calls again with the same id when it was told to.

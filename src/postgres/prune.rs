@@ -1,0 +1,139 @@
+//! Forgets ids whose window is over, beside everything else and in small steps.
+//!
+//! The age of an id is that of its commit, by the database's clock. Batches are forgotten in the order of their commits, by one instance at
+//! a time; the row of `pruned_ids` says how far that has come.
+
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+use super::link::{Broken, Connector, Link};
+use super::sql::PLANS;
+
+/// So that one instance does it at a time. "equiprun" in ASCII.
+const LOCK: i64 = 0x6571_7569_7072_756e;
+
+/// About how many entries one step goes over.
+const STEP: i64 = 2_000;
+
+/// A window that is longer, PostgreSQL cannot reckon with; nobody sees its end.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// The shortest and the longest pause while there is nothing to forget.
+const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(60)];
+
+const TRY_LOCK: &str = "SELECT pg_try_advisory_xact_lock($1)";
+
+/// `$1`: about how many entries; `$2`: how old they are at least, in seconds. An id that was used again since belongs to a later
+/// batch, and stays.
+const PRUNE: &str = "WITH waiting AS (
+        SELECT batch, first_sequence, count, committed_at,
+            sum(count) OVER (ORDER BY first_sequence) - count AS before
+        FROM (
+            SELECT * FROM commits WHERE count > 0 AND first_sequence > (SELECT sequence FROM pruned_ids)
+            ORDER BY first_sequence LIMIT 256
+        ) AS next
+    ), due AS MATERIALIZED (
+        SELECT batch, first_sequence + count - 1 AS last FROM waiting
+        WHERE before < $1::bigint AND first_sequence < coalesce(
+            (SELECT min(first_sequence) FROM waiting WHERE committed_at > now() - make_interval(secs => $2::float8)),
+            9223372036854775807)
+    ), pruned AS (
+        DELETE FROM processed_events e USING due d JOIN journal_entries j ON j.batch = d.batch
+        WHERE e.event_id = j.transaction_id AND e.batch = j.batch AND e.place = j.place AND e.member = j.member
+        RETURNING 1
+    ), marked AS (
+        UPDATE pruned_ids SET sequence = (SELECT max(last) FROM due) WHERE EXISTS (SELECT FROM due)
+    )
+    SELECT (SELECT count(*) FROM pruned), (SELECT count(*) FROM due)";
+
+/// What an operator watches of the PostgreSQL store; clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    /// Ids forgotten by this instance, since their window was over.
+    pub pruned_ids: Counter,
+    /// Failed tries to forget some.
+    pub prune_failures: Counter,
+}
+
+impl Metrics {
+    /// Puts them into `registry`, as `postgres_…`.
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("postgres");
+        registry.register("pruned_ids", "Transaction ids forgotten after their window", self.pruned_ids.clone());
+        let failures = self.prune_failures.clone();
+        registry.register("prune_failures", "Failed tries to forget transaction ids", failures);
+    }
+}
+
+/// The task; dropping it ends it.
+pub(super) struct Pruning(JoinHandle<()>);
+
+impl Drop for Pruning {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Pruning {
+    /// Forgets ids `window` after their commits.
+    pub(super) fn start(connector: Connector, window: Duration, metrics: Metrics) -> Self {
+        // A commit is noted with the time just before it, and may take as long as an answer.
+        let age = window.min(LONGEST) + connector.limit;
+        Pruning(tokio::spawn(run(connector, window, age, metrics)))
+    }
+}
+
+async fn run(connector: Connector, window: Duration, age: Duration, metrics: Metrics) {
+    let idle = (window / 100).clamp(PAUSES[0], PAUSES[1]);
+    let (mut link, mut pause) = (None, idle);
+    loop {
+        sleep(pause).await;
+        let begun = Instant::now();
+        pause = match step(&connector, &mut link, age).await {
+            Ok(Step { pruned, batches }) => {
+                metrics.pruned_ids.inc_by(pruned);
+                // At most half of the time.
+                if batches > 0 { begun.elapsed() } else { idle }
+            }
+            Err(Broken { fault, .. }) => {
+                tracing::debug!(?fault, "no ids were forgotten");
+                metrics.prune_failures.inc();
+                link = None;
+                PAUSES[1].min(idle * 10)
+            }
+        };
+    }
+}
+
+#[derive(Default)]
+struct Step {
+    pruned: u64,
+    batches: u64,
+}
+
+async fn step(connector: &Connector, link: &mut Option<Link>, age: Duration) -> Result<Step, Broken> {
+    let link = match link {
+        Some(link) if !link.is_closed() => link,
+        _ => {
+            let lost = |fault| Broken { fault, lost: true, unexpected: false };
+            let made = link.insert(connector.connect().await.map_err(lost)?);
+            made.timed(made.client.batch_execute(PLANS)).await?;
+            made
+        }
+    };
+    let client = &link.client;
+    link.timed(client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE")).await?;
+    let locked: bool = link.timed(client.query_one(TRY_LOCK, &[&LOCK])).await?.get(0);
+    let mut step = Step::default();
+    if locked {
+        let row = link.timed(client.query_one(PRUNE, &[&STEP, &age.as_secs_f64()])).await?;
+        let [pruned, batches] = [0, 1].map(|column| row.get::<_, i64>(column).cast_unsigned());
+        step = Step { pruned, batches };
+    }
+    link.timed(client.batch_execute("COMMIT")).await?;
+    Ok(step)
+}
