@@ -114,8 +114,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         LocalSet::new().block_on(&runtime, open(vec![target], shared, plan, intended, most));
         pacer.join().expect("paced");
-        let calls = recorder.borrow().calls();
-        calls
+        recorder.borrow().calls()
     }
 
     /// E2: latency counts from the intended start. In a stall of 200 ms 100 of 300 calls are due, and all are late, also where only

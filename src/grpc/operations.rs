@@ -223,7 +223,7 @@ mod tests {
                     transaction_id,
                 })),
             };
-            proto::Operation { operation, linked: b % 3 == 0 }
+            proto::Operation { operation, linked: b.is_multiple_of(3) }
         };
         let batch = |length: usize| {
             let operations = (0..length).map(|number| operation(number, number / 4, number / 28));
