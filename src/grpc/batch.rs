@@ -1,9 +1,10 @@
 //! Batches: operations in order, each with its own result; linked ones as one chain.
 
+use std::collections::VecDeque;
 use std::vec;
 
 use super::audit;
-use super::books::{Begun, Books};
+use super::books::{Begun, Books, Decided};
 use super::convert;
 use super::operations::{Operations, Spelled, Spelling};
 use super::proto::{OperationResult, operation::Operation as Kind};
@@ -11,16 +12,22 @@ use super::results::Results;
 use super::status::Failure;
 use crate::{InvalidRequest, MAX_BATCH_OPERATIONS, MAX_LEGS, Member, Outcome, Refusal, Request};
 
+/// Requests decided before others get a turn on this thread.
+const TURN: usize = 256;
+
 /// The longest result: two accounts with ids of 128 bytes, in the protobuf encoding.
 const RESULT_BYTES: usize = 360;
 
 /// A batch on its way.
 pub(super) struct Batch {
     spelling: Spelling,
-    /// Of each group that is a request.
     begun: Begun,
-    /// The groups that are none, in order.
-    wrong: Vec<Wrong>,
+    /// The groups that are no requests, in order.
+    wrong: VecDeque<Wrong>,
+    /// The results so far, of so many operations and groups.
+    results: Results,
+    operations: usize,
+    groups: usize,
 }
 
 /// A group that is no request.
@@ -39,16 +46,23 @@ impl Batch {
     pub(super) async fn begin(books: &Books, operations: Operations, max_bytes: usize) -> Result<Self, Failure> {
         let Operations { members, spelling, count } = operations;
         check(&spelling.operations, count, max_bytes)?;
-        let mut wrong = Vec::new();
-        let requests = Requests {
-            members: members.into_iter(),
-            rest: &spelling.operations,
-            spelling: &spelling,
-            group: 0,
-            wrong: &mut wrong,
-        };
-        let begun = books.begin(requests).await;
-        Ok(Batch { spelling, begun, wrong })
+        let mut requests = Requests { members: members.into_iter(), operations: 0, groups: 0 };
+        let results = Results::of(count);
+        let begun = Begun::nothing(books);
+        let mut batch = Batch { spelling, begun, wrong: VecDeque::new(), results, operations: 0, groups: 0 };
+        loop {
+            let Batch { spelling, wrong, begun, .. } = &mut batch;
+            begun.add(std::iter::from_fn(|| requests.next(spelling, wrong)).take(TURN)).await;
+            // Results are written while what they tell is in the processor's caches, not when it is durable.
+            for decided in batch.begun.decided() {
+                batch.tell(&decided);
+            }
+            if requests.operations == batch.spelling.operations.len() {
+                return Ok(batch);
+            }
+            // Between requests only: nothing is ever half decided.
+            tokio::task::yield_now().await;
+        }
     }
 
     /// How many operations it has.
@@ -61,26 +75,44 @@ impl Batch {
     /// # Errors
     /// That the accounts were closed before all of it was durable.
     pub(super) async fn finish(&mut self) -> Result<Results, Failure> {
-        let mut decided = self.begun.finish().await?.into_iter();
-        let mut wrong = std::mem::take(&mut self.wrong).into_iter().peekable();
-        let mut results = Results::of(self.spelling.operations.len());
-        for (index, group) in groups(&self.spelling.operations).enumerate() {
-            if let Some(Wrong { culprit, failure, .. }) = wrong.next_if(|wrong| wrong.group == index) {
-                undecided(&self.spelling, group, culprit, &failure, &mut results);
-                continue;
-            }
-            match decided.next() {
-                Some(Ok(outcome)) => self.decided(group, &outcome, &mut results),
-                Some(Err(failure)) => {
-                    let culprit = culprit(&failure, &self.spelling, group);
-                    undecided(&self.spelling, group, culprit, &failure, &mut results);
-                }
-                None => return Err(Failure::Internal("a request without an outcome")),
-            }
+        for decided in self.begun.finish().await? {
+            self.tell(&decided);
         }
-        Ok(results)
+        self.tell_wrong();
+        if self.operations != self.spelling.operations.len() {
+            return Err(Failure::Internal("a request without an outcome"));
+        }
+        Ok(std::mem::take(&mut self.results))
     }
 
+    /// Writes the results of the next group that is a request, and of those before it that are none.
+    fn tell(&mut self, decided: &Decided) {
+        self.tell_wrong();
+        let group = self.operations..next_group(&self.spelling.operations, self.operations);
+        (self.operations, self.groups) = (group.end, self.groups + 1);
+        let group = &self.spelling.operations[group];
+        match decided {
+            Ok(outcome) => self.spelling.decided(group, outcome, &mut self.results),
+            Err(failure) => {
+                let culprit = culprit(failure, &self.spelling, group);
+                self.spelling.undecided(group, culprit, failure, &mut self.results);
+            }
+        }
+    }
+
+    /// Writes the results of the next groups as far as they are no requests.
+    fn tell_wrong(&mut self) {
+        while self.wrong.front().is_some_and(|wrong| wrong.group == self.groups)
+            && let Some(Wrong { culprit, failure, .. }) = self.wrong.pop_front()
+        {
+            let group = self.operations..next_group(&self.spelling.operations, self.operations);
+            (self.operations, self.groups) = (group.end, self.groups + 1);
+            self.spelling.undecided(&self.spelling.operations[group], culprit, &failure, &mut self.results);
+        }
+    }
+}
+
+impl Spelling {
     /// What became of the members of a group.
     fn decided(&self, group: &[Spelled], outcome: &Outcome, results: &mut Results) {
         let (sequence, replayed) = (outcome.sequence(), outcome.replayed());
@@ -89,66 +121,55 @@ impl Batch {
             (Some(_), Ok(accounts)) => results.accepted(sequence, replayed, &accounts),
             (Some(operation), Err(refusal)) => {
                 let failure = Failure::Refused { refusal, replayed };
-                results.failed(&OperationResult { sequence, replayed, ..failed(&self.spelling, operation, &failure) });
+                results.failed(&OperationResult { sequence, replayed, ..self.failed(operation, &failure) });
             }
             (None, _) => {}
         });
     }
-}
 
-/// The culprit keeps its text, the others say that their group failed.
-fn undecided(spelling: &Spelling, group: &[Spelled], culprit: usize, failure: &Failure, results: &mut Results) {
-    let of_group = Failure::Refused { refusal: Refusal::Group { index: culprit }, replayed: false };
-    // Everything else is true of all: shutting down, out of memory or disk, no answer from the store.
-    let of_one = matches!(failure, Failure::Invalid(_) | Failure::Field { .. } | Failure::Refused { .. });
-    for (index, operation) in group.iter().enumerate() {
-        let failure = if !of_one || index == culprit { failure } else { &of_group };
-        results.failed(&failed(spelling, operation, failure));
-    }
-}
-
-fn failed(spelling: &Spelling, operation: &Spelled, failure: &Failure) -> OperationResult {
-    let operation = spelling.of(operation);
-    let (name, subject) = convert::subject(&operation);
-    let (code, message) = (failure.code(), failure.to_string());
-    audit::failed(name, subject, code, &message);
-    OperationResult { code: code.into(), message, ..OperationResult::default() }
-}
-
-/// The requests of a batch, made as they are asked for.
-struct Requests<'b> {
-    members: vec::IntoIter<Result<Member, Box<Failure>>>,
-    /// The operations whose group was not looked at yet.
-    rest: &'b [Spelled],
-    spelling: &'b Spelling,
-    /// The number of the next group.
-    group: usize,
-    wrong: &'b mut Vec<Wrong>,
-}
-
-impl Iterator for Requests<'_> {
-    type Item = Request;
-
-    fn next(&mut self) -> Option<Request> {
-        loop {
-            let last = self.rest.iter().position(|operation| !operation.linked)?;
-            let (group, rest) = self.rest.split_at(last + 1);
-            (self.rest, self.group) = (rest, self.group + 1);
-            match self.request(group) {
-                Ok(request) => return Some(request),
-                Err((culprit, failure)) => self.wrong.push(Wrong { group: self.group - 1, culprit, failure }),
-            }
+    /// The culprit keeps its text, the others say that their group failed.
+    fn undecided(&self, group: &[Spelled], culprit: usize, failure: &Failure, results: &mut Results) {
+        let of_group = Failure::Refused { refusal: Refusal::Group { index: culprit }, replayed: false };
+        // Everything else is true of all: shutting down, out of memory or disk, no answer from the store.
+        let of_one = matches!(failure, Failure::Invalid(_) | Failure::Field { .. } | Failure::Refused { .. });
+        for (index, operation) in group.iter().enumerate() {
+            results.failed(&self.failed(operation, if !of_one || index == culprit { failure } else { &of_group }));
         }
     }
 
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        (0, Some(self.rest.len()))
+    fn failed(&self, operation: &Spelled, failure: &Failure) -> OperationResult {
+        let operation = self.of(operation);
+        let (name, subject) = convert::subject(&operation);
+        let (code, message) = (failure.code(), failure.to_string());
+        audit::failed(name, subject, code, &message);
+        OperationResult { code: code.into(), message, ..OperationResult::default() }
     }
 }
 
-impl Requests<'_> {
+/// The requests of a batch, made as they are asked for.
+struct Requests {
+    members: vec::IntoIter<Result<Member, Box<Failure>>>,
+    /// How many operations and groups were looked at.
+    operations: usize,
+    groups: usize,
+}
+
+impl Requests {
+    /// The next one; the groups before it that are none go to `wrong`.
+    fn next(&mut self, spelling: &Spelling, wrong: &mut VecDeque<Wrong>) -> Option<Request> {
+        while self.operations < spelling.operations.len() {
+            let group = self.operations..next_group(&spelling.operations, self.operations);
+            (self.operations, self.groups) = (group.end, self.groups + 1);
+            match self.request(&spelling.operations[group], spelling) {
+                Ok(request) => return Some(request),
+                Err((culprit, failure)) => wrong.push_back(Wrong { group: self.groups - 1, culprit, failure }),
+            }
+        }
+        None
+    }
+
     /// One request of the whole group; an error comes with the member that is at fault.
-    fn request(&mut self, group: &[Spelled]) -> Result<Request, (usize, Box<Failure>)> {
+    fn request(&mut self, group: &[Spelled], spelling: &Spelling) -> Result<Request, (usize, Box<Failure>)> {
         if group.len() == 1
             && let Some(member) = self.members.next()
         {
@@ -166,15 +187,15 @@ impl Requests<'_> {
             Some(wrong) => Err(wrong),
             None => Request::chain(members).map_err(|invalid| {
                 let failure = Failure::from(invalid);
-                (culprit(&failure, self.spelling, group), Box::new(failure))
+                (culprit(&failure, spelling, group), Box::new(failure))
             }),
         }
     }
 }
 
-/// The operations in groups: linked ones together.
-fn groups(operations: &[Spelled]) -> impl Iterator<Item = &[Spelled]> {
-    operations.split_inclusive(|operation| !operation.linked)
+/// Where the group ends that begins with operation `first`: linked ones are together.
+fn next_group(operations: &[Spelled], first: usize) -> usize {
+    operations[first..].iter().position(|operation| !operation.linked).map_or(operations.len(), |last| first + last + 1)
 }
 
 /// What refuses the whole batch.
@@ -260,7 +281,7 @@ mod tests {
         let spelling = Operations::read(request.encode_to_vec().into()).expect("as prost writes it").spelling;
         let told = |culprit, failure: &Failure| {
             let mut results = Results::of(2);
-            undecided(&spelling, &spelling.operations, culprit, failure, &mut results);
+            spelling.undecided(&spelling.operations, culprit, failure, &mut results);
             proto::ExecuteBatchResponse::decode(results.bytes()).expect("a message").results
         };
         for failure in everybody {

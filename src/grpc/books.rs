@@ -14,9 +14,6 @@ use crate::{
 
 use super::status::Failure;
 
-/// Requests decided before others get a turn on this thread.
-const TURN: usize = 256;
-
 /// How often a watcher looks for entries of other instances.
 #[cfg(feature = "postgres")]
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -50,35 +47,6 @@ impl Books {
             }
             #[cfg(feature = "postgres")]
             Books::Postgres(store) => Ok(store.submit(request).await?),
-        }
-    }
-
-    /// Decides requests in their order, each for itself, and before any that come later. [`Begun::finish`] tells the outcomes.
-    pub(super) async fn begin(&self, requests: impl Iterator<Item = Request>) -> Begun {
-        let at_most = requests.size_hint().1.unwrap_or(0);
-        match self {
-            Books::Ledger(ledger) => {
-                let (mut outcomes, mut observed) = (Vec::with_capacity(at_most), 0);
-                let mut requests = requests.peekable();
-                loop {
-                    let decided = ledger.submit_all(requests.by_ref().take(TURN)).into_iter();
-                    outcomes.extend(decided.map(|result| told(ledger, result, &mut observed).map_err(Box::new)));
-                    if requests.peek().is_none() {
-                        break;
-                    }
-                    // Between requests only: nothing is ever half decided.
-                    tokio::task::yield_now().await;
-                }
-                Begun::Ledger { ledger: ledger.clone(), outcomes, observed }
-            }
-            #[cfg(feature = "postgres")]
-            Books::Postgres(store) => {
-                let mut queued = Vec::with_capacity(at_most);
-                for request in requests {
-                    queued.push(store.enqueue(request).await.map_err(|error| Box::new(error.into())));
-                }
-                Begun::Postgres { outcomes: Vec::with_capacity(queued.len()), queued }
-            }
         }
     }
 
@@ -240,15 +208,50 @@ pub(super) type Decided = Result<Outcome, Box<Failure>>;
 
 /// Requests on their way.
 pub(super) enum Begun {
-    /// Decided, up to a sequence that may not be durable yet.
+    /// Decided, up to a sequence that may not be durable yet; the outcomes that nobody took.
     Ledger { ledger: Ledger, outcomes: Vec<Decided>, observed: u64 },
     /// In the committer's queue, behind those whose outcomes are known.
     #[cfg(feature = "postgres")]
-    Postgres { queued: Vec<Result<Queued, Box<Failure>>>, outcomes: Vec<Decided> },
+    Postgres { store: Arc<PgStore>, queued: Vec<Result<Queued, Box<Failure>>>, outcomes: Vec<Decided> },
 }
 
 impl Begun {
-    /// The outcomes, when they can no longer be lost; once. May be dropped and called again before.
+    pub(super) fn nothing(books: &Books) -> Begun {
+        match books {
+            Books::Ledger(ledger) => Begun::Ledger { ledger: ledger.clone(), outcomes: Vec::new(), observed: 0 },
+            #[cfg(feature = "postgres")]
+            Books::Postgres(store) => {
+                Begun::Postgres { store: store.clone(), queued: Vec::new(), outcomes: Vec::new() }
+            }
+        }
+    }
+
+    /// Decides requests in their order, each for itself, and before any that come later.
+    pub(super) async fn add(&mut self, requests: impl Iterator<Item = Request>) {
+        match self {
+            Begun::Ledger { ledger, outcomes, observed } => {
+                let decided = ledger.submit_all(requests).into_iter();
+                outcomes.extend(decided.map(|result| told(ledger, result, observed).map_err(Box::new)));
+            }
+            #[cfg(feature = "postgres")]
+            Begun::Postgres { store, queued, .. } => {
+                for request in requests {
+                    queued.push(store.enqueue(request).await.map_err(|error| Box::new(error.into())));
+                }
+            }
+        }
+    }
+
+    /// Takes the outcomes that are known by now, in order: they may be lost before [`Self::finish`].
+    pub(super) fn decided(&mut self) -> Vec<Decided> {
+        match self {
+            Begun::Ledger { outcomes, .. } => std::mem::take(outcomes),
+            #[cfg(feature = "postgres")]
+            Begun::Postgres { .. } => Vec::new(),
+        }
+    }
+
+    /// The outcomes that were not taken before, when none of all can be lost any more; once. May be dropped and called again before.
     ///
     /// # Errors
     /// That the accounts were closed before all of it was durable.
@@ -259,7 +262,7 @@ impl Begun {
                 Ok(std::mem::take(outcomes))
             }
             #[cfg(feature = "postgres")]
-            Begun::Postgres { queued, outcomes } => {
+            Begun::Postgres { queued, outcomes, .. } => {
                 while let Some(next) = queued.get_mut(outcomes.len()) {
                     let outcome = match next {
                         Ok(queued) => queued.outcome().await.map_err(|error| Box::new(error.into())),

@@ -26,7 +26,7 @@ mod key {
 }
 
 /// An ExecuteBatchResponse.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Results(Vec<u8>);
 
 impl Encodes for Results {
