@@ -5,7 +5,7 @@ use std::sync::Arc;
 use equipoise::inventory::{Applied, Content, Store as _, StoreError};
 use equipoise::postgres::{PgStore, Settings};
 
-use crate::harness::{Database, Partition, account, create, event, letter, update};
+use crate::harness::{Database, Partition, TOPIC, account, create, event, letter, update};
 
 /// D3: an event that comes again changes nothing, in one batch, in the next, and after a restart.
 #[tokio::test]
@@ -28,6 +28,34 @@ async fn a_duplicate_is_applied_once() {
     assert_eq!((applied.applied, applied.duplicates), (0, 3));
     let state = store.balance(&account("sku")).await.expect("readable").expect("open");
     assert_eq!((state.balance, state.version), (3, 3));
+    database.check().await;
+}
+
+/// D3: two calls of a partition may be under way, and what they hold has its effect once, in order, whichever of the answers is
+/// lost; an id that both hold is a duplicate in the second, which was decided before the first was kept.
+#[tokio::test]
+async fn two_calls_may_be_under_way() {
+    let database = Database::new().await;
+    let store = database.store().await;
+    let mut partition = Partition::take(&store, 0).await;
+    for round in 0..20 {
+        let events: Vec<_> = (0..300).map(|number| event(&format!("{round} {number}"), "sku", 1)).collect();
+        let first = partition.run(&events);
+        partition.0.next = Some(first.next);
+        let more: Vec<_> = (299..600).map(|number| event(&format!("{round} {number}"), "sku", -1)).collect();
+        let again = event(&format!("{round} 7"), "sku", 1);
+        let second = partition.run(&[&more[1..], &[again]].concat());
+        partition.0.next = Some(second.next);
+        let (runs, others) = ([first], [second]);
+        let (first, second) = tokio::join!(store.apply(TOPIC, &runs), store.apply(TOPIC, &others));
+        assert_eq!(first, Ok(Applied { applied: 300, ..Applied::default() }));
+        let second = second.expect("applied");
+        assert_eq!((second.applied, second.duplicates, second.rejected), (300, 1, 0));
+        // As if the answer to the first had been lost: it is through, since the second is.
+        assert_eq!(store.apply(TOPIC, &runs).await, Ok(Applied::default()));
+    }
+    let state = store.balance(&account("sku")).await.expect("readable").expect("open");
+    assert_eq!((state.balance, state.version), (0, 1 + 20 * 600));
     database.check().await;
 }
 

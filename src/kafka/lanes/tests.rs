@@ -138,3 +138,30 @@ fn closing_gives_the_room_back() {
     lanes.close(&[0]);
     assert_eq!(lanes.state.lock().bytes, 0);
 }
+
+/// D3: while the store is at a run another goes on where that ends, if enough waits; nothing goes behind an announcement.
+#[test]
+fn a_second_run_goes_on_where_the_first_ends() {
+    let lanes = lanes(&[0], Limits::default());
+    let enough = BEHIND as i64;
+    push(&lanes, 0, 0);
+    let first = lanes.take();
+    (1..enough).for_each(|offset| assert_eq!(push(&lanes, 0, offset), Pushed::Waits));
+    assert!(lanes.take_behind().runs.is_empty(), "too little");
+    push(&lanes, 0, enough);
+    let second = lanes.take_behind();
+    assert_eq!((second.runs[0].from, second.runs[0].next), (Some(1), enough + 1));
+    lanes.applied(&first);
+    assert!(!lanes.progress()[&0].idle);
+    lanes.applied(&second);
+    assert!(lanes.progress()[&0].idle);
+
+    let lanes = Lanes::default();
+    lanes.open(1, Position { partition: 0, epoch: 7, next: Some(9), fingerprint: 5 }, 0, true);
+    (0..enough).for_each(|offset| assert_eq!(push(&lanes, 0, offset), Pushed::Waits));
+    let announced = lanes.take();
+    assert!(announced.runs[0].records.is_empty());
+    assert!(lanes.take_behind().runs.is_empty(), "it may not be kept");
+    lanes.applied(&announced);
+    assert_eq!(lanes.take().runs[0].from, Some(0));
+}
