@@ -1,35 +1,60 @@
-//! Accounts by id: a skiplist that is the authority, and a hash table in front of it for point look-ups.
+//! Accounts by id: a skiplist that is the authority, and a hash map in front of it for point look-ups.
 //!
 //! A checkpoint's accounts come in the order of their ids and go into the slab as they come, so its first entries are sorted and
-//! found by halves: putting them into the skiplist would take most of a start. That, and filling the hash table, is done beside the
+//! found by halves: putting them into the skiplist would take most of a start. That, and filling the hash map, is done beside the
 //! traffic ([`Directory::settle`]).
 
-use std::hash::BuildHasher;
+use std::borrow::Borrow;
+use std::hash::{Hash, Hasher};
 use std::ops::Bound;
 
 use crossbeam_skiplist::base::SkipList;
-use foldhash::fast::RandomState;
 
 use crate::account::{AccountId, Balance};
 use crate::error::Exhausted;
 use crate::kernel::doorbell::Latch;
-use crate::kernel::places::Places;
 use crate::kernel::slab::{Index, Slab};
 use crate::kernel::{Account, Guard, pin};
 
-/// Beside the accounts, whose names say whether a place is the right one.
-struct Cache {
-    places: Places,
-    hasher: RandomState,
+/// The place rides in the key: flurry keeps values behind a pointer of their own, one more cache miss a look-up.
+type Cache = flurry::HashMap<Place, (), foldhash::fast::RandomState>;
+
+/// An id and where its account lies; equal and hashed as the id.
+#[derive(Clone)]
+struct Place {
+    id: AccountId,
+    index: Index,
 }
 
-impl Cache {
-    fn hash(&self, id: &AccountId) -> u64 {
-        self.hasher.hash_one(id.as_str())
+impl Borrow<AccountId> for Place {
+    fn borrow(&self) -> &AccountId {
+        &self.id
     }
+}
 
-    fn add(&self, id: &AccountId, index: Index) {
-        self.places.add(self.hash(id), index);
+impl Hash for Place {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.id.hash(state);
+    }
+}
+
+impl PartialEq for Place {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Eq for Place {}
+
+impl PartialOrd for Place {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Place {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.id.cmp(&other.id)
     }
 }
 
@@ -58,53 +83,34 @@ impl Directory {
             settled: Latch::new(),
             recovered: 0,
             order: SkipList::new(crossbeam_epoch::default_collector().clone()),
-            cache: cached.then(|| Cache { places: Places::new(capacity), hasher: RandomState::default() }),
+            cache: cached.then(|| Cache::with_capacity_and_hasher(capacity, foldhash::fast::RandomState::default())),
         }
     }
 
     /// The account called `id`, if there is one; a stranger's id allocates nothing.
     #[inline]
     pub(crate) fn find(&self, id: &AccountId, guard: &Guard) -> Option<&Account<Balance>> {
-        self.cached(id, guard, |_, account| account)
-            .or_else(|| self.look_up(id, guard).and_then(|index| self.accounts.get(index)))
+        self.index(id, guard).and_then(|index| self.accounts.get(index))
     }
 
     /// Where the account called `id` lies.
     #[inline]
     pub(crate) fn index(&self, id: &AccountId, guard: &Guard) -> Option<Index> {
-        self.cached(id, guard, |index, _| index).or_else(|| self.look_up(id, guard))
-    }
-
-    #[inline]
-    fn cached<'d, T>(
-        &'d self,
-        id: &AccountId,
-        guard: &Guard,
-        found: impl Fn(Index, &'d Account<Balance>) -> T,
-    ) -> Option<T> {
-        let cache = self.cache.as_ref()?;
-        cache.places.find(cache.hash(id), guard, |index| {
-            let account = self.accounts.get(index).filter(|account| account.key() == id)?;
-            Some(found(index, account))
-        })
-    }
-
-    /// Has what tells where the account called `id` lies come from memory.
-    #[inline]
-    pub(crate) fn prefetch_place(&self, id: &AccountId, guard: &Guard) {
-        if let Some(cache) = &self.cache {
-            cache.places.prefetch(cache.hash(id), guard);
+        if let Some(cache) = &self.cache
+            && let Some((place, ())) = cache.get_key_value(id, &cache.guard())
+        {
+            return Some(place.index);
         }
+        self.look_up(id, guard)
     }
 
     /// Has the account called `id` come from memory.
     #[inline]
-    pub(crate) fn prefetch(&self, id: &AccountId, guard: &Guard) {
-        if let Some(cache) = &self.cache {
-            cache.places.find(cache.hash(id), guard, |index| {
-                self.accounts.prefetch(index);
-                Some(())
-            });
+    pub(crate) fn prefetch(&self, id: &AccountId) {
+        if let Some(cache) = &self.cache
+            && let Some((place, ())) = cache.get_key_value(id, &cache.guard())
+        {
+            self.accounts.prefetch(place.index);
         }
     }
 
@@ -145,7 +151,7 @@ impl Directory {
     pub(crate) fn cache(&self, id: &AccountId, guard: &Guard) {
         let Some(cache) = &self.cache else { return };
         if let Some(index) = self.look_up(id, guard) {
-            cache.add(id, index);
+            cache.insert(Place { id: id.clone(), index }, (), &cache.guard());
         }
     }
 
@@ -176,8 +182,9 @@ impl Directory {
             if stop() {
                 return;
             }
+            let guard = cache.guard();
             for (index, account) in self.accounts.range(from, self.recovered.min(from.saturating_add(STRIDE))) {
-                cache.add(account.key(), index);
+                cache.insert(Place { id: account.key().clone(), index }, (), &guard);
             }
         }
     }

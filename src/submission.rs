@@ -112,11 +112,13 @@ impl Core {
     #[inline]
     fn receive(&self, requests: &[Request]) -> Result<(), (usize, SubmitError)> {
         let guard = &pin();
-        first_accounts(requests, |id| self.directory.prefetch_place(id, guard));
         for (place, request) in requests.iter().enumerate() {
             self.admit(request, guard).map_err(|refusal| (place, refusal))?;
         }
-        first_accounts(requests, |id| self.directory.prefetch(id, guard));
+        // One request's accounts are looked up as soon.
+        if requests.len() > 1 {
+            first_accounts(requests, |id| self.directory.prefetch(id));
+        }
         Ok(())
     }
 

@@ -34,7 +34,6 @@ mod group;
 #[cfg(test)]
 mod models;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
-pub(crate) mod places;
 mod seqlock;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 pub(crate) mod slab;

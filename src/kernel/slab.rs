@@ -18,19 +18,6 @@ struct Slot<T>(OnceLock<T>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Index(u32);
 
-impl Index {
-    /// As half a word that is not zero; None for the very last.
-    pub(super) fn to_low(self) -> Option<u64> {
-        self.0.checked_add(1).map(u64::from)
-    }
-
-    /// From the lower half of a word.
-    #[inline]
-    pub(super) fn of_low(word: u64) -> Index {
-        Index((word as u32).wrapping_sub(1))
-    }
-}
-
 pub(crate) struct Slab<T> {
     chunks: [OnceLock<Box<[Slot<T>]>>; CHUNKS],
     next: AtomicU64,
