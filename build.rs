@@ -40,8 +40,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 fn name_the_build() {
     let set = |name: &str| std::env::var(name).unwrap_or_default();
     let (rustc, profile, root) = (set("RUSTC"), set("PROFILE"), set("CARGO_MANIFEST_DIR"));
-    println!("cargo::rustc-env=EQUIPOISE_RUSTC={}", output(&rustc, &["--version"]).unwrap_or("unknown".into()));
-    println!("cargo::rustc-env=EQUIPOISE_PROFILE={profile}");
+    // Cargo also sets them for what it runs, where EQUIPOISE_... would be taken for settings.
+    println!("cargo::rustc-env=BUILD_RUSTC={}", output(&rustc, &["--version"]).unwrap_or("unknown".into()));
+    println!("cargo::rustc-env=BUILD_PROFILE={profile}");
     // Unpacked from an archive inside another project's repository, that one's commit would say nothing.
     let ours = || output("git", &["-C", &root, "rev-parse", "--show-prefix"]).is_some_and(|prefix| prefix.is_empty());
     if profile != "release" || !ours() {
@@ -49,7 +50,7 @@ fn name_the_build() {
     }
     let commit = output("git", &["-C", &root, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]);
     let Some(commit) = commit.filter(|commit| !commit.is_empty()) else { return };
-    println!("cargo::rustc-env=EQUIPOISE_COMMIT={commit}");
+    println!("cargo::rustc-env=BUILD_COMMIT={commit}");
     // The sources, because they are what makes a commit dirty.
     println!("cargo::rerun-if-changed=src\ncargo::rerun-if-changed=Cargo.lock");
     if let Some(log) = output("git", &["-C", &root, "rev-parse", "--path-format=absolute", "--git-path", "logs/HEAD"]) {

@@ -15,10 +15,10 @@ impl Machine {
             cores: thread::available_parallelism().map_or(0, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX)),
             memory: memory(&read("/proc/meminfo")).unwrap_or(0),
             system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
-            compiler: env!("EQUIPOISE_RUSTC").to_owned(),
-            profile: env!("EQUIPOISE_PROFILE").to_owned(),
+            compiler: env!("BUILD_RUSTC").to_owned(),
+            profile: env!("BUILD_PROFILE").to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            commit: option_env!("EQUIPOISE_COMMIT").map(str::to_owned),
+            commit: option_env!("BUILD_COMMIT").map(str::to_owned),
         }
     }
 }
