@@ -18,7 +18,7 @@ use super::opened::Embedded;
 use super::recorder::{Answered, Series};
 use super::tally::Effect;
 use super::wire::{Encoded, Pattern, Results};
-use crate::{Durability, Ledger, Operation, Request};
+use crate::{Durability, Exhausted, Ledger, Operation, Request, SubmitError};
 
 const BATCH: PathAndQuery = PathAndQuery::from_static("/equipoise.v1.AccountService/ExecuteBatch");
 const STREAM: PathAndQuery = PathAndQuery::from_static("/equipoise.v1.AccountService/ExecuteStream");
@@ -210,8 +210,14 @@ fn requests(plan: &mut Plan, size: u32, names: &Names) -> Result<Vec<Request>, E
 /// Decides them all: the last sequence, and how it went.
 fn decide(ledger: &Ledger, requests: Vec<Request>) -> (u64, Counts) {
     let (mut last, mut counts) = (0, Counts::default());
-    for request in requests {
-        match submit(ledger, request) {
+    let decided = ledger.submit_all(requests.iter().cloned());
+    for (request, decided) in requests.into_iter().zip(decided) {
+        let decided = match decided {
+            // By itself, when there is room.
+            Err(SubmitError::Exhausted(Exhausted::Backlog { .. })) => submit(ledger, request),
+            decided => decided,
+        };
+        match decided {
             Ok(outcome) => {
                 last = outcome.sequence();
                 counts.refused += u32::from(outcome.result().is_err());
