@@ -161,38 +161,88 @@ fn expecting(statement: &str, last: usize) -> String {
     format!("WITH found AS ({statement}) SELECT expect_rows(count(*), ${last}) FROM found")
 }
 
+impl Writing {
+    /// Those that end the transaction themselves.
+    async fn surely(client: &Client) -> Result<Self, Error> {
+        let texts = [
+            expecting(LOCK_ACCOUNTS, 4),
+            expecting(&format!("{INSERT_ACCOUNTS} RETURNING 1"), 7),
+            expecting(&format!("{UPDATE_ACCOUNTS} RETURNING 1"), 9),
+            INSERT_IDS.to_owned(),
+            expecting(UPDATE_OFFSETS, 7),
+        ];
+        Self::prepare(client, &texts).await
+    }
+
+    /// Those that say what they found.
+    async fn asking(client: &Client) -> Result<Self, Error> {
+        let ids = format!("{INSERT_IDS} ON CONFLICT DO NOTHING");
+        let texts = [LOCK_ACCOUNTS, INSERT_ACCOUNTS, UPDATE_ACCOUNTS, &ids, UPDATE_OFFSETS].map(str::to_owned);
+        Self::prepare(client, &texts).await
+    }
+
+    async fn prepare(client: &Client, texts: &[String; 5]) -> Result<Self, Error> {
+        let [accounts, opened, changed, ids, offsets] = texts;
+        let (lock_accounts, insert_accounts, update_accounts, insert_ids, update_offsets) = tokio::try_join!(
+            client.prepare(accounts),
+            client.prepare(opened),
+            client.prepare(changed),
+            client.prepare(ids),
+            client.prepare(offsets),
+        )?;
+        Ok(Writing { lock_accounts, insert_accounts, update_accounts, insert_ids, update_offsets })
+    }
+}
+
 impl Statements {
+    /// All in one round trip: a connection that is made anew is waited for.
     pub(super) async fn prepare(client: &Client) -> Result<Self, Error> {
+        let writing = async { tokio::try_join!(Writing::surely(client), Writing::asking(client)) };
+        let looking_up = async {
+            tokio::try_join!(
+                client.prepare(NUMBERS),
+                client.prepare(SEQUENCE),
+                client.prepare(ACCOUNTS),
+                client.prepare(ACCOUNTS_LOCKED),
+                client.prepare(IDS),
+                client.prepare(OFFSETS),
+            )
+        };
+        let keeping = async {
+            tokio::try_join!(
+                client.prepare(INSERT_ENTRIES),
+                client.prepare(INSERT_LETTER),
+                client.prepare(COMMIT_ENTRIES),
+                client.prepare(COMMIT_NOTHING),
+                client.prepare(GIVE_UP),
+                client.prepare(FATE),
+            )
+        };
+        let others =
+            async { tokio::try_join!(client.prepare(TAKE_OVER), client.prepare(LETTERS), client.prepare(PUBLISHED)) };
+        let (writing, looking_up, keeping, others) = tokio::try_join!(writing, looking_up, keeping, others)?;
+        let (surely, asking) = writing;
+        let (numbers, sequence, accounts, accounts_locked, ids, offsets) = looking_up;
+        let (insert_entries, insert_letter, commit_entries, commit_nothing, give_up, fate) = keeping;
+        let (take_over, letters, published) = others;
         Ok(Statements {
-            numbers: client.prepare(NUMBERS).await?,
-            sequence: client.prepare(SEQUENCE).await?,
-            accounts: client.prepare(ACCOUNTS).await?,
-            accounts_locked: client.prepare(ACCOUNTS_LOCKED).await?,
-            ids: client.prepare(IDS).await?,
-            surely: Writing {
-                lock_accounts: client.prepare(&expecting(LOCK_ACCOUNTS, 4)).await?,
-                insert_accounts: client.prepare(&expecting(&format!("{INSERT_ACCOUNTS} RETURNING 1"), 7)).await?,
-                update_accounts: client.prepare(&expecting(&format!("{UPDATE_ACCOUNTS} RETURNING 1"), 9)).await?,
-                insert_ids: client.prepare(INSERT_IDS).await?,
-                update_offsets: client.prepare(&expecting(UPDATE_OFFSETS, 7)).await?,
-            },
-            asking: Writing {
-                lock_accounts: client.prepare(LOCK_ACCOUNTS).await?,
-                insert_accounts: client.prepare(INSERT_ACCOUNTS).await?,
-                update_accounts: client.prepare(UPDATE_ACCOUNTS).await?,
-                insert_ids: client.prepare(&format!("{INSERT_IDS} ON CONFLICT DO NOTHING")).await?,
-                update_offsets: client.prepare(UPDATE_OFFSETS).await?,
-            },
-            offsets: client.prepare(OFFSETS).await?,
-            insert_entries: client.prepare(INSERT_ENTRIES).await?,
-            insert_letter: client.prepare(INSERT_LETTER).await?,
-            commit_entries: client.prepare(COMMIT_ENTRIES).await?,
-            commit_nothing: client.prepare(COMMIT_NOTHING).await?,
-            give_up: client.prepare(GIVE_UP).await?,
-            fate: client.prepare(FATE).await?,
-            take_over: client.prepare(TAKE_OVER).await?,
-            letters: client.prepare(LETTERS).await?,
-            published: client.prepare(PUBLISHED).await?,
+            numbers,
+            sequence,
+            accounts,
+            accounts_locked,
+            ids,
+            surely,
+            asking,
+            offsets,
+            insert_entries,
+            insert_letter,
+            commit_entries,
+            commit_nothing,
+            give_up,
+            fate,
+            take_over,
+            letters,
+            published,
         })
     }
 }
