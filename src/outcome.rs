@@ -118,8 +118,9 @@ impl Outcome {
     }
 
     /// The sequence as of which it was refused, when that was for an account that nobody had opened: such an account is
-    /// looked for before the commit, so another request may have opened it in between. `None` otherwise: any other
-    /// result is exactly what the entries before this one make it.
+    /// looked for before the commit, so another request may have opened it in between. On PostgreSQL also of a chain
+    /// that was refused for another reason and met such an account. `None` otherwise: any other result is exactly what
+    /// the entries before this one make it.
     #[must_use]
     pub fn as_of(&self) -> Option<u64> {
         match &self.source {
