@@ -56,7 +56,7 @@ type Told<'a> = &'a mut dyn FnMut(Stage);
 /// Runs a workload against the target at `place`. A run that is interrupted is as long as it was.
 ///
 /// # Errors
-/// [`Error`] when the target cannot be opened, filled, reached or read. A check that fails is no error: see [`Run::check`].
+/// [`enum@Error`] when the target cannot be opened, filled, reached or read. A check that fails is no error: see [`Run::check`].
 pub fn run(place: &Place, asked: &Asked, interrupt: &Arc<Interrupt>, told: Told<'_>) -> Result<Run, Error> {
     let opened = Opened::open(place, asked.settings.accounts, interrupt)?;
     let run = measured(&opened, asked, interrupt, told);

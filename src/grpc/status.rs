@@ -46,11 +46,11 @@ pub(super) enum Failure {
     #[error("the transaction id cannot be looked up: {what}")]
     IdsUnreadable { what: String },
     /// The place of the accounts is another process, and does not answer.
-    #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "only PostgreSQL is another process"))]
+    #[cfg_attr(not(any(feature = "postgres", test)), expect(dead_code, reason = "only PostgreSQL is another process"))]
     #[error("{what}")]
     Unavailable { what: String },
     /// It answers what it should not.
-    #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "only PostgreSQL is another process"))]
+    #[cfg_attr(not(any(feature = "postgres", test)), expect(dead_code, reason = "only PostgreSQL is another process"))]
     #[error("{what}")]
     Broken { what: String },
     #[error("the service is shutting down")]

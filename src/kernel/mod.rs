@@ -33,7 +33,6 @@ pub(crate) mod garbage;
 mod group;
 #[cfg(test)]
 mod models;
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 mod seqlock;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 pub(crate) mod slab;
