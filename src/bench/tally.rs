@@ -1,5 +1,7 @@
 //! What a ledger must hold after a run, as its callers know it.
 
+use std::ops::{AddAssign, SubAssign};
+
 /// Sums over the answers. What failed without an answer may have been done or not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tally {
@@ -44,7 +46,7 @@ impl Tally {
     #[inline]
     pub(super) fn begun(&mut self, effect: Effect, count: u64) {
         if effect.changes > 0 {
-            self.unknown.add(effect, count, true);
+            self.unknown += Unknown::of(effect, count);
         }
     }
 
@@ -54,7 +56,7 @@ impl Tally {
         if effect.changes == 0 {
             return;
         }
-        self.unknown.add(effect, count, false);
+        self.unknown -= Unknown::of(effect, count);
         let accepted = count - refused;
         self.decided += count;
         self.changes += accepted * u64::from(effect.changes);
@@ -65,7 +67,7 @@ impl Tally {
     /// Of those that were begun, so many were certainly not decided.
     pub(super) fn not_decided(&mut self, effect: Effect, count: u64) {
         if effect.changes > 0 {
-            self.unknown.add(effect, count, false);
+            self.unknown -= Unknown::of(effect, count);
         }
     }
 
@@ -74,34 +76,43 @@ impl Tally {
         self.changes += other.changes;
         self.opened += other.opened;
         self.added += other.added;
-        self.unknown.operations += other.unknown.operations;
-        self.unknown.changes += other.unknown.changes;
-        self.unknown.opened += other.unknown.opened;
-        self.unknown.less += other.unknown.less;
-        self.unknown.more += other.unknown.more;
+        self.unknown += other.unknown;
     }
 }
 
 impl Unknown {
     #[inline]
-    fn add(&mut self, effect: Effect, count: u64, begun: bool) {
+    fn of(effect: Effect, count: u64) -> Self {
         let delta = i128::from(effect.delta) * i128::from(count);
-        let (less, more) = (delta.min(0), delta.max(0));
-        let changes = u64::from(effect.changes) * count;
-        let opened = if effect.opened { count } else { 0 };
-        if begun {
-            self.operations += count;
-            self.changes += changes;
-            self.opened += opened;
-            self.less += less;
-            self.more += more;
-        } else {
-            self.operations -= count;
-            self.changes -= changes;
-            self.opened -= opened;
-            self.less -= less;
-            self.more -= more;
+        Unknown {
+            operations: count,
+            changes: u64::from(effect.changes) * count,
+            opened: if effect.opened { count } else { 0 },
+            less: delta.min(0),
+            more: delta.max(0),
         }
+    }
+}
+
+impl AddAssign for Unknown {
+    #[inline]
+    fn add_assign(&mut self, other: Unknown) {
+        self.operations += other.operations;
+        self.changes += other.changes;
+        self.opened += other.opened;
+        self.less += other.less;
+        self.more += other.more;
+    }
+}
+
+impl SubAssign for Unknown {
+    #[inline]
+    fn sub_assign(&mut self, other: Unknown) {
+        self.operations -= other.operations;
+        self.changes -= other.changes;
+        self.opened -= other.opened;
+        self.less -= other.less;
+        self.more -= other.more;
     }
 }
 
