@@ -142,19 +142,15 @@ impl<S: State> Kernel<S> {
         meter: &mut Meter,
     ) -> Option<Installed<S>> {
         let mut started = Started::default();
-        loop {
+        let installed = loop {
             match self.try_install(transaction, leg, spare, guard, meter) {
                 Try::Lost => started = started.or(meter.lost()),
-                Try::Installed(installed) => {
-                    meter.stop(started);
-                    return Some(installed);
-                }
-                Try::Decided => {
-                    meter.stop(started);
-                    return None;
-                }
+                Try::Installed(installed) => break Some(installed),
+                Try::Decided => break None,
             }
-        }
+        };
+        meter.stop(started);
+        installed
     }
 
     #[inline]
