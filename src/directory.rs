@@ -104,14 +104,9 @@ impl Directory {
         self.look_up(id, guard)
     }
 
-    /// Has the account called `id` come from memory.
-    #[inline]
-    pub(crate) fn prefetch(&self, id: &AccountId) {
-        if let Some(cache) = &self.cache
-            && let Some((place, ())) = cache.get_key_value(id, &cache.guard())
-        {
-            self.accounts.prefetch(place.index);
-        }
+    /// Looks for accounts that are about to be asked for, one after the other.
+    pub(crate) fn ahead(&self) -> Option<Ahead<'_>> {
+        self.cache.as_ref().map(|cache| Ahead { directory: self, cache, guard: cache.guard() })
     }
 
     /// As [`Self::index`], past the cache.
@@ -264,6 +259,23 @@ impl Directory {
     /// Every account, in no order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Account<Balance>> {
         self.accounts.iter()
+    }
+}
+
+/// Finds accounts in the look-up cache, and has them come from memory without waiting for that.
+pub(crate) struct Ahead<'d> {
+    directory: &'d Directory,
+    cache: &'d Cache,
+    guard: flurry::Guard<'d>,
+}
+
+impl Ahead<'_> {
+    /// Where the account called `id` lies, if the cache knows.
+    #[inline]
+    pub(crate) fn find(&self, id: &AccountId) -> Option<Index> {
+        let (place, ()) = self.cache.get_key_value(id, &self.guard)?;
+        self.directory.accounts.prefetch(place.index);
+        Some(place.index)
     }
 }
 

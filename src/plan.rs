@@ -20,13 +20,13 @@ pub(crate) fn plan<'g>(
     request: Request,
     time: u64,
     now: impl Fn() -> u64,
-    known: impl Fn(&AccountId) -> Option<&'g Account<Balance>>,
+    mut known: impl FnMut(&AccountId) -> Option<&'g Account<Balance>>,
 ) -> Plan<Balance> {
-    let (mut legs, mut refusal) = legs(&request, &known);
+    let (mut legs, mut refusal) = legs(&request, &mut known);
     let mut as_of = 0;
     if refusal.is_some() {
         as_of = now();
-        (legs, refusal) = self::legs(&request, &known);
+        (legs, refusal) = self::legs(&request, &mut known);
     }
     Plan { legs, refusal, as_of, time, request }
 }
@@ -38,7 +38,7 @@ const FEW: usize = 8;
 
 fn legs<'g>(
     request: &Request,
-    known: impl Fn(&AccountId) -> Option<&'g Account<Balance>>,
+    mut known: impl FnMut(&AccountId) -> Option<&'g Account<Balance>>,
 ) -> (Legs, Option<(u32, Reject)>) {
     let mut legs = Legs::new();
     let mut steps = SmallVec::<[Step<'g>; 0]>::new();

@@ -7,6 +7,7 @@ use crate::core::{Core, Next, SMALL, check_replay, weight};
 use crate::error::{Exhausted, SubmitError};
 use crate::ids::{Claim, IndexError, Indexed, Probed, Seen};
 use crate::journal::HistoryError;
+use crate::kernel::slab::Index;
 use crate::kernel::{Account, GROUP, Gate, Group, Guard, Handle, Owned, garbage, pin};
 use crate::outcome::Outcome;
 use crate::plan;
@@ -37,7 +38,12 @@ impl Core {
             };
             let guard = &pin();
             let opens = self.make_accounts(&request, guard)?;
-            let handle = self.plan(request, time, guard, opens, |id| known(id, guard)).publish();
+            let handle = if opens {
+                self.plan(request, time, guard, |id| self.directory.find(id, guard))
+            } else {
+                self.plan(request, time, guard, |id| known(id, guard))
+            };
+            let handle = handle.publish();
             if self.ids.claim(&handle, probed, time).map_err(unknowable)? == Gate::Open {
                 self.kernel.drive(&handle, guard);
                 return Ok(self.decided(handle, next, guard));
@@ -75,6 +81,7 @@ impl Core {
         let time = self.clock.now();
         let requests: SmallVec<[Request; GROUP]> = requests.take(GROUP).collect();
         let admitted = self.receive(&requests).map_or_else(|(admitted, _)| admitted, |()| requests.len());
+        let ahead = self.look_ahead(&requests[..admitted]);
         // Not pinned: it may read the disk.
         let probes = requests[..admitted].iter().map_while(|request| match self.ids.known(request, time) {
             Ok(Seen::Unknown(probed)) => Some(probed),
@@ -85,13 +92,16 @@ impl Core {
         let guard = &pin();
         let mut group = Group::new(&self.kernel);
         let mut requests = requests.into_iter();
+        let mut ahead = ahead.into_iter().filter_map(|index| self.directory.at(index)).peekable();
         let mut following = SmallVec::new();
         for request in requests.by_ref().take(probes.len()) {
-            let Ok(opens) = self.make_accounts(&request, guard) else {
+            if self.make_accounts(&request, guard).is_err() {
                 following.push(request);
                 break;
-            };
-            group.push(self.plan(request, time, guard, opens, |id| self.directory.find(id, guard)));
+            }
+            group.push(self.plan(request, time, guard, |id| {
+                ahead.next_if(|account| account.key() == id).or_else(|| self.directory.find(id, guard))
+            }));
         }
         following.extend(requests);
         // In their order, and none after one that is not to be driven.
@@ -108,18 +118,24 @@ impl Core {
         following
     }
 
-    /// Admits requests, up to the first that is not; says how many that are, and why. Their accounts come from memory meanwhile.
+    /// Admits requests, up to the first that is not; says how many that are, and why.
     #[inline]
     fn receive(&self, requests: &[Request]) -> Result<(), (usize, SubmitError)> {
         let guard = &pin();
         for (place, request) in requests.iter().enumerate() {
             self.admit(request, guard).map_err(|refusal| (place, refusal))?;
         }
-        // One request's accounts are looked up as soon.
-        if requests.len() > 1 {
-            first_accounts(requests, |id| self.directory.prefetch(id));
-        }
         Ok(())
+    }
+
+    /// Where the accounts of `requests` lie, in the order in which their plans ask for them, as far as that is at hand. They come from memory
+    /// together, while the ids are looked for.
+    fn look_ahead(&self, requests: &[Request]) -> SmallVec<[Index; 2 * GROUP]> {
+        let mut found = SmallVec::new();
+        if let Some(ahead) = self.directory.ahead() {
+            first_accounts(requests, |id| found.extend(ahead.find(id)));
+        }
+        found
     }
 
     /// Makes the accounts that `request` opens, if it opens any.
@@ -141,15 +157,9 @@ impl Core {
         request: Request,
         time: u64,
         guard: &Guard,
-        opens: bool,
-        known: impl Fn(&AccountId) -> Option<&'s Account<Balance>>,
+        known: impl FnMut(&AccountId) -> Option<&'s Account<Balance>>,
     ) -> Owned<Balance> {
-        let now = || self.kernel.now(guard);
-        Owned::new(if opens {
-            plan::plan(request, time, now, |id| self.directory.find(id, guard))
-        } else {
-            plan::plan(request, time, now, known)
-        })
+        Owned::new(plan::plan(request, time, || self.kernel.now(guard), known))
     }
 
     /// Sees to what follows a decision.
@@ -243,7 +253,7 @@ impl Core {
 
 /// Visits the accounts that requests name first. Loops: chained iterators take longer than what they are for.
 #[inline]
-fn first_accounts(requests: &[Request], visit: impl Fn(&AccountId)) {
+fn first_accounts(requests: &[Request], mut visit: impl FnMut(&AccountId)) {
     for request in requests {
         for member in request.members().iter().take(SMALL) {
             match member.operation.kind() {
