@@ -41,15 +41,16 @@ impl Sink for Memory {
         Ok(())
     }
 
-    /// What is kept is as durable as it gets.
-    fn read(&self, from: u64, _through: u64, limit: usize) -> Result<Vec<Outcome>, HistoryError> {
+    fn read(&self, from: u64, through: u64, limit: usize) -> Result<Vec<Outcome>, HistoryError> {
         let ring = self.ring.read();
         let from = if from == 0 { ring.oldest } else { from };
         if from < ring.oldest {
             return Err(HistoryGone { oldest: ring.oldest }.into());
         }
         let skipped = usize::try_from(from - ring.oldest).unwrap_or(usize::MAX);
-        let asked = ring.entries.iter().skip(skipped).take(limit);
+        // An entry is appended before the durable sequence reaches it.
+        let durable = usize::try_from(through.saturating_add(1).saturating_sub(from)).unwrap_or(usize::MAX);
+        let asked = ring.entries.iter().skip(skipped).take(limit.min(durable));
         Ok(asked.map(|entry| Outcome::new(entry.clone(), None, false)).collect())
     }
 
@@ -69,5 +70,27 @@ impl Sink for Memory {
 
     fn finish(&self) -> Result<(), JournalError> {
         Ok(())
+    }
+}
+
+#[cfg(all(test, not(any(equipoise_loom, equipoise_shuttle))))]
+mod tests {
+    use crate::{AccountId, Ledger, Outcome};
+
+    /// C3: what was appended and is not durable yet is not shown.
+    #[test]
+    fn only_what_is_durable_is_read() {
+        let ledger = Ledger::builder().history(10).build();
+        for number in 0..5 {
+            ledger.create(&AccountId::new(format!("a{number}")).expect("an id"), 0).expect("made");
+        }
+        let sink = ledger.core().flusher.as_ref().expect("a history").sink();
+        let read = |from, through| -> Vec<_> {
+            sink.read(from, through, 10).expect("kept").iter().map(Outcome::sequence).collect()
+        };
+        assert_eq!(read(2, 4), [2, 3, 4]);
+        assert_eq!(read(0, 1), [1]);
+        assert_eq!(read(5, 4), []);
+        assert_eq!(read(6, 4), []);
     }
 }
