@@ -82,7 +82,7 @@ mod tests {
     fn only_what_is_durable_is_read() {
         let ledger = Ledger::builder().history(10).build();
         for number in 0..5 {
-            ledger.create(&AccountId::new(format!("a{number}")).expect("an id"), 0).expect("made");
+            ledger.create(&AccountId::new(&format!("a{number}")).expect("an id"), 0).expect("made");
         }
         let sink = ledger.core().flusher.as_ref().expect("a history").sink();
         let read = |from, through| -> Vec<_> {
@@ -90,7 +90,7 @@ mod tests {
         };
         assert_eq!(read(2, 4), [2, 3, 4]);
         assert_eq!(read(0, 1), [1]);
-        assert_eq!(read(5, 4), []);
-        assert_eq!(read(6, 4), []);
+        assert_eq!(read(5, 4), [] as [u64; 0]);
+        assert_eq!(read(6, 4), [] as [u64; 0]);
     }
 }
