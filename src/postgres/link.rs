@@ -138,8 +138,10 @@ pub(super) fn fault(error: &Error) -> Fault {
         Some("22" | "23" | "54") => Fault::Refused(what),
         Some("08" | "40" | "53" | "55" | "57") => Fault::Unavailable(what),
         _ if is_of_standby(code.code(), &what) => Fault::Unavailable(what),
-        // A pooler that gives every transaction another session.
-        Some("26") => Fault::Failed(format!("{what}; a pooler in between must pool by session, not by transaction")),
+        // A pooler that gives every transaction another session: its statements are not there, or somebody else's.
+        _ if ["26000", "42P05"].contains(&code.code()) => {
+            Fault::Failed(format!("{what}; a pooler in between must pool by session, not by transaction"))
+        }
         _ => Fault::Failed(what),
     }
 }

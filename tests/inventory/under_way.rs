@@ -20,7 +20,7 @@ use crate::state::{State, connect, consumed};
 use crate::topic::Topic;
 
 const PRODUCTS: u64 = 20;
-const EVENTS: u64 = 30_000;
+const EVENTS: u64 = 60_000;
 
 /// Counts how many calls are with a store, and what became of them.
 struct Watched {
@@ -143,11 +143,14 @@ async fn the_first_of_two_is_cut_off() {
     let proxy = Proxy::new(port.parse().unwrap()).await;
     let url = format!("{before}:{}/{database}", proxy.port);
     let cutting = async {
-        loop {
-            for commits in [Commits::CutBefore, Commits::Pass, Commits::CutAfter, Commits::Pass] {
-                proxy.plan(commits, 1);
-                sleep(Duration::from_millis(if commits == Commits::Pass { 200 } else { 80 })).await;
+        for commits in [Commits::CutBefore, Commits::CutAfter].into_iter().cycle() {
+            let until = proxy.troubled() + 4;
+            proxy.plan(commits, 1);
+            while proxy.troubled() < until {
+                sleep(Duration::from_millis(1)).await;
             }
+            proxy.plan(Commits::Pass, 1);
+            sleep(Duration::from_millis(100)).await;
         }
     };
     let (seen, metrics) = trial.consume(&url, cutting).await;
@@ -177,13 +180,16 @@ async fn the_first_of_two_cannot_be_serialized() {
 async fn the_first_of_two_meets_another_instance() {
     let trial = Trial::new("conflict").await;
     let other = PgStore::connect(&Settings::new(&trial.url)).await.unwrap();
+    let product = |number: u64| AccountId::new(&format!("p{}", number % PRODUCTS)).unwrap();
+    for number in 0..PRODUCTS {
+        other.submit(Request::single(Operation::create(product(number), 0).unwrap(), None)).await.unwrap();
+    }
     let calling = async {
         let mut calls = 0_u64;
         loop {
             calls += 1;
-            let product = AccountId::new(&format!("p{}", calls % PRODUCTS)).unwrap();
             let id = TransactionId::new(&format!("call-{calls}")).unwrap();
-            other.submit(Request::single(Operation::update(product, 1), Some(id))).await.unwrap();
+            other.submit(Request::single(Operation::update(product(calls), 1), Some(id))).await.unwrap();
         }
     };
     let (_, metrics) = trial.consume(&trial.url, calling).await;
