@@ -7,7 +7,7 @@ use clap::Args;
 use tonic::Status;
 
 use super::exit::Failure;
-use crate::kafka::{LogError, ProduceError, Settings, SettingsError};
+use crate::kafka::{Settings, SettingsError, TopicError};
 
 /// Where the brokers are, and how to speak with them.
 #[derive(Debug, Args)]
@@ -61,24 +61,13 @@ fn variable(property: &str) -> String {
     format!("KAFKA_{}", property.to_uppercase().replace('.', "_"))
 }
 
-impl From<ProduceError> for Failure {
-    fn from(error: ProduceError) -> Self {
+impl From<TopicError> for Failure {
+    fn from(error: TopicError) -> Self {
         let text = error.to_string();
         match error {
-            ProduceError::Settings { .. } => Failure::Usage(text),
-            ProduceError::Topic { .. } => Failure::Refused(text),
-            ProduceError::Unreachable { .. } | ProduceError::NotDelivered { .. } => Status::unavailable(text).into(),
-        }
-    }
-}
-
-impl From<LogError> for Failure {
-    fn from(error: LogError) -> Self {
-        let text = error.to_string();
-        match error {
-            LogError::Settings { .. } => Failure::Usage(text),
-            LogError::Topic { .. } => Failure::Refused(text),
-            LogError::Unreachable { .. } => Status::unavailable(text).into(),
+            TopicError::Settings { .. } => Failure::Usage(text),
+            TopicError::Topic { .. } => Failure::Refused(text),
+            TopicError::Unreachable { .. } | TopicError::NotDelivered { .. } => Status::unavailable(text).into(),
         }
     }
 }

@@ -34,7 +34,7 @@ pub(super) struct Batch {
 struct Wrong {
     group: usize,
     /// Which member is at fault.
-    culprit: usize,
+    culprit: Option<usize>,
     failure: Box<Failure>,
 }
 
@@ -127,13 +127,12 @@ impl Spelling {
         });
     }
 
-    /// The culprit keeps its text, the others say that their group failed.
-    fn undecided(&self, group: &[Spelled], culprit: usize, failure: &Failure, results: &mut Results) {
-        let of_group = Failure::Refused { refusal: Refusal::Group { index: culprit }, replayed: false };
-        // Everything else is true of all: shutting down, out of memory or disk, no answer from the store.
-        let of_one = matches!(failure, Failure::Invalid(_) | Failure::Field { .. } | Failure::Refused { .. });
+    /// The culprit keeps its text, the others say that their group failed. Without one the failure is told of all.
+    fn undecided(&self, group: &[Spelled], culprit: Option<usize>, failure: &Failure, results: &mut Results) {
+        let of_group = culprit.map(|index| Failure::Refused { refusal: Refusal::Group { index }, replayed: false });
         for (index, operation) in group.iter().enumerate() {
-            results.failed(&self.failed(operation, if !of_one || index == culprit { failure } else { &of_group }));
+            let told = of_group.as_ref().filter(|_| culprit != Some(index)).unwrap_or(failure);
+            results.failed(&self.failed(operation, told));
         }
     }
 
@@ -169,18 +168,18 @@ impl Requests {
     }
 
     /// One request of the whole group; an error comes with the member that is at fault.
-    fn request(&mut self, group: &[Spelled], spelling: &Spelling) -> Result<Request, (usize, Box<Failure>)> {
+    fn request(&mut self, group: &[Spelled], spelling: &Spelling) -> Result<Request, (Option<usize>, Box<Failure>)> {
         if group.len() == 1
             && let Some(member) = self.members.next()
         {
-            let Member { id, operation } = member.map_err(|failure| (0, failure))?;
+            let Member { id, operation } = member.map_err(|failure| (Some(0), failure))?;
             return Ok(Request::single(operation, id));
         }
         let (mut members, mut wrong) = (Vec::with_capacity(group.len()), None);
         for (index, member) in self.members.by_ref().take(group.len()).enumerate() {
             match member {
                 Ok(member) => members.push(member),
-                Err(failure) => wrong = wrong.or(Some((index, failure))),
+                Err(failure) => wrong = wrong.or(Some((Some(index), failure))),
             }
         }
         match wrong {
@@ -215,9 +214,10 @@ fn check(operations: &[Spelled], count: usize, max_bytes: usize) -> Result<(), F
     Ok(())
 }
 
-/// Which member of `group` a failure of the whole group is about.
-fn culprit(failure: &Failure, spelling: &Spelling, group: &[Spelled]) -> usize {
-    let Failure::Invalid(invalid) = failure else { return 0 };
+/// Which member of `group` a failure is about; None when it is true of all: shutting down, out of memory or disk, no answer from
+/// the store, or a store that refuses the chain and does not say which of its rows.
+fn culprit(failure: &Failure, spelling: &Spelling, group: &[Spelled]) -> Option<usize> {
+    let Failure::Invalid(invalid) = failure else { return None };
     let mut spelled = group.iter().map(|operation| spelling.of(operation));
     let found = match invalid {
         InvalidRequest::IdReused { id, .. } => {
@@ -237,7 +237,7 @@ fn culprit(failure: &Failure, spelling: &Spelling, group: &[Spelled]) -> usize {
         }
         _ => None,
     };
-    found.unwrap_or(0)
+    found.or(Some(0))
 }
 
 #[cfg(test)]
@@ -275,11 +275,13 @@ mod tests {
             Failure::JournalFailed { what: what.clone() },
             Failure::IdsUnreadable { what },
             Failure::Internal("a request without an outcome"),
+            // The store does not say which member it is.
+            Failure::Field { field: "message", reason: "STORE_REFUSES", text: "PostgreSQL refuses it".to_owned() },
         ];
         let member = |linked| proto::Operation { linked, ..Default::default() };
         let request = proto::ExecuteBatchRequest { operations: vec![member(true), member(false)] };
         let spelling = Operations::read(request.encode_to_vec().into()).expect("as prost writes it").spelling;
-        let told = |culprit, failure: &Failure| {
+        let told = |failure: &Failure, culprit: Option<usize>| {
             let mut results = Results::of(2);
             spelling.undecided(&spelling.operations, culprit, failure, &mut results);
             proto::ExecuteBatchResponse::decode(results.bytes()).expect("a message").results
@@ -287,13 +289,14 @@ mod tests {
         for failure in everybody {
             let text = failure.to_string();
             let expected = (i32::from(failure.code()), text.as_str());
-            let told = told(0, &failure);
+            let told = told(&failure, culprit(&failure, &spelling, &spelling.operations));
             assert_eq!(
                 told.iter().map(|result| (result.code, result.message.as_str())).collect::<Vec<_>>(),
                 [expected; 2]
             );
         }
-        let told = told(1, &Failure::Field { field: "account_id", reason: "INVALID", text: "wrong".to_owned() });
+        let wrong = Failure::Field { field: "account_id", reason: "INVALID", text: "wrong".to_owned() };
+        let told = told(&wrong, Some(1));
         assert_ne!(told[0].message, "wrong");
         assert_eq!(told[1].message, "wrong");
     }

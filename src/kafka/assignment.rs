@@ -6,9 +6,13 @@ use std::time::{Duration, Instant};
 use crate::inventory::Position;
 
 use super::backoff::Backoff;
+use super::fingerprint::UNKNOWN;
 
 /// One assignment of one partition: whatever is in flight for an earlier one no longer counts.
 pub(super) type Generation = u64;
+
+/// How often a stopped partition is looked at again: somebody may have corrected its offset, or brought the topic back.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// The partitions assigned by the group, or by hand. Knows nothing of Kafka.
 #[derive(Debug, Default)]
@@ -38,8 +42,8 @@ enum Stage {
     Busy,
     /// Its records flow.
     Consuming,
-    /// Its offset does not fit the log.
-    Stopped(String),
+    /// Its offset does not fit the log. From time to time a task looks whether it does now.
+    Stopped { at: Position, why: String, looked_at: bool },
     /// The store says that it is somebody else's; the group will have to say so too.
     Fenced,
 }
@@ -71,8 +75,8 @@ pub(super) struct Settled {
 pub(super) enum Step {
     /// It can be consumed from `start`.
     Ready { position: Position, start: i64 },
-    /// It cannot, until somebody has looked at it.
-    Stop(String),
+    /// It cannot from where it is, until somebody has looked at it.
+    Stop(Position, String),
     /// Try again later: from here, where it was taken over already.
     Again(Option<Position>, String),
 }
@@ -135,9 +139,15 @@ impl Assignment {
     pub(super) fn due(&mut self, now: Instant) -> Work {
         let mut work = Work::default();
         for (partition, assigned) in self.partitions.iter_mut().filter(|(_, it)| it.not_before <= now) {
-            match assigned.stage {
+            match &mut assigned.stage {
                 Stage::Wanted => work.wanted.push((*partition, assigned.generation)),
-                Stage::TakenOver(position) => work.taken_over.push((position, assigned.generation)),
+                Stage::TakenOver(position) => work.taken_over.push((*position, assigned.generation)),
+                // Taken over again, since its offset may be another one.
+                Stage::Stopped { looked_at, .. } if !*looked_at => {
+                    work.wanted.push((*partition, assigned.generation));
+                    *looked_at = true;
+                    continue;
+                }
                 _ => continue,
             }
             assigned.stage = Stage::Busy;
@@ -149,18 +159,27 @@ impl Assignment {
     pub(super) fn settle(&mut self, settled: &Settled, now: Instant) -> bool {
         let Some(assigned) = self.partitions.get_mut(&settled.partition) else { return false };
         // Fenced meanwhile: what the task found is of no use.
-        if assigned.generation != settled.generation || !matches!(assigned.stage, Stage::Busy) {
+        if assigned.generation != settled.generation {
             return false;
         }
-        assigned.stage = match &settled.result {
-            Step::Ready { .. } => Stage::Consuming,
-            Step::Stop(why) => Stage::Stopped(why.clone()),
-            Step::Again(position, _) => {
-                assigned.not_before = now + assigned.backoff.next();
-                position.map_or(Stage::Wanted, Stage::TakenOver)
-            }
+        let stopped = match &mut assigned.stage {
+            Stage::Busy => None,
+            Stage::Stopped { at, why, looked_at: true } => Some((*at, std::mem::take(why))),
+            _ => return false,
         };
-        matches!(assigned.stage, Stage::Consuming)
+        assigned.stage = match (&settled.result, stopped) {
+            (found, Some((at, why))) if tells_nothing_new(found, at) => Stage::Stopped { at, why, looked_at: false },
+            (Step::Ready { .. }, _) => Stage::Consuming,
+            (Step::Stop(at, why), _) => Stage::Stopped { at: *at, why: why.clone(), looked_at: false },
+            (Step::Again(position, _), _) => position.map_or(Stage::Wanted, Stage::TakenOver),
+        };
+        let pause = match assigned.stage {
+            Stage::Consuming => return true,
+            Stage::Stopped { .. } => LOOK_AGAIN,
+            _ => assigned.backoff.next(),
+        };
+        assigned.not_before = now + pause;
+        false
     }
 
     /// Whoever was at these has ended without a word.
@@ -173,7 +192,8 @@ impl Assignment {
 
     /// Nothing is taken over before `delay` has passed: this process slept, and may have lost what it believes to have.
     pub(super) fn hold_back(&mut self, now: Instant, delay: Duration) {
-        for assigned in self.partitions.values_mut().filter(|it| matches!(it.stage, Stage::Wanted)) {
+        let to_be_taken = |it: &&mut Assigned| matches!(it.stage, Stage::Wanted | Stage::Stopped { .. });
+        for assigned in self.partitions.values_mut().filter(to_be_taken) {
             assigned.not_before = assigned.not_before.max(now + delay);
         }
     }
@@ -196,13 +216,23 @@ impl Assignment {
     /// Which are stopped, and why.
     pub(super) fn stopped(&self) -> impl Iterator<Item = (i32, &str)> {
         self.partitions.iter().filter_map(|(partition, assigned)| match &assigned.stage {
-            Stage::Stopped(why) => Some((*partition, why.as_str())),
+            Stage::Stopped { why, .. } => Some((*partition, why.as_str())),
             _ => None,
         })
     }
 
     pub(super) fn any_fenced(&self) -> bool {
         self.partitions.values().any(|assigned| matches!(assigned.stage, Stage::Fenced))
+    }
+}
+
+/// Whether a partition that was stopped there stays so. Another topic may have grown past its offset by now, which fits only if somebody has
+/// corrected it, or the record before it is known and was compared.
+fn tells_nothing_new(found: &Step, stopped: Position) -> bool {
+    match found {
+        Step::Ready { position, .. } => position.next == stopped.next && position.fingerprint == UNKNOWN,
+        Step::Stop(..) => false,
+        Step::Again(..) => true,
     }
 }
 
@@ -261,6 +291,32 @@ mod tests {
         assignment.abandoned(&work.wanted, now);
         assert_eq!(assignment.consuming().collect::<Vec<_>>(), [0]);
         assert_eq!(assignment.due(now + Duration::from_secs(1)).wanted, [work.wanted[1]]);
+    }
+
+    /// D6: a stopped partition stays so while it is looked at, and goes on when its offset fits.
+    #[test]
+    fn a_stopped_partition_is_looked_at_again() {
+        let now = Instant::now();
+        let mut assignment = Assignment::default();
+        assignment.assign(&[0], now);
+        let generation = assignment.due(now).wanted[0].1;
+        let unknown = Position { fingerprint: UNKNOWN, ..position(0) };
+        let stop = |why: &str| settled(0, generation, Step::Stop(unknown, why.to_owned()));
+        let ready = |position| settled(0, generation, Step::Ready { position, start: 5 });
+        assert!(!assignment.settle(&stop("lost"), now));
+        assert!(assignment.due(now + LOOK_AGAIN / 2).is_empty());
+        let again = settled(0, generation, Step::Again(None, String::new()));
+        for (round, found) in (1..).zip([stop("lost more"), again, ready(unknown)]) {
+            let later = now + LOOK_AGAIN * round;
+            assert_eq!(assignment.due(later).wanted, [(0, generation)]);
+            assert_eq!(assignment.stopped().count(), 1, "while it is looked at");
+            assert!(assignment.due(later + LOOK_AGAIN).is_empty(), "a task is at it");
+            assert!(!assignment.settle(&found, later));
+            assert_eq!(assignment.stopped().collect::<Vec<_>>(), [(0, "lost more")]);
+        }
+        assert_eq!(assignment.due(now + LOOK_AGAIN * 4).wanted.len(), 1);
+        assert!(assignment.settle(&ready(Position { next: Some(4), ..unknown }), now), "somebody corrected it");
+        assert_eq!((assignment.stopped().count(), assignment.consuming().count()), (0, 1));
     }
 
     /// D5: no duel: what was fenced waits for the group.

@@ -87,7 +87,9 @@ fn placed(settings: &Settings, position: Position, extent: Extent) -> Step {
         None => match settings.never_consumed {
             NeverConsumed::Earliest => ready(first),
             NeverConsumed::Latest => ready(end),
-            NeverConsumed::Stop => Step::Stop("it was never consumed, and KAFKA_AUTO_OFFSET_RESET is none".to_owned()),
+            NeverConsumed::Stop => {
+                Step::Stop(position, "it was never consumed, and KAFKA_AUTO_OFFSET_RESET is none".to_owned())
+            }
         },
         Some(next) if next < first => {
             let what = format!(
@@ -113,7 +115,7 @@ fn another_topic(settings: &Settings, position: Position, extent: Extent) -> Ste
 
 fn mismatch(choice: OnMismatch, position: Position, first: i64, what: String) -> Step {
     match choice {
-        OnMismatch::Stop => Step::Stop(what),
+        OnMismatch::Stop => Step::Stop(position, what),
         OnMismatch::Earliest => {
             tracing::warn!(partition = position.partition, from = first, "going on with the oldest record: {what}");
             Step::Ready { position, start: first }
@@ -210,7 +212,7 @@ mod tests {
     #[test]
     fn an_offset_before_the_log_stops_the_partition() {
         let step = placed(&settings(&[]), at(Some(9)), LOG);
-        assert!(matches!(&step, Step::Stop(why) if why.contains("the log begins at 10")), "{step:?}");
+        assert!(matches!(&step, Step::Stop(_, why) if why.contains("the log begins at 10")), "{step:?}");
         let go_on = settings(&[("KAFKA_ON_LOST_RECORDS", "earliest")]);
         assert_eq!(placed(&go_on, at(Some(9)), LOG), Step::Ready { position: at(Some(9)), start: 10 });
     }
@@ -218,7 +220,7 @@ mod tests {
     #[test]
     fn an_offset_after_the_log_stops_the_partition() {
         let step = placed(&settings(&[]), at(Some(21)), LOG);
-        assert!(matches!(&step, Step::Stop(why) if why.contains("another one")), "{step:?}");
+        assert!(matches!(&step, Step::Stop(_, why) if why.contains("another one")), "{step:?}");
         let go_on = settings(&[("KAFKA_ON_ANOTHER_TOPIC", "earliest")]);
         assert_eq!(placed(&go_on, at(Some(21)), LOG), Step::Ready { position: at(Some(21)), start: 10 });
     }

@@ -8,9 +8,11 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
-use thiserror::Error;
 
-use super::{Settings, record};
+use super::error::TopicError;
+use super::record::copied;
+use super::settings::Settings;
+use crate::inventory::DeadLetter;
 
 /// How long the brokers may take for one answer.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -23,73 +25,28 @@ pub struct Log {
     topic: String,
 }
 
-/// One record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogRecord {
-    /// Where it is.
-    pub partition: i32,
-    /// Where it is.
-    pub offset: i64,
-    /// Milliseconds since the Unix epoch.
-    pub timestamp: Option<i64>,
-    /// Its key.
-    pub key: Option<Vec<u8>>,
-    /// Its value.
-    pub value: Option<Vec<u8>>,
-    /// Its headers, in their order.
-    pub headers: Vec<(String, Option<Vec<u8>>)>,
-}
-
 /// By partition, an offset.
 pub type Offsets = BTreeMap<i32, i64>;
-
-/// Why a topic cannot be read.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum LogError {
-    /// librdkafka does not take the settings.
-    #[error("the settings of the consumer are refused: {what}")]
-    Settings {
-        /// What it says.
-        what: String,
-    },
-    /// The brokers do not answer.
-    #[error("cannot reach the brokers: {what}")]
-    Unreachable {
-        /// What librdkafka says.
-        what: String,
-    },
-    /// The brokers do not let it be read.
-    #[error("topic {topic}: {what}")]
-    Topic {
-        /// Its name.
-        topic: String,
-        /// What they say.
-        what: String,
-    },
-}
 
 impl Log {
     /// Connects with the first question.
     ///
     /// # Errors
-    /// [`LogError::Settings`].
-    pub fn open(settings: &Settings, topic: &str) -> Result<Self, LogError> {
+    /// [`TopicError::Settings`].
+    pub fn open(settings: &Settings, topic: &str) -> Result<Self, TopicError> {
         // It is in no group, as it only assigns, and commits nothing.
         let mut config = settings.for_look();
         config.set("auto.offset.reset", "earliest").set("allow.auto.create.topics", "false");
         config.set_log_level(RDKafkaLogLevel::Critical);
-        let consumer = config
-            .create_with_context(Quiet)
-            .map_err(|error: KafkaError| LogError::Settings { what: error.to_string() })?;
+        let consumer = config.create_with_context(Quiet).map_err(|error: KafkaError| TopicError::settings(&error))?;
         Ok(Log { consumer, topic: topic.to_owned() })
     }
 
     /// By partition, the oldest offset and the one after the newest; empty when there is no such topic.
     ///
     /// # Errors
-    /// [`LogError`].
-    pub fn ends(&self) -> Result<(Offsets, Offsets), LogError> {
+    /// [`TopicError`].
+    pub fn ends(&self) -> Result<(Offsets, Offsets), TopicError> {
         let metadata = self.consumer.fetch_metadata(Some(&self.topic), ANSWER).map_err(unreachable)?;
         let Some(topic) = metadata.topics().first() else { return Ok(Default::default()) };
         match topic.error().map(RDKafkaErrorCode::from) {
@@ -109,16 +66,16 @@ impl Log {
         Ok((oldest, ends))
     }
 
-    /// Hands over every record from `from` up to, and not, `ends`, in order within a partition. `take` says whether to go on.
+    /// Hands over every record, as it lies there and without a reason, from `from` up to, and not, `ends`, in order within a partition. `take` says whether to go on.
     ///
     /// # Errors
-    /// [`LogError`].
+    /// [`TopicError`].
     pub fn read(
         &self,
         from: &Offsets,
         ends: &Offsets,
-        mut take: impl FnMut(LogRecord) -> bool,
-    ) -> Result<(), LogError> {
+        mut take: impl FnMut(DeadLetter) -> bool,
+    ) -> Result<(), TopicError> {
         let mut open: BTreeMap<i32, i64> = ends.clone();
         open.retain(|partition, end| from.get(partition).copied().unwrap_or(0) < *end);
         let mut assignment = TopicPartitionList::new();
@@ -134,7 +91,11 @@ impl Log {
         result
     }
 
-    fn follow(&self, open: &mut BTreeMap<i32, i64>, take: &mut impl FnMut(LogRecord) -> bool) -> Result<(), LogError> {
+    fn follow(
+        &self,
+        open: &mut BTreeMap<i32, i64>,
+        take: &mut impl FnMut(DeadLetter) -> bool,
+    ) -> Result<(), TopicError> {
         let mut heard = Instant::now();
         while !open.is_empty() {
             let record = match self.consumer.poll(Duration::from_millis(100)) {
@@ -149,7 +110,7 @@ impl Log {
                 }
                 Some(Err(error)) if heard.elapsed() > PATIENCE => return Err(unreachable(error)),
                 None if heard.elapsed() > PATIENCE => {
-                    return Err(LogError::Unreachable { what: "no records come".to_owned() });
+                    return Err(TopicError::Unreachable { what: "no records come".to_owned() });
                 }
                 Some(Err(_)) | None => continue,
             };
@@ -162,29 +123,20 @@ impl Log {
             if offset >= end {
                 continue;
             }
-            let headers = record.headers().map(record::headers);
-            let record = LogRecord {
-                partition,
-                offset,
-                timestamp: record.timestamp().to_millis(),
-                key: record.key().map(<[u8]>::to_vec),
-                value: record.payload().map(<[u8]>::to_vec),
-                headers: headers.unwrap_or_default(),
-            };
-            if !take(record) {
+            if !take(copied(&record, &self.topic)) {
                 return Ok(());
             }
         }
         Ok(())
     }
 
-    fn refused(&self, error: RDKafkaErrorCode) -> LogError {
-        LogError::Topic { topic: self.topic.clone(), what: error.to_string() }
+    fn refused(&self, error: RDKafkaErrorCode) -> TopicError {
+        TopicError::Topic { topic: self.topic.clone(), what: error.to_string() }
     }
 }
 
-fn unreachable(error: KafkaError) -> LogError {
-    LogError::Unreachable { what: error.to_string() }
+fn unreachable(error: KafkaError) -> TopicError {
+    TopicError::unreachable(&error)
 }
 
 /// What librdkafka goes on after.

@@ -242,6 +242,7 @@ impl Poller {
         for settled in settled {
             // Opened under the lock, or a revocation could come between and find nothing to close.
             let mut assignment = self.shared.assignment.lock();
+            let before = assignment.stopped().find(|(it, _)| *it == settled.partition).map(|(_, why)| why.to_owned());
             let consumed = assignment.settle(settled, now);
             match &settled.result {
                 Step::Ready { position, start } if consumed => {
@@ -249,7 +250,9 @@ impl Poller {
                     self.shared.lanes.open(settled.generation, *position, *start, announce);
                     tracing::info!(partition = settled.partition, epoch = position.epoch, from = start, "consuming");
                 }
-                Step::Stop(why) => tracing::error!(partition = settled.partition, "stopped: {why}"),
+                Step::Stop(_, why) if before.as_ref() == Some(why) => {}
+                Step::Stop(_, why) => tracing::error!(partition = settled.partition, "stopped: {why}"),
+                Step::Again(..) if before.is_some() => {}
                 Step::Again(_, why) => waiting = Some(why.clone()),
                 Step::Ready { .. } => {}
             }

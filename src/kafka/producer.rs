@@ -9,8 +9,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
 use rdkafka::{ClientConfig, ClientContext, Message as _};
-use thiserror::Error;
 
+use super::error::TopicError;
 use super::{Settings, create};
 
 /// How long the brokers may take to say what they know of a topic, or to create one.
@@ -40,56 +40,21 @@ pub struct Delivered {
     pub next_offsets: BTreeMap<i32, i64>,
 }
 
-/// Why records cannot be written.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum ProduceError {
-    /// librdkafka does not take the settings.
-    #[error("the settings of the producer are refused: {what}")]
-    Settings {
-        /// What it says.
-        what: String,
-    },
-    /// The brokers do not answer.
-    #[error("cannot reach the brokers: {what}")]
-    Unreachable {
-        /// What librdkafka says.
-        what: String,
-    },
-    /// The topic is not there and cannot be made, or cannot be written.
-    #[error("topic {topic}: {what}")]
-    Topic {
-        /// Its name.
-        topic: String,
-        /// What the brokers say.
-        what: String,
-    },
-    /// Records were given up.
-    #[error("{failed} records did not arrive: {what}")]
-    NotDelivered {
-        /// How many.
-        failed: u64,
-        /// Why the first did not.
-        what: String,
-    },
-}
-
 impl Producer {
     /// Connects. A topic that is not there is made with so many partitions, or is an error.
     ///
     /// # Errors
-    /// [`ProduceError`].
-    pub fn connect(settings: &Settings, topic: &str, partitions: Option<i32>) -> Result<Self, ProduceError> {
+    /// [`TopicError`].
+    pub fn connect(settings: &Settings, topic: &str, partitions: Option<i32>) -> Result<Self, TopicError> {
         let mut config = settings.for_producer();
         config.set("enable.idempotence", "true").set("statistics.interval.ms", "0");
         config.set_log_level(RDKafkaLogLevel::Critical);
-        let producer: BaseProducer<Reports> = config
-            .create_with_context(Reports::default())
-            .map_err(|error| ProduceError::Settings { what: error.to_string() })?;
+        let producer: BaseProducer<Reports> =
+            config.create_with_context(Reports::default()).map_err(|error| TopicError::settings(&error))?;
         let mut producer = Producer { producer, topic: topic.to_owned(), partitions: 0 };
         let known = match (producer.known_partitions()?, partitions) {
             (0, None) => {
-                return Err(ProduceError::Topic { topic: topic.to_owned(), what: "there is no such topic".to_owned() });
+                return Err(TopicError::Topic { topic: topic.to_owned(), what: "there is no such topic".to_owned() });
             }
             (0, Some(partitions)) => {
                 create(&config, topic, partitions)?;
@@ -110,13 +75,13 @@ impl Producer {
     /// Queues a record, to the partition of its key; waits for room.
     ///
     /// # Errors
-    /// [`ProduceError::Topic`]: it can never be sent, [`ProduceError::NotDelivered`]: an earlier one was given up.
+    /// [`TopicError::Topic`]: it can never be sent, [`TopicError::NotDelivered`]: an earlier one was given up.
     pub fn send(
         &self,
         key: Option<&[u8]>,
         value: Option<&[u8]>,
         headers: &[(&str, Option<&[u8]>)],
-    ) -> Result<(), ProduceError> {
+    ) -> Result<(), TopicError> {
         let mut record = BaseRecord::to(&self.topic);
         (record.key, record.payload) = (key, value);
         if !headers.is_empty() {
@@ -133,7 +98,7 @@ impl Producer {
                     record = refused;
                 }
                 Err((error, _)) => {
-                    return Err(ProduceError::Topic { topic: self.topic.clone(), what: error.to_string() });
+                    return Err(TopicError::Topic { topic: self.topic.clone(), what: error.to_string() });
                 }
             }
         }
@@ -142,8 +107,8 @@ impl Producer {
     /// Hears what became of records, for so long; call it often.
     ///
     /// # Errors
-    /// [`ProduceError::NotDelivered`].
-    pub fn serve(&self, time: Duration) -> Result<(), ProduceError> {
+    /// [`TopicError::NotDelivered`].
+    pub fn serve(&self, time: Duration) -> Result<(), TopicError> {
         self.producer.poll(time);
         self.check()
     }
@@ -151,8 +116,8 @@ impl Producer {
     /// Waits until every record arrived or was given up; `look` is called now and then, and says whether to go on.
     ///
     /// # Errors
-    /// [`ProduceError::NotDelivered`].
-    pub fn finish(&self, mut look: impl FnMut(&Delivered) -> bool) -> Result<Delivered, ProduceError> {
+    /// [`TopicError::NotDelivered`].
+    pub fn finish(&self, mut look: impl FnMut(&Delivered) -> bool) -> Result<Delivered, TopicError> {
         const LOOK: Duration = Duration::from_millis(100);
         while look(&self.delivered()) {
             if self.producer.flush(LOOK).is_ok() {
@@ -166,7 +131,7 @@ impl Producer {
             Ok(0) | Err(_) => Ok(delivered),
             Ok(failed) => {
                 let what = delivered.trouble.unwrap_or_else(|| "they were not waited for".to_owned());
-                Err(ProduceError::NotDelivered { failed, what })
+                Err(TopicError::NotDelivered { failed, what })
             }
         }
     }
@@ -177,21 +142,21 @@ impl Producer {
         self.producer.context().0.lock().clone()
     }
 
-    fn check(&self) -> Result<(), ProduceError> {
+    fn check(&self) -> Result<(), TopicError> {
         let reports = self.producer.context().0.lock();
         match &reports.failure {
             None => Ok(()),
-            Some(what) => Err(ProduceError::NotDelivered { failed: reports.failed, what: what.clone() }),
+            Some(what) => Err(TopicError::NotDelivered { failed: reports.failed, what: what.clone() }),
         }
     }
 
     /// 0: there is no such topic.
-    fn known_partitions(&self) -> Result<i32, ProduceError> {
+    fn known_partitions(&self) -> Result<i32, TopicError> {
         let metadata = self.producer.client().fetch_metadata(Some(&self.topic), PATIENCE).map_err(|error| {
             // Before it gives up, it says why.
             self.producer.poll(Duration::ZERO);
             let what = self.delivered().trouble.unwrap_or_else(|| error.to_string());
-            ProduceError::Unreachable { what }
+            TopicError::Unreachable { what }
         })?;
         let Some(topic) = metadata.topics().first() else { return Ok(0) };
         match topic.error().map(RDKafkaErrorCode::from) {
@@ -199,18 +164,18 @@ impl Producer {
             Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Ok(0),
             // Being made.
             Some(RDKafkaErrorCode::LeaderNotAvailable) => Ok(0),
-            Some(error) => Err(ProduceError::Topic { topic: self.topic.clone(), what: error.to_string() }),
+            Some(error) => Err(TopicError::Topic { topic: self.topic.clone(), what: error.to_string() }),
         }
     }
 
     /// A new topic is not known to every broker at once.
-    fn wait_for_topic(&self) -> Result<i32, ProduceError> {
+    fn wait_for_topic(&self) -> Result<i32, TopicError> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             match self.known_partitions()? {
                 0 if Instant::now() > deadline => {
                     let what = "was made and does not appear".to_owned();
-                    return Err(ProduceError::Topic { topic: self.topic.clone(), what });
+                    return Err(TopicError::Topic { topic: self.topic.clone(), what });
                 }
                 0 => std::thread::sleep(Duration::from_millis(50)),
                 known => return Ok(known),
@@ -219,8 +184,8 @@ impl Producer {
     }
 }
 
-fn create(config: &ClientConfig, topic: &str, partitions: i32) -> Result<(), ProduceError> {
-    let failed = |what: String| ProduceError::Topic { topic: topic.to_owned(), what };
+fn create(config: &ClientConfig, topic: &str, partitions: i32) -> Result<(), TopicError> {
+    let failed = |what: String| TopicError::Topic { topic: topic.to_owned(), what };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| failed(error.to_string()))?;
     runtime.block_on(create::create(config, topic, partitions, PATIENCE)).map_err(failed)

@@ -43,7 +43,7 @@ pub(super) fn copied(message: &BorrowedMessage<'_>, topic: &str) -> DeadLetter {
     }
 }
 
-pub(super) fn headers(headers: &BorrowedHeaders) -> Vec<(String, Option<Vec<u8>>)> {
+fn headers(headers: &BorrowedHeaders) -> Vec<(String, Option<Vec<u8>>)> {
     (0..headers.count()).map(|index| header(headers, index)).collect()
 }
 

@@ -40,7 +40,7 @@ pub(super) struct Committer<D> {
     pub(super) database: D,
     queue: mpsc::Receiver<Job>,
     remembered: Remembered,
-    ahead: Ahead<D>,
+    pub(super) ahead: Ahead<D>,
     /// What was committed, and is to be remembered and answered as soon as the next batch is on its way.
     settling: Option<Settling>,
     bounds: Bounds,

@@ -4,16 +4,17 @@ use std::future::Future;
 use std::str::FromStr as _;
 use std::time::Duration;
 
-use native_tls::{Certificate, TlsConnector};
 use postgres_native_tls::MakeTlsConnector;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_postgres::config::SslMode;
 use tokio_postgres::{Client, Config, Error};
 
 use super::database::Fault;
 use super::error::PgError;
 use super::settings::Settings;
 use super::sql::{ID_TAKEN, UNEXPECTED};
+use super::tls::Trust;
 
 /// How much longer than the server's own limit an answer may take.
 const GRACE: Duration = Duration::from_secs(1);
@@ -31,8 +32,8 @@ pub(super) struct Connector {
 
 impl Connector {
     pub(super) fn new(settings: &Settings) -> Result<Self, PgError> {
-        let wrong = |what: String| PgError::Settings { what };
-        let mut config = Config::from_str(&settings.url).map_err(|error| wrong(text(&error)))?;
+        let (trust, url) = Trust::split(&settings.url, settings.root_certificate.as_deref())?;
+        let mut config = Config::from_str(&url).map_err(|error| PgError::Settings { what: text(&error) })?;
         config
             .application_name(&settings.application_name)
             .connect_timeout(settings.connect_timeout)
@@ -40,19 +41,11 @@ impl Connector {
             .keepalives_idle(Duration::from_secs(10))
             .keepalives_interval(Duration::from_secs(2))
             .keepalives_retries(3);
-        let mut tls = TlsConnector::builder();
-        match &settings.root_certificate {
-            Some(path) => {
-                let unreadable = |error: String| wrong(format!("{}: {error}", path.display()));
-                let pem = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
-                let root = Certificate::from_pem(&pem).map_err(|error| unreadable(error.to_string()))?;
-                tls.disable_built_in_roots(true).add_root_certificate(root);
-            }
-            None => {
-                tls.danger_accept_invalid_certs(true).danger_accept_invalid_hostnames(true);
-            }
+        if trust.is_asked_for() {
+            // Else whoever is in between could say that there is none.
+            config.ssl_mode(SslMode::Require);
         }
-        let tls = tls.build().map_err(|error| wrong(error.to_string()))?;
+        let tls = trust.connector()?;
         let limit = settings.statement_timeout.as_millis().max(1);
         // An abandoned transaction must not keep its locks; a commit that was answered must survive.
         let session = format!(
@@ -62,7 +55,7 @@ impl Connector {
         );
         let limit = settings.statement_timeout + GRACE;
         let connect_timeout = settings.connect_timeout;
-        Ok(Connector { config, tls: MakeTlsConnector::new(tls), session, connect_timeout, limit })
+        Ok(Connector { config, tls, session, connect_timeout, limit })
     }
 
     pub(super) async fn connect(&self) -> Result<Link, Fault> {
@@ -139,14 +132,33 @@ pub(super) fn fault(error: &Error) -> Fault {
     let what = text(error);
     let Some(code) = error.code() else {
         // No words from the server: it, or the way to it, is gone. A wrong password comes with a code.
-        return Fault::Unavailable(what);
+        return if is_distrust(error) { Fault::Failed(what) } else { Fault::Unavailable(what) };
     };
     match code.code().get(..2) {
         Some("22" | "23" | "54") => Fault::Refused(what),
         Some("08" | "40" | "53" | "55" | "57") => Fault::Unavailable(what),
-        _ if code.code() == "25006" => Fault::Unavailable(what),
+        _ if is_of_standby(code.code(), &what) => Fault::Unavailable(what),
+        // A pooler that gives every transaction another session: its statements are not there, or somebody else's.
+        _ if ["26000", "42P05"].contains(&code.code()) => {
+            Fault::Failed(format!("{what}; a pooler in between must pool by session, not by transaction"))
+        }
         _ => Fault::Failed(what),
     }
+}
+
+/// Whether a server that is, or became, a standby refuses to write: until it is promoted, or another one is found under its address.
+fn is_of_standby(code: &str, what: &str) -> bool {
+    code == "25006" || code == "0A000" && what.contains("recovery")
+}
+
+/// Whether there is somebody who cannot prove to be the server.
+fn is_distrust(error: &Error) -> bool {
+    let mut causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    let by_tls = causes.any(|cause| cause.is::<native_tls::Error>());
+    // A connection that breaks during the handshake is an error of TLS too.
+    by_tls
+        && !std::iter::successors(std::error::Error::source(error), |cause| cause.source())
+            .any(|cause| cause.is::<std::io::Error>())
 }
 
 /// What is wrong, with what the server says about it.

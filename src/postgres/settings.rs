@@ -7,10 +7,11 @@ use std::time::Duration;
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Settings {
-    /// Where it is, as a URL or as `key=value` pairs, as libpq takes them.
+    /// Where it is, as a URL or as `key=value` pairs, as libpq takes them. In a URL `sslmode=verify-full` has the server's certificate and
+    /// name checked, `verify-ca` only who signed it, against the certificates in the file `sslrootcert`, or against those that the system
+    /// trusts; `sslmode=require` only encrypts.
     pub url: String,
-    /// Certificates of those who may vouch for the server. With it, the server's certificate and name are checked; without it
-    /// `sslmode=require` only encrypts, as libpq does.
+    /// As `sslrootcert`: certificates of those who may vouch for the server. With it the server's certificate and name are checked.
     pub root_certificate: Option<PathBuf>,
     /// What operators see in `pg_stat_activity`.
     pub application_name: String,

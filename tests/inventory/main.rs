@@ -15,13 +15,20 @@ mod client;
 #[allow(dead_code, reason = "the trials of the process use all of it")]
 mod service;
 
+#[path = "../postgres/proxy.rs"]
+#[allow(dead_code, reason = "the tests of PostgreSQL use all of it")]
+mod proxy;
+
 mod disk;
 mod events;
 mod instance;
 mod kills;
 mod model;
+mod operators;
+mod secured;
 mod servers;
 mod sharing;
 mod state;
 mod topic;
+mod under_way;
 mod zombies;

@@ -36,6 +36,11 @@ impl Model {
             .collect()
     }
 
+    /// How many ids were used.
+    pub fn processed(&self) -> usize {
+        self.processed.len()
+    }
+
     /// How many dead letters there are.
     pub fn dead(&self) -> usize {
         self.dead.len()

@@ -15,13 +15,14 @@ pub struct Server {
 
 impl Server {
     pub fn broker(port: u16) -> Self {
-        let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/kafka-broker");
-        let home = home("kafka", port);
-        let variables = vec![
-            ("KAFKA_PORT", port.to_string()),
-            ("KAFKA_HOME_DIR", home.display().to_string()),
-            ("KAFKA_CACHE_DIR", cache.display().to_string()),
-        ];
+        Server::begin("tests/servers/kafka.sh", of_broker(port))
+    }
+
+    /// A broker with more properties than others, and options for what formats its data.
+    pub fn broker_with(port: u16, properties: &Path, format: &str) -> Self {
+        let mut variables = of_broker(port);
+        variables.push(("KAFKA_PROPERTIES", properties.display().to_string()));
+        variables.push(("KAFKA_FORMAT_OPTIONS", format.to_owned()));
         Server::begin("tests/servers/kafka.sh", variables)
     }
 
@@ -47,6 +48,19 @@ impl Server {
         self.run("kill");
     }
 
+    /// As `pg_ctl restart --mode=immediate`: sessions end without a word, and the log is recovered.
+    pub fn restart_immediately(&mut self) {
+        self.run("restart-immediately");
+    }
+
+    /// A PostgreSQL server comes back as a standby: it is read, and cannot be written.
+    pub fn demote(&mut self) {
+        self.run("stop");
+        let (_, home) = self.variables.iter().find(|(name, _)| *name == "POSTGRES_HOME_DIR").expect("a database");
+        std::fs::write(Path::new(home).join("data/standby.signal"), []).expect("written");
+        self.start();
+    }
+
     #[track_caller]
     fn run(&self, what: &str) -> String {
         let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(self.script));
@@ -62,6 +76,15 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.run("destroy");
     }
+}
+
+fn of_broker(port: u16) -> Vec<(&'static str, String)> {
+    let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/kafka-broker");
+    vec![
+        ("KAFKA_PORT", port.to_string()),
+        ("KAFKA_HOME_DIR", home("kafka", port).display().to_string()),
+        ("KAFKA_CACHE_DIR", cache.display().to_string()),
+    ]
 }
 
 fn home(name: &str, port: u16) -> PathBuf {

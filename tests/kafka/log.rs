@@ -43,6 +43,24 @@ async fn lost_records_stop_a_partition() {
     service.stop().await;
 }
 
+/// D6: a stopped partition goes on by itself when somebody has corrected its offset in the store, and not before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_partition_goes_on_from_a_corrected_offset() {
+    let (topic, store) = consumed("corrected", 10).await;
+    topic.write_events("new", 0..20, 1);
+    topic.delete_before(0, 15).await;
+    let service = Service::start(settings(&topic, &[]), &store);
+    service.until("a stop", |it| !it.status().stopped.is_empty()).await;
+    let epoch = store.epoch(0);
+    service.until("another look", |_| store.epoch(0) > epoch).await;
+    assert_eq!((service.status().stopped.len(), store.records()), (1, 10));
+    store.set(0, 20, 0);
+    service.until_events(20).await;
+    assert_eq!(service.status().not_ready(), None);
+    assert_eq!(store.offsets(0), (0..10).chain(20..30).collect::<Vec<_>>());
+    service.stop().await;
+}
+
 /// D6: records that are lost while they are being consumed are noticed too.
 #[tokio::test(flavor = "multi_thread")]
 async fn records_lost_meanwhile_stop_a_partition() {

@@ -4,6 +4,7 @@
 
 mod alone;
 mod broker;
+mod broker_errors;
 mod consuming;
 mod dead_letters;
 mod log;

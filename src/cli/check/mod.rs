@@ -12,8 +12,8 @@ use super::output::{Page, Record, escape};
 use super::produce::too_late;
 use super::progress::Bar;
 use crate::config::Environment;
-use crate::inventory::{Tally, Totals, Workload, WorkloadOptions};
-use crate::kafka::{Log, LogRecord, Offsets, Settings};
+use crate::inventory::{DeadLetter, Tally, Totals, Workload, WorkloadOptions};
+use crate::kafka::{Log, Offsets, Settings};
 
 #[cfg(feature = "postgres")]
 mod database;
@@ -203,7 +203,7 @@ impl DeadLetters {
         DeadLetters { seed, poison: BTreeSet::new(), events: 0 }
     }
 
-    fn take(&mut self, record: &LogRecord) {
+    fn take(&mut self, record: &DeadLetter) {
         let key = record.key.as_deref().unwrap_or_default();
         if key.starts_with(Workload::poison_key(self.seed).as_bytes()) {
             self.poison.insert(key.to_vec());
@@ -346,7 +346,9 @@ mod tests {
     /// D6: poison is known by its key, and counted once; a good event among the dead letters is noticed.
     #[test]
     fn dead_letters_are_told_apart() {
-        let letter = |key: &str, value: &str, header: Option<&str>| LogRecord {
+        let letter = |key: &str, value: &str, header: Option<&str>| DeadLetter {
+            topic: "inventory-events-dead-letters".to_owned(),
+            reason: String::new(),
             partition: 0,
             offset: 0,
             timestamp: None,

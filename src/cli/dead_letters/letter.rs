@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::cli::output::{Page, Record, escape};
 use crate::cli::record::rfc3339;
-use crate::kafka::LogRecord;
+use crate::inventory::DeadLetter;
 
 const REASON: &str = "equipoise-reason";
 const TOPIC: &str = "equipoise-topic";
@@ -49,7 +49,7 @@ impl fmt::Display for Place {
 /// A dead letter, without the headers that say so.
 pub(super) struct Letter {
     pub(super) place: Place,
-    pub(super) record: LogRecord,
+    pub(super) record: DeadLetter,
     reason: String,
     /// Where it came from. None: it is no dead letter of ours.
     pub(super) topic: Option<String>,
@@ -62,7 +62,7 @@ pub(super) struct Letter {
 }
 
 impl Letter {
-    pub(super) fn new(mut record: LogRecord) -> Self {
+    pub(super) fn new(mut record: DeadLetter) -> Self {
         // Ours come last; a record may have had headers with these names.
         let begin = record.headers.iter().rposition(|(name, _)| name == REASON).unwrap_or(record.headers.len());
         let ours = record.headers.split_off(begin);
@@ -217,9 +217,11 @@ impl Record for WholeRecord<'_> {
 mod tests {
     use super::*;
 
-    fn record(headers: &[(&str, &str)]) -> LogRecord {
+    fn record(headers: &[(&str, &str)]) -> DeadLetter {
         let header = |(name, value): &(&str, &str)| ((*name).to_owned(), Some(value.as_bytes().to_vec()));
-        LogRecord {
+        DeadLetter {
+            topic: "inventory-events-dead-letters".to_owned(),
+            reason: String::new(),
             partition: 3,
             offset: 9,
             timestamp: None,

@@ -1,6 +1,6 @@
 //! Compares what the database holds in the end with a plain replay of its journal, and with what everybody was told.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::server::{POISON, Server};
 use super::world::{Answered, TOPIC};
@@ -24,7 +24,8 @@ pub(super) use ensure;
 #[derive(Default)]
 struct Plain {
     accounts: BTreeMap<AccountId, Balance>,
-    opened: HashMap<AccountId, u64>,
+    /// At which sequence each was opened, and by whom.
+    opened: HashMap<AccountId, (u64, usize)>,
 }
 
 impl Plain {
@@ -48,15 +49,21 @@ impl Plain {
         let mut states = Vec::new();
         for (member, place) in request.members().iter().zip(0_u32..) {
             let creates = matches!(member.operation.kind(), Kind::Create { .. });
+            // Whether all are known comes before what they hold.
+            if !creates && Self::deltas(&member.operation).iter().any(|(account, _)| !accounts.contains_key(account)) {
+                return Err((place, Reason::NotFound, 0));
+            }
             for (account, delta) in Self::deltas(&member.operation) {
                 let state = match (creates, accounts.get(&account)) {
                     (true, None) => Balance { amount: delta, version: 1 },
                     (true, Some(state)) => return Err((place, Reason::AlreadyExists, state.amount)),
-                    (false, None) => return Err((place, Reason::NotFound, 0)),
-                    (false, Some(state)) => match state.amount.checked_add(delta) {
-                        Some(amount) if amount >= 0 => Balance { amount, version: state.version + 1 },
-                        _ => return Err((place, Reason::Insufficient, state.amount)),
-                    },
+                    (false, state) => {
+                        let Balance { amount, version } = state.copied().unwrap_or(Balance { amount: 0, version: 0 });
+                        match amount.checked_add(delta) {
+                            Some(after) if after >= 0 => Balance { amount: after, version: version + 1 },
+                            _ => return Err((place, Reason::Insufficient, amount)),
+                        }
+                    }
                 };
                 accounts.insert(account.clone(), state);
                 states.push((account, state));
@@ -65,30 +72,43 @@ impl Plain {
         Ok(states)
     }
 
-    fn replay(&mut self, record: &Record) -> Result<(), String> {
-        let accounts = || record.request.members().iter().flat_map(|member| Self::deltas(&member.operation));
-        match record.refusal {
-            Some((_, reject)) if reject.reason == Reason::NotFound => {
-                let as_of = record.as_of.ok_or("a not-found without as_of")?;
-                ensure!(as_of < record.sequence, "as_of {as_of} of {record:?}");
-                let unknown = accounts().any(|(id, _)| self.opened.get(&id).is_none_or(|opened| *opened > as_of));
-                ensure!(unknown, "every account was open at {as_of}: {record:?}");
+    /// The accounts that `record` met as nobody's. Each was that up to its `as_of`, and whoever opened it since is another instance.
+    fn absent(&self, record: &Record, author: usize) -> Result<BTreeSet<AccountId>, String> {
+        let accounts = record.request.members().iter().flat_map(|member| Self::deltas(&member.operation));
+        let states = accounts.zip(&record.states).filter(|(_, state)| state.version == 0);
+        let absent: BTreeSet<_> = states.map(|((account, _), _)| account).collect();
+        ensure!(absent.is_empty() == record.as_of.is_none(), "as_of of {record:?}");
+        let Some(as_of) = record.as_of else { return Ok(absent) };
+        ensure!(as_of < record.sequence, "as_of {as_of} of {record:?}");
+        for account in &absent {
+            if let Some((sequence, by)) = self.opened.get(account) {
+                ensure!(*sequence > as_of, "{account} was open at {as_of}: {record:?}");
+                ensure!(*by != author, "{author} does not know what it opened itself: {record:?}");
             }
+        }
+        Ok(absent)
+    }
+
+    fn replay(&mut self, record: &Record, author: usize) -> Result<(), String> {
+        match record.refusal {
             Some((place, reject)) => {
+                let absent = self.absent(record, author)?;
+                let mut accounts = self.accounts.clone();
+                accounts.retain(|account, _| !absent.contains(account));
+                let then = Plain { accounts, opened: HashMap::new() };
                 let refused = (place, reject.reason, reject.current);
-                let expected = self.attempt(&record.request);
+                let expected = then.attempt(&record.request);
                 ensure!(expected == Err(refused), "{record:?} should have been {expected:?}");
-                for ((account, _), state) in accounts().zip(&record.states) {
-                    let later = |as_of| self.opened.get(&account).is_none_or(|opened| *opened > as_of);
-                    let absent = state.version == 0 && record.as_of.is_some_and(later);
-                    ensure!(absent || self.state(&account) == *state, "{record:?} met {:?}", self.state(&account));
+                let met = record.request.members().iter().flat_map(|member| Self::deltas(&member.operation));
+                for ((account, _), state) in met.zip(&record.states) {
+                    ensure!(then.state(&account) == *state, "{record:?} met {:?}", then.state(&account));
                 }
             }
             None => {
                 let states = self.attempt(&record.request).map_err(|refusal| format!("{record:?}: {refusal:?}"))?;
                 ensure!(states.iter().map(|(_, state)| state).eq(&record.states), "{record:?}: {states:?}");
                 for (account, state) in states {
-                    self.opened.entry(account.clone()).or_insert(record.sequence);
+                    self.opened.entry(account.clone()).or_insert((record.sequence, author));
                     self.accounts.insert(account, state);
                 }
             }
@@ -101,11 +121,11 @@ pub(super) fn check(server: &Server, logs: &[Vec<Content>], answers: &[Answered]
     let mut plain = Plain::default();
     let mut used = HashMap::<TransactionId, (usize, u32)>::new();
     let mut time = 0;
-    for (place, record) in server.journal.iter().enumerate() {
+    for ((place, record), author) in server.journal.iter().enumerate().zip(&server.authors) {
         ensure!(record.sequence == place as u64 + 1, "{} stands at {}", record.sequence, place + 1);
         ensure!(record.time >= time, "time goes back at {}", record.sequence);
         time = record.time;
-        plain.replay(record)?;
+        plain.replay(record, *author)?;
         for (member, index) in record.request.members().iter().zip(0_u32..) {
             if let Some(id) = &member.id {
                 let before = used.insert(id.clone(), (place, index));

@@ -13,10 +13,10 @@ fn seeds(usual: u64) -> u64 {
     std::env::var("EQUIPOISE_MODEL_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(usual)
 }
 
-fn all(seeds: u64, trouble: u64) -> Seen {
+fn all(seeds: u64, trouble: u64, bug: Bug) -> Seen {
     let mut total = Seen::default();
     for seed in 0..seeds {
-        match run(Plan { seed, bug: Bug::None, trouble }) {
+        match run(Plan { seed, bug, trouble }) {
             Ok(seen) => {
                 total.fenced += seen.fenced;
                 total.crashes += seen.crashes;
@@ -34,15 +34,22 @@ fn all(seeds: u64, trouble: u64) -> Seen {
 /// D2, D3, D5: two instances on the same products, ids and partitions: everything has one outcome, in one order.
 #[test]
 fn two_instances_are_as_one() {
-    let seen = all(seeds(300), 0);
+    let seen = all(seeds(300), 0, Bug::None);
     assert!(seen.fenced > 0 && seen.replays > 0 && seen.applied.redecided > 0 && seen.applied.rejected > 0, "{seen:?}");
 }
 
 /// D4, D6: connections break, commits are not answered, instances are killed: nothing is lost and nothing happens twice.
 #[test]
 fn trouble_changes_nothing() {
-    let seen = all(seeds(400), 60);
+    let seen = all(seeds(400), 60, Bug::None);
     assert!(seen.lost_commits > 0 && seen.crashes > 0 && seen.fenced > 0, "{seen:?}");
+}
+
+/// D4: what was decided on top of a batch that failed does no harm where it is written all the same, as it is compared then.
+#[test]
+fn a_batch_on_a_failed_one_is_in_vain() {
+    let seen = all(seeds(400), 60, Bug::NeverDoubts);
+    assert!(seen.lost_commits > 0 && seen.applied.redecided > 0, "{seen:?}");
 }
 
 /// The test is worth something: it minds every rule that is broken.
@@ -59,6 +66,7 @@ fn every_seeded_bug_is_seen() {
         Bug::Sequence,
         Bug::Fancy,
         Bug::Surely,
+        Bug::OnFailed,
     ];
     for bug in bugs {
         let caught = (0..2_000).find_map(|seed| {

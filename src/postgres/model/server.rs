@@ -9,7 +9,7 @@ use super::executor::{Random, pause};
 use crate::account::{AccountId, Balance, TransactionId};
 use crate::inventory::{DeadLetter, Position, StoredDeadLetter};
 use crate::outcome::Record;
-use crate::postgres::batch::{Changes, Committed, Found, Missed, OffsetFound, Used, Written};
+use crate::postgres::batch::{AccountChange, Changes, Committed, Found, Missed, OffsetFound, Used, Written};
 use crate::postgres::database::{Database, Fault};
 use crate::request::Kind;
 
@@ -37,6 +37,10 @@ pub(super) enum Bug {
     Fancy,
     /// A commit that was sent right behind what did not find what it expected goes through.
     Surely,
+    /// What was decided on top of a batch that failed is written all the same, and what it was decided from is not compared.
+    OnFailed,
+    /// What was decided on top of a batch that failed is written all the same: no bug, as long as it is compared.
+    NeverDoubts,
 }
 
 /// An event whose change is this number is refused by the database.
@@ -50,6 +54,8 @@ pub(super) struct Server {
     time: u64,
     /// In the order of the commits.
     pub(super) journal: Vec<Record>,
+    /// Which instance made each entry of the journal.
+    pub(super) authors: Vec<usize>,
     fates: HashMap<i64, Option<Committed>>,
     pub(super) offsets: BTreeMap<(String, i32), (i64, Option<i64>)>,
     pub(super) letters: Vec<DeadLetter>,
@@ -65,6 +71,7 @@ pub(super) struct Server {
 }
 
 struct Zombie {
+    instance: usize,
     transaction: u64,
     steps: u64,
     /// Goes through in the end, with the sequence drawn before, if there was one.
@@ -94,13 +101,13 @@ impl Server {
             if let Some(changes) = zombie.commits
                 && !self.fates.contains_key(&changes.number)
             {
-                self.commit(&changes, None);
+                self.commit(zombie.instance, &changes, None);
             }
             self.unlock(zombie.transaction);
         }
     }
 
-    fn commit(&mut self, changes: &Changes, drawn: Option<u64>) -> Committed {
+    fn commit(&mut self, instance: usize, changes: &Changes, drawn: Option<u64>) -> Committed {
         let first = drawn.unwrap_or(self.sequence + 1);
         let committed = Committed { first_sequence: first, time_floor: self.time };
         self.sequence = self.sequence.max(first + changes.records.len() as u64 - 1);
@@ -113,6 +120,7 @@ impl Server {
             let record = Arc::new(records[used.place].clone());
             self.ids.insert(used.id.clone(), Used { record, member: used.member });
         }
+        self.authors.extend(records.iter().map(|_| instance));
         self.journal.extend(records);
         for change in &changes.accounts {
             self.rows.insert(change.id.clone(), change.after);
@@ -134,9 +142,12 @@ pub(super) struct Session {
     pub(super) server: Arc<Mutex<Server>>,
     pub(super) random: Random,
     pub(super) bug: Bug,
+    instance: usize,
     transaction: u64,
     locked: bool,
     connected: bool,
+    /// What the newest batch that was not kept would have made of the accounts.
+    failed: Vec<AccountChange>,
 }
 
 impl Drop for Session {
@@ -146,15 +157,20 @@ impl Drop for Session {
 }
 
 impl Session {
-    pub(super) fn new(server: Arc<Mutex<Server>>, random: Random, bug: Bug) -> Self {
+    pub(super) fn new(server: Arc<Mutex<Server>>, random: Random, bug: Bug, instance: usize) -> Self {
         let transaction = random.below(u64::MAX);
-        Session { server, random, bug, transaction, locked: false, connected: true }
+        Session { server, random, bug, instance, transaction, locked: false, connected: true, failed: Vec::new() }
     }
 
     /// The client is gone; its transaction ends some time later.
     fn abandon(&mut self, commits: Option<Changes>) {
         let steps = 1 + self.random.below(40);
-        self.server.lock().zombies.push(Zombie { transaction: self.transaction, steps, commits });
+        self.server.lock().zombies.push(Zombie {
+            instance: self.instance,
+            transaction: self.transaction,
+            steps,
+            commits,
+        });
         self.transaction = self.random.below(u64::MAX);
         self.locked = false;
         self.connected = false;
@@ -220,12 +236,18 @@ impl Session {
         }
     }
 
+    /// Whether an account is as only a batch left it that was not kept, and the bug lets that pass.
+    fn is_on_failed(&self, change: &AccountChange) -> bool {
+        let left = |failed: &AccountChange| failed.id == change.id && Some(failed.after) == change.before;
+        self.bug == Bug::OnFailed && self.failed.iter().any(left)
+    }
+
     /// Takes every row, in the order of the real statements, and compares.
     async fn check(&mut self, changes: &Changes) -> Result<Missed, Fault> {
         let mut missed = Missed::default();
         for new in [false, true] {
             for change in changes.accounts.iter().filter(|change| change.before.is_none() == new) {
-                if self.bug == Bug::Met && change.before == Some(change.after) {
+                if self.bug == Bug::Met && change.before == Some(change.after) || self.is_on_failed(change) {
                     continue;
                 }
                 if !self.take_account(&change.id, new).await? {
@@ -307,40 +329,12 @@ impl Database for Session {
     }
 
     async fn write(&mut self, changes: &Changes, trial: bool) -> Result<Written, Fault> {
-        self.step().await?;
-        if changes.records.iter().any(is_poison) {
-            self.end();
-            return Err(Fault::Refused("poison".to_owned()));
-        }
-        let missed = self.check(changes).await?;
-        if !missed.accounts.is_empty() || missed.ids || !missed.offsets.is_empty() {
-            if self.bug == Bug::Surely && !self.locked && !trial {
-                self.server.lock().commit(changes, None);
-            }
-            self.end();
-            return Ok(Written::Missed(missed));
-        }
-        if trial {
-            self.end();
-            return Ok(Written::Tried);
-        }
-        let drawn = self.server.lock().sequence + 1;
-        self.step().await?;
-        self.take("sequence".to_owned()).await?;
-        let trouble = self.server.lock().trouble;
-        if self.random.once_in(trouble.div_ceil(4)) {
-            self.server.lock().lost_commits += 1;
-            match self.random.below(3) {
-                0 => drop(self.server.lock().commit(changes, None)),
-                1 => return Err(self.lose(Some(changes.clone()))),
-                _ => {}
-            }
-            return Err(self.lose(None));
-        }
-        let drawn = (self.bug == Bug::Sequence).then_some(drawn);
-        let committed = self.server.lock().commit(changes, drawn);
-        self.end();
-        Ok(Written::Committed(committed))
+        let written = self.keep(changes, trial).await;
+        self.failed = match written {
+            Ok(Written::Committed(_)) => Vec::new(),
+            _ => changes.accounts.clone(),
+        };
+        written
     }
 
     async fn fate(&mut self, number: i64) -> Result<Option<Committed>, Fault> {
@@ -394,6 +388,43 @@ impl Database for Session {
 }
 
 impl Session {
+    async fn keep(&mut self, changes: &Changes, trial: bool) -> Result<Written, Fault> {
+        self.step().await?;
+        if changes.records.iter().any(is_poison) {
+            self.end();
+            return Err(Fault::Refused("poison".to_owned()));
+        }
+        let missed = self.check(changes).await?;
+        if !missed.accounts.is_empty() || missed.ids || !missed.offsets.is_empty() {
+            if self.bug == Bug::Surely && !self.locked && !trial {
+                self.server.lock().commit(self.instance, changes, None);
+            }
+            self.end();
+            return Ok(Written::Missed(missed));
+        }
+        if trial {
+            self.end();
+            return Ok(Written::Tried);
+        }
+        let drawn = self.server.lock().sequence + 1;
+        self.step().await?;
+        self.take("sequence".to_owned()).await?;
+        let trouble = self.server.lock().trouble;
+        if self.random.once_in(trouble.div_ceil(4)) {
+            self.server.lock().lost_commits += 1;
+            match self.random.below(3) {
+                0 => drop(self.server.lock().commit(self.instance, changes, None)),
+                1 => return Err(self.lose(Some(changes.clone()))),
+                _ => {}
+            }
+            return Err(self.lose(None));
+        }
+        let drawn = (self.bug == Bug::Sequence).then_some(drawn);
+        let committed = self.server.lock().commit(self.instance, changes, drawn);
+        self.end();
+        Ok(Written::Committed(committed))
+    }
+
     fn lose(&mut self, commits: Option<Changes>) -> Fault {
         self.abandon(commits);
         Fault::Unknown("the answer to a commit was lost".to_owned())

@@ -166,6 +166,11 @@ fn call(random: &Random, serial: &str) -> Request {
         }
         2 => {
             let mut members = vec![member(random, "t"), member(random, "c")];
+            if random.once_in(3) {
+                let product = account(&format!("q{}", random.below(3)));
+                let operation = Operation::create(product.clone(), 1).expect("valid");
+                members[0] = Member { id: Some(id(&format!("linked {product}"))), operation };
+            }
             if random.once_in(2) {
                 members.reverse();
             }
@@ -197,12 +202,14 @@ fn account(text: &str) -> AccountId {
 impl World {
     fn start(&self, executor: &mut Executor, instance: usize) {
         let (queue, jobs) = mpsc::channel(16);
-        let session = || Session::new(self.server.clone(), self.random.clone(), self.bug);
+        let session = || Session::new(self.server.clone(), self.random.clone(), self.bug, instance);
         // Smaller than what there is, so that they forget.
         let batch = 1 + self.random.below(12) as usize;
         let bounds =
             Bounds { batch, ahead: 1 + self.random.below(4) as usize, accounts: 4, ids: 10, id_age: Duration::MAX };
-        executor.spawn(instance, Committer::new(session(), session(), jobs, bounds).run());
+        let mut committer = Committer::new(session(), session(), jobs, bounds);
+        committer.ahead.never_doubts = matches!(self.bug, Bug::OnFailed | Bug::NeverDoubts);
+        executor.spawn(instance, committer.run());
         executor.spawn(instance, self.clone().consume(instance, queue.clone()));
         executor.spawn(instance, self.clone().call(instance, queue.clone()));
         executor.spawn(instance, self.clone().call(instance + 1_000, queue));

@@ -1,0 +1,53 @@
+//! What operators do to a database while it is written: restart it, make it read-only, swap it for a standby.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::events::{Events, Load};
+use crate::instance::serve;
+use crate::model::{Model, replay};
+use crate::servers::{Server, shared_broker};
+use crate::service::{SOON, Service};
+use crate::state::{State, connect, consumed};
+use crate::topic::Topic;
+
+/// How long each state lasts: some commits, and longer than the store is patient.
+const WHILE: Duration = Duration::from_secs(7);
+
+/// D4, D6, case A19: one process lives through all of it, and every event has its effect once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_outlives_what_operators_do() {
+    let mut database = Server::database(28534);
+    let (brokers, url) = (shared_broker(), database.address.clone());
+    let topic = Topic::create(&brokers, "operators").await;
+    let service = Service::start(&mut serve(&brokers, &topic, &url));
+    let load = Load::start(topic.producer(), Events::new("operators", 50, 3), 500, true);
+    for _ in 0..3 {
+        sleep(Duration::from_secs(2)).await;
+        database.restart_immediately();
+    }
+    sleep(Duration::from_secs(2)).await;
+    let read_only = |on: &str| format!("ALTER SYSTEM SET default_transaction_read_only = {on}");
+    for state in ["on", "off"] {
+        let admin = connect(&url).await;
+        admin.batch_execute("SET default_transaction_read_only = off").await.unwrap();
+        admin.batch_execute(&read_only(state)).await.unwrap();
+        admin.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+        sleep(WHILE).await;
+    }
+    database.demote();
+    let standby = connect(&url).await;
+    let written = "SELECT count(*) FROM processed_events";
+    let before: i64 = standby.query_one(written, &[]).await.unwrap().get(0);
+    sleep(WHILE).await;
+    assert_eq!(standby.query_one(written, &[]).await.unwrap().get::<_, i64>(0), before, "it is a standby");
+    standby.batch_execute("SELECT pg_promote()").await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    load.end();
+    consumed(&connect(&url).await, &topic, SOON).await;
+    let state = State::read(&connect(&url).await, &topic).await;
+    replay(&state);
+    Model::of(&topic).compare(&state, &topic);
+    service.stop();
+}
