@@ -6,6 +6,7 @@ use parking_lot::RwLock;
 
 use super::{HistoryError, HistoryGone, JournalError, Record, Sink};
 use crate::account::Balance;
+use crate::error::Exhausted;
 use crate::kernel::Handle;
 use crate::outcome::Outcome;
 
@@ -62,7 +63,7 @@ impl Sink for Memory {
         false
     }
 
-    fn shortage(&self) -> Option<(String, u64)> {
+    fn shortage(&self) -> Option<Exhausted> {
         None
     }
 

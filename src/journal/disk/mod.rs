@@ -94,6 +94,7 @@ use self::spare::Spare;
 use self::tail::{Next, Tail};
 use super::{HistoryError, JournalError, Noted, Record as NoteRecord, Sink};
 use crate::account::{AccountId, Balance};
+use crate::error::Exhausted;
 use crate::kernel::Handle;
 use crate::opening::{Event, OpenError};
 use crate::outcome::{Outcome, Record};
@@ -247,9 +248,8 @@ impl Sink for Disk {
         true
     }
 
-    fn shortage(&self) -> Option<(String, u64)> {
-        let needed = self.spare.shortage()?;
-        Some((self.files.path(JOURNAL).display().to_string(), needed))
+    fn shortage(&self) -> Option<Exhausted> {
+        self.spare.shortage()
     }
 
     fn close(&self) {
