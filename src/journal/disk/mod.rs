@@ -69,6 +69,7 @@ pub(crate) mod checkpoint;
 pub(crate) mod compact;
 pub(crate) mod files;
 mod frame;
+mod load;
 mod read;
 pub(crate) mod recovery;
 mod section;
