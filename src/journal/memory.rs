@@ -92,7 +92,7 @@ mod tests {
         };
         assert_eq!(read(2, 4), [2, 3, 4]);
         assert_eq!(read(0, 1), [1]);
-        assert_eq!(read(5, 4), []);
-        assert_eq!(read(6, 4), []);
+        assert_eq!(read(5, 4), Vec::<u64>::new());
+        assert_eq!(read(6, 4), Vec::<u64>::new());
     }
 }
