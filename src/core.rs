@@ -7,7 +7,7 @@ use arc_swap::ArcSwapWeak;
 
 use crate::account::{Balance, TransactionId};
 use crate::directory::Directory;
-use crate::error::{Exhausted, InvalidRequest, SubmitError};
+use crate::error::{InvalidRequest, SubmitError};
 use crate::ids::{Ids, Indexed, Seen};
 use crate::journal::disk::Disk;
 use crate::journal::{Flushed, Flusher, HistoryError, Note, NoteError, Noted, Notes, Noting};
@@ -162,8 +162,8 @@ impl Core {
             self.notes.keep_all();
             return noting;
         };
-        if let Some((path, needed)) = flusher.sink().shortage() {
-            return Noting::refused(Exhausted::Disk { path, needed }.into());
+        if let Some(shortage) = flusher.sink().shortage() {
+            return Noting::refused(shortage.into());
         }
         let noting = self.notes.add(note);
         self.flush_soon(flusher);

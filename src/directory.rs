@@ -13,7 +13,7 @@ use crossbeam_skiplist::base::SkipList;
 use crate::account::{AccountId, Balance};
 use crate::error::Exhausted;
 use crate::kernel::doorbell::Latch;
-use crate::kernel::slab::{Index, Slab};
+use crate::kernel::slab::{Index, Loaded, Slab};
 use crate::kernel::{Account, Guard, pin};
 
 /// The place rides in the key: flurry keeps values behind a pointer of their own, one more cache miss a look-up.
@@ -189,16 +189,12 @@ impl Directory {
         self.recovered
     }
 
-    /// Makes the account called `id` with the state that it had after commit `sequence` of an earlier process. Its id is greater than any before, and
-    /// nothing was made in another way.
-    pub(crate) fn load(&mut self, id: AccountId, sequence: u64, state: Balance) -> Result<(), Exhausted> {
-        debug_assert_eq!(self.sorted, self.recovered, "what is sorted comes first");
-        let mut account = Account::new(id);
-        account.restore(sequence, state);
-        self.accounts.push(account).map_err(|_| Exhausted::Accounts)?;
-        self.sorted += 1;
-        self.recovered += 1;
-        Ok(())
+    /// Takes what was open in an earlier process, in ascending order of the ids. Nothing was made before.
+    pub(crate) fn load(&mut self, accounts: Loaded<Account<Balance>>) {
+        debug_assert_eq!(self.accounts.iter().count(), 0, "what is sorted comes first");
+        self.sorted = accounts.count();
+        self.recovered = accounts.count();
+        self.accounts = Slab::over(accounts);
     }
 
     /// Where the account called `id` lies, which was open in an earlier process; made, if it is not one of the checkpoint's. To be asked once an id.
@@ -288,10 +284,14 @@ mod tests {
     #[test]
     fn accounts_are_in_order_while_they_move() {
         let id = |number: u32| AccountId::new(&format!("a{number:05}")).expect("an id");
-        let mut directory = Directory::new(true, 0);
+        let mut loaded = Loaded::new();
         for number in (0..2_000).step_by(2) {
-            directory.load(id(number), 1, Balance { amount: 1, version: 1 }).expect("room");
+            let mut account = Account::new(id(number));
+            account.restore(1, Balance { amount: 1, version: 1 });
+            assert!(loaded.push(account).is_ok());
         }
+        let mut directory = Directory::new(true, 0);
+        directory.load(loaded);
         let ids = |directory: &Directory| {
             let guard = &pin();
             directory.walk("a", None, usize::MAX, guard).map(|account| account.key().clone()).collect::<Vec<_>>()

@@ -210,6 +210,14 @@ pub enum Exhausted {
         /// What is needed, in bytes.
         needed: u64,
     },
+    /// The journal's next segment cannot be made, and not for want of room. Heals by itself once it can.
+    #[error("cannot make the journal's next segment in {path}: {what}")]
+    Segment {
+        /// The directory.
+        path: String,
+        /// What the system said.
+        what: String,
+    },
     /// Too many ids wait for the id index; requests without ids go on. Heals by itself once the disk keeps up.
     #[error("{ids} transaction ids wait for the id index, the limit is {limit}{}", why.as_ref().map(|why| format!(": {why}")).unwrap_or_default())]
     Ids {

@@ -8,15 +8,12 @@ use foldhash::fast::RandomState;
 use crate::account::{AccountId, Balance};
 use crate::directory::Directory;
 use crate::error::Exhausted;
-use crate::journal::disk::checkpoint::Recorded;
-use crate::journal::disk::recovery::Recovered;
+use crate::journal::disk::recovery::{Recorded, Recovered};
 use crate::kernel::slab::Index;
 
 /// A directory that takes the state of an earlier process.
 pub(crate) struct Restoration {
     directory: Directory,
-    cached: bool,
-    capacity: usize,
     /// What the journal changed. Most accounts change often: only the last state goes into the directory, at the end.
     changed: HashMap<AccountId, Changed, RandomState>,
 }
@@ -30,19 +27,16 @@ struct Changed {
 impl Restoration {
     /// Of a directory as [`Directory::new`] makes it.
     pub(crate) fn new(cached: bool, capacity: usize) -> Self {
-        Restoration { directory: Directory::new(cached, capacity), cached, capacity, changed: HashMap::default() }
+        Restoration { directory: Directory::new(cached, capacity), changed: HashMap::default() }
     }
 
     /// Takes what comes next.
     pub(crate) fn take(&mut self, recovered: Recovered) -> Result<(), Exhausted> {
         match recovered {
-            Recovered::Loaded(Recorded { id, state, sequence }) => self.directory.load(id, sequence, state),
-            Recovered::Changed(recorded) => self.change(recorded),
-            Recovered::Forgotten => {
-                *self = Restoration::new(self.cached, self.capacity);
-                Ok(())
-            }
+            Recovered::Loaded(accounts) => self.directory.load(accounts),
+            Recovered::Changed(recorded) => self.change(recorded)?,
         }
+        Ok(())
     }
 
     fn change(&mut self, Recorded { id, state, sequence }: Recorded) -> Result<(), Exhausted> {
@@ -61,7 +55,7 @@ impl Restoration {
 
     /// The directory, once everything was taken.
     pub(crate) fn finish(self) -> Directory {
-        let Restoration { mut directory, changed, .. } = self;
+        let Restoration { mut directory, changed } = self;
         for Changed { index, state, sequence } in changed.into_values() {
             directory.restore(index, sequence, state);
         }

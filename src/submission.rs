@@ -202,8 +202,8 @@ impl Core {
             return Err(Exhausted::Garbage { bytes, cap: self.limits.garbage }.into());
         }
         if let Some(flusher) = &self.flusher {
-            if let Some((path, needed)) = flusher.sink().shortage() {
-                return Err(Exhausted::Disk { path, needed }.into());
+            if let Some(shortage) = flusher.sink().shortage() {
+                return Err(shortage.into());
             }
             let entries = self.kernel.now(guard).saturating_sub(self.kernel.durable());
             if entries > self.limits.backlog {

@@ -69,6 +69,7 @@ impl From<Exhausted> for Failure {
     fn from(exhausted: Exhausted) -> Self {
         Failure::Exhausted(match exhausted {
             Exhausted::Disk { path, needed } => Exhausted::Disk { path: shortened(path), needed },
+            Exhausted::Segment { path, what } => Exhausted::Segment { path: shortened(path), what: shortened(what) },
             Exhausted::Ids { ids, limit, why } => Exhausted::Ids { ids, limit, why: why.map(shortened) },
             other => other,
         })
@@ -205,6 +206,7 @@ impl Failure {
                 Exhausted::Backlog { .. } | Exhausted::BacklogBytes { .. } => "BACKLOG",
                 Exhausted::Snapshots { .. } => "TOO_MANY_SNAPSHOTS",
                 Exhausted::Disk { .. } => "DISK_FULL",
+                Exhausted::Segment { .. } => "DISK_FAILED",
                 Exhausted::Ids { .. } => "IDS_WAIT_FOR_DISK",
                 Exhausted::Accounts => "TOO_MANY_ACCOUNTS",
             },
@@ -261,6 +263,7 @@ impl Failure {
                 put("path", path);
                 put("needed_bytes", needed);
             }
+            Failure::Exhausted(Exhausted::Segment { path, .. }) => put("path", path),
             Failure::Recovering { entries, percent } => {
                 put("recovered_entries", entries);
                 put("percent", percent);
@@ -335,6 +338,7 @@ mod tests {
             Failure::Invalid(InvalidRequest::IdReused { id: id.clone(), field: "from_account_id" }),
             Failure::Invalid(InvalidRequest::IdOfAnother { id, index: 9_999 }),
             Exhausted::Disk { path: "é".repeat(2_000), needed: u64::MAX }.into(),
+            Exhausted::Segment { path: "é".repeat(2_000), what: "é".repeat(2_000) }.into(),
             HistoryError::Unreadable { what: "é".repeat(2_000) }.into(),
             Failure::undecided(SubmitError::JournalFailed { what: "é".repeat(2_000) }, &Ledger::new()),
         ];
@@ -361,6 +365,7 @@ mod tests {
     fn what_may_pass_says_so() {
         let progress = Progress { replayed: 1_200_000, bytes: 459, total_bytes: 1_000 };
         let disk = Exhausted::Disk { path: "/var/lib/equipoise".to_owned(), needed: 16_777_216 };
+        let segment = Exhausted::Segment { path: "/var/lib/equipoise".to_owned(), what: "EIO".to_owned() };
         let journal = SubmitError::JournalFailed { what: "disk on fire".to_owned() };
         let cases = [
             (
@@ -370,6 +375,14 @@ mod tests {
             (
                 disk.into(),
                 (Code::ResourceExhausted, "DISK_FULL", "no room in /var/lib/equipoise: 16777216 bytes are needed"),
+            ),
+            (
+                segment.into(),
+                (
+                    Code::ResourceExhausted,
+                    "DISK_FAILED",
+                    "cannot make the journal's next segment in /var/lib/equipoise: EIO",
+                ),
             ),
             (
                 Failure::undecided(journal, &Ledger::new()),

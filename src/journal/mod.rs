@@ -12,6 +12,7 @@ mod source;
 use thiserror::Error;
 
 use crate::account::Balance;
+use crate::error::Exhausted;
 use crate::kernel::Handle;
 use crate::outcome::Outcome;
 
@@ -31,8 +32,8 @@ pub(crate) trait Sink: Send + Sync {
     fn oldest(&self) -> u64;
     /// Whether [`Sink::append`] takes a device's time, so that only the flusher should call it, and who would block for it anyway.
     fn waits(&self) -> bool;
-    /// Where there is no room for what comes next, and how many bytes are needed; None while all is well.
-    fn shortage(&self) -> Option<(String, u64)>;
+    /// Why there is no place for what comes next; None while all is well.
+    fn shortage(&self) -> Option<Exhausted>;
     /// From now on [`Sink::append`] fails rather than wait for room.
     fn close(&self);
     /// Says that it ends on purpose: everything was appended.

@@ -188,7 +188,8 @@ impl<S: State> Kernel<S> {
         }
         step(Step::StateLoaded);
         let early = mutant(Mutant::KeepBeforeResolve).then(|| self.keep(version, u64::MAX >> 2));
-        let (base_sequence, base) = version.map_or((0, S::ABSENT), |version| self.resolve(version, guard, meter));
+        let (base_sequence, base) =
+            version.map_or_else(|| account.origin(), |version| self.resolve(version, guard, meter));
         step(Step::Resolved);
         let folded = leg.fold(base);
         let kept = early.unwrap_or_else(|| self.keep(version, base_sequence));

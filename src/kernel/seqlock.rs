@@ -22,6 +22,9 @@ pub(super) const UNDECIDED: u64 = 0;
 /// One account: one cache line, permanent.
 pub(crate) struct Account<S: State> {
     pub(super) cell: AtomicPtr<Version<S>>,
+    /// What holds while the cell is empty, and the sequence of its change. It is here because an earlier process may leave more
+    /// accounts than anybody will ever touch: a version of each would be most of a start's time.
+    origin: (u64, S),
     key: S::Key,
 }
 
@@ -145,7 +148,7 @@ pub(crate) struct Trimmed;
 impl<S: State> Account<S> {
     /// An account that nobody opened yet.
     pub(crate) fn new(key: S::Key) -> Self {
-        Account { cell: AtomicPtr::new(std::ptr::null_mut()), key }
+        Account { cell: AtomicPtr::new(std::ptr::null_mut()), origin: (0, S::ABSENT), key }
     }
 
     /// The account's id.
@@ -164,17 +167,15 @@ impl<S: State> Account<S> {
     #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
     pub(crate) fn restore(&mut self, sequence: u64, state: S) {
         debug_assert!((1..REFUSED).contains(&sequence), "a commit sequence");
-        let body =
-            Body { transaction: std::ptr::null(), new: state, old_sequence: 0, old: S::ABSENT, prev: Chain::EMPTY };
-        // Relaxed, here and below: `&mut self`, nobody else is there.
-        let head = self.cell.load(Relaxed);
-        // Safety: the cell owns its head, and `&mut self` says that nobody reads it.
-        if let Some(head) = unsafe { head.as_mut() } {
-            debug_assert!(head.body().prev.head().is_null(), "nobody changed it yet");
-            *head = Version::new(sequence, body);
-        } else {
-            self.cell.store(Box::into_raw(Box::new(Version::new(sequence, body))), Relaxed);
-        }
+        // Relaxed: `&mut self`, nobody else is there.
+        debug_assert!(self.cell.load(Relaxed).is_null(), "nobody changed it yet");
+        self.origin = (sequence, state);
+    }
+
+    /// What its first version replaces.
+    #[inline]
+    pub(super) fn origin(&self) -> (u64, S) {
+        self.origin
     }
 
     #[inline]
@@ -199,7 +200,7 @@ impl<S: State> Account<S> {
     /// the newest version is undecided.
     #[inline]
     pub(crate) fn read(&self, guard: &Guard) -> (u64, S) {
-        let (_, Some(head)) = self.head(guard) else { return (0, S::ABSENT) };
+        let (_, Some(head)) = self.head(guard) else { return self.origin };
         let body = head.body();
         match head.fate(guard) {
             Fate::Accepted(sequence) => (sequence, body.new),
@@ -210,7 +211,9 @@ impl<S: State> Account<S> {
 
     /// The state at commit sequence `at`, and the sequence of its last change up to there. Wait-free.
     pub(crate) fn read_at(&self, at: u64, guard: &Guard) -> Result<(u64, S), Trimmed> {
-        let (_, Some(head)) = self.head(guard) else { return Ok((0, S::ABSENT)) };
+        let (_, Some(head)) = self.head(guard) else {
+            return if self.origin.0 <= at { Ok(self.origin) } else { Err(Trimmed) };
+        };
         let body = head.body();
         match head.fate(guard) {
             Fate::Accepted(sequence) if sequence <= at => return Ok((sequence, body.new)),

@@ -10,6 +10,8 @@ use super::sync::{
 /// Entries of the first chunk; each further chunk doubles.
 const FIRST: usize = 1024;
 const CHUNKS: usize = 22;
+/// Entries of a chunk of those that were loaded.
+const LOADED: usize = 1 << 14;
 
 #[repr(align(64))]
 struct Slot<T>(OnceLock<T>);
@@ -19,21 +21,29 @@ struct Slot<T>(OnceLock<T>);
 pub(crate) struct Index(u32);
 
 pub(crate) struct Slab<T> {
+    loaded: Loaded<T>,
+    /// Of those behind the loaded ones.
     chunks: [OnceLock<Box<[Slot<T>]>>; CHUNKS],
     next: AtomicU64,
 }
 
 impl<T> Slab<T> {
     pub(crate) fn new() -> Self {
-        Slab { chunks: std::array::from_fn(|_| OnceLock::new()), next: AtomicU64::new(0) }
+        Slab::over(Loaded::new())
+    }
+
+    /// A slab that begins with what was loaded.
+    pub(crate) fn over(loaded: Loaded<T>) -> Self {
+        Slab { loaded, chunks: std::array::from_fn(|_| OnceLock::new()), next: AtomicU64::new(0) }
     }
 
     /// Stores `value` for good; gives it back when the slab is full (4 billion entries).
     pub(crate) fn push(&self, value: T) -> Result<Index, T> {
         // Relaxed: only uniqueness matters; the slot's OnceLock publishes the value.
-        let index = self.next.fetch_add(1, Relaxed);
-        let Ok(index) = u32::try_from(index) else { return Err(value) };
-        let (chunk, offset) = place(index);
+        let later = self.next.fetch_add(1, Relaxed);
+        let Ok(later) = u32::try_from(later) else { return Err(value) };
+        let Some(index) = self.loaded.count.checked_add(later) else { return Err(value) };
+        let (chunk, offset) = place(later);
         let Some(chunk_cell) = self.chunks.get(chunk) else { return Err(value) };
         let slots = chunk_cell.get_or_init(|| (0..FIRST << chunk).map(|_| Slot(OnceLock::new())).collect());
         slots[offset].0.set(value).map(|()| Index(index))
@@ -41,21 +51,27 @@ impl<T> Slab<T> {
 
     /// The entry at `index`, while nobody else can see it.
     pub(crate) fn get_mut(&mut self, index: Index) -> Option<&mut T> {
-        let (chunk, offset) = place(index.0);
+        let Some(later) = index.0.checked_sub(self.loaded.count) else { return self.loaded.get_mut(index.0) };
+        let (chunk, offset) = place(later);
         self.chunks.get_mut(chunk)?.get_mut()?.get_mut(offset)?.0.get_mut()
     }
 
     /// The entry at `index`; None only for an index of another slab.
     #[inline]
     pub(crate) fn get(&self, index: Index) -> Option<&T> {
-        let (chunk, offset) = place(index.0);
+        let Some(later) = index.0.checked_sub(self.loaded.count) else { return self.loaded.get(index.0) };
+        let (chunk, offset) = place(later);
         self.chunks.get(chunk)?.get()?.get(offset)?.0.get()
     }
 
     /// Has the entry at `index` come from memory.
     #[inline]
     pub(crate) fn prefetch(&self, index: Index) {
-        let (chunk, offset) = place(index.0);
+        let Some(later) = index.0.checked_sub(self.loaded.count) else {
+            self.loaded.get(index.0).into_iter().for_each(|entry| super::sync::prefetch(entry));
+            return;
+        };
+        let (chunk, offset) = place(later);
         if let Some(slots) = self.chunks.get(chunk).and_then(OnceLock::get) {
             super::sync::prefetch(&raw const slots[offset]);
         }
@@ -83,12 +99,58 @@ impl<T> Slab<T> {
     /// Every entry stored before this call, in the order they came.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         // Acquire: an upper bound; entries still being stored are skipped.
-        let end = self.next.load(Acquire).min(u64::from(u32::MAX)) as u32;
+        let end = self.next.load(Acquire).saturating_add(u64::from(self.loaded.count)).min(u64::from(u32::MAX)) as u32;
         (0..end).filter_map(|index| self.get(Index(index)))
     }
 }
 
-/// Chunk and offset of entry `index`.
+/// The first entries of a slab, which are there before anybody else sees it: each is written once, where it stays.
+pub(crate) struct Loaded<T> {
+    chunks: Vec<Vec<Line<T>>>,
+    count: u32,
+}
+
+#[repr(align(64))]
+struct Line<T>(T);
+
+impl<T> Loaded<T> {
+    pub(crate) fn new() -> Self {
+        Loaded { chunks: Vec::new(), count: 0 }
+    }
+
+    /// How many entries there are.
+    pub(crate) fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Stores `value` behind the others; gives it back when there are as many as a slab can have.
+    pub(crate) fn push(&mut self, value: T) -> Result<(), T> {
+        let Some(count) = self.count.checked_add(1) else { return Err(value) };
+        self.count = count;
+        match self.chunks.last_mut() {
+            Some(chunk) if chunk.len() < LOADED => chunk.push(Line(value)),
+            _ => {
+                let mut chunk = Vec::with_capacity(LOADED);
+                chunk.push(Line(value));
+                self.chunks.push(chunk);
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn get(&self, index: u32) -> Option<&T> {
+        let index = index as usize;
+        self.chunks.get(index / LOADED)?.get(index % LOADED).map(|Line(value)| value)
+    }
+
+    fn get_mut(&mut self, index: u32) -> Option<&mut T> {
+        let index = index as usize;
+        self.chunks.get_mut(index / LOADED)?.get_mut(index % LOADED).map(|Line(value)| value)
+    }
+}
+
+/// Chunk and offset of entry `index` behind the loaded ones.
 #[inline]
 fn place(index: u32) -> (usize, usize) {
     let shifted = index as usize + FIRST;
@@ -112,6 +174,24 @@ mod tests {
             let n = slab.get(Index(n));
             (n, n)
         })));
+    }
+
+    #[test]
+    fn a_slab_goes_on_behind_what_was_loaded() {
+        for count in [0, 1, LOADED - 1, LOADED, LOADED + 1, 3 * LOADED + 5] {
+            let mut loaded = Loaded::new();
+            assert!((0..count).all(|n| loaded.push(n).is_ok()));
+            assert_eq!(loaded.count() as usize, count);
+            let mut slab = Slab::over(loaded);
+            assert!(slab.iter().copied().eq(0..count), "{count}");
+            assert!((count..count + 5_000).all(|n| slab.push(n) == Ok(Index(n as u32))));
+            assert!(slab.iter().copied().eq(0..count + 5_000), "{count}");
+            assert_eq!(slab.partition_point(count as u32 + 5_000, |n| *n < count + 7), count as u32 + 7);
+            for index in [0, count.saturating_sub(1), count, count + 4_999].map(|n| Index(n as u32)) {
+                assert_eq!(slab.get_mut(index).copied(), Some(index.0 as usize));
+            }
+            assert_eq!((slab.get(Index(count as u32 + 5_000)), slab.get(Index(u32::MAX))), (None, None));
+        }
     }
 
     #[test]

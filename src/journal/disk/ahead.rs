@@ -113,7 +113,7 @@ mod tests {
 
     use super::*;
     use crate::account::{AccountId, Balance};
-    use crate::journal::disk::checkpoint::Recorded;
+    use crate::journal::disk::recovery::Recorded;
 
     const FAR: u64 = 10 * TOGETHER as u64;
 

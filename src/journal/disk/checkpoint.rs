@@ -22,15 +22,6 @@ const LONGEST_BLOCK: usize = 1 << 20;
 /// How many are kept.
 const KEPT: usize = 2;
 
-/// One account in a checkpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Recorded {
-    pub(crate) id: AccountId,
-    pub(crate) state: Balance,
-    /// The sequence of its last change.
-    pub(crate) sequence: u64,
-}
-
 /// What a checkpoint is of, beside the accounts.
 pub(crate) struct Moment {
     /// Every entry up to it is in there.
@@ -237,7 +228,7 @@ impl<'a> Writing<'a> {
         write_all(&*self.file, &self.header.bytes(), 0)?;
         self.file.sync()?;
         let damaged = |what| io::Error::new(io::ErrorKind::InvalidData, format!("read back: {what}"));
-        if read(&*self.file, |_| {}).map_err(damaged)? != self.header {
+        if read(&*self.file).map_err(damaged)? != self.header {
             return Err(damaged("another header".to_owned()));
         }
         self.files.rename(&self.unfinished, &name(self.header.sequence))?;
@@ -259,57 +250,119 @@ impl Drop for Writing<'_> {
     }
 }
 
-/// Reads a checkpoint through, and shows `each` its accounts; what is wrong with it otherwise.
-pub(super) fn read(file: &dyn File, mut each: impl FnMut(Recorded)) -> Result<Header, String> {
-    let mut header = [0; HEADER];
-    fill(file, &mut header, 0)?;
-    let header = Header::read(&header)?;
-    noted(file, &header)?;
-    let mut offset = header.accounts_at();
-    let (mut accounts, mut total) = (0, 0_i128);
-    let mut last = String::new();
+/// Reads a checkpoint through; what is wrong with it otherwise.
+pub(super) fn read(file: &dyn File) -> Result<Header, String> {
+    let (mut blocks, _) = Blocks::open(file)?;
+    let mut accounts = Accounts::of(blocks.header);
     let mut block = Vec::new();
-    while accounts < header.accounts {
-        let at = offset;
-        let wrong = |what: &str| format!("{what} in the block at offset {at}");
+    while let Some(at) = blocks.next(&mut block)? {
+        accounts.take(&block, at, |_, _, _| {})?;
+    }
+    accounts.finish()
+}
+
+/// The blocks of a checkpoint, one after the other.
+pub(super) struct Blocks<'a> {
+    file: &'a dyn File,
+    pub(super) header: Header,
+    offset: u64,
+    length: u64,
+}
+
+impl<'a> Blocks<'a> {
+    /// Of a checkpoint with a good header and notes, and these.
+    pub(super) fn open(file: &'a dyn File) -> Result<(Self, Noted), String> {
+        let mut header = [0; HEADER];
+        fill(file, &mut header, 0)?;
+        let header = Header::read(&header)?;
+        let length = file.length().map_err(|error| error.to_string())?;
+        let noted = noted(file, &header, length)?;
+        Ok((Blocks { file, header, offset: header.accounts_at(), length }, noted))
+    }
+
+    /// Reads the next good block into `block`, and says where it begins; None where the file ends.
+    pub(super) fn next(&mut self, block: &mut Vec<u8>) -> Result<Option<u64>, String> {
+        let at = self.offset;
+        if at == self.length {
+            return Ok(None);
+        }
         let mut prefix = [0; 8];
-        offset = fill(file, &mut prefix, offset)?;
+        self.offset = fill(self.file, &mut prefix, at)?;
         let mut prefix = Bytes(&prefix);
         let (length, checksum) = (prefix.u32().unwrap_or(0) as usize, prefix.u32());
         if length == 0 || length > LONGEST_BLOCK {
-            return Err(wrong("an impossible length"));
+            return Err(wrong("an impossible length", at));
         }
         block.resize(length, 0);
-        offset = fill(file, &mut block, offset)?;
-        if checksum != Some(crc32c::crc32c(&block)) {
-            return Err(wrong("a wrong checksum"));
+        self.offset = fill(self.file, block, self.offset)?;
+        if checksum != Some(crc32c::crc32c(block)) {
+            return Err(wrong("a wrong checksum", at));
         }
-        let mut bytes = Bytes(&block);
-        while !bytes.0.is_empty() {
-            let account = account(&mut bytes).ok_or_else(|| wrong("a malformed account"))?;
-            let id = account.id.as_str();
-            if last.as_str() >= id {
-                return Err(wrong("accounts out of order"));
-            }
-            last.clear();
-            last.push_str(id);
-            accounts += 1;
-            total += i128::from(account.state.amount);
-            each(account);
-        }
+        Ok(Some(at))
     }
-    let length = file.length().map_err(|error| error.to_string())?;
-    if (accounts, total, offset) != (header.accounts, header.total, length) {
-        return Err(format!("it holds {accounts} accounts with {total} in {offset} bytes, not as its header says"));
-    }
-    Ok(header)
 }
 
-/// What a checkpoint with `header` says is noted; what is wrong with it otherwise.
-pub(super) fn noted(file: &dyn File, header: &Header) -> Result<Noted, String> {
+fn wrong(what: &str, at: u64) -> String {
+    format!("{what} in the block at offset {at}")
+}
+
+/// What was in the blocks so far.
+pub(super) struct Accounts {
+    header: Header,
+    count: u64,
+    total: i128,
+    /// The greatest id.
+    last: String,
+}
+
+impl Accounts {
+    /// Of a checkpoint with `header`.
+    pub(super) fn of(header: Header) -> Self {
+        Accounts { header, count: 0, total: 0, last: String::new() }
+    }
+
+    /// Shows `each` the accounts in the block at offset `at`: id, state, and the sequence of the last change.
+    pub(super) fn take(
+        &mut self,
+        block: &[u8],
+        at: u64,
+        mut each: impl FnMut(AccountId, Balance, u64),
+    ) -> Result<(), String> {
+        let before = std::mem::take(&mut self.last);
+        let mut last = before.as_str();
+        let mut bytes = Bytes(block);
+        while !bytes.0.is_empty() {
+            let (text, state, sequence) = account(&mut bytes).ok_or_else(|| wrong("a malformed account", at))?;
+            let id = AccountId::new(text).map_err(|_| wrong("a malformed account", at))?;
+            if last >= text {
+                return Err(wrong("accounts out of order", at));
+            }
+            if !(1..=self.header.sequence).contains(&sequence) {
+                return Err(wrong("an account of a sequence that cannot be", at));
+            }
+            last = text;
+            self.count += 1;
+            self.total += i128::from(state.amount);
+            each(id, state, sequence);
+        }
+        self.last = last.to_owned();
+        Ok(())
+    }
+
+    /// The checkpoint's header, if these are all that it says.
+    pub(super) fn finish(self) -> Result<Header, String> {
+        let Accounts { header, count, total, .. } = self;
+        if (count, total) != (header.accounts, header.total) {
+            return Err(format!("it holds {count} accounts with {total}, not as its header says"));
+        }
+        Ok(header)
+    }
+}
+
+/// What a checkpoint of `length` bytes with `header` says is noted; what is wrong with it otherwise.
+fn noted(file: &dyn File, header: &Header, length: u64) -> Result<Noted, String> {
     let Some(notes) = header.notes else { return Ok(Noted::default()) };
-    let there = file.length().map_err(|error| error.to_string())?;
-    if header.accounts_at() > there {
+    if header.accounts_at() > length {
         return Err(format!("it ends within its {} bytes of notes", notes.length));
     }
     // No longer than the file is.
@@ -321,9 +374,8 @@ pub(super) fn noted(file: &dyn File, header: &Header) -> Result<Noted, String> {
     section::decode_all(&bytes, notes.last).map_err(|what| format!("{what} in its notes"))
 }
 
-fn account(bytes: &mut Bytes<'_>) -> Option<Recorded> {
-    let id = AccountId::new(bytes.text()?).ok()?;
-    Some(Recorded { id, state: Balance { amount: bytes.i64()?, version: bytes.u64()? }, sequence: bytes.u64()? })
+fn account<'a>(bytes: &mut Bytes<'a>) -> Option<(&'a str, Balance, u64)> {
+    Some((bytes.text()?, Balance { amount: bytes.i64()?, version: bytes.u64()? }, bytes.u64()?))
 }
 
 fn fill(file: &dyn File, into: &mut [u8], offset: u64) -> Result<u64, String> {

@@ -192,7 +192,7 @@ fn good_checkpoints(files: &dyn Files, ledger: LedgerId) -> Result<Result<Covere
     for sequence in checkpoint::all(files).map_err(cannot("list", CHECKPOINTS))? {
         let name = checkpoint::name(sequence);
         let file = files.open(&name).map_err(cannot("open", &name))?;
-        match checkpoint::read(&*file, |_| {}) {
+        match checkpoint::read(&*file) {
             Ok(header) if header.sequence == sequence && header.ledger == ledger => {
                 good += 1;
                 if good == 2 {

@@ -69,6 +69,7 @@ pub(crate) mod checkpoint;
 pub(crate) mod compact;
 pub(crate) mod files;
 mod frame;
+mod load;
 mod read;
 pub(crate) mod recovery;
 mod section;
@@ -94,6 +95,7 @@ use self::spare::Spare;
 use self::tail::{Next, Tail};
 use super::{HistoryError, JournalError, Noted, Record as NoteRecord, Sink};
 use crate::account::{AccountId, Balance};
+use crate::error::Exhausted;
 use crate::kernel::Handle;
 use crate::opening::{Event, OpenError};
 use crate::outcome::{Outcome, Record};
@@ -247,9 +249,8 @@ impl Sink for Disk {
         true
     }
 
-    fn shortage(&self) -> Option<(String, u64)> {
-        let needed = self.spare.shortage()?;
-        Some((self.files.path(JOURNAL).display().to_string(), needed))
+    fn shortage(&self) -> Option<Exhausted> {
+        self.spare.shortage()
     }
 
     fn close(&self) {

@@ -7,24 +7,34 @@ use std::sync::Arc;
 
 use super::batch::{self, Batch, Draft};
 use super::bytes::written;
-use super::checkpoint::{self, Covered, Recorded};
+use super::checkpoint::{self, Covered};
 use super::files::{CHECKPOINTS, File, Files, JOURNAL, PIECE, pieces, read_full, write_all, written_pieces};
 use super::frame::Frame;
+use super::load::{Checkpoint, load};
 use super::section::Fold;
 use super::segment::{self, Segment};
 use super::tail::{Next, Tail};
-use crate::account::AccountId;
+use crate::account::{AccountId, Balance};
 use crate::journal::Noted;
+use crate::kernel::Account;
+use crate::kernel::slab::Loaded;
 use crate::opening::{Event, OpenError, Progress};
 
 /// What is found, in this order.
 pub(crate) enum Recovered {
-    /// An account of the checkpoint, in ascending order of their ids.
-    Loaded(Recorded),
-    /// What came until now was a damaged checkpoint's, and does not count.
-    Forgotten,
+    /// All accounts of the checkpoint, in ascending order of their ids.
+    Loaded(Loaded<Account<Balance>>),
     /// What an entry after the checkpoint made of an account; a later one of the same account counts.
     Changed(Recorded),
+}
+
+/// One account after an entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Recorded {
+    pub(crate) id: AccountId,
+    pub(crate) state: Balance,
+    /// The entry's sequence.
+    pub(crate) sequence: u64,
 }
 
 /// Who takes what is recovered, and hears of it.
@@ -211,20 +221,12 @@ fn load_checkpoint(
     for sequence in sequences {
         let name = checkpoint::name(sequence);
         let file = open(files, &name)?;
-        let mut failed = Ok(());
-        let checked = checkpoint::read(&*file, |account| {
-            if failed.is_ok() {
-                failed = (recovery.install)(Recovered::Loaded(account));
-            }
-        });
-        failed?;
-        match checked {
-            Ok(header) if header.sequence == sequence => {
-                let noted = checkpoint::noted(&*file, &header).map_err(|what| damaged(files.path(&name), 0, what))?;
+        match load(&*file).map_err(cannot("start a thread to read", files.path(&name)))? {
+            Ok(Checkpoint { header, noted, accounts }) if header.sequence == sequence => {
+                (recovery.install)(Recovered::Loaded(accounts))?;
                 return Ok(Some((header, noted)));
             }
             checked => {
-                (recovery.install)(Recovered::Forgotten)?;
                 let what = checked.err().unwrap_or_else(|| "it is at another sequence than its name says".to_owned());
                 (recovery.tell)(&Event::CheckpointDamaged { file: files.path(&name), what });
             }

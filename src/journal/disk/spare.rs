@@ -7,6 +7,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::files::{File, Files, JOURNAL, PIECE, pieces, write_all, written_pieces};
+use crate::error::Exhausted;
 use crate::kernel::doorbell::Counter;
 use crate::opening::Event;
 
@@ -22,7 +23,7 @@ pub(super) struct Spare {
     pub(super) length: u64,
     state: Mutex<State>,
     changed: Condvar,
-    /// 1 while there is none and none can be made.
+    /// 1 while there is none and none can be made: a look at it takes no lock.
     short: Counter,
 }
 
@@ -32,6 +33,8 @@ struct State {
     /// Somebody makes one, or gives one away: the names of the spare are theirs.
     busy: bool,
     closed: bool,
+    /// Why none could be made the last time.
+    failure: Option<Event>,
 }
 
 /// A zeroed file under the spare's name.
@@ -45,9 +48,16 @@ impl Spare {
         Spare { files, length, state: Mutex::default(), changed: Condvar::new(), short: Counter::new() }
     }
 
-    /// Bytes that are needed and not to be had; None while all is well.
-    pub(super) fn shortage(&self) -> Option<u64> {
-        (self.short.get() != 0).then_some(self.length)
+    /// Why there is none and none can be made; None while all is well.
+    pub(super) fn shortage(&self) -> Option<Exhausted> {
+        if self.short.get() == 0 {
+            return None;
+        }
+        let path = self.files.path(JOURNAL).display().to_string();
+        match &self.state.lock().failure {
+            Some(Event::SegmentFailed { error, .. }) => Some(Exhausted::Segment { path, what: error.clone() }),
+            _ => Some(Exhausted::Disk { path, needed: self.length }),
+        }
     }
 
     /// Makes one now, or finds the one that an earlier process left.
@@ -147,22 +157,28 @@ impl Spare {
             drop(state);
             match self.prepare() {
                 Ok(()) => {
-                    if self.short.get() != 0 {
+                    if self.state.lock().failure.take().is_some() {
                         self.short.add(-1);
                         tell(&Event::RoomAgain);
                     }
                 }
-                Err(error) => {
-                    if self.short.get() == 0 {
-                        self.short.add(1);
-                        tell(&self.failed(&error));
-                    }
-                    let mut state = self.state.lock();
-                    if !state.closed {
-                        self.changed.wait_for(&mut state, REST);
-                    }
-                }
+                Err(error) => self.rest_after(self.failed(&error), tell),
             }
+        }
+    }
+
+    /// Notes why none could be made, tells of it unless it is the same as before, and waits until it is time for another try.
+    fn rest_after(&self, failure: Event, tell: &dyn Fn(&Event)) {
+        let before = self.state.lock().failure.replace(failure.clone());
+        if before.is_none() {
+            self.short.add(1);
+        }
+        if before.as_ref() != Some(&failure) {
+            tell(&failure);
+        }
+        let mut state = self.state.lock();
+        if !state.closed {
+            self.changed.wait_for(&mut state, REST);
         }
     }
 

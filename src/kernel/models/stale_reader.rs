@@ -1,7 +1,7 @@
 //! Schedules that were once wrong, step by step.
 
 use super::super::step::{Step, hook};
-use super::super::{Kernel, pin};
+use super::super::{Account, Kernel, pin};
 use super::World;
 
 fn flush(world: &World) -> u64 {
@@ -98,6 +98,28 @@ fn versions_live_as_long_as_the_snapshots_that_need_them() {
     world.apply(&[(1, 1)]);
     assert_eq!(world.accounts[0].depth(&pin()), 0);
     assert_eq!(world.accounts[1].depth(&pin()), 0);
+}
+
+/// A10, E6: what an earlier process left is there until somebody changes it, and older snapshots see it still.
+#[test]
+fn a_restored_state_is_what_older_snapshots_see() {
+    let mut accounts = vec![Account::new(0), Account::new(1)];
+    accounts[0].restore(7, 50);
+    let world = World { kernel: Kernel::new(9, 0), accounts };
+    assert_eq!(world.accounts[0].read(&pin()), (7, 50));
+    assert!(world.accounts[0].read_at(6, &pin()).is_err(), "nobody knows any more");
+    let early = world.kernel.open(&pin()).expect("a free slot");
+    assert!(!world.apply(&[(0, -51), (1, 51)]).accepted);
+    assert!(world.apply(&[(0, -20), (1, 20)]).accepted);
+    let late = world.kernel.open(&pin()).expect("a free slot");
+    assert!(world.apply(&[(0, -1), (1, 1)]).accepted);
+    let guard = pin();
+    let seen = |sequence| [0, 1].map(|account| world.accounts[account as usize].read_at(sequence, &guard));
+    assert_eq!(seen(early.sequence), [Ok((7, 50)), Ok((0, 0))]);
+    assert_eq!(seen(late.sequence), [Ok((11, 30)), Ok((11, 20))]);
+    assert_eq!(seen(12), [Ok((12, 29)), Ok((12, 21))]);
+    world.kernel.close(early);
+    world.kernel.close(late);
 }
 
 /// A10: as many snapshots as there are slots, and one more is refused.

@@ -1,6 +1,7 @@
 //! Files that were changed behind the ledger's back: a torn tail is cut, damage is refused and nothing changed.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,8 +12,13 @@ use super::common::Random;
 use super::disk::{Disk, End};
 use super::workload::{Caller, Events, Known, Shown, begin, checkpoint, open, reopen, roll};
 use super::{common, depth};
-use crate::journal::disk::recovery::{Recovered, Recovery};
+use crate::account::Balance;
+use crate::journal::Noted;
+use crate::journal::disk::checkpoint::{Moment, Writing};
+use crate::journal::disk::load::load;
+use crate::journal::disk::recovery::{Recorded, Recovered, Recovery};
 use crate::journal::disk::{batch, checkpoint as checkpoints, segment};
+use crate::kernel::{pin, slab::Slab};
 
 /// Every account: balance, version, and sequence of its last change.
 type Accounts = BTreeMap<String, (i64, u64, u64)>;
@@ -71,12 +77,16 @@ impl Journal {
         let mut accounts = Accounts::new();
         let recovery = Recovery {
             install: &mut |recovered| {
-                let (Recovered::Loaded(recorded) | Recovered::Changed(recorded)) = recovered else {
-                    accounts.clear();
-                    return Ok(());
+                let mut install = |id: &AccountId, state: Balance, sequence| {
+                    accounts.insert(id.as_str().to_owned(), (state.amount, state.version, sequence));
                 };
-                let state = (recorded.state.amount, recorded.state.version, recorded.sequence);
-                accounts.insert(recorded.id.as_str().to_owned(), state);
+                match recovered {
+                    Recovered::Changed(Recorded { id, state, sequence }) => install(&id, state, sequence),
+                    Recovered::Loaded(loaded) => Slab::over(loaded).iter().for_each(|account| {
+                        let (sequence, state) = account.read(&pin());
+                        install(account.key(), state, sequence);
+                    }),
+                }
                 Ok(())
             },
             progress: &mut |_| ControlFlow::Continue(()),
@@ -366,4 +376,61 @@ fn hostile_headers_and_names_are_refused() {
         disk.put(&format!("journal/{odd}"), b"odd");
     }
     assert_eq!(journal.prefix(&disk).0.expect("not the journal's"), journal.states.len() as u64 - 1);
+}
+
+/// A checkpoint at sequence 9 of as many accounts as `count`, each changed at `sequence`.
+fn written(disk: &Disk, count: i64, sequence: impl Fn(i64) -> u64) -> io::Result<String> {
+    let files = disk.files();
+    let moment = Moment { sequence: 9, time: 1, batch: 1, noted: Noted::default() };
+    let mut writing = Writing::begin(&*files, &moment, [7; 16])?;
+    for number in 0..count {
+        writing.push(&numbered(number), Balance { amount: number, version: 1 }, sequence(number))?;
+    }
+    writing.finish().map(|(header, _)| checkpoints::name(header.sequence))
+}
+
+/// Too long to lie in the account itself.
+fn numbered(number: i64) -> AccountId {
+    common::account(&format!("account-{number:040}"))
+}
+
+/// E6: a checkpoint of many blocks is loaded whole and in order, or not at all, whichever block is damaged or missing.
+#[test]
+fn a_checkpoint_of_many_blocks_is_loaded_whole_or_not_at_all() {
+    let disk = Disk::new();
+    let sequence = |number: i64| 1 + number.unsigned_abs() % 9;
+    let name = written(&disk, 50_000, sequence).expect("written");
+    let load = |disk: &Disk| load(&*disk.files().open(&name).expect("there")).expect("a thread");
+    let accounts = Slab::over(load(&disk).unwrap_or_else(|what| panic!("{what}")).accounts);
+    let guard = &pin();
+    let found = accounts.iter().map(|account| (account.key().clone(), account.read(guard)));
+    assert!(found.eq((0..50_000).map(|number| {
+        let state = Balance { amount: number, version: 1 };
+        (numbered(number), (sequence(number), state))
+    })));
+    let bytes = disk.bytes(&name);
+    let mut at = 128;
+    let mut blocks = 0;
+    while let Some(length) = bytes.get(at..).and_then(|block| block.first_chunk()) {
+        let damaged = disk.copy();
+        damaged.edit(&name, |bytes| bytes[at + 100] ^= 1);
+        let what = load(&damaged).err().expect("damaged");
+        assert_eq!(what, format!("a wrong checksum in the block at offset {at}"));
+        damaged.edit(&name, |bytes| bytes.truncate(at));
+        assert!(load(&damaged).err().expect("cut").contains("not as its header says"));
+        at += 8 + u32::from_le_bytes(*length) as usize;
+        blocks += 1;
+    }
+    assert!(blocks > 8, "{blocks}");
+}
+
+/// C3, E7: a checkpoint is of nothing that came later, and of nothing that never came.
+#[test]
+fn a_checkpoint_of_impossible_changes_is_none() {
+    assert!(written(&Disk::new(), 10, |_| 9).is_ok());
+    for impossible in [0, 10, u64::MAX] {
+        let refused = written(&Disk::new(), 10, |number| if number == 5 { impossible } else { 9 });
+        let what = refused.expect_err("impossible").to_string();
+        assert!(what.contains("an account of a sequence that cannot be in the block at offset 128"), "{what}");
+    }
 }

@@ -76,6 +76,7 @@ struct State {
     capacity: Option<usize>,
     /// Writes to the file of this name wait.
     held: Option<String>,
+    broken: Option<String>,
     log: Vec<String>,
 }
 
@@ -126,6 +127,11 @@ impl Disk {
     /// Lets writes to the file of this name wait, until it is called again.
     pub(super) fn hold(&self, name: Option<&str>) {
         self.state.lock().held = name.map(str::to_owned);
+    }
+
+    /// Lets every write to the file of this name fail, until it is called again.
+    pub(super) fn break_writes(&self, name: Option<&str>) {
+        self.state.lock().broken = name.map(str::to_owned);
     }
 
     pub(super) fn calls(&self) -> u64 {
@@ -213,7 +219,11 @@ impl State {
     }
 
     fn holds(&self, inode: usize) -> bool {
-        self.held.as_ref().is_some_and(|held| self.names.get(held) == Some(&inode))
+        self.is_named(self.held.as_ref(), inode)
+    }
+
+    fn is_named(&self, name: Option<&String>, inode: usize) -> bool {
+        name.is_some_and(|name| self.names.get(name) == Some(&inode))
     }
 
     /// Counts a call; Err when it fails, otherwise what strikes within it.
@@ -405,6 +415,9 @@ impl File for Open {
             std::thread::sleep(Duration::from_micros(100));
         }
         let mut state = self.state.lock();
+        if state.is_named(state.broken.as_ref(), self.inode) {
+            return Err(io::Error::other("simulated EIO"));
+        }
         let fault = state.call(|| format!("write {} at {offset}: {} bytes", self.name, bytes.len()))?;
         let half = matches!(fault, Some(Fault::Short | Fault::CrashWithin | Fault::Failed)) && bytes.len() > 1;
         let bytes = if half { &bytes[..bytes.len() / 2] } else { bytes };

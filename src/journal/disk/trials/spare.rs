@@ -105,6 +105,30 @@ fn a_segment_that_cannot_be_made_says_why() {
     assert!(roll(&ledger));
 }
 
+/// E7: whoever is refused while the next segment cannot be made hears what failed, now; once it can be made, writes go on by themselves.
+#[test]
+fn a_refused_caller_hears_why_there_is_no_segment() {
+    let disk = Disk::new();
+    let (ledger, events) = open(&disk, 1_000);
+    let ledger = ledger.expect("opens");
+    begin(&ledger);
+    assert!(eventually(|| disk.names().contains(&SPARE.to_owned())));
+    disk.break_writes(Some(UNFINISHED));
+    assert!(roll(&ledger));
+    let answer = || ledger.submit(common::alone(common::create("probe", 1))).map_err(|refused| refused.to_string());
+    let hears = |text: &str| eventually(|| answer().is_err_and(|refused| refused == text));
+    assert!(hears("cannot make the journal's next segment in journal: simulated EIO"), "{:?}", answer());
+    disk.limit(Some(disk.used()));
+    disk.break_writes(None);
+    assert!(hears("no room in journal: 1048576 bytes are needed"), "{:?}", answer());
+    disk.limit(None);
+    assert!(eventually(|| answer().is_ok()));
+    let told = |wanted: fn(&Event) -> bool| events.lock().iter().filter(|event| wanted(event)).count();
+    assert_eq!(told(|event| matches!(event, Event::SegmentFailed { error, .. } if error == "simulated EIO")), 1);
+    assert_eq!(told(|event| matches!(event, Event::NoRoom { .. })), 1);
+    assert!(eventually(|| told(|event| matches!(event, Event::RoomAgain)) == 1));
+}
+
 /// C1: what a process answers after another died between the rename of a segment and the sync of its folder is not taken
 /// back by a power cut.
 #[test]
