@@ -120,7 +120,8 @@ pub async fn on_disk(settings: &Settings) {
     }
 }
 
-/// Durable transfers against the lock-based service in Go, durable and without its journal.
+/// Durable transfers against the lock-based service in Go, durable and without its journal. The empty service beside them shows the most that any
+/// service on tonic could reach.
 pub async fn against_go(settings: &Settings, program: &OsStr) {
     let dir = data_directory();
     let go = |journal: Option<&Path>| {
@@ -132,14 +133,15 @@ pub async fn against_go(settings: &Settings, program: &OsStr) {
     let ours = Served::start("disk", settings.connections).await;
     let durable = go(Some(&dir.path().join("journal"))).await;
     let in_memory = go(None).await;
+    let empty = Served::start("empty", settings.connections).await;
     for &callers in &settings.callers {
-        let mut series: [Series; 3] = Default::default();
+        let mut series: [Series; 4] = Default::default();
         for _ in 0..settings.repetitions {
-            for (served, series) in [&ours, &durable, &in_memory].into_iter().zip(&mut series) {
+            for (served, series) in [&ours, &durable, &in_memory, &empty].into_iter().zip(&mut series) {
                 light_load(served, settings, callers, series).await;
             }
         }
-        let [ours, go, memory] = series.each_mut().map(|series| median(&mut series.rates));
+        let [ours, go, memory, empty] = series.each_mut().map(|series| median(&mut series.rates));
         println!(
             "{callers} callers, durable TransferFunds: ours {}, Go {} (without its journal {}), {}",
             rate(ours),
@@ -147,12 +149,13 @@ pub async fn against_go(settings: &Settings, program: &OsStr) {
             rate(memory),
             at_least(ours / go, 2.0)
         );
-        let [ours, go, _] = series.each_mut().map(|series| median(&mut series.costs));
-        println!("{callers} callers: CPU of the service a call: ours {ours:.1} us, Go {go:.1} us");
-        let [ours, go, _] = &series;
-        let [ours_p99, go_p99] = [ours, go].map(|series| series.latencies.percentile(990));
+        println!("{callers} callers: an empty tonic service {}, {:.2} of Go", rate(empty), empty / go);
+        let [ours, go, _, empty] = series.each_mut().map(|series| median(&mut series.costs));
+        println!("{callers} callers: CPU of the service a call: ours {ours:.1} us, Go {go:.1} us, empty {empty:.1} us");
+        let [ours, go, _, empty] = &series;
+        let [ours_p99, go_p99, empty_p99] = [ours, go, empty].map(|series| series.latencies.percentile(990));
         println!(
-            "{callers} callers: p50/p99/max: ours {:.2?}/{ours_p99:.2?}/{:.1?}, Go {:.2?}/{go_p99:.2?}/{:.1?}; p99 of ours {}",
+            "{callers} callers: p50/p99/max: ours {:.2?}/{ours_p99:.2?}/{:.1?}, Go {:.2?}/{go_p99:.2?}/{:.1?}; p99 of ours {}, empty p99 {empty_p99:.2?}",
             ours.latencies.percentile(500),
             ours.latencies.longest(),
             go.latencies.percentile(500),
