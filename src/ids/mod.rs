@@ -34,12 +34,13 @@ mod table;
 mod tests;
 
 use crate::account::TransactionId;
+use crate::request::Request;
 
 use sweep::Sweep;
 use table::Table;
 
 pub(crate) use index::{DiskIndex, IndexError};
-pub(crate) use probe::{Probed, Seen};
+pub(crate) use probe::Seen;
 pub(crate) use table::Claim;
 
 /// Where the index says that an id was used: an entry of the journal, and which of its members carries it.
@@ -51,19 +52,46 @@ pub(crate) struct Indexed {
     pub(crate) member: u32,
 }
 
+/// What an index knows an id by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Key(u128);
+
+/// An id and its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) key: Key,
+    pub(crate) indexed: Indexed,
+}
+
+/// How many keys are asked about together at most.
+const TOGETHER: usize = u64::BITS as usize;
+
 /// What holds the ids beyond memory. Every id of every entry up to `published` is found in it; later ones may be.
 pub(crate) trait Index: Send + Sync {
     fn published(&self) -> u64;
 
-    /// The newest entry that carries `id`.
-    fn find(&self, id: &TransactionId) -> Result<Option<Indexed>, IndexError>;
+    /// What it knows `id` by.
+    fn key(&self, id: &TransactionId) -> Key;
+
+    /// The newest entry that carries the id with this key.
+    fn find(&self, key: Key) -> Result<Option<Indexed>, IndexError>;
+
+    /// Which of at most [`TOGETHER`] keys may be in it, a bit each, from the lowest on: the others surely are not. Reads no
+    /// disk.
+    fn candidates(&self, keys: &[Key]) -> u64;
 
     /// Takes the ids of a run of entries that ends with sequence `through`, the first run after `published`. When it
-    /// returns they are found, also after a crash. Idempotent; an error leaves it to be called again.
-    fn ingest(&self, run: &mut Vec<(TransactionId, Indexed)>, through: u64) -> Result<(), IndexError>;
+    /// returns they are found, also after a crash. Idempotent; an error leaves `run`, in any order, to be handed over again.
+    fn ingest(&self, run: &mut Vec<Record>, through: u64) -> Result<(), IndexError>;
 
     /// Raises `published`.
     fn publish(&self, through: u64);
+}
+
+/// The ids that a request carries, each with its member's place.
+fn ids_of(request: &Request) -> impl Iterator<Item = (&TransactionId, u32)> {
+    let members = request.members().iter().zip(0_u32..);
+    members.filter_map(|(member, place)| member.id.as_ref().map(|id| (id, place)))
 }
 
 /// The ids of a ledger.
