@@ -67,19 +67,14 @@ impl<I: Index> Ids<I> {
     /// are to be asked about one by one. As [`Ids::known`], for less: what many ids need of the index comes from memory together.
     pub(crate) fn count_new(&self, requests: &[Request], now: u64) -> (usize, Probed) {
         let probed = Probed(self.index.as_ref().map_or(0, I::published));
-        let ids =
-            requests.iter().enumerate().flat_map(|(place, request)| ids_of(request).map(move |(id, _)| (place, id)));
-        let (mut new, mut keys, mut places) = (requests.len(), Keys::new(), Places::new());
-        for (place, id) in ids {
-            if !matches!(self.claimed(id, now), Ok(None)) {
-                new = place;
-                break;
-            }
-            if let Some(index) = &self.index {
-                keys.push(index.key(id));
-                places.push(place);
-            }
-        }
+        let ids = |new| {
+            let placed = requests[..new].iter().enumerate();
+            placed.flat_map(|(place, request)| ids_of(request).map(move |(id, _)| (id, place)))
+        };
+        let in_memory = ids(requests.len()).find(|(id, _)| !matches!(self.claimed(id, now), Ok(None)));
+        let mut new = in_memory.map_or(requests.len(), |(_, place)| place);
+        let Some(index) = &self.index else { return (new, probed) };
+        let (keys, places): (Keys, Places) = ids(new).map(|(id, place)| (index.key(id), place)).unzip();
         for (keys, places) in keys.chunks(TOGETHER).zip(places.chunks(TOGETHER)) {
             new = new.min(self.first_indexed(keys, now).map_or(new, |which| places[which]));
         }

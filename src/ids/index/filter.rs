@@ -3,6 +3,8 @@
 //! Putze, Sanders, Singler: Cache-, Hash- and Space-Efficient Bloom Filters (2007). The key is a hash already: its
 //! upper half chooses the block, its lower half the bits.
 
+use std::ops::Range;
+
 use crate::kernel::prefetch;
 
 use super::Key;
@@ -63,7 +65,7 @@ impl Filter {
     pub(super) fn insert(&mut self, key: Key) {
         let place = self.place(key);
         if let Some(Block(words)) = self.0.get_mut(place) {
-            bits(key).for_each(|(word, bit)| words[word] |= bit);
+            bits(key, 0..PROBES).for_each(|(word, bit)| words[word] |= bit);
         }
     }
 
@@ -71,8 +73,9 @@ impl Filter {
     #[inline]
     pub(super) fn may_hold(&self, key: Key) -> bool {
         let Some(Block(words)) = self.0.get(self.place(key)) else { return false };
-        // All of them, whatever the first says: which one tells cannot be predicted.
-        bits(key).fold(true, |all, (word, bit)| all & (words[word] & bit != 0))
+        let all = |probes| bits(key, probes).fold(true, |all, (word, bit)| all & (words[word] & bit != 0));
+        // Several at once, whatever the first says: which one tells cannot be predicted, that one of three does can.
+        all(0..PROBES / 2) && all(PROBES / 2..PROBES)
     }
 
     /// Has the line for `key` come from memory.
@@ -91,9 +94,9 @@ impl Filter {
 
 /// Words of a block, and the bits in them.
 #[inline]
-fn bits(key: Key) -> impl Iterator<Item = (usize, u64)> {
+fn bits(key: Key, probes: Range<u32>) -> impl Iterator<Item = (usize, u64)> {
     let lower = key.0 as u64;
-    (0..PROBES).map(move |probe| {
+    probes.map(move |probe| {
         let bit = (lower >> (9 * probe)) % BLOCK_BITS;
         ((bit / 64) as usize, 1 << (bit % 64))
     })
