@@ -63,7 +63,7 @@ impl<I: Index> Ids<I> {
         Ok(Seen::Unknown(probed))
     }
 
-    /// How many of `requests`, the first of them, carry no id that is in use, and with what those may be claimed. The others
+    /// How many of `requests`, the first of them, surely carry no id that is in use, and with what those may be claimed. The others
     /// are to be asked about one by one. As [`Ids::known`], for less: what many ids need of the index comes from memory together.
     pub(crate) fn count_new(&self, requests: &[Request], now: u64) -> (usize, Probed) {
         let probed = Probed(self.index.as_ref().map_or(0, I::published));
@@ -71,8 +71,9 @@ impl<I: Index> Ids<I> {
             let placed = requests[..new].iter().enumerate();
             placed.flat_map(|(place, request)| ids_of(request).map(move |(id, _)| (id, place)))
         };
-        let in_memory = ids(requests.len()).find(|(id, _)| !matches!(self.claimed(id, now), Ok(None)));
-        let mut new = in_memory.map_or(requests.len(), |(_, place)| place);
+        let claimed = self.table.first_claimed(ids(requests.len()).map(|(id, _)| id));
+        let claimed = claimed.and_then(|which| ids(requests.len()).nth(which));
+        let mut new = claimed.map_or(requests.len(), |(_, place)| place);
         let Some(index) = &self.index else { return (new, probed) };
         let (keys, places): (Keys, Places) = ids(new).map(|(id, place)| (index.key(id), place)).unzip();
         for (keys, places) in keys.chunks(TOGETHER).zip(places.chunks(TOGETHER)) {

@@ -9,9 +9,10 @@ use foldhash::fast::RandomState;
 use papaya::{Equivalent, HashMap};
 use parking_lot::Mutex;
 use seize::{Collector, Guard as _};
+use smallvec::SmallVec;
 
 use crate::account::{Balance, TransactionId};
-use crate::kernel::{Gate, Handle};
+use crate::kernel::{GROUP, Gate, Handle};
 
 /// How many removed entries papaya reclaims together: each batch costs a barrier that interrupts every thread.
 const RECLAIM_BATCH: usize = 1024;
@@ -164,6 +165,14 @@ impl Table {
         }
     }
 
+    /// Which of some ids is the first that is claimed, in whatever state the claim is. Nothing but reads, one soon after the other:
+    /// the processor has several come from memory at once.
+    pub(super) fn first_claimed<'a>(&self, ids: impl Iterator<Item = &'a TransactionId>) -> Option<usize> {
+        let wanted: SmallVec<[Wanted<'a>; GROUP]> = ids.map(|id| self.wanted(id)).collect();
+        let guard = &self.claims.guard();
+        wanted.iter().position(|wanted| self.claims.contains_key(wanted, guard))
+    }
+
     /// Claims `id` for a member of `handle`'s request, unless another transaction holds it: that one is returned.
     #[inline]
     pub(super) fn claim(
@@ -233,6 +242,9 @@ impl Table {
             }
             left -= now;
             let guard = &self.claims.guard();
+            // Each removal ends with a write that nothing overtakes. So first all are read.
+            let present = oldest.iter().take(now).filter(|claim| self.claims.contains_key(&Own(claim), guard)).count();
+            std::hint::black_box(present);
             for _ in 0..now {
                 if !oldest.front().is_some_and(&may_go) {
                     return;

