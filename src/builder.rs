@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::account::{Balance, TransactionId};
 use crate::core::{Clock, Core, Limits};
 use crate::directory::Directory;
-use crate::ids::{DiskIndex, Ids, Index as _, IndexError, Indexed};
+use crate::ids::{DiskIndex, Ids, Index as _, IndexError, Indexed, Record};
 use crate::journal::disk::Disk;
 use crate::journal::disk::files::{Files, OnDisk};
 use crate::journal::disk::recovery::Recovery;
@@ -219,7 +219,7 @@ impl Builder {
             let mut run = Vec::new();
             let mut malformed = None;
             let read = disk.ids(from, through, |id, sequence, time, member| match TransactionId::new(id) {
-                Ok(id) => run.push((id, Indexed { sequence, time, member })),
+                Ok(id) => run.push(Record { key: index.key(&id), indexed: Indexed { sequence, time, member } }),
                 Err(error) => malformed = Some(error),
             });
             read.map_err(|error| failed("read the ids of the journal for", error.to_string()))?;

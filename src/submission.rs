@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use crate::account::{AccountId, Balance};
 use crate::core::{Core, Next, SMALL, check_replay, weight};
 use crate::error::{Exhausted, SubmitError};
-use crate::ids::{Claim, IndexError, Indexed, Probed, Seen};
+use crate::ids::{Claim, IndexError, Indexed, Seen};
 use crate::journal::HistoryError;
 use crate::kernel::slab::Index;
 use crate::kernel::{Account, GROUP, Gate, Group, Guard, Handle, Owned, garbage, pin};
@@ -13,7 +13,7 @@ use crate::outcome::Outcome;
 use crate::plan;
 use crate::request::{Kind, Member, Request};
 
-/// Transactions whose ids a caller forgets; more than one, so that the table shrinks back.
+/// Ids that a caller forgets for each of its own; more than one, so that the table shrinks back.
 const FORGOTTEN_BY_A_CALLER: usize = 2;
 
 /// Bytes of large requests that may wait to become durable. Small ones are bounded by their number.
@@ -83,18 +83,13 @@ impl Core {
         let admitted = self.receive(&requests).map_or_else(|(admitted, _)| admitted, |()| requests.len());
         let ahead = self.look_ahead(&requests[..admitted]);
         // Not pinned: it may read the disk.
-        let probes = requests[..admitted].iter().map_while(|request| match self.ids.known(request, time) {
-            Ok(Seen::Unknown(probed)) => Some(probed),
-            // Whatever it is, its submitter hears it when it is its turn.
-            _ => None,
-        });
-        let probes: SmallVec<[Probed; GROUP]> = probes.collect();
+        let (new, probed) = self.ids.count_new(&requests[..admitted], time);
         let guard = &pin();
         let mut group = Group::new(&self.kernel);
         let mut requests = requests.into_iter();
         let mut ahead = ahead.into_iter().filter_map(|index| self.directory.at(index)).peekable();
         let mut following = SmallVec::new();
-        for request in requests.by_ref().take(probes.len()) {
+        for request in requests.by_ref().take(new) {
             if self.make_accounts(&request, guard).is_err() {
                 following.push(request);
                 break;
@@ -105,9 +100,8 @@ impl Core {
         }
         following.extend(requests);
         // In their order, and none after one that is not to be driven.
-        let open = group.handles().iter().zip(probes);
-        let open =
-            open.take_while(|(handle, probed)| matches!(self.ids.claim(handle, *probed, time), Ok(Gate::Open))).count();
+        let is_open = |handle: &&Handle<Balance>| matches!(self.ids.claim(handle, probed, time), Ok(Gate::Open));
+        let open = group.handles().iter().take_while(is_open).count();
         for (place, handle) in group.drive(guard).into_iter().enumerate() {
             if place < open {
                 results.push(Ok(self.decided(handle, next, guard)));
@@ -170,13 +164,14 @@ impl Core {
         if accepted {
             self.note_opened(members, guard);
         }
-        if members.iter().any(|member| member.id.is_some()) {
+        let ids = members.iter().filter(|member| member.id.is_some()).count();
+        if ids > 0 {
             // The flusher does both, where there is one and it keeps up.
             if self.flusher.is_none() {
                 self.ids.note_claimed(&handle);
             }
             if self.flusher.is_none() || self.ids.is_overfull() {
-                self.ids.forget_excess(self.durable(), FORGOTTEN_BY_A_CALLER);
+                self.ids.forget_excess(self.durable(), FORGOTTEN_BY_A_CALLER * ids);
             }
         }
         if self.flusher.is_some() {

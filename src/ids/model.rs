@@ -8,7 +8,8 @@ use shuttle::rand::{Rng, thread_rng};
 use shuttle::sync::{Arc, Mutex};
 use shuttle::thread;
 
-use super::{Ids, Index, IndexError, Indexed, Probed, Seen};
+use super::probe::Probed;
+use super::{Ids, Index, IndexError, Indexed, Key, Record, Seen};
 use crate::account::{AccountId, Balance, Change, TransactionId};
 use crate::kernel::doorbell::Watermark;
 use crate::kernel::{Account, Consumer, Gate, Handle, Kernel, Leg, Owned, Plan, pin};
@@ -26,7 +27,7 @@ fn check(body: impl Fn() + Copy + Send + Sync + 'static) {
 /// An index in memory whose steps can be interrupted, and whose reads can fail.
 struct Toy {
     published: Watermark,
-    ids: Mutex<BTreeMap<TransactionId, Indexed>>,
+    ids: Mutex<BTreeMap<Key, Indexed>>,
     /// One read in so many fails; 0: none.
     failing: u32,
 }
@@ -36,18 +37,28 @@ impl Index for Toy {
         self.published.get()
     }
 
-    fn find(&self, id: &TransactionId) -> Result<Option<Indexed>, IndexError> {
+    fn key(&self, id: &TransactionId) -> Key {
+        Key(id.as_str().bytes().fold(0, |key, byte| key << 8 | u128::from(byte)))
+    }
+
+    fn candidates(&self, keys: &[Key]) -> u64 {
+        thread::yield_now();
+        let ids = self.ids.lock().unwrap();
+        keys.iter().zip(0..).fold(0, |all, (key, place)| all | u64::from(ids.contains_key(key)) << place)
+    }
+
+    fn find(&self, key: Key) -> Result<Option<Indexed>, IndexError> {
         thread::yield_now();
         if self.failing > 0 && thread_rng().gen_range(0..self.failing) == 0 {
             return Err(IndexError::Failed { path: "toy".into(), what: "as the model wants".to_owned() });
         }
-        Ok(self.ids.lock().unwrap().get(id).copied())
+        Ok(self.ids.lock().unwrap().get(&key).copied())
     }
 
-    fn ingest(&self, run: &mut Vec<(TransactionId, Indexed)>, _through: u64) -> Result<(), IndexError> {
-        for (id, indexed) in run.drain(..) {
+    fn ingest(&self, run: &mut Vec<Record>, _through: u64) -> Result<(), IndexError> {
+        for Record { key, indexed } in run.drain(..) {
             thread::yield_now();
-            self.ids.lock().unwrap().insert(id, indexed);
+            self.ids.lock().unwrap().insert(key, indexed);
         }
         Ok(())
     }
@@ -103,8 +114,13 @@ impl World {
         Owned::new(Plan { legs, refusal: None, as_of: 0, time: 1, request: request.clone() }).publish()
     }
 
-    /// Either an answer, or what was seen before the claim.
+    /// Either an answer, or what was seen before the claim: of the request alone, or as one of several.
     fn known(&self, request: &Request) -> Result<Result<u64, Probed>, IndexError> {
+        if thread_rng().gen_range(0..2) == 0
+            && let (1, probed) = self.ids.count_new(std::slice::from_ref(request), 1)
+        {
+            return Ok(Err(probed));
+        }
         Ok(match self.ids.known(request, 1)? {
             Seen::Claimed { claim, .. } => Ok(self.drive(&claim.handle)),
             Seen::Recorded { entry, .. } => Ok(entry.sequence),

@@ -21,10 +21,10 @@
 use smallvec::SmallVec;
 
 use crate::account::{Balance, TransactionId};
-use crate::kernel::{Gate, Handle, Mutant, mutant};
+use crate::kernel::{GROUP, Gate, Handle, Mutant, mutant};
 use crate::request::Request;
 
-use super::{Claim, Ids, Index, IndexError, Indexed};
+use super::{Claim, Ids, Index, IndexError, Indexed, Key, TOGETHER, ids_of};
 
 /// How far the index was published before it was looked into.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +40,8 @@ pub(crate) enum Seen {
     Unknown(Probed),
 }
 
+type Keys = SmallVec<[Key; GROUP]>;
+type Places = SmallVec<[usize; GROUP]>;
 type Members<'a> = SmallVec<[(&'a TransactionId, u32); 1]>;
 
 impl<I: Index> Ids<I> {
@@ -52,11 +54,39 @@ impl<I: Index> Ids<I> {
             if let Some(claim) = self.claimed(id, now)? {
                 return Ok(Seen::Claimed { claim, member });
             }
-            if let Some(entry) = self.indexed(id, now)? {
+            if let Some(index) = &self.index
+                && let Some(entry) = self.indexed(index.key(id), now)?
+            {
                 return Ok(Seen::Recorded { entry, member });
             }
         }
         Ok(Seen::Unknown(probed))
+    }
+
+    /// How many of `requests`, the first of them, surely carry no id that is in use, and with what those may be claimed. The others
+    /// are to be asked about one by one. As [`Ids::known`], for less: what many ids need of the index comes from memory together.
+    pub(crate) fn count_new(&self, requests: &[Request], now: u64) -> (usize, Probed) {
+        let probed = Probed(self.index.as_ref().map_or(0, I::published));
+        let ids = |new| {
+            let placed = requests[..new].iter().enumerate();
+            placed.flat_map(|(place, request)| ids_of(request).map(move |(id, _)| (id, place)))
+        };
+        let claimed = self.table.first_claimed(ids(requests.len()).map(|(id, _)| id));
+        let claimed = claimed.and_then(|which| ids(requests.len()).nth(which));
+        let mut new = claimed.map_or(requests.len(), |(_, place)| place);
+        let Some(index) = &self.index else { return (new, probed) };
+        let (keys, places): (Keys, Places) = ids(new).map(|(id, place)| (index.key(id), place)).unzip();
+        for (keys, places) in keys.chunks(TOGETHER).zip(places.chunks(TOGETHER)) {
+            new = new.min(self.first_indexed(keys, now).map_or(new, |which| places[which]));
+        }
+        (new, probed)
+    }
+
+    /// Which of the keys is the first that is in the index, or may be: it cannot be read.
+    fn first_indexed(&self, keys: &[Key], now: u64) -> Option<usize> {
+        let candidates = self.index.as_ref()?.candidates(keys);
+        let mut places = (0..keys.len()).filter(|place| candidates >> place & 1 == 1);
+        places.find(|place| !matches!(self.indexed(keys[*place], now), Ok(None)))
     }
 
     /// What was decided for `id`, however long ago: a claim in memory (perhaps not decided yet), or a journal entry.
@@ -64,7 +94,7 @@ impl<I: Index> Ids<I> {
         if let Some(claim) = self.table.find(id) {
             return Ok(Some(Seen::Claimed { claim, member: 0 }));
         }
-        let entry = self.index.as_ref().map_or(Ok(None), |index| index.find(id))?;
+        let entry = self.index.as_ref().map_or(Ok(None), |index| index.find(index.key(id)))?;
         Ok(entry.map(|entry| Seen::Recorded { entry, member: 0 }))
     }
 
@@ -82,13 +112,7 @@ impl<I: Index> Ids<I> {
         if let gate @ (Gate::Open | Gate::Closed(_)) = handle.gate() {
             return Ok(gate);
         }
-        let mut members: Members<'_> = handle
-            .request()
-            .members()
-            .iter()
-            .zip(0_u32..)
-            .filter_map(|(member, index)| member.id.as_ref().map(|id| (id, index)))
-            .collect();
+        let mut members: Members<'_> = ids_of(handle.request()).collect();
         members.sort_unstable();
         let verdict = self.verdict(handle, &members, probed, now);
         let gate = handle.settle(match verdict {
@@ -130,9 +154,9 @@ impl<I: Index> Ids<I> {
             None => mutant(Mutant::DrivenBeforeProbe),
         };
         if !seen_all {
-            for (id, index) in members {
-                if self.indexed(id, now)?.is_some() {
-                    return Ok(Gate::Closed(u64::from(*index)));
+            for (id, place) in members {
+                if self.indexed(index.key(id), now)?.is_some() {
+                    return Ok(Gate::Closed(u64::from(*place)));
                 }
             }
         }
@@ -174,11 +198,11 @@ impl<I: Index> Ids<I> {
         Ok(None)
     }
 
-    /// The entry of the index for `id`, unless that was too long ago.
+    /// The index's entry for `key`, unless that was too long ago.
     #[inline]
-    fn indexed(&self, id: &TransactionId, now: u64) -> Result<Option<Indexed>, IndexError> {
+    fn indexed(&self, key: Key, now: u64) -> Result<Option<Indexed>, IndexError> {
         let Some(index) = &self.index else { return Ok(None) };
-        Ok(index.find(id)?.filter(|entry| self.is_honoured(entry.time, now)))
+        Ok(index.find(key)?.filter(|entry| self.is_honoured(entry.time, now)))
     }
 
     fn is_honoured(&self, time: u64, now: u64) -> bool {

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::account::{Balance, TransactionId};
+use crate::account::Balance;
 use crate::error::Exhausted;
 use crate::kernel::doorbell::{Counter, Doorbell, Latch};
 use crate::kernel::{Handle, Mutant, mutant};
 
-use super::{Ids, Index, IndexError, Indexed};
+use super::{Claim, Ids, Index, IndexError, Indexed, Record, ids_of};
 
 /// The first and the longest pause after a failed try.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -29,7 +29,7 @@ pub(super) struct Sweep {
     due_at: usize,
     queue: Mutex<Queue>,
     /// What a sweep has taken and not yet published. Whoever holds it sweeps.
-    taken: Mutex<Vec<Handle<Balance>>>,
+    taken: Mutex<Queue>,
     /// Ids that are durable and not published.
     waiting: Counter,
     bell: Doorbell,
@@ -37,9 +37,12 @@ pub(super) struct Sweep {
     failure: Mutex<Option<String>>,
 }
 
+/// Durable ids in commit order. What the index is to hold is noted while the transactions are at hand anyway: a sweep comes
+/// when they are long out of the processor's caches.
 #[derive(Default)]
 struct Queue {
-    handles: Vec<Handle<Balance>>,
+    claims: Vec<Claim>,
+    records: Vec<Record>,
     /// The last durable sequence, with or without an id.
     through: u64,
 }
@@ -78,35 +81,40 @@ impl Sweep {
     }
 }
 
-fn ids_of(handle: &Handle<Balance>) -> impl Iterator<Item = (&TransactionId, u32)> {
-    let members = handle.request().members().iter().zip(0_u32..);
-    members.filter_map(|(member, index)| member.id.as_ref().map(|id| (id, index)))
+impl Queue {
+    /// Adds what `later` has, and leaves its room for what comes.
+    fn append(&mut self, later: &mut Queue) {
+        if self.claims.is_empty() {
+            std::mem::swap(&mut self.claims, &mut later.claims);
+            std::mem::swap(&mut self.records, &mut later.records);
+        } else {
+            self.claims.append(&mut later.claims);
+            self.records.append(&mut later.records);
+        }
+    }
 }
 
 impl<I: Index> Ids<I> {
     /// Queues the ids of `batch`, which is durable and ends with sequence `through`: all entries in commit order, no
     /// batch left out. Without an index their turn to be forgotten begins.
     pub(crate) fn durable(&self, batch: &[Handle<Balance>], through: u64) {
-        if self.index.is_none() {
-            let carriers = batch.iter().filter(|handle| ids_of(handle).next().is_some());
-            carriers.for_each(|handle| self.table.note_claimed(handle));
+        let Some(index) = &self.index else {
+            batch.iter().for_each(|handle| self.note(handle));
             return;
-        }
-        let mut ids = 0;
-        let carriers: Vec<_> = batch
-            .iter()
-            .filter(|handle| {
-                let carried = ids_of(handle).count();
-                ids += carried;
-                carried > 0
-            })
-            .cloned()
-            .collect();
-        // Counted first: a sweep that takes them at once must not take them from nothing.
-        self.sweep.waiting.add(ids as i64);
+        };
         let mut queue = self.sweep.queue.lock();
-        queue.handles.extend(carriers);
+        let before = queue.claims.len();
+        for handle in batch {
+            let Some(decision) = handle.decision() else { continue };
+            let (sequence, time) = (decision.sequence, decision.time);
+            for (id, member) in ids_of(handle.request()) {
+                queue.claims.push(self.table.claim_of(id, handle, member));
+                queue.records.push(Record { key: index.key(id), indexed: Indexed { sequence, time, member } });
+            }
+        }
         queue.through = through;
+        // Before a sweep can take them.
+        self.sweep.waiting.add((queue.claims.len() - before) as i64);
         drop(queue);
         if self.sweep.is_due() {
             self.sweep.bell.ring();
@@ -122,36 +130,31 @@ impl<I: Index> Ids<I> {
         }
         let mut taken = self.sweep.taken.lock();
         let mut queue = self.sweep.queue.lock();
-        taken.append(&mut queue.handles);
         let through = queue.through;
+        taken.append(&mut queue);
         drop(queue);
         if through <= index.published() {
             return Ok(());
         }
-        let mut run = Vec::with_capacity(taken.len());
-        for handle in taken.iter() {
-            let Some(decision) = handle.decision() else { continue };
-            let (sequence, time) = (decision.sequence, decision.time);
-            run.extend(ids_of(handle).map(|(id, member)| (id.clone(), Indexed { sequence, time, member })));
-        }
-        let moved = run.len();
         if mutant(Mutant::PublishedBeforeIngested) {
             index.publish(through);
         }
         if mutant(Mutant::RemovedBeforePublished) {
-            taken.iter().for_each(|handle| self.table.note_claimed(handle));
-            self.table.forget(self.table.capacity / 2, through, usize::MAX);
+            taken.claims.iter().for_each(|claim| self.table.note_claimed(claim.clone()));
+            self.table.forget(self.table.capacity / 2, usize::MAX, |_| true);
         }
-        let ingested = index.ingest(&mut run, through);
+        let ingested = index.ingest(&mut taken.records, through);
         self.sweep.note(ingested.as_ref().err());
         if ingested.is_err() {
             self.sweep.bell.ring();
         }
         ingested?;
         index.publish(through);
-        self.sweep.waiting.add(-(moved as i64));
-        taken.drain(..).for_each(|handle| self.table.note_claimed(&handle));
-        self.table.forget(self.table.capacity / 2, through, usize::MAX);
+        taken.records.clear();
+        self.sweep.waiting.add(-(taken.claims.len() as i64));
+        taken.claims.drain(..).for_each(|claim| self.table.note_claimed(claim));
+        // Nothing is noted that was not published before.
+        self.table.forget(self.table.capacity / 2, usize::MAX, |_| true);
         Ok(())
     }
 
@@ -203,7 +206,14 @@ impl<I: Index> Ids<I> {
     #[inline]
     pub(crate) fn note_claimed(&self, handle: &Handle<Balance>) {
         if self.index.is_none() {
-            self.table.note_claimed(handle);
+            self.note(handle);
+        }
+    }
+
+    #[inline]
+    fn note(&self, handle: &Handle<Balance>) {
+        for (id, member) in ids_of(handle.request()) {
+            self.table.note_claimed(self.table.claim_of(id, handle, member));
         }
     }
 
@@ -213,10 +223,12 @@ impl<I: Index> Ids<I> {
         self.index.is_none() && self.table.is_overfull()
     }
 
-    /// Without an index: forgets what is past the capacity and not after `durable`, of at most `transactions`.
-    pub(crate) fn forget_excess(&self, durable: u64, transactions: usize) {
+    /// Without an index: forgets what is past the capacity and not after `durable`, at most `most` ids.
+    pub(crate) fn forget_excess(&self, durable: u64, most: usize) {
         if self.index.is_none() {
-            self.table.forget(self.table.capacity, durable, transactions);
+            let is_durable =
+                |claim: &Claim| claim.handle.decision().is_some_and(|decision| decision.sequence <= durable);
+            self.table.forget(self.table.capacity, most, is_durable);
         }
     }
 }

@@ -1,15 +1,18 @@
 //! The ids in memory, each with the transaction that claimed it.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher};
 
 use crossbeam_queue::SegQueue;
 use foldhash::fast::RandomState;
-use papaya::HashMap;
+use papaya::{Equivalent, HashMap};
 use parking_lot::Mutex;
 use seize::{Collector, Guard as _};
+use smallvec::SmallVec;
 
 use crate::account::{Balance, TransactionId};
-use crate::kernel::{Gate, Handle};
+use crate::kernel::{GROUP, Gate, Handle};
 
 /// How many removed entries papaya reclaims together: each batch costs a barrier that interrupts every thread.
 const RECLAIM_BATCH: usize = 1024;
@@ -19,24 +22,101 @@ const RECLAIM_BATCH: usize = 1024;
 /// A caller retires little else, so it would keep a thousand of them.
 const RECLAIM_EVERY: u32 = 1 << 12;
 
+/// Ids that are forgotten under one guard: enough to hide what their transactions take to come from memory.
+const FORGOTTEN_AT_ONCE: usize = 16;
+
 thread_local! {
     static CLAIMS: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Whose an id is: a transaction, and which of its members carries it.
+/// Whose an id is: a transaction, and which of its members carries it. The id itself is the transaction's, not copied.
 #[derive(Clone)]
 pub(crate) struct Claim {
+    hash: u64,
     pub(crate) handle: Handle<Balance>,
     pub(crate) member: u32,
 }
 
+impl Claim {
+    fn id(&self) -> Option<&TransactionId> {
+        self.handle.request().members().get(self.member as usize)?.id.as_ref()
+    }
+}
+
+/// Two claims are equal when they are of one id, so there is one for each id.
+impl PartialEq for Claim {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash && self.id() == other.id()
+    }
+}
+
+impl Eq for Claim {}
+
+impl Hash for Claim {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+/// An id that is looked for.
+struct Wanted<'a> {
+    hash: u64,
+    id: &'a TransactionId,
+}
+
+impl Hash for Wanted<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+impl Equivalent<Claim> for Wanted<'_> {
+    fn equivalent(&self, claim: &Claim) -> bool {
+        self.hash == claim.hash && claim.id() == Some(self.id)
+    }
+}
+
+/// One claim that is looked for; another's of the same id is not found.
+struct Own<'a>(&'a Claim);
+
+impl Hash for Own<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.0.hash);
+    }
+}
+
+impl Equivalent<Claim> for Own<'_> {
+    fn equivalent(&self, claim: &Claim) -> bool {
+        self.0.member == claim.member && self.0.handle.same(&claim.handle)
+    }
+}
+
+/// Hands on what is a hash already.
+#[derive(Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
 pub(super) struct Table {
     // Handles free through crossbeam-epoch, so it does not matter that papaya reclaims by seize (I6).
-    claims: HashMap<TransactionId, Claim, RandomState>,
-    /// The transactions whose ids were claimed, the next to be forgotten first.
-    order: SegQueue<Handle<Balance>>,
-    /// One at a time forgets; here lies the one whose turn it is, while it may not go yet.
-    forgetting: Mutex<Option<Handle<Balance>>>,
+    claims: HashMap<Claim, (), BuildHasherDefault<Hashed>>,
+    hasher: RandomState,
+    /// The claims of transactions whose gate is open, the next to be forgotten first.
+    order: SegQueue<Claim>,
+    /// One at a time forgets; here lie those whose turn it is, while they may not go yet.
+    forgetting: Mutex<VecDeque<Claim>>,
     pub(super) capacity: usize,
 }
 
@@ -46,11 +126,12 @@ impl Table {
         Table {
             claims: HashMap::builder()
                 .capacity(reserved)
-                .hasher(RandomState::default())
+                .hasher(BuildHasherDefault::default())
                 .collector(Collector::new().batch_size(RECLAIM_BATCH))
                 .build(),
+            hasher: RandomState::default(),
             order: SegQueue::new(),
-            forgetting: Mutex::new(None),
+            forgetting: Mutex::default(),
             capacity,
         }
     }
@@ -60,16 +141,36 @@ impl Table {
         self.claims.len()
     }
 
+    fn wanted<'a>(&self, id: &'a TransactionId) -> Wanted<'a> {
+        Wanted { hash: self.hasher.hash_one(id.as_str()), id }
+    }
+
+    /// What claims `id`, a member's of `handle`'s request.
+    #[inline]
+    pub(super) fn claim_of(&self, id: &TransactionId, handle: &Handle<Balance>, member: u32) -> Claim {
+        Claim { hash: self.wanted(id).hash, handle: handle.clone(), member }
+    }
+
     /// Whose `id` is. The transaction may be undecided, its gate unsettled.
     #[inline]
     pub(super) fn find(&self, id: &TransactionId) -> Option<Claim> {
+        let wanted = self.wanted(id);
         loop {
-            let claim = self.claims.pin().get(id).cloned()?;
+            let guard = &self.claims.guard();
+            let (claim, ()) = self.claims.get_key_value(&wanted, guard)?;
             if !matches!(claim.handle.gate(), Gate::Closed(_)) {
-                return Some(claim);
+                return Some(claim.clone());
             }
-            self.withdraw(id, &claim.handle);
+            self.remove(claim, guard);
         }
+    }
+
+    /// Which of some ids is the first that is claimed, in whatever state the claim is. Nothing but reads, one soon after the other:
+    /// the processor has several come from memory at once.
+    pub(super) fn first_claimed<'a>(&self, ids: impl Iterator<Item = &'a TransactionId>) -> Option<usize> {
+        let wanted: SmallVec<[Wanted<'a>; GROUP]> = ids.map(|id| self.wanted(id)).collect();
+        let guard = &self.claims.guard();
+        wanted.iter().position(|wanted| self.claims.contains_key(wanted, guard))
     }
 
     /// Claims `id` for a member of `handle`'s request, unless another transaction holds it: that one is returned.
@@ -80,28 +181,40 @@ impl Table {
         handle: &Handle<Balance>,
         member: u32,
     ) -> Result<(), Handle<Balance>> {
-        let claim = Claim { handle: handle.clone(), member };
         let guard = &self.claims.guard();
         let claims = CLAIMS.get().wrapping_add(1);
         CLAIMS.set(claims);
         if claims.is_multiple_of(RECLAIM_EVERY) {
             guard.flush();
         }
-        match self.claims.try_insert(id.clone(), claim, guard) {
-            Err(occupied) if !occupied.current.handle.same(handle) => Err(occupied.current.handle.clone()),
-            _ => Ok(()),
+        let wanted = self.wanted(id);
+        let claim = || Claim { hash: wanted.hash, handle: handle.clone(), member };
+        loop {
+            if self.claims.try_insert(claim(), (), guard).is_ok() {
+                return Ok(());
+            }
+            match self.claims.get_key_value(&wanted, guard) {
+                Some((owner, ())) if owner.handle.same(handle) => return Ok(()),
+                Some((owner, ())) => return Err(owner.handle.clone()),
+                // Withdrawn meanwhile.
+                None => {}
+            }
         }
     }
 
     /// Removes the claim of `id` if it is `handle`'s.
     pub(super) fn withdraw(&self, id: &TransactionId, handle: &Handle<Balance>) {
-        let _ = self.claims.pin().remove_if(id, |_, claim| claim.handle.same(handle));
+        let _ = self.claims.pin().remove_if(&self.wanted(id), |claim, ()| claim.handle.same(handle));
     }
 
-    /// Notes that `handle`'s ids are claimed and its gate open: its turn to be forgotten comes after the ones before.
+    fn remove(&self, claim: &Claim, guard: &impl seize::Guard) {
+        self.claims.remove(&Own(claim), guard);
+    }
+
+    /// Notes that a transaction's ids are claimed and its gate open: the turn of this one to be forgotten comes after those before.
     #[inline]
-    pub(super) fn note_claimed(&self, handle: &Handle<Balance>) {
-        self.order.push(handle.clone());
+    pub(super) fn note_claimed(&self, claim: Claim) {
+        self.order.push(claim);
     }
 
     /// Whether so many more ids are kept than the bound says that callers must help to forget.
@@ -110,21 +223,35 @@ impl Table {
         self.order.len() > self.capacity.saturating_add(self.capacity / 8)
     }
 
-    /// Forgets the ids noted first, while there are more than `keep`; of at most `transactions`, so that no caller pays
-    /// for many. One that is undecided, or later than `through`, holds up the ones after it.
-    pub(super) fn forget(&self, keep: usize, through: u64, transactions: usize) {
-        let Some(mut next) = self.forgetting.try_lock() else { return };
-        for _ in 0..transactions {
-            if self.claims.len() <= keep {
+    /// Forgets the ids noted first, while there are more than `keep`; at most `most`, so that no caller pays for many.
+    /// One that `may_go` not yet holds up the ones after it.
+    pub(super) fn forget(&self, keep: usize, most: usize, may_go: impl Fn(&Claim) -> bool) {
+        let Some(mut oldest) = self.forgetting.try_lock() else { return };
+        let mut left = most;
+        loop {
+            let now = self.claims.len().saturating_sub(keep).min(left).min(FORGOTTEN_AT_ONCE);
+            while oldest.len() < now
+                && let Some(claim) = self.order.pop()
+            {
+                claim.handle.prefetch();
+                oldest.push_back(claim);
+            }
+            let now = now.min(oldest.len());
+            if now == 0 {
                 return;
             }
-            let Some(oldest) = next.take().or_else(|| self.order.pop()) else { return };
-            if oldest.decision().is_none_or(|decision| decision.sequence > through) {
-                *next = Some(oldest);
-                return;
-            }
-            for id in oldest.request().members().iter().filter_map(|member| member.id.as_ref()) {
-                self.withdraw(id, &oldest);
+            left -= now;
+            let guard = &self.claims.guard();
+            // Each removal ends with a write that nothing overtakes. So first all are read.
+            let present = oldest.iter().take(now).filter(|claim| self.claims.contains_key(&Own(claim), guard)).count();
+            std::hint::black_box(present);
+            for _ in 0..now {
+                if !oldest.front().is_some_and(&may_go) {
+                    return;
+                }
+                if let Some(claim) = oldest.pop_front() {
+                    self.remove(&claim, guard);
+                }
             }
         }
     }

@@ -52,7 +52,7 @@ pub(crate) use contention::Contended;
 #[cfg(not(equipoise_loom))]
 pub(crate) use group::{GROUP, Group};
 pub(crate) use seqlock::Account;
-pub(crate) use sync::pin;
+pub(crate) use sync::{pin, prefetch};
 pub(crate) use transaction::{Handle, Leg, Owned, Plan};
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 pub(crate) use {

@@ -11,7 +11,7 @@ use super::seqlock::{Account, REFUSED, UNDECIDED};
 use super::sync::{
     AtomicBool, AtomicPtr, AtomicU64, Guard, Mutant,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
-    mutant, pin, retire,
+    mutant, pin, prefetch, retire,
 };
 
 /// A transaction's state word before its decision; after it, `sequence << 1 | accepted`.
@@ -344,6 +344,12 @@ impl<S: State> Handle<S> {
             }
             Err(earlier) => Gate::of(earlier),
         }
+    }
+
+    /// Has the transaction come from memory.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        prefetch(self.0.as_ptr());
     }
 
     /// Whether both are handles of one transaction.

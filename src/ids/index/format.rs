@@ -2,7 +2,7 @@
 
 use crate::account::TransactionId;
 
-use super::Indexed;
+use super::{Indexed, Key, Record};
 
 pub(super) const MAGIC: [u8; 8] = *b"EQPIDRN1";
 pub(super) const VERSION: u32 = 1;
@@ -57,24 +57,17 @@ impl Keys {
         Keys(key)
     }
 
-    pub(super) fn key(&self, id: &TransactionId) -> u128 {
+    pub(super) fn key(&self, id: &TransactionId) -> Key {
         let mut first = [0; 16];
         first.copy_from_slice(&blake3::keyed_hash(&self.0, id.as_str().as_bytes()).as_bytes()[..16]);
-        u128::from_be_bytes(first)
+        Key(u128::from_be_bytes(first))
     }
-}
-
-/// An id and its place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Record {
-    pub(super) key: u128,
-    pub(super) indexed: Indexed,
 }
 
 impl Record {
     pub(super) fn bytes(&self) -> [u8; RECORD] {
         let mut bytes = [0; RECORD];
-        bytes[..16].copy_from_slice(&self.key.to_be_bytes());
+        bytes[..16].copy_from_slice(&self.key.0.to_be_bytes());
         bytes[16..24].copy_from_slice(&self.indexed.sequence.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.indexed.time.to_le_bytes());
         bytes[32..].copy_from_slice(&self.indexed.member.to_le_bytes());
@@ -83,7 +76,7 @@ impl Record {
 
     pub(super) fn read(bytes: &[u8; RECORD]) -> Record {
         let indexed = Indexed { sequence: u64_at(bytes, 16), time: u64_at(bytes, 24), member: u32_at(bytes, 32) };
-        Record { key: u128::from_be_bytes(array_at(bytes, 0)), indexed }
+        Record { key: Key(u128::from_be_bytes(array_at(bytes, 0))), indexed }
     }
 }
 

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use crate::kernel::doorbell::Latch;
 
-use super::format::{PER_PAGE, Record, Span};
+use super::format::{PER_PAGE, Span};
 use super::run::{Records, Run};
 use super::writer::Writer;
-use super::{DiskIndex, Index as _, IndexError};
+use super::{DiskIndex, Index as _, IndexError, Record};
 
 /// Runs that are merged into one.
 pub(super) const FANOUT: usize = 8;

@@ -6,8 +6,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::filter::Filter;
-use super::format::{FENCE, Header, PAGE, Record, Span, records};
-use super::{IndexError, Indexed, damaged, unreadable};
+use super::format::{FENCE, Header, PAGE, Span, records};
+use super::{IndexError, Indexed, Key, Record, damaged, unreadable};
 
 /// An open run. Its file may have been removed meanwhile; it is read all the same.
 pub(super) struct Run {
@@ -15,8 +15,8 @@ pub(super) struct Run {
     pub(super) header: Header,
     file: File,
     /// The first key of each page.
-    fences: Vec<u128>,
-    filter: Filter,
+    fences: Vec<Key>,
+    pub(super) filter: Filter,
 }
 
 impl Run {
@@ -46,13 +46,13 @@ impl Run {
             return Err(wrong("the checksum of its fences and filter is wrong"));
         }
         let (fences, filter) = tail.split_at(header.pages() as usize * FENCE);
-        let fences = fences.as_chunks().0.iter().map(|fence| u128::from_be_bytes(*fence)).collect();
+        let fences = fences.as_chunks().0.iter().map(|fence| Key(u128::from_be_bytes(*fence))).collect();
         let filter = Filter::of_bytes(filter);
         Ok(Run { path, header, file, fences, filter })
     }
 
     /// One that was just written to `file`.
-    pub(super) fn written(path: PathBuf, header: Header, file: File, fences: Vec<u128>, filter: Filter) -> Run {
+    pub(super) fn written(path: PathBuf, header: Header, file: File, fences: Vec<Key>, filter: Filter) -> Run {
         Run { path, header, file, fences, filter }
     }
 
@@ -65,16 +65,34 @@ impl Run {
         self.header.records
     }
 
-    pub(super) fn find(&self, key: u128) -> Result<Option<Indexed>, IndexError> {
+    pub(super) fn find(&self, key: Key) -> Result<Option<Indexed>, IndexError> {
         if !self.filter.may_hold(key) {
             return Ok(None);
         }
-        let Some(number) = self.fences.partition_point(|fence| *fence <= key).checked_sub(1) else { return Ok(None) };
+        let Some(number) = self.page_of(key) else { return Ok(None) };
         let mut page = [0; PAGE];
         self.read(&mut page, number as u64)?;
         let records = records(&page, number as u64, &self.header).map_err(|what| damaged(&self.path, what))?;
-        let found = records.binary_search_by(|record| record[..16].cmp(&key.to_be_bytes()[..]));
+        let found = records.binary_search_by(|record| record[..16].cmp(&key.0.to_be_bytes()[..]));
         Ok(found.ok().map(|place| Record::read(&records[place]).indexed))
+    }
+
+    /// The page that would hold `key`: the last that begins at or before it. Keys are spread evenly, so it is looked for
+    /// around the place that says: halving would touch a line of memory a step.
+    fn page_of(&self, key: Key) -> Option<usize> {
+        let fences = &self.fences;
+        let guess = (((key.0 >> 64) * fences.len() as u128) >> 64) as usize;
+        let begins_after = |place: usize| fences.get(place).is_none_or(|fence| *fence > key);
+        let (mut low, mut high, mut step) = (guess, guess, 1);
+        while low > 0 && begins_after(low) {
+            (low, high) = (low.saturating_sub(step), low);
+            step *= 2;
+        }
+        while !begins_after(high) {
+            (low, high) = (high, high.saturating_add(step).min(fences.len()));
+            step *= 2;
+        }
+        (low + fences.get(low..high)?.partition_point(|fence| *fence <= key)).checked_sub(1)
     }
 
     fn read(&self, pages: &mut [u8], number: u64) -> Result<(), IndexError> {

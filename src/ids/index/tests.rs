@@ -14,9 +14,17 @@ fn entry(sequence: u64) -> Indexed {
     Indexed { sequence, time: sequence * 10, member: 3 }
 }
 
+fn key(number: u64) -> Key {
+    Keys::new(&LEDGER).key(&id(number))
+}
+
+fn record(number: u64, sequence: u64) -> Record {
+    Record { key: key(number), indexed: entry(sequence) }
+}
+
 /// Ids `from..through` under their own numbers as sequences, in no order.
-fn run(from: u64, through: u64) -> Vec<(TransactionId, Indexed)> {
-    (from..=through).rev().map(|number| (id(number), entry(number))).collect()
+fn run(from: u64, through: u64) -> Vec<Record> {
+    (from..=through).rev().map(|number| record(number, number)).collect()
 }
 
 fn open(dir: &Path, end: u64) -> DiskIndex {
@@ -40,7 +48,7 @@ fn merge(index: &DiskIndex) {
 }
 
 fn has_all(index: &DiskIndex, through: u64) -> bool {
-    (1..=through).all(|number| index.find(&id(number)) == Ok(Some(entry(number))))
+    (1..=through).all(|number| index.find(key(number)) == Ok(Some(entry(number))))
 }
 
 /// Every file in `dir`.
@@ -71,7 +79,7 @@ fn ids_outlive_the_process() {
     let index = open(dir.path(), 900);
     assert_eq!((index.wiped(), index.published(), index.count()), (None, 900, 900));
     assert!(has_all(&index, 900));
-    assert_eq!(index.find(&id(901)), Ok(None));
+    assert_eq!(index.find(key(901)), Ok(None));
     assert!(index.bytes_on_disk() > 0);
     index.catch_up(&mut Vec::new(), 950).expect("a run without ids");
     drop(index);
@@ -83,19 +91,19 @@ fn ids_outlive_the_process() {
 fn the_newest_entry_of_an_id_is_found() {
     let dir = tempfile::tempdir().expect("a folder");
     let index = open(dir.path(), 0);
-    index.catch_up(&mut vec![(id(1), entry(1)), (id(1), entry(3)), (id(1), entry(2))], 3).expect("ingested");
-    assert_eq!(index.find(&id(1)), Ok(Some(entry(3))));
+    index.catch_up(&mut vec![record(1, 1), record(1, 3), record(1, 2)], 3).expect("ingested");
+    assert_eq!(index.find(key(1)), Ok(Some(entry(3))));
     for sequence in 4..40 {
-        index.catch_up(&mut vec![(id(1), entry(sequence)), (id(2), entry(sequence))], sequence).expect("ingested");
-        assert_eq!(index.find(&id(1)), Ok(Some(entry(sequence))));
+        index.catch_up(&mut vec![record(1, sequence), record(2, sequence)], sequence).expect("ingested");
+        assert_eq!(index.find(key(1)), Ok(Some(entry(sequence))));
     }
     drop(index);
     let index = open(dir.path(), 40);
-    assert_eq!(index.find(&id(1)), Ok(Some(entry(39))));
+    assert_eq!(index.find(key(1)), Ok(Some(entry(39))));
     merge(&index);
     assert!(index.count() < 20, "older entries are dropped");
     for index in [index, open(dir.path(), 40)] {
-        assert_eq!((index.find(&id(1)), index.find(&id(2))), (Ok(Some(entry(39))), Ok(Some(entry(39)))));
+        assert_eq!((index.find(key(1)), index.find(key(2))), (Ok(Some(entry(39))), Ok(Some(entry(39)))));
     }
 }
 
@@ -123,13 +131,13 @@ fn what_is_not_this_journals_is_wiped() {
     filled(dir.path());
     let index = DiskIndex::open(dir.path(), [8; 16], 1, 900).expect("opens");
     assert!(index.wiped().expect("wiped").contains("another ledger's"));
-    assert_eq!((index.published(), index.find(&id(1))), (0, Ok(None)));
+    assert_eq!((index.published(), index.find(key(1))), (0, Ok(None)));
     drop(index);
 
     filled(dir.path());
     let index = open(dir.path(), 899);
     assert!(index.wiped().expect("wiped").contains("beyond the journal's end"));
-    assert_eq!((index.published(), index.find(&id(601))), (600, Ok(None)));
+    assert_eq!((index.published(), index.find(key(601))), (600, Ok(None)));
     assert!(has_all(&index, 600));
     drop(index);
     let index = open(dir.path(), 600);
@@ -209,8 +217,8 @@ fn ids_are_found_beside_merging() {
                     number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                     let wanted = (number >> 33) % (published + 1);
                     let expected = (wanted > 0).then(|| entry(wanted));
-                    assert_eq!(index.find(&id(wanted)), Ok(expected));
-                    assert_eq!(index.find(&id(999_999)), Ok(None));
+                    assert_eq!(index.find(key(wanted)), Ok(expected));
+                    assert_eq!(index.find(key(999_999)), Ok(None));
                 }
             });
         }
@@ -276,13 +284,13 @@ fn read_all(dir: &Path, what: &str) -> Met {
     let index = open(dir, 900);
     if index.wiped().is_some() {
         assert!(index.published() < 900, "{what}");
-        assert!(index.find(&id(index.published().max(1))).is_ok(), "{what}");
+        assert!(index.find(key(index.published().max(1))).is_ok(), "{what}");
         return Met::AtTheStart;
     }
     assert_eq!(index.published(), 900, "{what}");
     let mut met = Met::Never;
     for number in 650..=900 {
-        match index.find(&id(number)) {
+        match index.find(key(number)) {
             Ok(found) => assert_eq!(found, Some(entry(number)), "{what}"),
             Err(error) => {
                 assert!(matches!(error, IndexError::Damaged { .. }), "{what}: {error}");
@@ -364,7 +372,7 @@ fn a_strange_page_is_damage() {
     bytes[4096..8192].copy_from_slice(&page);
     fs::write(&own, &bytes).expect("written");
     let index = open(dir.path(), 900);
-    let answers: Vec<_> = (301..=600).map(|number| index.find(&id(number))).collect();
+    let answers: Vec<_> = (301..=600).map(|number| index.find(key(number))).collect();
     assert!(answers.iter().filter(|answer| answer.is_err()).count() > 100);
     assert!(answers.iter().all(|answer| *answer != Ok(None)));
     assert!(matches!(index.merge_into_one(&index.runs.load_full(), 0, &Latch::new()), Err(IndexError::Damaged { .. })));

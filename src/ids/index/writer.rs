@@ -6,9 +6,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::filter::Filter;
-use super::format::{Header, PAGE, PER_PAGE, RECORD, Record, Span, seal};
+use super::format::{Header, PAGE, PER_PAGE, RECORD, Span, seal};
 use super::run::Run;
-use super::{IndexError, unwritable};
+use super::{IndexError, Key, Record, unwritable};
 
 /// Written at once.
 const BUFFER: usize = 1 << 20;
@@ -26,7 +26,7 @@ pub(super) struct Writer<'a> {
     /// Records in the page at the end of the buffer.
     in_page: usize,
     not_synced: usize,
-    fences: Vec<u128>,
+    fences: Vec<Key>,
     filter: Filter,
     finished: bool,
 }
@@ -93,7 +93,7 @@ impl<'a> Writer<'a> {
     fn write_tail(&mut self) -> io::Result<()> {
         let tail = self.buffer.len();
         let fences = std::mem::take(&mut self.fences);
-        self.buffer.extend(fences.iter().flat_map(|fence| fence.to_be_bytes()));
+        self.buffer.extend(fences.iter().flat_map(|fence| fence.0.to_be_bytes()));
         self.fences = fences;
         let mut checksum = crc32c::crc32c(&self.buffer[tail..]);
         self.write()?;
