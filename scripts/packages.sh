@@ -14,6 +14,7 @@ postgres_server() { compgen -G '/usr/lib/postgresql/*/bin/postgres'; }
 need gcc command -v cc
 need make command -v make
 need pkg-config command -v pkg-config
+need openssl command -v openssl
 need libssl-dev pkg-config --exists openssl
 need zlib1g-dev pkg-config --exists zlib
 need openjdk-17-jre-headless command -v java

@@ -130,7 +130,8 @@ impl<'a> Deciding<'a> {
 
     fn open_accounts(&mut self, request: &Request) -> Result<(), SubmitError> {
         for member in request.members() {
-            for account in member.operation.accounts() {
+            // What was looked up is open, and found more quickly here than in the ledger.
+            for account in member.operation.accounts().into_iter().filter(|it| !self.known.accounts.contains_key(*it)) {
                 let used = || member.id.as_ref().is_some_and(|id| self.is_used_here(id));
                 if self.ledger.balance(account).is_none() && !used() {
                     let opening = Request::single(Operation::create(account.clone(), 0)?, None);
@@ -157,7 +158,7 @@ impl<'a> Deciding<'a> {
 
 /// The accounts that the records changed or met, and the ids that they used, both in order.
 fn effects(records: &[Record], known: &Known) -> (Vec<AccountChange>, Vec<UsedId>) {
-    let mut touched = HashMap::<&AccountId, AccountChange, RandomState>::default();
+    let mut touched = HashMap::<&AccountId, (AccountChange, Option<&TransactionId>), RandomState>::default();
     let mut ids = Vec::with_capacity(records.len());
     for (place, record) in records.iter().enumerate() {
         let mut states = record.states.iter();
@@ -171,25 +172,24 @@ fn effects(records: &[Record], known: &Known) -> (Vec<AccountChange>, Vec<UsedId
                 if state.version == 0 {
                     continue;
                 }
-                let change = match touched.entry(account) {
+                let (change, event) = match touched.entry(account) {
                     Entry::Occupied(entry) => entry.into_mut(),
                     Entry::Vacant(entry) => {
                         let before = known.accounts.get(account).copied();
                         let after = before.unwrap_or(Balance::ABSENT);
-                        entry.insert(AccountChange { id: account.clone(), before, after, event: None, place })
+                        entry.insert((AccountChange { id: account.clone(), before, after, event: None, place }, None))
                     }
                 };
                 if record.refusal.is_none() {
                     change.after = *state;
                     change.place = place;
-                    if member.id.is_some() {
-                        change.event.clone_from(&member.id);
-                    }
+                    *event = member.id.as_ref().or(*event);
                 }
             }
         }
     }
-    let mut accounts: Vec<_> = touched.into_values().collect();
+    let changed = touched.into_values().map(|(change, event)| AccountChange { event: event.cloned(), ..change });
+    let mut accounts: Vec<_> = changed.collect();
     accounts.sort_unstable_by(|a, b| a.id.cmp(&b.id));
     ids.sort_unstable();
     (accounts, ids)

@@ -29,7 +29,7 @@ impl Trust {
     /// Takes what is about trust out of a URL, and returns the rest of it. In `key=value` pairs tokio-postgres refuses by name what it does
     /// not know.
     pub(super) fn split(url: &str, root_certificate: Option<&Path>) -> Result<(Self, String), PgError> {
-        let (mut mode, mut roots) = (None, root_certificate.map(Path::to_owned));
+        let (mut mode, mut roots, mut disabled) = (None, root_certificate.map(Path::to_owned), false);
         let is_url = url.starts_with("postgresql://") || url.starts_with("postgres://");
         let mut rest = url.to_owned();
         if let Some((address, query)) = url.split_once('?').filter(|_| is_url) {
@@ -41,7 +41,10 @@ impl Trust {
                         kept.push("sslmode=require".to_owned());
                     }
                     Some(("sslrootcert", value)) => roots = Some(PathBuf::from(decoded(value)?)),
-                    _ => kept.push(pair.to_owned()),
+                    _ => {
+                        disabled |= pair == "sslmode=disable";
+                        kept.push(pair.to_owned());
+                    }
                 }
             }
             rest = format!("{address}?{}", kept.join("&"));
@@ -51,7 +54,7 @@ impl Trust {
             Some("verify-ca") => Checked::Signer,
             Some(other) => return Err(wrong(format!("sslmode can be verify-ca or verify-full, not {other}"))),
             // libpq takes `require` with a root certificate for verify-ca; whoever says nothing more gets the stricter one.
-            None if roots.is_some() => Checked::SignerAndName,
+            None if roots.is_some() && !disabled => Checked::SignerAndName,
             None => Checked::Nothing,
         };
         // As libpq calls those that the system trusts.
@@ -136,6 +139,10 @@ mod tests {
             (
                 "postgres://h/d?sslmode=verify-full&sslrootcert=system",
                 (Checked::SignerAndName, None, "postgres://h/d?sslmode=require"),
+            ),
+            (
+                "postgres://h/d?sslrootcert=/a b&sslmode=disable",
+                (Checked::Nothing, path(), "postgres://h/d?sslmode=disable"),
             ),
             ("host=h sslmode=require", (Checked::Nothing, None, "host=h sslmode=require")),
         ] {
