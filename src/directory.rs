@@ -1,6 +1,6 @@
 //! Accounts by id: a skiplist that is the authority, and a hash map in front of it for point look-ups.
 //!
-//! A checkpoint's accounts come in the order of their ids and go into the slab as they come, so its first entries are sorted and
+//! A checkpoint's accounts come in the order of their ids and are the slab's first entries as they come, sorted and
 //! found by halves: putting them into the skiplist would take most of a start. That, and filling the hash map, is done beside the
 //! traffic ([`Directory::settle`]).
 

@@ -96,8 +96,8 @@
 //! ```
 //!
 //! One process at a time has a directory. A failed write or fdatasync closes the ledger ([`Ledger::failure`]); a full disk refuses
-//! writes until there is room ([`Exhausted::Disk`]). The library never ends its host, and tells its operator through
-//! [`Builder::observer`].
+//! writes until there is room ([`Exhausted::Disk`]), a failing one until the next segment can be made ([`Exhausted::Segment`]). The
+//! library never ends its host, and tells its operator through [`Builder::observer`].
 //!
 //! Whoever reads requests from somewhere, and must know after a crash where to go on, notes that beside them: [`Ledger::note`] keeps
 //! positions of sources, and records that had to be put aside, together with the entries they stand for and never before.
