@@ -29,6 +29,7 @@
 //! absent id 3 µs (99th percentile 19 µs, longest 0.9 ms), of a present one 10 µs (29 µs, 3.3 ms); alone and one after
 //! the other 2.5 µs (4 µs) and 7.6 µs (6.5 µs), with pauses of up to 0.12 s when others had the cores. Pages were in
 //! the system's cache: an id that was not used for long costs a read of the disk more. Opening 12 million took 0.12 s.
+//! A repeated request's answer is read out of the journal as well, a whole batch of it: as long again as the look-up (`benches/durable.rs`).
 
 mod index;
 #[cfg(all(test, equipoise_shuttle))]
