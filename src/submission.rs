@@ -38,12 +38,8 @@ impl Core {
             };
             let guard = &pin();
             let opens = self.make_accounts(&request, guard)?;
-            let handle = if opens {
-                self.plan(request, time, guard, |id| self.directory.find(id, guard))
-            } else {
-                self.plan(request, time, guard, |id| known(id, guard))
-            };
-            let handle = handle.publish();
+            let known = |id: &AccountId| if opens { self.directory.find(id, guard) } else { known(id, guard) };
+            let handle = self.plan(request, time, guard, known).publish();
             if self.ids.claim(&handle, probed, time).map_err(unknowable)? == Gate::Open {
                 self.kernel.drive(&handle, guard);
                 return Ok(self.decided(handle, next, guard));
