@@ -22,7 +22,9 @@ fi
 # Sixteen units instead of cargo-fuzz's one: the build takes longer than a short run, and gains more than that loses.
 build=(--codegen-units 16)
 say "building"
-cargo +nightly fuzz build "${build[@]}"
+for target in "$@"; do
+    cargo +nightly fuzz build "${build[@]}" "$target"
+done
 
 # Fuzzes one target, shows what it printed last, and says how many inputs it ran.
 fuzz() {

@@ -38,11 +38,11 @@ pub enum TopicError {
 }
 
 impl TopicError {
-    pub(super) fn settings(error: &KafkaError) -> Self {
+    pub(super) fn settings(error: KafkaError) -> Self {
         TopicError::Settings { what: error.to_string() }
     }
 
-    pub(super) fn unreachable(error: &KafkaError) -> Self {
+    pub(super) fn unreachable(error: KafkaError) -> Self {
         TopicError::Unreachable { what: error.to_string() }
     }
 }

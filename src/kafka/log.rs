@@ -38,7 +38,7 @@ impl Log {
         let mut config = settings.for_look();
         config.set("auto.offset.reset", "earliest").set("allow.auto.create.topics", "false");
         config.set_log_level(RDKafkaLogLevel::Critical);
-        let consumer = config.create_with_context(Quiet).map_err(|error: KafkaError| TopicError::settings(&error))?;
+        let consumer = config.create_with_context(Quiet).map_err(TopicError::settings)?;
         Ok(Log { consumer, topic: topic.to_owned() })
     }
 
@@ -47,7 +47,7 @@ impl Log {
     /// # Errors
     /// [`TopicError`].
     pub fn ends(&self) -> Result<(Offsets, Offsets), TopicError> {
-        let metadata = self.consumer.fetch_metadata(Some(&self.topic), ANSWER).map_err(unreachable)?;
+        let metadata = self.consumer.fetch_metadata(Some(&self.topic), ANSWER).map_err(TopicError::unreachable)?;
         let Some(topic) = metadata.topics().first() else { return Ok(Default::default()) };
         match topic.error().map(RDKafkaErrorCode::from) {
             None => {}
@@ -59,7 +59,7 @@ impl Log {
         let (mut oldest, mut ends) = (Offsets::new(), Offsets::new());
         for partition in topic.partitions() {
             let watermarks = self.consumer.fetch_watermarks(&self.topic, partition.id(), ANSWER);
-            let (low, high) = watermarks.map_err(unreachable)?;
+            let (low, high) = watermarks.map_err(TopicError::unreachable)?;
             oldest.insert(partition.id(), low);
             ends.insert(partition.id(), high);
         }
@@ -81,13 +81,13 @@ impl Log {
         let mut assignment = TopicPartitionList::new();
         for partition in open.keys() {
             let offset = Offset::Offset(from.get(partition).copied().unwrap_or(0));
-            assignment.add_partition_offset(&self.topic, *partition, offset).map_err(unreachable)?;
+            assignment.add_partition_offset(&self.topic, *partition, offset).map_err(TopicError::unreachable)?;
         }
-        self.consumer.assign(&assignment).map_err(unreachable)?;
+        self.consumer.assign(&assignment).map_err(TopicError::unreachable)?;
         // A list that outlives its consumer makes the consumer's drop hang.
         drop(assignment);
         let result = self.follow(&mut open, &mut take);
-        self.consumer.unassign().map_err(unreachable)?;
+        self.consumer.unassign().map_err(TopicError::unreachable)?;
         result
     }
 
@@ -108,7 +108,7 @@ impl Log {
                 Some(Err(KafkaError::MessageConsumption(error))) if !transient(error) => {
                     return Err(self.refused(error));
                 }
-                Some(Err(error)) if heard.elapsed() > PATIENCE => return Err(unreachable(error)),
+                Some(Err(error)) if heard.elapsed() > PATIENCE => return Err(TopicError::unreachable(error)),
                 None if heard.elapsed() > PATIENCE => {
                     return Err(TopicError::Unreachable { what: "no records come".to_owned() });
                 }
@@ -133,10 +133,6 @@ impl Log {
     fn refused(&self, error: RDKafkaErrorCode) -> TopicError {
         TopicError::Topic { topic: self.topic.clone(), what: error.to_string() }
     }
-}
-
-fn unreachable(error: KafkaError) -> TopicError {
-    TopicError::unreachable(&error)
 }
 
 /// What librdkafka goes on after.

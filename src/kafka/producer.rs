@@ -50,7 +50,7 @@ impl Producer {
         config.set("enable.idempotence", "true").set("statistics.interval.ms", "0");
         config.set_log_level(RDKafkaLogLevel::Critical);
         let producer: BaseProducer<Reports> =
-            config.create_with_context(Reports::default()).map_err(|error| TopicError::settings(&error))?;
+            config.create_with_context(Reports::default()).map_err(TopicError::settings)?;
         let mut producer = Producer { producer, topic: topic.to_owned(), partitions: 0 };
         let known = match (producer.known_partitions()?, partitions) {
             (0, None) => {

@@ -153,19 +153,19 @@ fn is_of_standby(code: &str, what: &str) -> bool {
 
 /// Whether there is somebody who cannot prove to be the server.
 fn is_distrust(error: &Error) -> bool {
-    let mut causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
-    let by_tls = causes.any(|cause| cause.is::<native_tls::Error>());
     // A connection that breaks during the handshake is an error of TLS too.
-    by_tls
-        && !std::iter::successors(std::error::Error::source(error), |cause| cause.source())
-            .any(|cause| cause.is::<std::io::Error>())
+    causes(error).any(|cause| cause.is::<native_tls::Error>())
+        && !causes(error).any(|cause| cause.is::<std::io::Error>())
+}
+
+fn causes(error: &Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(std::error::Error::source(error), |cause| cause.source())
 }
 
 /// What is wrong, with what the server says about it.
 pub(super) fn text(error: &Error) -> String {
     let Some(server) = error.as_db_error() else {
-        let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
-        return causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
+        return causes(error).fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
     };
     let named = [("column", server.column()), ("constraint", server.constraint()), ("table", server.table())];
     let named: String = named.iter().filter_map(|(kind, name)| Some(format!(", {kind} {}", (*name)?))).collect();
