@@ -93,15 +93,6 @@ async fn database(certificates: &Certificates) -> Server {
     database
 }
 
-/// Waits until the service has said something.
-async fn says(service: &Service, what: &str) {
-    let until = Instant::now() + SOON;
-    while !service.said().contains(what) {
-        assert!(Instant::now() < until, "it does not say {what:?}:\n{}", service.said());
-        sleep(Duration::from_millis(20)).await;
-    }
-}
-
 /// D1, D6, D8: events come over TLS, with a password of either kind, and go over TLS; whoever is not who he should be is named.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_servers_are_reached_by_tls_and_password() {
@@ -165,7 +156,7 @@ async fn both_servers_are_reached_by_tls_and_password() {
         [(OVER_TLS, &somebody[..], "certificate verify failed"), (WITH_PASSWORD, &wrong[..], "Authentication failed")]
     {
         let service = Service::begin(&mut start(port, &database.address, variables));
-        says(&service, what).await;
+        service.says(what).await;
         service.stop();
     }
     let missing = trusting("verify-full", "/nowhere/ca.pem");

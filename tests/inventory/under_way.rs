@@ -138,10 +138,7 @@ impl Trial {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_first_of_two_is_cut_off() {
     let trial = Trial::new("cut").await;
-    let (before, rest) = trial.url.rsplit_once(':').unwrap();
-    let (port, database) = rest.split_once('/').unwrap();
-    let proxy = Proxy::new(port.parse().unwrap()).await;
-    let url = format!("{before}:{}/{database}", proxy.port);
+    let proxy = Proxy::before(&trial.url).await;
     let cutting = async {
         for commits in [Commits::CutBefore, Commits::CutAfter].into_iter().cycle() {
             let until = proxy.troubled() + 4;
@@ -153,7 +150,7 @@ async fn the_first_of_two_is_cut_off() {
             sleep(Duration::from_millis(100)).await;
         }
     };
-    let (seen, metrics) = trial.consume(&url, cutting).await;
+    let (seen, metrics) = trial.consume(&proxy.url, cutting).await;
     assert!(seen.failed_before > 0 && metrics.apply_retries.get() > 0, "{seen:?}");
     trial.compare().await;
 }

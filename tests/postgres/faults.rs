@@ -67,9 +67,9 @@ async fn work(database: &Database, url: &str, batches: i64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_answer_to_a_commit_is_lost() {
     let database = Database::new().await;
-    let proxy = Proxy::new(database.port()).await;
+    let proxy = Proxy::before(&database.url).await;
     proxy.plan(Commits::CutAfter, 3);
-    work(&database, &database.through(proxy.port), 40).await;
+    work(&database, &proxy.url, 40).await;
     assert!(proxy.troubled() >= 10, "{}", proxy.troubled());
 }
 
@@ -77,9 +77,9 @@ async fn an_answer_to_a_commit_is_lost() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_commit_is_lost() {
     let database = Database::new().await;
-    let proxy = Proxy::new(database.port()).await;
+    let proxy = Proxy::before(&database.url).await;
     proxy.plan(Commits::CutBefore, 3);
-    work(&database, &database.through(proxy.port), 40).await;
+    work(&database, &proxy.url, 40).await;
     assert!(proxy.troubled() >= 10, "{}", proxy.troubled());
 }
 
@@ -87,8 +87,8 @@ async fn a_commit_is_lost() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_answer_that_takes_too_long_is_not_waited_for() {
     let database = Database::new().await;
-    let proxy = Proxy::new(database.port()).await;
-    let store = PgStore::connect(&settings(&database.through(proxy.port))).await.expect("a store");
+    let proxy = Proxy::before(&database.url).await;
+    let store = PgStore::connect(&settings(&proxy.url)).await.expect("a store");
     let mut partition = Partition::take(&store, 0).await;
     partition.apply(&store, &events(0)).await.expect("applied");
     proxy.plan(Commits::Hold(Duration::from_secs(60)), 1);
@@ -108,8 +108,8 @@ async fn an_answer_that_takes_too_long_is_not_waited_for() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_request_without_an_id_is_told_its_own_outcome() {
     let database = Database::new().await;
-    let proxy = Proxy::new(database.port()).await;
-    let store = PgStore::connect(&settings(&database.through(proxy.port))).await.expect("a store");
+    let proxy = Proxy::before(&database.url).await;
+    let store = PgStore::connect(&settings(&proxy.url)).await.expect("a store");
     for (number, commits) in [Commits::CutAfter, Commits::CutBefore].repeat(5).into_iter().enumerate() {
         proxy.plan(commits, 1);
         let (created, ()) = tokio::join!(store.submit(create(&format!("own{number}"), 1)), async {

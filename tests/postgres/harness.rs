@@ -31,19 +31,6 @@ impl Database {
         Database { server, name, url }
     }
 
-    /// The same database by another port.
-    pub fn through(&self, port: u16) -> String {
-        let (before, rest) = self.url.rsplit_once(':').expect("a URL with a port");
-        let (_, name) = rest.split_once('/').expect("a URL with a database");
-        format!("{before}:{port}/{name}")
-    }
-
-    /// The server's port.
-    pub fn port(&self) -> u16 {
-        let (_, rest) = self.url.rsplit_once(':').expect("a URL with a port");
-        rest.split('/').next().and_then(|port| port.parse().ok()).expect("a port")
-    }
-
     pub async fn store(&self) -> PgStore {
         PgStore::connect(&Settings::new(&self.url)).await.expect("a store")
     }

@@ -20,7 +20,8 @@ pub enum Commits {
 }
 
 pub struct Proxy {
-    pub port: u16,
+    /// Of the database behind it.
+    pub url: String,
     plan: Arc<Mutex<Plan>>,
 }
 
@@ -33,7 +34,11 @@ struct Plan {
 }
 
 impl Proxy {
-    pub async fn new(server: u16) -> Self {
+    /// One before the server of a database.
+    pub async fn before(url: &str) -> Self {
+        let (address, database) = url.rsplit_once('/').expect("a URL with a database");
+        let (host, server) = address.rsplit_once(':').expect("a URL with a port");
+        let server = server.parse().expect("a port");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let plan = Arc::new(Mutex::new(Plan { commits: Commits::Pass, every: 1, passed: 0, troubled: 0 }));
@@ -43,7 +48,7 @@ impl Proxy {
                 tokio::spawn(relay(client, server, shared.clone()));
             }
         });
-        Proxy { port, plan }
+        Proxy { url: format!("{host}:{port}/{database}"), plan }
     }
 
     /// From now on does this to one in `every` commits.

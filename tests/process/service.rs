@@ -92,6 +92,15 @@ impl Service {
         }
     }
 
+    /// Waits until it has said something.
+    pub async fn says(&self, what: &str) {
+        let until = Instant::now() + SOON;
+        while !self.said().contains(what) {
+            assert!(Instant::now() < until, "it does not say {what:?}:\n{}", self.said());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Waits until it is ready, or has ended; then what it said.
     pub fn ready_or_ended(&self) -> Result<(), String> {
         while self.listening.as_ref().is_some_and(|listening| !listening.is_finished()) {
