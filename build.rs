@@ -1,7 +1,7 @@
 //! Compiles the gRPC contract and the inventory event with protox, so that nobody needs a `protoc`; and notes which build it is,
 //! for what the bench command measures.
 
-#[cfg(feature = "server")]
+#[cfg(feature = "grpc")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     use std::path::PathBuf;
 
@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 /// The compiler, the profile, and the commit where there is one. Debug builds do without the commit: whoever measures does not
 /// measure them, and each commit would compile everything again.
-#[cfg(feature = "server")]
+#[cfg(feature = "grpc")]
 fn name_the_build() {
     let set = |name: &str| std::env::var(name).unwrap_or_default();
     let (rustc, profile, root) = (set("RUSTC"), set("PROFILE"), set("CARGO_MANIFEST_DIR"));
@@ -59,12 +59,12 @@ fn name_the_build() {
 }
 
 /// The first line that a program prints, if it can be run and ends well.
-#[cfg(feature = "server")]
+#[cfg(feature = "grpc")]
 fn output(program: &str, arguments: &[&str]) -> Option<String> {
     let output = std::process::Command::new(program).args(arguments).output().ok()?;
     let text = output.status.success().then(|| String::from_utf8(output.stdout).ok())??;
     Some(text.lines().next().unwrap_or_default().to_owned())
 }
 
-#[cfg(not(feature = "server"))]
+#[cfg(not(feature = "grpc"))]
 fn main() {}

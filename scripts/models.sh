@@ -21,7 +21,7 @@ export EQUIPOISE_SHUTTLE_ITERATIONS=${EQUIPOISE_SHUTTLE_ITERATIONS:-$iterations}
 
 for checker in loom shuttle; do
     say "$checker (preemptions: ${EQUIPOISE_LOOM_PREEMPTIONS:-as each model says}, schedules: $EQUIPOISE_SHUTTLE_ITERATIONS)"
-    export RUSTFLAGS="--cfg equipoise_$checker" CARGO_TARGET_DIR="target-$checker"
+    export RUSTFLAGS="--cfg equipoise_no_benches --cfg equipoise_$checker" CARGO_TARGET_DIR="target-$checker"
     filters=("kernel::models::$checker")
     # The id protocol, over a map that only shuttle runs.
     [ "$checker" = loom ] || filters+=("ids::model::")

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 
+# Where the tests that once caught a mutant are recorded: they are asked first.
+RECORD = "ARCHITECTURE.md"
 MODELS = ("kernel::models::", "ids::model::")
 # In the order in which they are asked: what costs least first.
 CHECKERS = ["unit", "shuttle", "loom"]
@@ -34,11 +36,18 @@ def mutants():
     return names
 
 
+def known_catchers():
+    """By mutant, the tests that the record names."""
+    with open(RECORD, encoding="utf-8") as record:
+        rows = re.findall(r"^\| `([A-Z]\w*)` \| (.*) \|$", record.read(), re.MULTILINE)
+    return {mutant: set(re.findall(r"`([^`]*)`", tests)) for mutant, tests in rows}
+
+
 def build(checker):
     """The library's test binary, built for `checker` with the seeded bugs in it."""
     environment = dict(
         os.environ,
-        RUSTFLAGS=f"--cfg equipoise_mutants {CFGS[checker]}".strip(),
+        RUSTFLAGS=f"--cfg equipoise_no_benches --cfg equipoise_mutants {CFGS[checker]}".strip(),
         CARGO_TARGET_DIR=f"target-mutants/{checker}",
     )
     command = ["cargo", "test", "--locked", "--release", "--lib", "--no-default-features", "--no-run"]
@@ -91,40 +100,49 @@ def run(binary, test, mutant, settings, timeout):
     return panic.group(1).strip()[:90] if panic else f"exit code {ended.returncode}"
 
 
+def short(name):
+    """A test's name as the record has it."""
+    return name.removeprefix("kernel::models::")
+
+
 class Suite:
     """All tests of all checkers, with how long each takes when nothing is wrong."""
 
-    def __init__(self, settings):
-        self.settings = settings
+    def __init__(self):
+        self.known = known_catchers()
         self.tests = []
         for checker in CHECKERS:
             binary = build(checker)
             self.tests += [(checker, binary, name) for name in tests_of(checker, binary)]
 
-    def baseline(self, pool):
-        """Everything passes without a mutant; returns the seconds each took."""
+    def baseline(self, pool, iterations):
+        """Everything passes without a mutant, at the depth of scripts/models.sh; keeps the seconds each took."""
 
         def measure(entry):
             _, binary, name = entry
             started = time.monotonic()
-            return name, run(binary, name, None, self.settings, 1800), time.monotonic() - started
+            failure = run(binary, name, None, iterations, 1800)
+            seconds = time.monotonic() - started
+            print(f"{short(name)}: {failure or 'ok'} ({seconds:.1f} s)", flush=True)
+            return name, failure, seconds
 
-        self.seconds = {}
-        for name, failure, seconds in pool.map(measure, self.tests):
-            if failure:
-                sys.exit(f"error: {name} fails without a mutant: {failure}")
-            self.seconds[name] = seconds
+        measured = list(pool.map(measure, self.tests))
+        failed = [name for name, failure, _ in measured if failure]
+        if failed:
+            sys.exit(f"error: without a mutant fail: {', '.join(failed)}")
+        self.seconds = {name: seconds for name, _, seconds in measured}
         # Quick ones first, within a checker.
         self.tests.sort(key=lambda entry: (CHECKERS.index(entry[0]), self.seconds[entry[2]]))
         print(f"{len(self.tests)} tests pass without a mutant, {sum(self.seconds.values()):.0f} s", flush=True)
 
-    def hunt(self, mutant, settings, patience, everything=False):
+    def hunt(self, mutant, iterations, patience, everything=False):
         """The first test that fails with the mutant, or every one, each with how it failed."""
+        known = self.known.get(mutant, set())
         caught = []
-        for _, binary, name in self.tests:
-            failure = run(binary, name, mutant, {**self.settings, **settings}, patience(self.seconds[name]))
+        for _, binary, name in sorted(self.tests, key=lambda entry: short(entry[2]) not in known):
+            failure = run(binary, name, mutant, iterations, patience(self.seconds[name]))
             if failure:
-                caught.append((name.removeprefix("kernel::models::"), failure))
+                caught.append((short(name), failure))
                 if not everything:
                     break
         return caught
@@ -138,18 +156,20 @@ def main():
         sys.exit(f"error: no mutant is called {', '.join(sorted(unknown))}")
     names = arguments.mutant or names
 
-    few, many = ("2000", "50000") if arguments.bounded else ("20000", "1000000")
-    suite = Suite({"EQUIPOISE_SHUTTLE_ITERATIONS": os.environ.get("EQUIPOISE_SHUTTLE_ITERATIONS", few)})
+    # Schedules of shuttle: of the models without a mutant, with each, and once more with each that was missed.
+    all_well, few, many = (20_000, 2_000, 50_000) if arguments.bounded else (1_000_000, 20_000, 1_000_000)
+    schedules = lambda count: {"EQUIPOISE_SHUTTLE_ITERATIONS": str(count)}
+    suite = Suite()
     started = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        suite.baseline(pool)
+        suite.baseline(pool, schedules(all_well))
 
         def catch(mutant):
-            caught = suite.hunt(mutant, {}, lambda seconds: 30 + 10 * seconds, arguments.all)
+            # Ample also for loom and the unit tests, which take as long as they did.
+            caught = suite.hunt(mutant, schedules(few), lambda seconds: 30 + 5 * seconds, arguments.all)
             if not caught:
-                # Random schedules may miss: once more, with many.
-                more = {"EQUIPOISE_SHUTTLE_ITERATIONS": many}
-                caught = suite.hunt(mutant, more, lambda seconds: 60 + 10 * seconds * int(many) / int(few))
+                # Random schedules may miss.
+                caught = suite.hunt(mutant, schedules(many), lambda seconds: 60 + 10 * seconds * max(1, many / all_well))
             verdict = "; ".join(f"{test}: {failure}" for test, failure in caught) or "NOT CAUGHT"
             print(f"[{time.monotonic() - started:4.0f} s] {mutant}: {verdict}", flush=True)
             return mutant, caught

@@ -1,9 +1,18 @@
 #!/usr/bin/env bash
-# Runs every test: in debug, where an overflow panics; in release, where the timings count; the engine alone; and a
-# Python client against the real binary. Needs Rust and Python 3 with venv, and root where Debian packages are missing; it
-# installs what the client needs from PyPI under .cache, and starts a Kafka broker and a PostgreSQL server on loopback, which
-# end with it.
+# Runs every test in debug, where an overflow panics; the engine's again, alone and in release, where threads meet at full
+# speed; and a Python client against the real binary, in release. Needs Rust and Python 3 with venv, and root where Debian
+# packages are missing; it installs what the client needs from PyPI under .cache, and starts a Kafka broker and a PostgreSQL
+# server on loopback, which end with it.
+#   scripts/test.sh             what CI runs
+#   scripts/test.sh --whole     the service's tests again in release, too
 source "$(dirname "$0")/common.sh"
+
+whole=""
+case "${1:-}" in
+    --whole) whole=yes ;;
+    "") ;;
+    *) fail "usage: scripts/test.sh [--whole]" ;;
+esac
 
 scripts/packages.sh
 
@@ -21,14 +30,29 @@ TEST_KAFKA=$(kafka start)
 TEST_POSTGRES=$(postgres start)
 export TEST_KAFKA TEST_POSTGRES
 
-say "all features, debug: unit, integration and documentation tests"
-tested cargo test --locked --features full --no-fail-fast
+# Whatever the service waits for, a test waits for too: more of these at a time than there are cores.
+waiting=(kafka postgres inventory)
+computing=()
+for test in tests/*.rs tests/*/main.rs; do
+    name=${test#tests/} name=${name%/main.rs} name=${name%.rs}
+    [[ " ${waiting[*]} " = *" $name "* ]] || computing+=(--test "$name")
+done
 
-say "release, without Kafka and PostgreSQL: those wait for servers, not for our code"
-tested cargo test --locked --release --no-fail-fast
+say "all features, debug: unit, integration and documentation tests"
+# One build of everything.
+cargo test --locked --features full --no-run
+tested cargo test --locked --features full --no-fail-fast --lib --bins --examples "${computing[@]}"
+tested cargo test --locked --features full --no-fail-fast "${waiting[@]/#/--test=}" -- --test-threads=$((2 * $(nproc)))
+tested cargo test --locked --features full --no-fail-fast --doc
 
 say "the engine alone, release"
-tested cargo test --locked --release --no-default-features --no-fail-fast
+RUSTFLAGS="${RUSTFLAGS:-} --cfg equipoise_no_benches" CARGO_TARGET_DIR=target-alone \
+    tested cargo test --locked --release --no-default-features --no-fail-fast
+
+if [ -n "$whole" ]; then
+    say "release, without Kafka and PostgreSQL: those wait for servers, not for our code"
+    tested cargo test --locked --release --no-fail-fast
+fi
 
 say "a Python client against the real binary"
 venv="$cache/python"

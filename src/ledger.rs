@@ -90,7 +90,7 @@ impl Ledger {
     }
 
     /// As [`Ledger::submit`], for a caller that waits for [`Ledger::durable_at`] next, and so sees to the flushing itself.
-    #[cfg(feature = "server")]
+    #[cfg(feature = "grpc")]
     pub(crate) fn submit_awaited(&self, request: Request) -> Result<Outcome, SubmitError> {
         let core = self.core();
         core.submit(request, Next::Waits, |id, guard| core.directory.find(id, guard))

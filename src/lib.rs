@@ -184,9 +184,9 @@ pub mod bench;
 pub mod cli;
 #[cfg(feature = "server")]
 pub mod config;
-#[cfg(feature = "server")]
+#[cfg(feature = "grpc")]
 pub mod grpc;
-#[cfg(feature = "server")]
+#[cfg(feature = "grpc")]
 pub mod inventory;
 #[cfg(feature = "kafka")]
 pub mod kafka;

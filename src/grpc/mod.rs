@@ -36,6 +36,7 @@ mod stream;
 mod walk;
 mod watch;
 
+#[cfg(feature = "server")]
 pub(crate) use audit::name as code_name;
 pub use books::Books;
 pub use opening::Opening;
