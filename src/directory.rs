@@ -5,7 +5,7 @@
 //! traffic ([`Directory::settle`]).
 
 use std::borrow::Borrow;
-use std::hash::{Hash, Hasher};
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::ops::Bound;
 
 use crossbeam_skiplist::base::SkipList;
@@ -13,11 +13,12 @@ use crossbeam_skiplist::base::SkipList;
 use crate::account::{AccountId, Balance};
 use crate::error::Exhausted;
 use crate::kernel::doorbell::Latch;
+use crate::kernel::hints::Hints;
 use crate::kernel::slab::{Index, Loaded, Slab};
 use crate::kernel::{Account, Guard, pin};
 
 /// The place rides in the key: flurry keeps values behind a pointer of their own, one more cache miss a look-up.
-type Cache = flurry::HashMap<Place, (), foldhash::fast::RandomState>;
+type Map = flurry::HashMap<Place, (), foldhash::fast::RandomState>;
 
 /// An id and where its account lies; equal and hashed as the id.
 #[derive(Clone)]
@@ -74,6 +75,26 @@ pub(crate) struct Directory {
     recovered: u32,
 }
 
+/// The look-up cache: a map of all accounts, and in front of it hints for look-ups that come in groups, which the map would have wait for
+/// memory twice each.
+struct Cache {
+    map: Map,
+    hints: Hints,
+    hasher: foldhash::fast::RandomState,
+}
+
+impl Cache {
+    fn new(capacity: usize) -> Self {
+        let hasher = foldhash::fast::RandomState::default();
+        Cache { map: Map::with_capacity_and_hasher(capacity, hasher.clone()), hints: Hints::new(), hasher }
+    }
+
+    fn insert(&self, id: &AccountId, index: Index, guard: &flurry::Guard<'_>) {
+        self.hints.insert(self.hasher.hash_one(id), index);
+        self.map.insert(Place { id: id.clone(), index }, (), guard);
+    }
+}
+
 impl Directory {
     /// An empty directory, with or without the look-up cache, grown for `capacity` accounts.
     pub(crate) fn new(cached: bool, capacity: usize) -> Self {
@@ -83,7 +104,7 @@ impl Directory {
             settled: Latch::new(),
             recovered: 0,
             order: SkipList::new(crossbeam_epoch::default_collector().clone()),
-            cache: cached.then(|| Cache::with_capacity_and_hasher(capacity, foldhash::fast::RandomState::default())),
+            cache: cached.then(|| Cache::new(capacity)),
         }
     }
 
@@ -97,16 +118,16 @@ impl Directory {
     #[inline]
     pub(crate) fn index(&self, id: &AccountId, guard: &Guard) -> Option<Index> {
         if let Some(cache) = &self.cache
-            && let Some((place, ())) = cache.get_key_value(id, &cache.guard())
+            && let Some((place, ())) = cache.map.get_key_value(id, &cache.map.guard())
         {
             return Some(place.index);
         }
         self.look_up(id, guard)
     }
 
-    /// Looks for accounts that are about to be asked for, one after the other.
+    /// Looks for accounts that are about to be asked for.
     pub(crate) fn ahead(&self) -> Option<Ahead<'_>> {
-        self.cache.as_ref().map(|cache| Ahead { directory: self, cache, guard: cache.guard() })
+        self.cache.as_ref().map(|cache| Ahead { directory: self, cache })
     }
 
     /// As [`Self::index`], past the cache.
@@ -146,7 +167,7 @@ impl Directory {
     pub(crate) fn cache(&self, id: &AccountId, guard: &Guard) {
         let Some(cache) = &self.cache else { return };
         if let Some(index) = self.look_up(id, guard) {
-            cache.insert(Place { id: id.clone(), index }, (), &cache.guard());
+            cache.insert(id, index, &cache.map.guard());
         }
     }
 
@@ -177,9 +198,9 @@ impl Directory {
             if stop() {
                 return;
             }
-            let guard = cache.guard();
+            let guard = cache.map.guard();
             for (index, account) in self.accounts.range(from, self.recovered.min(from.saturating_add(STRIDE))) {
-                cache.insert(Place { id: account.key().clone(), index }, (), &guard);
+                cache.insert(account.key(), index, &guard);
             }
         }
     }
@@ -258,20 +279,30 @@ impl Directory {
     }
 }
 
-/// Finds accounts in the look-up cache, and has them come from memory without waiting for that.
+/// Finds accounts of which several will be asked for, in two steps: what one asks of the memory comes while the others ask.
 pub(crate) struct Ahead<'d> {
     directory: &'d Directory,
     cache: &'d Cache,
-    guard: flurry::Guard<'d>,
 }
 
+/// An account that is about to be looked for.
+pub(crate) struct Sought(u64);
+
 impl Ahead<'_> {
-    /// Where the account called `id` lies, if the cache knows.
+    /// Announces that the account called `id` will be looked for.
     #[inline]
-    pub(crate) fn find(&self, id: &AccountId) -> Option<Index> {
-        let (place, ()) = self.cache.get_key_value(id, &self.guard)?;
-        self.directory.accounts.prefetch(place.index);
-        Some(place.index)
+    pub(crate) fn seek(&self, id: &AccountId) -> Sought {
+        let hash = self.cache.hasher.hash_one(id);
+        self.cache.hints.prefetch(hash);
+        Sought(hash)
+    }
+
+    /// Where it lies, unless that is another one, and has it come from memory.
+    #[inline]
+    pub(crate) fn find(&self, Sought(hash): Sought) -> Option<Index> {
+        let index = self.cache.hints.find(hash)?;
+        self.directory.accounts.prefetch(index);
+        Some(index)
     }
 }
 

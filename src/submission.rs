@@ -4,6 +4,7 @@ use smallvec::SmallVec;
 
 use crate::account::{AccountId, Balance};
 use crate::core::{Core, Next, SMALL, check_replay, weight};
+use crate::directory::Sought;
 use crate::error::{Exhausted, SubmitError};
 use crate::ids::{Claim, IndexError, Indexed, Seen};
 use crate::journal::HistoryError;
@@ -118,14 +119,13 @@ impl Core {
         Ok(())
     }
 
-    /// Where the accounts of `requests` lie, in the order in which their plans ask for them, as far as that is at hand. They come from memory
-    /// together, while the ids are looked for.
+    /// Where the accounts of `requests` probably lie, in the order in which their plans ask for them, as far as that is at hand. They come
+    /// from memory together, while the ids are looked for.
     fn look_ahead(&self, requests: &[Request]) -> SmallVec<[Index; 2 * GROUP]> {
-        let mut found = SmallVec::new();
-        if let Some(ahead) = self.directory.ahead() {
-            first_accounts(requests, |id| found.extend(ahead.find(id)));
-        }
-        found
+        let Some(ahead) = self.directory.ahead() else { return SmallVec::new() };
+        let mut sought = SmallVec::<[Sought; 2 * GROUP]>::new();
+        first_accounts(requests, |id| sought.push(ahead.seek(id)));
+        sought.into_iter().filter_map(|sought| ahead.find(sought)).collect()
     }
 
     /// Makes the accounts that `request` opens, if it opens any.

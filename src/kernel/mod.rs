@@ -31,6 +31,8 @@ mod drive;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 pub(crate) mod garbage;
 mod group;
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+pub(crate) mod hints;
 #[cfg(test)]
 mod models;
 mod seqlock;

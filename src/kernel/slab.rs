@@ -20,6 +20,16 @@ struct Slot<T>(OnceLock<T>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Index(u32);
 
+impl Index {
+    pub(super) fn numbered(number: u32) -> Self {
+        Index(number)
+    }
+
+    pub(super) fn number(self) -> u32 {
+        self.0
+    }
+}
+
 pub(crate) struct Slab<T> {
     loaded: Loaded<T>,
     /// Of those behind the loaded ones.
