@@ -1,4 +1,5 @@
-//! Accounts by id: a skiplist that is the authority, and a hash map in front of it for point look-ups.
+//! Accounts by id: a skiplist that is the authority, a hash map in front of it for point look-ups, and hints for look-ups that come in
+//! groups.
 //!
 //! A checkpoint's accounts come in the order of their ids and are the slab's first entries as they come, sorted and
 //! found by halves: putting them into the skiplist would take most of a start. That, and filling the hash map, is done beside the
