@@ -30,13 +30,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let events = out.join("events");
     std::fs::create_dir_all(&events)?;
     tonic_prost_build::configure().out_dir(events).compile_fds(protox::compile([EVENTS], ["proto"])?)?;
+    #[cfg(feature = "server")]
     name_the_build();
     Ok(())
 }
 
 /// The compiler, the profile, and the commit where there is one. Debug builds do without the commit: whoever measures does not
 /// measure them, and each commit would compile everything again.
-#[cfg(feature = "grpc")]
+#[cfg(feature = "server")]
 fn name_the_build() {
     let set = |name: &str| std::env::var(name).unwrap_or_default();
     let (rustc, profile, root) = (set("RUSTC"), set("PROFILE"), set("CARGO_MANIFEST_DIR"));
@@ -59,7 +60,7 @@ fn name_the_build() {
 }
 
 /// The first line that a program prints, if it can be run and ends well.
-#[cfg(feature = "grpc")]
+#[cfg(feature = "server")]
 fn output(program: &str, arguments: &[&str]) -> Option<String> {
     let output = std::process::Command::new(program).args(arguments).output().ok()?;
     let text = output.status.success().then(|| String::from_utf8(output.stdout).ok())??;

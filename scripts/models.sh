@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Model-checks the kernel and the id protocol. loom explores every interleaving and reordering of small cases up to a number of preemptions;
 # shuttle runs random and PCT schedules of larger ones.
-#   scripts/models.sh --bounded    what CI runs: minutes
+#   scripts/models.sh --bounded    minutes; CI runs as much of them before the mutants (scripts/mutants.sh)
 #   scripts/models.sh              three preemptions everywhere, 1,000,000 schedules: hours
 # EQUIPOISE_LOOM_PREEMPTIONS and EQUIPOISE_SHUTTLE_ITERATIONS override either.
 source "$(dirname "$0")/common.sh"

@@ -148,6 +148,11 @@ class Suite:
         return caught
 
 
+def schedules(count):
+    """The setting that has shuttle try so many."""
+    return {"EQUIPOISE_SHUTTLE_ITERATIONS": str(count)}
+
+
 def main():
     arguments = parse_arguments()
     names = mutants()
@@ -159,7 +164,6 @@ def main():
     # Schedules of shuttle: of the models without a mutant (scripts/models.sh goes deeper), with each, and once more with each that was missed.
     all_well = 20_000
     few, many = (2_000, 50_000) if arguments.bounded else (20_000, 1_000_000)
-    schedules = lambda count: {"EQUIPOISE_SHUTTLE_ITERATIONS": str(count)}
     suite = Suite()
     started = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:

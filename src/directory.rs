@@ -298,7 +298,7 @@ impl Ahead<'_> {
         Sought(hash)
     }
 
-    /// Where it lies, unless that is another one, and has it come from memory.
+    /// Where it probably lies, which its id there tells, and has that come from memory.
     #[inline]
     pub(crate) fn find(&self, Sought(hash): Sought) -> Option<Index> {
         let index = self.cache.hints.find(hash)?;

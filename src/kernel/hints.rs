@@ -39,7 +39,7 @@ impl Hints {
         let ways = &self.line(hash)?.0;
         // Relaxed: as in `insert`.
         let mut words = ways.iter().map(|way| way.load(Relaxed));
-        words.find(|word| *word != 0 && word >> 32 == hash >> 32).map(|word| Index::numbered(word as u32))
+        words.find(|word| *word != 0 && tag(*word) == tag(hash)).map(|word| Index::numbered(word as u32))
     }
 
     /// Has the line that [`Self::find`] looks at come from memory.
@@ -64,8 +64,9 @@ fn line(hash: u64) -> usize {
     hash as usize / PAGES % LINES
 }
 
-fn tag(hash: u64) -> u64 {
-    hash >> 32 << 32
+/// What a hash and the word of a hint with that hash have in common.
+fn tag(word: u64) -> u64 {
+    word >> 32 << 32
 }
 
 #[cfg(test)]
@@ -83,11 +84,9 @@ mod tests {
             hints.insert(hash(number), Index::numbered(number));
             assert_eq!(hints.find(hash(number)), Some(Index::numbered(number)));
         }
-        let kept = (0..100).filter(|&number| match hints.find(hash(number)) {
-            Some(found) => found == Index::numbered(number),
-            None => false,
-        });
-        assert_eq!(kept.count(), WAYS);
+        let kept: Vec<_> = (0..100).filter_map(|number| Some((number, hints.find(hash(number))?))).collect();
+        assert_eq!(kept.len(), WAYS);
+        assert!(kept.iter().all(|(number, found)| *found == Index::numbered(*number)), "{kept:?}");
         assert!((100..200).all(|number| hints.find(hash(number)).is_none()));
     }
 
