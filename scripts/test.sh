@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Runs every test in debug, where an overflow panics; the engine's again, alone and in release, where threads meet at full
-# speed; and a Python client against the real binary, in release. Needs Rust and Python 3 with venv, and root where Debian
+# speed; and a Python client against the real binary. Needs Rust and Python 3 with venv, and root where Debian
 # packages are missing; it installs what the client needs from PyPI under .cache, and starts a Kafka broker and a PostgreSQL
 # server on loopback, which end with it.
 #   scripts/test.sh             what CI runs
-#   scripts/test.sh --whole     the service's tests again in release, too
+#   scripts/test.sh --whole     the service's tests again in release, the Python client too
 source "$(dirname "$0")/common.sh"
 
 whole=""
@@ -45,16 +45,23 @@ tested cargo test --locked --features full --no-fail-fast --lib --bins --example
 tested cargo test --locked --features full --no-fail-fast "${waiting[@]/#/--test=}" -- --test-threads=$((2 * $(nproc)))
 tested cargo test --locked --features full --no-fail-fast --doc
 
+alone() {
+    RUSTFLAGS="${RUSTFLAGS:-} --cfg equipoise_no_benches" CARGO_TARGET_DIR=target-alone \
+        cargo "$@" --locked --release --no-default-features
+}
 say "the engine alone, release"
-RUSTFLAGS="${RUSTFLAGS:-} --cfg equipoise_no_benches" CARGO_TARGET_DIR=target-alone \
-    tested cargo test --locked --release --no-default-features --no-fail-fast
+tested alone test --no-fail-fast
+say "what accounts, ids and operations cost in memory"
+alone run --example memory
 
 if [ -n "$whole" ]; then
     say "release, without Kafka and PostgreSQL: those wait for servers, not for our code"
     tested cargo test --locked --release --no-fail-fast
 fi
 
-say "a Python client against the real binary"
+profile=debug build=(--features full)
+[ -z "$whole" ] || profile=release build=(--release)
+say "a Python client against the real binary, $profile"
 venv="$cache/python"
 requirements=tests/python/requirements.txt
 if ! cmp -s "$requirements" "$venv/requirements.txt"; then
@@ -63,9 +70,9 @@ if ! cmp -s "$requirements" "$venv/requirements.txt"; then
     "$venv/bin/pip" install --quiet --requirement "$requirements"
     cp "$requirements" "$venv/requirements.txt"
 fi
-cargo build --locked --release --bin equipoise
+cargo build --locked "${build[@]}" --bin equipoise
 log=$(mktemp "$cache/python.XXXXXX")
-"$venv/bin/python" tests/python/test_client.py "${CARGO_TARGET_DIR:-target}/release/equipoise" 2>&1 | tee "$log"
+"$venv/bin/python" tests/python/test_client.py "${CARGO_TARGET_DIR:-target}/$profile/equipoise" 2>&1 | tee "$log"
 python_passed=$(sed -n 's/^\([0-9]*\) passed, 0 failed$/\1/p' "$log")
 rm -f "$log"
 [ "${python_passed:-0}" -gt 0 ] || fail "the Python client ran no test"
