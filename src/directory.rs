@@ -8,13 +8,14 @@
 use std::borrow::Borrow;
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::ops::Bound;
+use std::sync::Arc;
 
 use crossbeam_skiplist::base::SkipList;
 
 use crate::account::{AccountId, Balance};
 use crate::error::Exhausted;
 use crate::kernel::doorbell::Latch;
-use crate::kernel::hints::Hints;
+use crate::kernel::hints::{self, Hints};
 use crate::kernel::slab::{Index, Loaded, Slab};
 use crate::kernel::{Account, Guard, pin};
 
@@ -128,7 +129,7 @@ impl Directory {
 
     /// Looks for accounts that are about to be asked for.
     pub(crate) fn ahead(&self) -> Option<Ahead<'_>> {
-        self.cache.as_ref().map(|cache| Ahead { directory: self, cache })
+        self.cache.as_ref().map(|cache| Ahead { directory: self, cache, hints: cache.hints.load() })
     }
 
     /// As [`Self::index`], past the cache.
@@ -284,6 +285,7 @@ impl Directory {
 pub(crate) struct Ahead<'d> {
     directory: &'d Directory,
     cache: &'d Cache,
+    hints: arc_swap::Guard<Arc<hints::Table>>,
 }
 
 /// An account that is about to be looked for.
@@ -294,14 +296,14 @@ impl Ahead<'_> {
     #[inline]
     pub(crate) fn seek(&self, id: &AccountId) -> Sought {
         let hash = self.cache.hasher.hash_one(id);
-        self.cache.hints.prefetch(hash);
+        self.hints.prefetch(hash);
         Sought(hash)
     }
 
     /// Where it probably lies, which its id there tells, and has that come from memory.
     #[inline]
     pub(crate) fn find(&self, Sought(hash): Sought) -> Option<Index> {
-        let index = self.cache.hints.find(hash)?;
+        let index = self.hints.find(hash)?;
         self.directory.accounts.prefetch(index);
         Some(index)
     }

@@ -127,7 +127,7 @@
 //! A read is a look-up and two loads. A transfer allocates a transaction and two versions, installs each with one CAS,
 //! and is decided with one more on the commit list, the one word that all writers share: two writers at full speed are
 //! not twice as fast as one. A snapshot is opened by setting a bit and reading the newest sequence; while it is open, an
-//! account that changes keeps one old version (64 bytes). An account takes about 480 bytes with the look-up cache, an id
+//! account that changes keeps one old version (64 bytes). An account takes about 490 bytes with the look-up cache, an id
 //! about 690 bytes while it is in memory (`examples/memory.rs` measures both), and on disk about 38 bytes and 1.5 to 2.7 in memory.
 //!
 //! Lock-free: deciding, reading, snapshots. Not lock-free: opening accounts and growing the tables (see

@@ -1,32 +1,84 @@
 //! Where the entries of a slab probably lie, by a hash of what they are called: one line of memory a question, and one that can be had
 //! to come before it is asked. Entries crowd each other out, so whoever finds none here, or another one, asks elsewhere.
 
-use std::sync::OnceLock;
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
+use parking_lot::Mutex;
 
 use super::slab::Index;
 use super::sync::{AtomicU64, Ordering::Relaxed, prefetch};
 
-const PAGES: usize = 1 << 10;
-/// Lines of a page.
-const LINES: usize = 1 << 6;
+/// Lines of a new table, 4 KiB.
+const FEWEST: usize = 1 << 6;
+/// Lines of the largest, 8 MiB: a million hints.
+const MOST: usize = 1 << 17;
 const WAYS: usize = 8;
+
+/// Hints to the entries of one slab. As many as there are, up to a bound.
+pub(crate) struct Hints {
+    table: ArcSwap<Table>,
+    growing: Mutex<()>,
+}
+
+/// Each line holds hints to what has the same upper bits in its hash: as many bits as tell the lines apart.
+pub(crate) struct Table(Box<[Line]>);
 
 /// The upper half of the hash and the index; 0 where nothing was stored.
 #[repr(align(64))]
+#[derive(Default)]
 struct Line([AtomicU64; WAYS]);
-
-/// Room for half a million hints in 4 MiB, taken by pages as hashes fall into them.
-pub(crate) struct Hints(Box<[OnceLock<Box<[Line]>>]>);
 
 impl Hints {
     pub(crate) fn new() -> Self {
-        Hints((0..PAGES).map(|_| OnceLock::new()).collect())
+        Hints { table: ArcSwap::from_pointee(Table::new(FEWEST)), growing: Mutex::new(()) }
     }
 
-    /// Remembers that what has this `hash` lies at `index`, and forgets something else if need be.
+    /// Remembers that what has this `hash` lies at `index`, and forgets something else if need be. Not lock-free while it grows: then
+    /// it may also forget what others store meanwhile.
     pub(crate) fn insert(&self, hash: u64, index: Index) {
-        let page = self.0[page(hash)].get_or_init(|| (0..LINES).map(|_| Line(Default::default())).collect());
-        let ways = &page[line(hash)].0;
+        if self.table.load().is_small_for(index) {
+            let _growing = self.growing.lock();
+            while self.table.load().is_small_for(index) {
+                self.table.store(Arc::new(self.table.load().doubled()));
+            }
+        }
+        self.table.load().insert(hash, index);
+    }
+
+    /// What is remembered now.
+    #[inline]
+    pub(crate) fn load(&self) -> Guard<Arc<Table>> {
+        self.table.load()
+    }
+}
+
+impl Table {
+    fn new(lines: usize) -> Self {
+        Table((0..lines).map(|_| Line::default()).collect())
+    }
+
+    /// Whether it would crowd what it should remember, were the slab filled up to `index`.
+    fn is_small_for(&self, index: Index) -> bool {
+        self.0.len() < MOST && index.number() as usize >= self.0.len() * WAYS / 5 * 4
+    }
+
+    /// As much in twice the room.
+    fn doubled(&self) -> Self {
+        let doubled = Table::new(2 * self.0.len());
+        for way in self.0.iter().flat_map(|line| &line.0) {
+            // Relaxed: as in `insert`.
+            let word = way.load(Relaxed);
+            if word != 0 {
+                // A word begins as the hash did.
+                doubled.insert(word, Index::numbered(word as u32));
+            }
+        }
+        doubled
+    }
+
+    fn insert(&self, hash: u64, index: Index) {
+        let ways = &self.0[self.line(hash)].0;
         let word = tag(hash) | u64::from(index.number());
         // Relaxed: a hint is believed only after a look at the entry, which the slab publishes. Of two that store here at once one may be lost.
         let way = ways.iter().find(|way| way.load(Relaxed) == 0).unwrap_or(&ways[index.number() as usize % WAYS]);
@@ -36,7 +88,7 @@ impl Hints {
     /// Where what has this `hash` may lie.
     #[inline]
     pub(crate) fn find(&self, hash: u64) -> Option<Index> {
-        let ways = &self.line(hash)?.0;
+        let ways = &self.0[self.line(hash)].0;
         // Relaxed: as in `insert`.
         let mut words = ways.iter().map(|way| way.load(Relaxed));
         words.find(|word| *word != 0 && tag(*word) == tag(hash)).map(|word| Index::numbered(word as u32))
@@ -45,23 +97,13 @@ impl Hints {
     /// Has the line that [`Self::find`] looks at come from memory.
     #[inline]
     pub(crate) fn prefetch(&self, hash: u64) {
-        if let Some(line) = self.line(hash) {
-            prefetch(line);
-        }
+        prefetch(&raw const self.0[self.line(hash)]);
     }
 
     #[inline]
-    fn line(&self, hash: u64) -> Option<&Line> {
-        self.0[page(hash)].get().map(|page| &page[line(hash)])
+    fn line(&self, hash: u64) -> usize {
+        (hash >> (u64::BITS - self.0.len().ilog2())) as usize
     }
-}
-
-fn page(hash: u64) -> usize {
-    hash as usize % PAGES
-}
-
-fn line(hash: u64) -> usize {
-    hash as usize / PAGES % LINES
 }
 
 /// What a hash and the word of a hint with that hash have in common.
@@ -79,15 +121,16 @@ mod tests {
         let hints = Hints::new();
         // All in one line.
         let hash = |number: u32| u64::from(number + 1) << 32 | 0xffff;
-        assert_eq!(hints.find(hash(0)), None, "before anything was stored");
+        assert_eq!(hints.load().find(hash(0)), None, "before anything was stored");
         for number in 0..100 {
             hints.insert(hash(number), Index::numbered(number));
-            assert_eq!(hints.find(hash(number)), Some(Index::numbered(number)));
+            assert_eq!(hints.load().find(hash(number)), Some(Index::numbered(number)));
         }
-        let kept: Vec<_> = (0..100).filter_map(|number| Some((number, hints.find(hash(number))?))).collect();
+        let table = hints.load();
+        let kept: Vec<_> = (0..100).filter_map(|number| Some((number, table.find(hash(number))?))).collect();
         assert_eq!(kept.len(), WAYS);
         assert!(kept.iter().all(|(number, found)| *found == Index::numbered(*number)), "{kept:?}");
-        assert!((100..200).all(|number| hints.find(hash(number)).is_none()));
+        assert!((100..200).all(|number| table.find(hash(number)).is_none()));
     }
 
     /// Index 0 is one like any other, also where the hash's upper half is 0.
@@ -95,8 +138,29 @@ mod tests {
     fn the_first_entry_is_found() {
         let hints = Hints::new();
         hints.insert(1 << 32, Index::numbered(0));
-        assert_eq!(hints.find(1 << 32), Some(Index::numbered(0)));
+        assert_eq!(hints.load().find(1 << 32), Some(Index::numbered(0)));
         hints.insert(0, Index::numbered(0));
-        assert_eq!(hints.find(0), None, "looks like a place where nothing was stored");
+        assert_eq!(hints.load().find(0), None, "looks like a place where nothing was stored");
+    }
+
+    /// C6: a table is as large as what it remembers, and remembers nearly all while it grows.
+    #[test]
+    fn hints_stay_while_the_table_grows() {
+        let hints = Hints::new();
+        let hash = |number: u32| u64::from(number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut lines = FEWEST;
+        for number in 0..1_000_000 {
+            hints.insert(hash(number), Index::numbered(number));
+            let now = hints.load().0.len();
+            if now != lines {
+                assert_eq!(now, 2 * lines);
+                lines = now;
+                let table = hints.load();
+                let found = (0..=number).filter(|number| table.find(hash(*number)) == Some(Index::numbered(*number)));
+                let share = found.count() as f64 / f64::from(number + 1);
+                assert!(share > 0.9, "{share} of {number}");
+            }
+        }
+        assert_eq!(lines, MOST);
     }
 }

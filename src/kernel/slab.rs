@@ -7,9 +7,10 @@ use super::sync::{
     Ordering::{Acquire, Relaxed},
 };
 
-/// Entries of the first chunk; each further chunk doubles.
+/// Entries of the first four chunks together; of the next four there are twice as many, and so on: what no entry has yet is at most a
+/// quarter of what there are.
 const FIRST: usize = 1024;
-const CHUNKS: usize = 22;
+const CHUNKS: usize = 4 * 22;
 /// Entries of a chunk of those that were loaded.
 const LOADED: usize = 1 << 14;
 
@@ -55,7 +56,7 @@ impl<T> Slab<T> {
         let Some(index) = self.loaded.count.checked_add(later) else { return Err(value) };
         let (chunk, offset) = place(later);
         let Some(chunk_cell) = self.chunks.get(chunk) else { return Err(value) };
-        let slots = chunk_cell.get_or_init(|| (0..FIRST << chunk).map(|_| Slot(OnceLock::new())).collect());
+        let slots = chunk_cell.get_or_init(|| (0..(FIRST / 4) << (chunk / 4)).map(|_| Slot(OnceLock::new())).collect());
         slots[offset].0.set(value).map(|()| Index(index))
     }
 
@@ -164,8 +165,10 @@ impl<T> Loaded<T> {
 #[inline]
 fn place(index: u32) -> (usize, usize) {
     let shifted = index as usize + FIRST;
-    let chunk = (shifted.ilog2() - FIRST.ilog2()) as usize;
-    (chunk, shifted - (FIRST << chunk))
+    // The highest bit tells which four chunks, the two below it which of them.
+    let bits = shifted.ilog2() - 2;
+    let chunk = 4 * (bits + 2 - FIRST.ilog2()) as usize + (shifted >> bits) % 4;
+    (chunk, shifted % (1 << bits))
 }
 
 #[cfg(test)]
