@@ -9,7 +9,7 @@ use crate::error::{Exhausted, SubmitError};
 use crate::ids::{Claim, IndexError, Indexed, Seen};
 use crate::journal::HistoryError;
 use crate::kernel::slab::Index;
-use crate::kernel::{Account, GROUP, Gate, Group, Guard, Handle, Owned, garbage, pin};
+use crate::kernel::{Account, GROUP, Gate, Group, Guard, Handle, Owned, Plan, garbage, pin};
 use crate::outcome::Outcome;
 use crate::plan;
 use crate::request::{Kind, Member, Request};
@@ -40,7 +40,7 @@ impl Core {
             let guard = &pin();
             let opens = self.make_accounts(&request, guard)?;
             let known = |id: &AccountId| if opens { self.directory.find(id, guard) } else { known(id, guard) };
-            let handle = self.plan(request, time, guard, known).publish();
+            let handle = Owned::new(self.plan(request, time, guard, known)).publish();
             if self.ids.claim(&handle, probed, time).map_err(unknowable)? == Gate::Open {
                 self.kernel.drive(&handle, guard);
                 return Ok(self.decided(handle, next, guard));
@@ -82,7 +82,7 @@ impl Core {
         // Not pinned: it may read the disk.
         let (new, probed) = self.ids.count_new(&requests[..admitted], time);
         let guard = &pin();
-        let mut group = Group::new(&self.kernel);
+        let mut group = Group::new(&self.kernel, new);
         let mut requests = requests.into_iter();
         let mut ahead = ahead.into_iter().filter_map(|index| self.directory.at(index)).peekable();
         let mut following = SmallVec::new();
@@ -148,8 +148,8 @@ impl Core {
         time: u64,
         guard: &Guard,
         known: impl FnMut(&AccountId) -> Option<&'s Account<Balance>>,
-    ) -> Owned<Balance> {
-        Owned::new(plan::plan(request, time, || self.kernel.now(guard), known))
+    ) -> Plan<Balance> {
+        plan::plan(request, time, || self.kernel.now(guard), known)
     }
 
     /// Sees to what follows a decision.

@@ -6,13 +6,14 @@
 
 use smallvec::SmallVec;
 
+use super::block::Block;
 use super::commit::{Draft, EntryBody};
 use super::contention::{Meter, Started};
 use super::drive::Ready;
 use super::seqlock::Account;
 use super::step::{Step, step};
 use super::sync::{Guard, Mutant, mutant, pin, spin};
-use super::transaction::{ACTIVE, Gate, Handle, Owned, Transaction};
+use super::transaction::{ACTIVE, Gate, Handle, Plan, Transaction};
 use super::{Kernel, State};
 
 /// How many transactions a group has at most.
@@ -26,6 +27,9 @@ pub(crate) type Handles<S> = SmallVec<[Handle<S>; GROUP]>;
 /// Transactions to be decided in their order. When it goes, all of them are decided or closed.
 pub(crate) struct Group<'k, S: State> {
     kernel: &'k Kernel<S>,
+    capacity: usize,
+    /// Where they lie; null before the first.
+    block: *const Block<S>,
     handles: Handles<S>,
 }
 
@@ -43,14 +47,19 @@ struct Pending<'g, S: State> {
 }
 
 impl<'k, S: State> Group<'k, S> {
-    pub(crate) fn new(kernel: &'k Kernel<S>) -> Self {
-        Group { kernel, handles: Handles::new() }
+    /// A group of up to `capacity` transactions, and of [`GROUP`].
+    pub(crate) fn new(kernel: &'k Kernel<S>, capacity: usize) -> Self {
+        Group { kernel, capacity: capacity.min(GROUP), block: std::ptr::null(), handles: Handles::new() }
     }
 
     /// Adds one, to be decided after those before it. It must not be driven before the gates of those are settled.
-    pub(crate) fn push(&mut self, owned: Owned<S>) {
-        debug_assert!(self.handles.len() < GROUP, "a group is small");
-        let handle = owned.publish_after(self.handles.last());
+    pub(crate) fn push(&mut self, plan: Plan<S>) {
+        assert!(self.handles.len() < self.capacity, "a group has room for what is pushed");
+        if self.handles.is_empty() {
+            self.block = Block::allocate(self.capacity);
+        }
+        // Safety: allocated above, used by nobody else, not full; the handles are all here.
+        let handle = unsafe { Block::push(self.block, plan, self.handles.last()) };
         self.handles.push(handle);
     }
 

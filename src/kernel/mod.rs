@@ -20,9 +20,11 @@
 //! | I6 | handle → transaction | the count; the last one frees through the epoch |
 //! | I7 | leg → account | the slab, which outlives every transaction: a ledger drops its handles before its kernel |
 //! | I8 | transaction → the one before it in its group, only while it is undecided | the group holds a handle of each of its transactions until all are decided or closed; a pin taken before the later one was found undecided holds the free back |
+//! | I9 | transaction → the block that it lies in | the block counts its referenced transactions, and goes through the epoch with the last; so one in it outlives its own last reference until then |
 
 #![expect(unsafe_code, reason = "the one place for it; every block names its invariant")]
 
+mod block;
 mod commit;
 mod contention;
 #[cfg(not(equipoise_loom))]

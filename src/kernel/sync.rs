@@ -32,13 +32,23 @@ pub(crate) fn pin() -> Guard {
 /// `garbage` came from [`Box::into_raw`], is retired once, and no later pin can reach it.
 #[inline]
 pub(crate) unsafe fn retire<T>(guard: &Guard, garbage: *mut T) {
+    // Safety: the caller's promise.
+    unsafe { retire_bytes(guard, garbage, size_of::<T>()) };
+}
+
+/// As [`retire`], where so many `bytes` go with it in all.
+///
+/// # Safety
+/// As for [`retire`].
+#[inline]
+pub(crate) unsafe fn retire_bytes<T>(guard: &Guard, garbage: *mut T, bytes: usize) {
     #[cfg(any(equipoise_loom, equipoise_shuttle))]
-    let _ = (guard, garbage);
+    let _ = (guard, garbage, bytes);
     #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
     {
-        super::garbage::count(size_of::<T>() as i64);
+        super::garbage::count(bytes as i64);
         let free = move || {
-            super::garbage::count(-(size_of::<T>() as i64));
+            super::garbage::count(-(bytes as i64));
             // Safety: the caller's promise, handed on: this closure runs once, after every guard of today is gone.
             drop(unsafe { Box::from_raw(garbage) });
         };
@@ -163,6 +173,7 @@ pub(crate) enum Mutant {
     OnlyNewestFinalized,
     GroupOutOfOrder,
     GroupKeepsDecided,
+    BlockGoesWithFirst,
 }
 
 /// Whether `mutant` is switched on; constant `false` in every build that people use.

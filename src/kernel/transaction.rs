@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 use smallvec::SmallVec;
 
 use super::State;
+use super::block::Block;
 use super::commit::{Entry, EntryBody};
 use super::seqlock::{Account, REFUSED, UNDECIDED};
 use super::sync::{
@@ -98,8 +99,10 @@ pub(crate) struct Transaction<S: State> {
     kept_older: AtomicBool,
     /// Whether the decision was cached in every head that is still ours.
     released: AtomicBool,
-    /// The one before it in its group (I8); null where it stands alone.
+    /// The one before it in its group (I8); null where there is none.
     before: *const Transaction<S>,
+    /// Where it lies with others (I9); null where it has memory of its own.
+    block: *const Block<S>,
     embedded: Entry<S>,
     pub(super) plan: Plan<S>,
 }
@@ -139,6 +142,25 @@ impl Gate {
 }
 
 impl<S: State> Transaction<S> {
+    /// One that nobody has seen, in `block` unless that is null, to be decided after `before`.
+    pub(super) fn new(plan: Plan<S>, before: Option<&Handle<S>>, block: *const Block<S>) -> Self {
+        debug_assert!(plan.legs.is_sorted_by(|a, b| a.key() < b.key()), "legs ascend by account id");
+        Transaction {
+            state: AtomicU64::new(ACTIVE),
+            entry: AtomicPtr::new(std::ptr::null_mut()),
+            // The handle's, and the one that the commit list will hold.
+            references: AtomicU64::new(2),
+            gate: AtomicU64::new(UNSETTLED),
+            embedded_taken: AtomicBool::new(false),
+            kept_older: AtomicBool::new(false),
+            released: AtomicBool::new(false),
+            before: before.map_or(std::ptr::null(), |before| before.0.as_ptr()),
+            block,
+            embedded: Entry::empty(),
+            plan,
+        }
+    }
+
     /// [`ACTIVE`], or how it was decided.
     #[inline]
     pub(super) fn state(&self) -> u64 {
@@ -244,6 +266,11 @@ impl<S: State> Transaction<S> {
         {
             this.release(guard);
         }
+        if !this.block.is_null() {
+            // Safety: the caller's promise.
+            unsafe { Block::let_go(this.block, guard) };
+            return;
+        }
         // Safety: I2, no head asks this transaction any more, and the count says that no handle is left.
         unsafe { retire(guard, transaction.cast_mut()) };
     }
@@ -267,36 +294,17 @@ impl<S: State> Drop for Transaction<S> {
     }
 }
 
-/// A transaction that nobody else has seen.
+/// A transaction that stands alone, and that nobody else has seen.
 pub(crate) struct Owned<S: State>(Box<Transaction<S>>);
 
 impl<S: State> Owned<S> {
     pub(crate) fn new(plan: Plan<S>) -> Self {
-        debug_assert!(plan.legs.is_sorted_by(|a, b| a.key() < b.key()), "legs ascend by account id");
-        Owned(Box::new(Transaction {
-            state: AtomicU64::new(ACTIVE),
-            entry: AtomicPtr::new(std::ptr::null_mut()),
-            // The handle's, and the one that the commit list will hold.
-            references: AtomicU64::new(2),
-            gate: AtomicU64::new(UNSETTLED),
-            embedded_taken: AtomicBool::new(false),
-            kept_older: AtomicBool::new(false),
-            released: AtomicBool::new(false),
-            before: std::ptr::null(),
-            embedded: Entry::empty(),
-            plan,
-        }))
+        Owned(Box::new(Transaction::new(plan, None, std::ptr::null())))
     }
 
     /// Makes it shareable; it runs once its gate is open.
     pub(crate) fn publish(self) -> Handle<S> {
         Handle(NonNull::from(Box::leak(self.0)))
-    }
-
-    /// As [`Owned::publish`], to be decided after `before` whoever drives it.
-    pub(super) fn publish_after(mut self, before: Option<&Handle<S>>) -> Handle<S> {
-        self.0.before = before.map_or(std::ptr::null(), |before| before.0.as_ptr());
-        self.publish()
     }
 
     /// As [`Owned::publish`], with the gate open from the start.

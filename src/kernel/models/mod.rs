@@ -6,6 +6,8 @@ use super::group::Group;
 use super::transaction::Gate;
 use super::{Account, Handle, Kernel, Leg, Owned, Plan, State, pin};
 
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+mod block;
 #[cfg(equipoise_loom)]
 mod loom;
 #[cfg(equipoise_shuttle)]
@@ -52,10 +54,10 @@ impl World {
 
     /// A transaction that adds each delta to its account, ready to be driven.
     pub(super) fn prepare(&self, deltas: &[(usize, i64)]) -> Handle<i64> {
-        self.planned(deltas).publish_open()
+        Owned::new(self.plan(deltas)).publish_open()
     }
 
-    fn planned(&self, deltas: &[(usize, i64)]) -> Owned<i64> {
+    fn plan(&self, deltas: &[(usize, i64)]) -> Plan<i64> {
         let mut deltas = deltas.to_vec();
         deltas.sort_unstable();
         let legs = deltas.iter().map(|(account, delta)| {
@@ -63,13 +65,13 @@ impl World {
             leg.push(0, *delta);
             leg
         });
-        Owned::new(Plan { legs: legs.collect(), refusal: None, as_of: 0, time: 0, request: 0 })
+        Plan { legs: legs.collect(), refusal: None, as_of: 0, time: 0, request: 0 }
     }
 
     /// Transactions of one group, each ready to be driven.
     pub(super) fn prepare_group(&self, transactions: &[&[(usize, i64)]]) -> Group<'_, i64> {
-        let mut group = Group::new(&self.kernel);
-        transactions.iter().for_each(|deltas| group.push(self.planned(deltas)));
+        let mut group = Group::new(&self.kernel, transactions.len());
+        transactions.iter().for_each(|deltas| group.push(self.plan(deltas)));
         for handle in group.handles() {
             assert_eq!(handle.settle(Gate::Open), Gate::Open);
         }

@@ -231,8 +231,8 @@ fn a_group_that_is_dropped_is_decided() {
     let world = World::new(&[5, 5]);
     drop(world.prepare_group(&[&[(0, -1)], &[(1, 1)]]));
     assert_eq!([world.balance(0), world.balance(1)], [4, 6]);
-    let mut group = Group::new(&world.kernel);
-    group.push(world.planned(&[(0, -1)]));
+    let mut group = Group::new(&world.kernel, 2);
+    group.push(world.plan(&[(0, -1)]));
     drop(group);
     assert_eq!(world.balance(0), 4, "its gate was closed");
 }
