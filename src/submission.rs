@@ -112,11 +112,12 @@ impl Core {
     /// Admits requests, up to the first that is not; says how many that are, and why.
     #[inline]
     fn receive(&self, requests: &[Request]) -> Result<(), (usize, SubmitError)> {
-        let guard = &pin();
-        for (place, request) in requests.iter().enumerate() {
-            self.admit(request, guard).map_err(|refusal| (place, refusal))?;
+        self.admit().map_err(|refusal| (0, refusal))?;
+        let has_id = |request: &Request| request.members().iter().any(|member| member.id.is_some());
+        match requests.iter().position(has_id) {
+            Some(first) if self.disk.is_some() => self.ids.admit().map_err(|refusal| (first, refusal.into())),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Where the accounts of `requests` probably lie, in the order in which their plans ask for them, as far as that is at hand. They come
@@ -181,9 +182,10 @@ impl Core {
         Outcome::new(handle, None, false)
     }
 
-    /// Refuses before anything is claimed, when a limit is reached.
+    /// Refuses before anything is claimed, when a limit is reached that protects from any request.
     #[inline]
-    fn admit(&self, request: &Request, guard: &Guard) -> Result<(), SubmitError> {
+    fn admit(&self) -> Result<(), SubmitError> {
+        let guard = &pin();
         if self.closed.is_set() {
             return Err(self.why_closed());
         }
@@ -206,9 +208,6 @@ impl Core {
             if bytes > LARGE_BACKLOG {
                 self.bell.ring();
                 return Err(Exhausted::BacklogBytes { bytes, limit: LARGE_BACKLOG }.into());
-            }
-            if self.disk.is_some() && request.members().iter().any(|member| member.id.is_some()) {
-                self.ids.admit()?;
             }
         }
         Ok(())

@@ -35,6 +35,7 @@ impl<S: State> Block<S> {
     /// # Safety
     /// `block` was allocated by the caller, who alone pushes to it, and no more than there is room for. Of each that was pushed before, a
     /// handle lives.
+    #[inline]
     pub(super) unsafe fn push(block: *const Self, plan: Plan<S>, before: Option<&Handle<S>>) -> Handle<S> {
         // Safety: the caller's promise; the handles keep it (I9).
         let this = unsafe { &*block };

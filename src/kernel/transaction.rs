@@ -143,6 +143,7 @@ impl Gate {
 
 impl<S: State> Transaction<S> {
     /// One that nobody has seen, in `block` unless that is null, to be decided after `before`.
+    #[inline]
     pub(super) fn new(plan: Plan<S>, before: Option<&Handle<S>>, block: *const Block<S>) -> Self {
         debug_assert!(plan.legs.is_sorted_by(|a, b| a.key() < b.key()), "legs ascend by account id");
         Transaction {
