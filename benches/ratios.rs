@@ -15,6 +15,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use baseline::bare::Bare;
 use baseline::{Bank, Limits, Locks, Mutexed, Ours, Seqlocks};
 use crossbeam_skiplist::base::SkipList;
 use equipoise::{AccountId, Ledger, TransactionId};
@@ -229,10 +230,10 @@ fn reads_for<R>(duration: Duration, read: &impl Fn() -> R) -> (f64, f64) {
     (cpu.as_nanos() as f64 / reads as f64, p99)
 }
 
-/// What this thread has used of a CPU (Linux).
+/// What this thread has used of a CPU.
 fn cpu_time() -> Duration {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux with schedstat");
-    Duration::from_nanos(text.split(' ').next().and_then(|first| first.parse().ok()).expect("nanoseconds"))
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
 }
 
 // (b) Transfers.
@@ -244,6 +245,7 @@ struct Contenders {
     mutex: Arc<Mutexed>,
     locks: Arc<Locks>,
     seqlocks: Arc<Seqlocks>,
+    bare: Arc<Bare>,
 }
 
 /// Numbers no request id twice.
@@ -279,6 +281,14 @@ impl Callers {
 struct Measured {
     per_second: f64,
     latencies: Latencies,
+    longest: Longest,
+}
+
+/// The longest call, and for how much of it the caller's thread ran: for the rest others had the processors, or it waited.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Longest {
+    took: Duration,
+    ran: Duration,
 }
 
 /// Measurements of one contender under one load.
@@ -286,12 +296,20 @@ struct Measured {
 struct Series {
     rates: Vec<f64>,
     latencies: Latencies,
+    longest: Longest,
 }
 
 impl Series {
     fn add(&mut self, measured: Measured) {
         self.rates.push(measured.per_second);
         self.latencies.merge(&measured.latencies);
+        self.longest = self.longest.max(measured.longest);
+    }
+
+    fn line(&self) -> String {
+        let [p50, p99, p999] = [500, 990, 999].map(|per_mille| self.latencies.percentile(per_mille));
+        let Longest { took, ran } = self.longest;
+        format!("latency p50 {p50:.1?} p99 {p99:.1?} p99.9 {p999:.1?} max {took:.1?}, of which it ran {ran:.1?}")
     }
 }
 
@@ -303,6 +321,7 @@ fn write(settings: &Settings) {
         mutex: Arc::new(Mutexed::build(&ids, INITIAL, limits)),
         locks: Arc::new(Locks::build(&ids, INITIAL, limits)),
         seqlocks: Arc::new(Seqlocks::build(&ids, INITIAL, limits)),
+        bare: Arc::new(Bare::build(&ids, INITIAL, limits)),
         ids: Arc::new(ids),
     };
     let callers = [
@@ -326,15 +345,20 @@ fn write(settings: &Settings) {
 
 fn compare(settings: &Settings, contenders: &Contenders, spread: Spread, callers: Callers, goal: f64) {
     // Two hundred threads take turns of milliseconds on a core: give each several.
-    let longer = if matches!(callers, Callers::Threads(200)) { 3 } else { 1 };
+    let longer = if is_crowd(callers) { 3 } else { 1 };
     let load = Load { spread, callers, duration: settings.measurement * longer };
-    let Contenders { ids, ours, mutex, locks, seqlocks } = contenders;
+    let Contenders { ids, ours, mutex, locks, seqlocks, bare } = contenders;
+    let pushed_back = ours.pushed_back();
+    let mut alone = Series::default();
     let mut series: [Series; 4] = Default::default();
     for _ in 0..settings.repetitions {
         series[0].add(transfers(ours, ids, load));
         series[1].add(transfers(mutex, ids, load));
         series[2].add(transfers(locks, ids, load));
         series[3].add(transfers(seqlocks, ids, load));
+        if is_crowd(callers) {
+            alone.add(transfers(bare, ids, load));
+        }
     }
     let names = [Ours::NAME, Mutexed::NAME, Locks::NAME, Seqlocks::NAME];
     let rates = series.each_mut().map(|series| median(&mut series.rates));
@@ -344,18 +368,19 @@ fn compare(settings: &Settings, contenders: &Contenders, spread: Spread, callers
         println!("{what}: ours {}, {name} {}, ratio {:.2}", rate(rates[0]), rate(rate_of), rates[0] / rate_of);
     }
     for (name, series) in names.iter().zip(&series) {
-        let latencies = &series.latencies;
-        println!(
-            "{what}: {name} latency p50 {:.1?} p99 {:.1?} max {:.1?}",
-            latencies.percentile(500),
-            latencies.percentile(990),
-            latencies.longest()
-        );
+        println!("{what}: {name} {}", series.line());
     }
-    if let Callers::Threads(200) = callers {
+    if is_crowd(callers) {
+        println!("{what}: {} {}", Bare::NAME, alone.line());
+        println!("{what}: ours pushed {} requests back", ours.pushed_back() - pushed_back);
         let p99 = |of: usize| series[of].latencies.percentile(990).as_nanos() as f64;
         println!("{what}: mutex's p99 is {:.0}x ours, {}", p99(1) / p99(0), at_least(p99(1) / p99(0), 10.0));
     }
+}
+
+/// Whether there are so many threads that most of a call's longest time is that of the others' turns on the processors.
+fn is_crowd(callers: Callers) -> bool {
+    matches!(callers, Callers::Threads(200))
 }
 
 /// Runs the load against `bank`.
@@ -377,20 +402,23 @@ fn on_threads<B: Bank>(bank: &Arc<B>, ids: &Arc<Vec<AccountId>>, load: Load, thr
                 let mut caller = Caller::new(bank.clone(), ids.clone(), load.spread);
                 scope.spawn(move || {
                     ready.wait();
+                    let began = Instant::now();
                     while !stop.load(Ordering::Relaxed) {
                         caller.transfer();
                     }
-                    caller
+                    (began, caller)
                 })
             })
             .collect();
         ready.wait();
-        let began = Instant::now();
         thread::sleep(load.duration);
         stop.store(true, Ordering::Relaxed);
-        // What is done after the stop is counted on both ends: in the operations and in the time.
-        let done: Vec<_> = callers.into_iter().map(|caller| caller.join().expect("a caller")).collect();
-        Measured::of(&done, began.elapsed())
+        // What is done after the stop is counted on both ends: in the operations and in the time. And since the first caller began:
+        // among so many threads this one's turn may come long after it.
+        let (began, done): (Vec<_>, Vec<_>) =
+            callers.into_iter().map(|caller| caller.join().expect("a caller")).unzip();
+        bank.settle();
+        Measured::of(&done, began.into_iter().min().expect("a caller").elapsed())
     })
 }
 
@@ -419,6 +447,7 @@ fn on_tasks<B: Bank>(bank: &Arc<B>, ids: &Arc<Vec<AccountId>>, load: Load, tasks
         for caller in callers {
             done.push(caller.await.expect("a caller"));
         }
+        bank.settle();
         Measured::of(&done, began.elapsed())
     })
 }
@@ -428,7 +457,8 @@ impl Measured {
         let mut latencies = Latencies::default();
         callers.iter().for_each(|caller| latencies.merge(&caller.latencies));
         let done: u64 = callers.iter().map(|caller| caller.done).sum();
-        Measured { per_second: done as f64 / elapsed.as_secs_f64(), latencies }
+        let longest = callers.iter().map(|caller| caller.longest).max().unwrap_or_default();
+        Measured { per_second: done as f64 / elapsed.as_secs_f64(), latencies, longest }
     }
 }
 
@@ -441,12 +471,14 @@ struct Caller<B> {
     first: u64,
     done: u64,
     latencies: Latencies,
+    longest: Longest,
 }
 
 impl<B: Bank> Caller<B> {
     fn new(bank: Arc<B>, ids: Arc<Vec<AccountId>>, spread: Spread) -> Self {
         let first = NEXT_ID.fetch_add(1 << 32, Ordering::Relaxed);
-        Caller { bank, ids, spread, random: Random::new(first), first, done: 0, latencies: Latencies::default() }
+        let (random, latencies, longest) = (Random::new(first), Latencies::default(), Longest::default());
+        Caller { bank, ids, spread, random, first, done: 0, latencies, longest }
     }
 
     /// The next transfer: between which accounts, how much, and under which id.
@@ -460,10 +492,12 @@ impl<B: Bank> Caller<B> {
     #[inline]
     fn transfer(&mut self) {
         let (from, to, amount, id) = self.next();
-        let began = self.done.is_multiple_of(SAMPLED).then(Instant::now);
+        let before = self.done.is_multiple_of(SAMPLED).then(|| (cpu_time(), Instant::now()));
         let answer = self.bank.transfer(&self.ids[from], &self.ids[to], amount, &id);
-        if let Some(began) = began {
-            self.latencies.record(began.elapsed());
+        if let Some((ran, began)) = before {
+            let took = began.elapsed();
+            self.latencies.record(took);
+            self.longest = self.longest.max(Longest { took, ran: cpu_time().saturating_sub(ran) });
         }
         assert!(answer.result.is_ok() && !answer.replayed, "a fresh transfer with funds");
         self.done += 1;

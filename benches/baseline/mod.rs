@@ -6,6 +6,7 @@
 
 #![allow(dead_code, reason = "each bench uses its part")]
 
+pub mod bare;
 mod locks;
 mod mutex;
 mod ours;
@@ -58,6 +59,14 @@ pub trait Bank: Send + Sync + 'static {
 
     /// Takes a consistent copy of all accounts: how many, and their sum.
     fn snapshot(&self) -> (usize, i128);
+
+    /// Waits until nothing is left over that calls have put off.
+    fn settle(&self) {}
+
+    /// How many requests it has pushed back, each to be sent again.
+    fn pushed_back(&self) -> u64 {
+        0
+    }
 
     /// Moves `amount`, with an id.
     fn transfer(&self, from: &AccountId, to: &AccountId, amount: i64, id: &TransactionId) -> Answer {

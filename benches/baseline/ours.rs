@@ -1,11 +1,14 @@
 //! The ledger itself.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use equipoise::{AccountId, AccountState, InvalidRequest, Ledger, Request, SubmitError};
 
 use super::{Answer, Bank, Limits};
 
 pub struct Ours {
     pub ledger: Ledger,
+    pushed_back: AtomicU64,
 }
 
 impl Bank for Ours {
@@ -20,7 +23,7 @@ impl Bank for Ours {
             ledger.create(account, initial).expect("a new account");
         }
         ledger.wait_durable(ledger.sequence()).expect("an open ledger");
-        Ours { ledger }
+        Ours { ledger, pushed_back: AtomicU64::new(0) }
     }
 
     fn read(&self, account: &AccountId) -> Option<AccountState> {
@@ -36,10 +39,21 @@ impl Bank for Ours {
                     return Ok(Answer { sequence, replayed, result: outcome.result() });
                 }
                 Err(SubmitError::Invalid(invalid)) => return Err(invalid),
-                Err(SubmitError::Exhausted(_)) => std::thread::yield_now(),
+                Err(SubmitError::Exhausted(_)) => {
+                    self.pushed_back.fetch_add(1, Ordering::Relaxed);
+                    std::thread::yield_now();
+                }
                 Err(error) => panic!("{error}"),
             }
         }
+    }
+
+    fn settle(&self) {
+        self.ledger.wait_durable(self.ledger.sequence()).expect("an open ledger");
+    }
+
+    fn pushed_back(&self) -> u64 {
+        self.pushed_back.load(Ordering::Relaxed)
     }
 
     fn snapshot(&self) -> (usize, i128) {
