@@ -116,7 +116,7 @@ impl Builder {
     }
 
     /// How many decided transactions may wait to become durable (default 100,000 on disk, 1,000,000 in memory) before writes are refused with
-    /// [`Exhausted::Backlog`](crate::Exhausted::Backlog).
+    /// [`Exhausted::Backlog`](crate::Exhausted::Backlog). From half of that on some calls give way to other threads first, near the limit each does.
     #[must_use]
     pub fn max_backlog(mut self, entries: u64) -> Self {
         self.max_backlog = Some(entries);

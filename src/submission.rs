@@ -17,6 +17,11 @@ use crate::request::{Kind, Member, Request};
 /// Ids that a caller forgets for each of its own; more than one, so that the table shrinks back.
 const FORGOTTEN_BY_A_CALLER: usize = 2;
 
+/// Once the backlog is half full, one call in so many gives way to the flusher; once it is three quarters full, each does. Beside hundreds of
+/// runnable threads the flusher's turn on a processor comes as seldom as any caller's, while all of them make work for it: they would fill the
+/// backlog, and then be refused for seconds, until all of that is worked off.
+const GIVES_WAY_ONCE_IN: u64 = 4;
+
 /// Bytes of large requests that may wait to become durable. Small ones are bounded by their number.
 const LARGE_BACKLOG: u64 = 256 << 20;
 
@@ -112,12 +117,18 @@ impl Core {
     /// Admits requests, up to the first that is not; says how many that are, and why.
     #[inline]
     fn receive(&self, requests: &[Request]) -> Result<(), (usize, SubmitError)> {
-        self.admit().map_err(|refusal| (0, refusal))?;
+        let behind = self.admit().map_err(|refusal| (0, refusal))?;
         let has_id = |request: &Request| request.members().iter().any(|member| member.id.is_some());
-        match requests.iter().position(has_id) {
-            Some(first) if self.disk.is_some() => self.ids.admit().map_err(|refusal| (first, refusal.into())),
-            _ => Ok(()),
+        if self.disk.is_some()
+            && let Some(first) = requests.iter().position(has_id)
+        {
+            self.ids.admit().map_err(|refusal| (first, refusal.into()))?;
         }
+        if gives_way(behind, self.limits.backlog) {
+            // Nothing is held here, and nobody in particular waited for.
+            std::thread::yield_now();
+        }
+        Ok(())
     }
 
     /// Where the accounts of `requests` probably lie, in the order in which their plans ask for them, as far as that is at hand. They come
@@ -182,9 +193,10 @@ impl Core {
         Outcome::new(handle, None, false)
     }
 
-    /// Refuses before anything is claimed, when a limit is reached that protects from any request.
+    /// Refuses before anything is claimed, when a limit is reached that protects from any request; says how many decided requests wait to
+    /// become durable.
     #[inline]
-    fn admit(&self) -> Result<(), SubmitError> {
+    fn admit(&self) -> Result<u64, SubmitError> {
         let guard = &pin();
         if self.closed.is_set() {
             return Err(self.why_closed());
@@ -194,23 +206,22 @@ impl Core {
             guard.flush();
             return Err(Exhausted::Garbage { bytes, cap: self.limits.garbage }.into());
         }
-        if let Some(flusher) = &self.flusher {
-            if let Some(shortage) = flusher.sink().shortage() {
-                return Err(shortage.into());
-            }
-            let entries = self.kernel.now(guard).saturating_sub(self.kernel.durable());
-            if entries > self.limits.backlog {
-                self.bell.ring();
-                return Err(Exhausted::Backlog { entries, limit: self.limits.backlog }.into());
-            }
-            // A flush may take off what its caller has not added yet.
-            let bytes = u64::try_from(self.large.get().cast_signed()).unwrap_or(0);
-            if bytes > LARGE_BACKLOG {
-                self.bell.ring();
-                return Err(Exhausted::BacklogBytes { bytes, limit: LARGE_BACKLOG }.into());
-            }
+        let Some(flusher) = &self.flusher else { return Ok(0) };
+        if let Some(shortage) = flusher.sink().shortage() {
+            return Err(shortage.into());
         }
-        Ok(())
+        let entries = self.kernel.now(guard).saturating_sub(self.kernel.durable());
+        if entries > self.limits.backlog {
+            self.bell.ring();
+            return Err(Exhausted::Backlog { entries, limit: self.limits.backlog }.into());
+        }
+        // A flush may take off what its caller has not added yet.
+        let bytes = u64::try_from(self.large.get().cast_signed()).unwrap_or(0);
+        if bytes > LARGE_BACKLOG {
+            self.bell.ring();
+            return Err(Exhausted::BacklogBytes { bytes, limit: LARGE_BACKLOG }.into());
+        }
+        Ok(entries)
     }
 
     /// The answer to a request whose member `index` carries an id that is in memory.
@@ -241,6 +252,12 @@ impl Core {
     }
 }
 
+/// Whether a caller lets others run first, when `behind` decided requests wait to become durable of the `limit` that may.
+#[inline]
+fn gives_way(behind: u64, limit: u64) -> bool {
+    behind > limit / 2 && (behind > limit - limit / 4 || behind.is_multiple_of(GIVES_WAY_ONCE_IN))
+}
+
 /// Visits the accounts that requests name first. Loops: chained iterators take longer than what they are for.
 #[inline]
 fn first_accounts(requests: &[Request], mut visit: impl FnMut(&AccountId)) {
@@ -264,5 +281,23 @@ fn unknowable(error: IndexError) -> SubmitError {
             Exhausted::Disk { path: path.display().to_string(), needed: IndexError::ROOM }.into()
         }
         error => SubmitError::IdsUnreadable { what: error.to_string() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// E1: callers give way before they are refused, but not while the flusher keeps up.
+    #[test]
+    fn callers_give_way_to_a_flusher_that_has_fallen_behind() {
+        for limit in [1, 10, 100_000, 1_000_000] {
+            let given = |from, to| (from..=to).filter(|behind| gives_way(*behind, limit)).count() as u64;
+            assert_eq!(given(0, limit / 2), 0, "{limit}");
+            let nearly_full = limit - limit / 4;
+            let seldom = given(limit / 2 + 1, nearly_full);
+            assert!(seldom.abs_diff((nearly_full - limit / 2) / GIVES_WAY_ONCE_IN) <= 1, "{limit}: {seldom}");
+            assert_eq!(given(nearly_full + 1, limit), limit / 4, "{limit}");
+        }
     }
 }
