@@ -44,6 +44,7 @@
 //! directory, and the next opening begins afresh.
 
 mod chain;
+mod fences;
 mod filter;
 mod format;
 mod merge;

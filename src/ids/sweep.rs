@@ -25,6 +25,9 @@ const WAITING: usize = 2;
 /// While the index works, as many more may wait, so that a small capacity does not refuse what one batch brings.
 const WAITING_ALWAYS: usize = 1 << 16;
 
+/// For how many ids a queue keeps room at most.
+const MOST_KEPT: usize = 1 << 20;
+
 pub(super) struct Sweep {
     due_at: usize,
     queue: Mutex<Queue>,
@@ -60,6 +63,11 @@ impl Sweep {
         }
     }
 
+    /// How many ids the queues keep room for: what waits when a sweep is due, and half as much that comes until it begins.
+    fn usual(&self) -> usize {
+        (self.due_at + self.due_at / 2).min(MOST_KEPT)
+    }
+
     fn waiting(&self) -> usize {
         usize::try_from(self.waiting.get()).unwrap_or(usize::MAX)
     }
@@ -82,6 +90,21 @@ impl Sweep {
 }
 
 impl Queue {
+    /// Takes the room that `usual` ids need at once: growing to it leaves as much behind again, in sizes that nobody else wants.
+    fn make_room(&mut self, usual: usize) {
+        if self.claims.capacity() == 0 {
+            self.claims.reserve_exact(usual);
+            self.records.reserve_exact(usual);
+        }
+    }
+
+    /// Empty, gives back the room of a time when more than `usual` waited.
+    fn give_back(&mut self, usual: usize) {
+        if self.claims.capacity() > usual {
+            (self.claims, self.records) = Default::default();
+        }
+    }
+
     /// Adds what `later` has, and leaves its room for what comes.
     fn append(&mut self, later: &mut Queue) {
         if self.claims.is_empty() {
@@ -104,6 +127,7 @@ impl<I: Index> Ids<I> {
         };
         let mut queue = self.sweep.queue.lock();
         let before = queue.claims.len();
+        queue.make_room(self.sweep.usual());
         for handle in batch {
             let Some(decision) = handle.decision() else { continue };
             let (sequence, time) = (decision.sequence, decision.time);
@@ -153,6 +177,7 @@ impl<I: Index> Ids<I> {
         taken.records.clear();
         self.sweep.waiting.add(-(taken.claims.len() as i64));
         taken.claims.drain(..).for_each(|claim| self.table.note_claimed(claim));
+        taken.give_back(self.sweep.usual());
         // Nothing is noted that was not published before.
         self.table.forget(self.table.capacity / 2, usize::MAX, |_| true);
         Ok(())

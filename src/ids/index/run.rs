@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use super::fences::Fences;
 use super::filter::Filter;
 use super::format::{FENCE, Header, PAGE, Span, records};
 use super::{IndexError, Indexed, Key, Record, damaged, unreadable};
@@ -14,8 +15,7 @@ pub(super) struct Run {
     pub(super) path: PathBuf,
     pub(super) header: Header,
     file: File,
-    /// The first key of each page.
-    fences: Vec<Key>,
+    fences: Fences,
     pub(super) filter: Filter,
 }
 
@@ -46,13 +46,12 @@ impl Run {
             return Err(wrong("the checksum of its fences and filter is wrong"));
         }
         let (fences, filter) = tail.split_at(header.pages() as usize * FENCE);
-        let fences = fences.as_chunks().0.iter().map(|fence| Key(u128::from_be_bytes(*fence))).collect();
-        let filter = Filter::of_bytes(filter);
+        let (fences, filter) = (Fences::of_bytes(fences), Filter::of_bytes(filter));
         Ok(Run { path, header, file, fences, filter })
     }
 
     /// One that was just written to `file`.
-    pub(super) fn written(path: PathBuf, header: Header, file: File, fences: Vec<Key>, filter: Filter) -> Run {
+    pub(super) fn written(path: PathBuf, header: Header, file: File, fences: Fences, filter: Filter) -> Run {
         Run { path, header, file, fences, filter }
     }
 
@@ -69,30 +68,20 @@ impl Run {
         if !self.filter.may_hold(key) {
             return Ok(None);
         }
-        let Some(number) = self.page_of(key) else { return Ok(None) };
+        let Some(pages) = self.fences.pages_of(key) else { return Ok(None) };
         let mut page = [0; PAGE];
-        self.read(&mut page, number as u64)?;
-        let records = records(&page, number as u64, &self.header).map_err(|what| damaged(&self.path, what))?;
-        let found = records.binary_search_by(|record| record[..16].cmp(&key.0.to_be_bytes()[..]));
-        Ok(found.ok().map(|place| Record::read(&records[place]).indexed))
-    }
-
-    /// The page that would hold `key`: the last that begins at or before it. Keys are spread evenly, so it is looked for
-    /// around the place that says: halving would touch a line of memory a step.
-    fn page_of(&self, key: Key) -> Option<usize> {
-        let fences = &self.fences;
-        let guess = (((key.0 >> 64) * fences.len() as u128) >> 64) as usize;
-        let begins_after = |place: usize| fences.get(place).is_none_or(|fence| *fence > key);
-        let (mut low, mut high, mut step) = (guess, guess, 1);
-        while low > 0 && begins_after(low) {
-            (low, high) = (low.saturating_sub(step), low);
-            step *= 2;
+        for number in pages.rev() {
+            let number = number as u64;
+            self.read(&mut page, number)?;
+            let records = records(&page, number, &self.header).map_err(|what| damaged(&self.path, what))?;
+            match records.binary_search_by(|record| record[..16].cmp(&key.0.to_be_bytes()[..])) {
+                Ok(place) => return Ok(Some(Record::read(&records[place]).indexed)),
+                // Before the first: it may be in the page before.
+                Err(0) => {}
+                Err(_) => return Ok(None),
+            }
         }
-        while !begins_after(high) {
-            (low, high) = (high, high.saturating_add(step).min(fences.len()));
-            step *= 2;
-        }
-        (low + fences.get(low..high)?.partition_point(|fence| *fence <= key)).checked_sub(1)
+        Ok(None)
     }
 
     fn read(&self, pages: &mut [u8], number: u64) -> Result<(), IndexError> {
@@ -113,7 +102,7 @@ impl Run {
 }
 
 /// Pages that are read at once when all are.
-const PAGES_AT_ONCE: u64 = 32;
+const PAGES_AT_ONCE: u64 = 16;
 
 /// A walk through a run, with a few pages of it in memory.
 pub(super) struct Records<'a> {

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use super::fences::Fences;
 use super::filter::Filter;
 use super::format::{Header, PAGE, PER_PAGE, RECORD, Span, seal};
 use super::run::Run;
@@ -26,7 +27,8 @@ pub(super) struct Writer<'a> {
     /// Records in the page at the end of the buffer.
     in_page: usize,
     not_synced: usize,
-    fences: Vec<Key>,
+    /// The first key of each page.
+    first_keys: Vec<Key>,
     filter: Filter,
     finished: bool,
 }
@@ -38,16 +40,19 @@ impl<'a> Writer<'a> {
         let file = File::options().read(true).write(true).create(true).truncate(true).open(&unfinished);
         let file = file.map_err(|error| unwritable(&unfinished, &error))?;
         let filter = Filter::for_ids(ids);
+        // All at once: what a buffer leaves behind as it grows is a size that nobody else wants.
+        let mut buffer = Vec::with_capacity(BUFFER);
+        // The header's place, until all of it is known.
+        buffer.resize(PAGE, 0);
         Ok(Writer {
             dir,
             unfinished,
             file,
             header: Header { ledger, span, records: 0, blocks: filter.blocks(), checksum: 0 },
-            // The header's place, until all of it is known.
-            buffer: vec![0; PAGE],
+            buffer,
             in_page: 0,
             not_synced: 0,
-            fences: Vec::new(),
+            first_keys: Vec::with_capacity(ids.div_ceil(PER_PAGE as u64) as usize),
             filter,
             finished: false,
         })
@@ -56,7 +61,7 @@ impl<'a> Writer<'a> {
     /// Adds a record; their keys ascend.
     pub(super) fn push(&mut self, record: &Record) -> Result<(), IndexError> {
         if self.in_page == 0 {
-            self.fences.push(record.key);
+            self.first_keys.push(record.key);
         }
         self.filter.insert(record.key);
         self.buffer.extend_from_slice(&record.bytes());
@@ -71,7 +76,7 @@ impl<'a> Writer<'a> {
     fn end_page(&mut self) -> Result<(), IndexError> {
         let begin = self.buffer.len() - self.in_page * RECORD;
         self.buffer.resize(begin + PAGE, 0);
-        seal(&mut self.buffer[begin..], self.fences.len() as u64 - 1, self.header.span);
+        seal(&mut self.buffer[begin..], self.first_keys.len() as u64 - 1, self.header.span);
         self.in_page = 0;
         if self.buffer.len() >= BUFFER {
             self.write().map_err(|error| unwritable(&self.unfinished, &error))?;
@@ -91,26 +96,28 @@ impl<'a> Writer<'a> {
     }
 
     fn write_tail(&mut self) -> io::Result<()> {
-        let tail = self.buffer.len();
-        let fences = std::mem::take(&mut self.fences);
-        self.buffer.extend(fences.iter().flat_map(|fence| fence.0.to_be_bytes()));
-        self.fences = fences;
-        let mut checksum = crc32c::crc32c(&self.buffer[tail..]);
         self.write()?;
+        let mut checksum = 0;
+        let first_keys = std::mem::take(&mut self.first_keys);
+        first_keys.iter().try_for_each(|key| self.write_checked(&key.0.to_be_bytes(), &mut checksum))?;
+        self.first_keys = first_keys;
         let filter = std::mem::replace(&mut self.filter, Filter::for_ids(0));
-        for block in filter.bytes() {
-            self.buffer.extend_from_slice(&block);
-            if self.buffer.len() >= BUFFER {
-                checksum = crc32c::crc32c_append(checksum, &self.buffer);
-                self.write()?;
-            }
-        }
-        checksum = crc32c::crc32c_append(checksum, &self.buffer);
-        self.write()?;
+        filter.bytes().try_for_each(|block| self.write_checked(&block, &mut checksum))?;
         self.filter = filter;
-        self.header.checksum = checksum;
+        self.header.checksum = crc32c::crc32c_append(checksum, &self.buffer);
+        self.write()?;
         self.file.write_all_at(&self.header.page(), 0)?;
         self.file.sync_all()
+    }
+
+    /// Writes a piece of the tail, and adds to `checksum` what has left the buffer.
+    fn write_checked(&mut self, piece: &[u8], checksum: &mut u32) -> io::Result<()> {
+        if self.buffer.len() + piece.len() > BUFFER {
+            *checksum = crc32c::crc32c_append(*checksum, &self.buffer);
+            self.write()?;
+        }
+        self.buffer.extend_from_slice(piece);
+        Ok(())
     }
 
     /// Completes it, makes it durable, and gives it its name.
@@ -128,8 +135,8 @@ impl<'a> Writer<'a> {
             Ok(file)
         };
         let file = named(&mut self).map_err(|error: io::Error| unwritable(&path, &error))?;
-        let (fences, filter) =
-            (std::mem::take(&mut self.fences), std::mem::replace(&mut self.filter, Filter::for_ids(0)));
+        let fences = Fences::new(self.first_keys.iter().copied());
+        let filter = std::mem::replace(&mut self.filter, Filter::for_ids(0));
         Ok(Run::written(path, self.header, file, fences, filter))
     }
 }
