@@ -109,6 +109,9 @@ fn hash(before: &Hash, batch: &[u8]) -> Hash {
     *hasher.finalize().as_bytes()
 }
 
+/// Room that a draft has from the start: what a buffer leaves behind as it grows is a size that nobody else wants.
+const ROOM: usize = 1 << 20;
+
 /// A batch that is being put together.
 pub(super) struct Draft {
     bytes: Vec<u8>,
@@ -120,7 +123,9 @@ pub(super) struct Draft {
 
 impl Draft {
     pub(super) fn new() -> Self {
-        Draft { bytes: vec![0; HEADER], notes: 0, count: 0, time: 0 }
+        let mut bytes = Vec::with_capacity(ROOM);
+        bytes.resize(HEADER, 0);
+        Draft { bytes, notes: 0, count: 0, time: 0 }
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -192,7 +192,10 @@ impl<'a> Writing<'a> {
         let notes_of = (!noted.is_blank()).then_some(section);
         let header = Header { sequence, time, ledger, accounts: 0, total: 0, notes: notes_of };
         let offset = header.accounts_at();
-        let writing = Writing { files, unfinished, file, header, block: vec![0; 8], offset, finished: false };
+        // All at once: what a buffer leaves behind as it grows is a size that nobody else wants.
+        let mut block = Vec::with_capacity(LONGEST_BLOCK);
+        block.resize(8, 0);
+        let writing = Writing { files, unfinished, file, header, block, offset, finished: false };
         write_all(&*writing.file, &notes, HEADER as u64)?;
         Ok(writing)
     }
@@ -254,7 +257,7 @@ impl Drop for Writing<'_> {
 pub(super) fn read(file: &dyn File) -> Result<Header, String> {
     let (mut blocks, _) = Blocks::open(file)?;
     let mut accounts = Accounts::of(blocks.header);
-    let mut block = Vec::new();
+    let mut block = Vec::with_capacity(LONGEST_BLOCK);
     while let Some(at) = blocks.next(&mut block)? {
         accounts.take(&block, at, |_, _, _| {})?;
     }
