@@ -18,7 +18,7 @@ use workload::{
 const ACCOUNTS: usize = 100_000;
 
 /// What the index is documented to take in memory for an id on disk.
-const INDEX_BYTES: f64 = 1.5;
+const INDEX_BYTES: f64 = 1.3;
 
 /// As many callers of the service whose requests become durable together.
 const CALLERS: u64 = 200;

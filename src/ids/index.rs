@@ -27,8 +27,8 @@
 //!
 //! # Finding
 //!
-//! Filters and fences are in memory, about 11.5 bits an id in the large runs and 21.5 in the small ones, of which there are
-//! more: a filter that lets an absent id pass costs the reading of a page, as much as some hundred looks at a filter. Runs
+//! Filters, and of fences the upper 32 bits, are in memory: 10.3 bits an id in the large runs and 20.3 in the small ones, of which
+//! there are more: a filter that lets an absent id pass costs the reading of a page, as much as some hundred looks at a filter. Runs
 //! are asked from the newest to the oldest: one cache line each, and where the filter does not know better, one page read
 //! from the file. Several ids are asked about run by run, while the lines of the next run come from memory: most are new,
 //! and that is all that they cost here. No lock is taken, and nothing waited for: the set of runs is swapped whole, and a run that was

@@ -12,9 +12,9 @@
 //! half the capacity waits for it and leaves half the capacity in the table, so about `capacity` ids are in memory, and
 //! what is decided while a sweep runs. Requests that carry ids are refused when the index fails and twice the capacity
 //! waits, or when it is only slow and 65,536 more than that wait ([`Ids::admit`]). What waits for the index takes 72 bytes
-//! more. The index itself keeps 11.5 bits an id in memory in runs of more than 1,048,576 ids, 21.5 in smaller ones, 14 to 18 MB with
-//! 10 million ids, whatever their length; merging and a run that is written add a few MB, and the filter
-//! of the run that is made. It holds one file open a run, some 30 and at most about 70.
+//! more, and room for that is kept, for three quarters of the capacity, twice. The index itself keeps 10.3 bits an id in memory in runs of
+//! more than 1,048,576 ids, 20.3 in smaller ones, 13 to 17 MB with 10 million ids, whatever their length; merging and a run that is
+//! written add a few MB, and the filter of the run that is made. It holds one file open a run, some 30 and at most about 70.
 //!
 //! In time most of it is memory that has left the processor's caches: the table's slots, the runs' filters, transactions that were
 //! decided a hundred thousand ids ago. So a group of requests asks for all its ids together, first in the table, then run by

@@ -100,7 +100,7 @@ impl Queue {
 
     /// Empty, gives back the room of a time when more than `usual` waited.
     fn give_back(&mut self, usual: usize) {
-        if self.claims.capacity() > usual {
+        if self.claims.capacity().max(self.records.capacity()) > usual {
             (self.claims, self.records) = Default::default();
         }
     }
@@ -255,5 +255,29 @@ impl<I: Index> Ids<I> {
                 |claim: &Claim| claim.handle.decision().is_some_and(|decision| decision.sequence <= durable);
             self.table.forget(self.table.capacity, most, is_durable);
         }
+    }
+}
+
+#[cfg(all(test, not(equipoise_shuttle)))]
+mod tests {
+    use super::*;
+    use crate::ids::Key;
+
+    /// B5: a queue keeps the room that it usually needs, and no more than that when more ids had waited once.
+    #[test]
+    fn room_for_more_than_usual_is_given_back() {
+        let mut queue = Queue::default();
+        let record = Record { key: Key(1), indexed: Indexed { sequence: 1, time: 1, member: 0 } };
+        queue.make_room(100);
+        queue.records.extend([record; 100]);
+        queue.records.clear();
+        queue.give_back(100);
+        assert_eq!(queue.records.capacity(), 100);
+        queue.records.extend([record; 101]);
+        queue.records.clear();
+        queue.give_back(100);
+        assert_eq!(queue.records.capacity(), 0);
+        queue.make_room(100);
+        assert_eq!(queue.claims.capacity(), 100);
     }
 }

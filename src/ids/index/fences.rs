@@ -61,7 +61,8 @@ mod tests {
     #[test]
     fn the_page_of_a_key_is_read() {
         let spread: Vec<_> = (0..1_000).map(|page| key(page * 4_294_967, u128::from(page) + 7)).collect();
-        let crowded = vec![key(5, 1), key(5, 9), key(6, 0), key(6, 4), key(6, 4_000), key(u32::MAX, 1), key(u32::MAX, 2)];
+        let crowded =
+            vec![key(5, 1), key(5, 9), key(6, 0), key(6, 4), key(6, 4_000), key(u32::MAX, 1), key(u32::MAX, 2)];
         for keys in [spread, crowded, vec![key(1 << 31, 5)], Vec::new()] {
             let fences = Fences::new(keys.iter().copied());
             let around = keys.iter().flat_map(|key| [Key(key.0.saturating_sub(1)), *key, Key(key.0.saturating_add(1))]);

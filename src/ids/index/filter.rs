@@ -40,7 +40,8 @@ impl Filter {
     pub(super) fn for_ids(ids: u64) -> Filter {
         let bits = if ids <= FEW { BITS_PER_ID_OF_FEW } else { BITS_PER_ID };
         let length = ids.saturating_mul(bits).div_ceil(BLOCK_BITS) as usize;
-        let mut blocks = Vec::with_capacity(if UNEVEN.contains(&length) { length.next_multiple_of(STEP) } else { length });
+        let mut blocks =
+            Vec::with_capacity(if UNEVEN.contains(&length) { length.next_multiple_of(STEP) } else { length });
         blocks.resize(length, Block([0; 8]));
         Filter(blocks)
     }
