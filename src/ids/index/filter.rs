@@ -22,11 +22,6 @@ const FEW: u64 = 1 << 20;
 
 const PROBES: u32 = 6;
 
-/// Filters of so many blocks come and go in any length, and an allocator keeps some MB for each of its sizes in this range
-/// (64 to 512 KiB) and each thread: of few sizes, they leave less behind.
-const UNEVEN: Range<usize> = 1 << 10..1 << 13;
-const STEP: usize = 1 << 11;
-
 const BLOCK_BITS: u64 = 8 * BLOCK as u64;
 
 #[derive(Clone, Copy)]
@@ -39,11 +34,8 @@ impl Filter {
     /// An empty one with room for so many ids.
     pub(super) fn for_ids(ids: u64) -> Filter {
         let bits = if ids <= FEW { BITS_PER_ID_OF_FEW } else { BITS_PER_ID };
-        let length = ids.saturating_mul(bits).div_ceil(BLOCK_BITS) as usize;
-        let mut blocks =
-            Vec::with_capacity(if UNEVEN.contains(&length) { length.next_multiple_of(STEP) } else { length });
-        blocks.resize(length, Block([0; 8]));
-        Filter(blocks)
+        let blocks = ids.saturating_mul(bits).div_ceil(BLOCK_BITS);
+        Filter(vec![Block([0; 8]); blocks as usize])
     }
 
     pub(super) fn of_bytes(bytes: &[u8]) -> Filter {
