@@ -31,9 +31,9 @@ pub(super) fn reopen(disk: &Disk) -> Ledger {
     open(disk, 1_000).0.unwrap_or_else(|error| panic!("{error}\n{}", disk.last_calls()))
 }
 
-/// Waits, briefly, until something is so.
+/// Waits until something is so; gives up only when no machine, however busy, takes so long.
 pub(super) fn eventually(is_so: impl Fn() -> bool) -> bool {
-    let end = Instant::now() + Duration::from_secs(5);
+    let end = Instant::now() + Duration::from_secs(60);
     while !is_so() {
         if Instant::now() > end {
             return false;
