@@ -1,5 +1,5 @@
-//! Accounts by id: a skiplist that is the authority, a hash map in front of it for point look-ups, and hints for look-ups that come in
-//! groups.
+//! Accounts by id: a skiplist that is the authority, a hash map in front of it for point look-ups, and hints in front of that, of which
+//! several can be asked for together.
 //!
 //! A checkpoint's accounts come in the order of their ids and are the slab's first entries as they come, sorted and
 //! found by halves: putting them into the skiplist would take most of a start. That, and filling the hash map, is done beside the
@@ -77,8 +77,8 @@ pub(crate) struct Directory {
     recovered: u32,
 }
 
-/// The look-up cache: a map of all accounts, and in front of it hints for look-ups that come in groups, which the map would have wait for
-/// memory twice each.
+/// The look-up cache: a map of all accounts, which waits for memory twice a look-up, and in front of it hints, which do once, and can be
+/// had to come beforehand.
 struct Cache {
     map: Map,
     hints: Hints,
@@ -119,12 +119,17 @@ impl Directory {
     /// Where the account called `id` lies.
     #[inline]
     pub(crate) fn index(&self, id: &AccountId, guard: &Guard) -> Option<Index> {
-        if let Some(cache) = &self.cache
-            && let Some((place, ())) = cache.map.get_key_value(id, &cache.map.guard())
+        let Some(cache) = &self.cache else { return self.look_up(id, guard) };
+        let hinted = cache.hints.load().find(cache.hasher.hash_one(id));
+        if let Some(index) = hinted
+            && self.accounts.get(index).is_some_and(|account| account.key() == id)
         {
-            return Some(place.index);
+            return Some(index);
         }
-        self.look_up(id, guard)
+        match cache.map.get_key_value(id, &cache.map.guard()) {
+            Some((place, ())) => Some(place.index),
+            None => self.look_up(id, guard),
+        }
     }
 
     /// Looks for accounts that are about to be asked for.
@@ -345,5 +350,22 @@ mod tests {
         assert_eq!(directory.sorted(), 0);
         assert_eq!(ids(&directory), all);
         assert!(all.iter().all(|id| directory.find(id, &pin()).is_some()));
+    }
+
+    /// B1: an account is found by its id, wherever hints point.
+    #[test]
+    fn a_wrong_hint_misleads_nobody() {
+        let directory = Directory::new(true, 0);
+        let [one, other] = ["one", "other"].map(|id| AccountId::new(id).expect("an id"));
+        let guard = &pin();
+        for id in [&one, &other] {
+            directory.find_or_make(id, guard).expect("room");
+        }
+        let misled = directory.index(&other, guard).expect("made");
+        let cache = directory.cache.as_ref().expect("made with one");
+        cache.hints.insert(cache.hasher.hash_one(&one), misled);
+        assert_eq!(cache.hints.load().find(cache.hasher.hash_one(&one)), Some(misled));
+        assert!(directory.find(&one, guard).is_some_and(|found| found.key() == &one));
+        assert!(directory.find(&other, guard).is_some_and(|found| found.key() == &other));
     }
 }
