@@ -39,8 +39,9 @@ impl Fences {
             step *= 2;
         }
         let last = (low + fences.get(low..high)?.partition_point(|fence| *fence <= key)).checked_sub(1)?;
+        // A page that begins with the same bits may begin behind the key.
         let same = fences[..=last].iter().rev().take_while(|fence| **fence == key).count();
-        Some((last + 1).saturating_sub(same.max(1) + usize::from(same > 0))..=last)
+        Some(last.saturating_sub(same)..=last)
     }
 }
 
