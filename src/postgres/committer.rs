@@ -159,10 +159,18 @@ impl<D: Database> Committer<D> {
 
     /// Waits until a fault is over; false when it is not one that passes, or does not pass in time.
     async fn is_over(&mut self, fault: &Fault, faults: &mut u32) -> bool {
-        let passes = matches!(fault, Fault::Unavailable(_) | Fault::Unknown(_));
-        let over = passes && self.database.recover(*faults).await;
+        let passes = matches!(fault, Fault::Unavailable(_) | Fault::Unknown(_) | Fault::Numbered(_));
+        let over = passes && self.recover(*faults).await;
         *faults = faults.saturating_add(1);
         over
+    }
+
+    async fn recover(&mut self, faults: u32) -> bool {
+        let recovered = self.database.recover(faults).await;
+        if recovered {
+            self.remembered.forget_all();
+        }
+        recovered
     }
 
     async fn carry_out(&mut self, mut batch: Batch, mut decided: Option<Decided>) {
@@ -192,6 +200,10 @@ impl<D: Database> Committer<D> {
         if decided.changes.is_empty() {
             if retry.lock {
                 self.database.release().await?;
+            }
+            if !self.database.is_connected() {
+                // What is remembered may be of a database that is being put back to an earlier state.
+                return Err(Fault::Unavailable("there is no connection".to_owned()));
             }
             self.settle();
             batch.answer(&decided.asks, &decided.decision, &[]);
@@ -287,7 +299,7 @@ impl<D: Database> Committer<D> {
     /// What became of a commit that was not answered.
     async fn find_out(&mut self, number: i64, mut what: String, retry: &mut Retry) -> Result<Option<Committed>, Fault> {
         loop {
-            if !self.database.recover(retry.faults).await {
+            if !self.recover(retry.faults).await {
                 return Err(Fault::Unknown(what));
             }
             retry.faults = retry.faults.saturating_add(1);

@@ -10,7 +10,8 @@ use crate::inventory::{Position, StoredDeadLetter};
 ///
 /// Every fault leaves the session without a transaction.
 pub(super) trait Database: Send + 'static {
-    /// A number for a batch that no other batch has, of any instance.
+    /// A number for a batch that no other batch has, of any instance. Where one has it all the same, writing the batch is a
+    /// [`Fault::Numbered`].
     fn number(&mut self) -> impl Future<Output = Result<i64, Fault>> + Send;
 
     /// What the database holds of these accounts and ids, both sorted. With `lock` a transaction begins in which the accounts'
@@ -31,8 +32,11 @@ pub(super) trait Database: Send + 'static {
     /// What became of a batch whose commit was not answered. None: nothing of it was kept, nor ever will be.
     fn fate(&mut self, number: i64) -> impl Future<Output = Result<Option<Committed>, Fault>> + Send;
 
+    /// Whether the session has a connection, as far as it knows.
+    fn is_connected(&self) -> bool;
+
     /// Makes the session usable again after a fault, which is the `faults`-th of one piece of work, counted from 0; false when
-    /// patience with it is over.
+    /// patience with it is over. Who answers from then on may be the same database as it was at an earlier moment.
     fn recover(&mut self, faults: u32) -> impl Future<Output = bool> + Send;
 
     /// Raises the epochs of the partitions.
@@ -56,6 +60,9 @@ pub(super) enum Fault {
     Unavailable(String),
     /// A commit was not answered: [`Database::fate`] tells.
     Unknown(String),
+    /// Another batch has this one's number: the database is back at an earlier state than the one it was drawn from.
+    /// Nothing was kept.
+    Numbered(String),
     /// It will never keep this.
     Refused(String),
     /// Somebody has to do something about it.

@@ -8,12 +8,13 @@ use postgres_native_tls::MakeTlsConnector;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::config::SslMode;
+use tokio_postgres::error::DbError;
 use tokio_postgres::{Client, Config, Error};
 
 use super::database::Fault;
 use super::error::PgError;
 use super::settings::Settings;
-use super::sql::{ID_TAKEN, UNEXPECTED};
+use super::sql::{ID_TAKEN, NUMBER_TAKEN, UNEXPECTED};
 use super::tls::Trust;
 
 /// How much longer than the server's own limit an answer may take.
@@ -135,6 +136,9 @@ pub(super) fn fault(error: &Error) -> Fault {
         return if is_distrust(error) { Fault::Failed(what) } else { Fault::Unavailable(what) };
     };
     match code.code().get(..2) {
+        _ if error.as_db_error().and_then(DbError::constraint).is_some_and(|it| NUMBER_TAKEN.contains(&it)) => {
+            Fault::Numbered(what)
+        }
         Some("22" | "23" | "54") => Fault::Refused(what),
         Some("08" | "40" | "53" | "55" | "57") => Fault::Unavailable(what),
         _ if is_of_standby(code.code(), &what) => Fault::Unavailable(what),

@@ -46,6 +46,11 @@ impl<K: Eq + Hash + Clone, V: Clone> Memory<K, V> {
         self.old.remove(key);
     }
 
+    pub(super) fn clear(&mut self) {
+        self.young.clear();
+        self.old.clear();
+    }
+
     #[cfg(test)]
     fn len(&self) -> usize {
         self.young.len() + self.old.len()
@@ -68,5 +73,7 @@ mod tests {
         assert_eq!(memory.get(&1), None);
         memory.remove(&0);
         assert_eq!(memory.get(&0), None);
+        memory.clear();
+        assert_eq!(memory.get(&999), None);
     }
 }

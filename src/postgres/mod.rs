@@ -19,6 +19,9 @@
 //! | a partition's epoch | somebody took the partition over | its work is refused as fenced, the rest goes on |
 //! | a partition's offset, at its end already | our own commit, whose answer was lost | it is done; nothing is applied |
 //!
+//! BEGIN goes with the statements, too. Should it fail alone, PostgreSQL runs each of them by itself; so a session is read-only by
+//! default, and only BEGIN says otherwise.
+//!
 //! # The order of commits
 //!
 //! The commit sequence is dense over all instances: it is drawn from one row, locked by the very last statement before COMMIT.
@@ -31,6 +34,11 @@
 //! given up. If it is there already, the batch went through; if not, it never will. So also a request without an id is answered with its own outcome. If
 //! PostgreSQL does not come back within [`Settings::patience`], callers are told `Unavailable`; asking again with the same
 //! id, or for the same offsets, finds out.
+//!
+//! # A database that is put back to an earlier state
+//!
+//! Whoever answers on a new connection may be the same database as it was at an earlier moment. So what the instance remembers of it
+//! is forgotten after every fault, batch numbers are drawn anew, and nothing is answered from memory while there is no connection.
 //!
 //! # How long an id is honoured
 //!

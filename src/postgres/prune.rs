@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use super::link::{Broken, Connector, Link};
-use super::sql::PLANS;
+use super::sql::{BEGIN, SESSION};
 
 /// So that one instance does it at a time. "equiprun" in ASCII.
 const LOCK: i64 = 0x6571_7569_7072_756e;
@@ -121,12 +121,12 @@ async fn step(connector: &Connector, link: &mut Option<Link>, age: Duration) -> 
         _ => {
             let lost = |fault| Broken { fault, lost: true, unexpected: false };
             let made = link.insert(connector.connect().await.map_err(lost)?);
-            made.timed(made.client.batch_execute(PLANS)).await?;
+            made.timed(made.client.batch_execute(SESSION)).await?;
             made
         }
     };
     let client = &link.client;
-    link.timed(client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE")).await?;
+    link.timed(client.batch_execute(BEGIN)).await?;
     let locked: bool = link.timed(client.query_one(TRY_LOCK, &[&LOCK])).await?.get(0);
     let mut step = Step::default();
     if locked {

@@ -12,7 +12,7 @@ use super::error::PgError;
 use super::link::{Connector, Link};
 use super::rows;
 use super::session::account;
-use super::sql::PLANS;
+use super::sql::SESSION;
 use crate::account::{AccountId, AccountState, TransactionId};
 use crate::outcome::Record;
 
@@ -63,7 +63,7 @@ impl Open {
         let link = connector.connect().await?;
         let prepared = link.timed(async {
             let client: &Client = &link.client;
-            client.batch_execute(PLANS).await?;
+            client.batch_execute(SESSION).await?;
             Ok((
                 client.prepare(SEQUENCE).await?,
                 client.prepare(BALANCE).await?,

@@ -127,6 +127,13 @@ impl Remembered {
         }
     }
 
+    /// The database may be another than it was: itself at an earlier moment.
+    pub(super) fn forget_all(&mut self) {
+        self.accounts.clear();
+        self.ids.clear();
+        self.be_wary();
+    }
+
     /// What was committed, with its records as they are now.
     pub(super) fn keep(&mut self, accounts: Vec<AccountChange>, ids: Vec<UsedId>, records: &[Arc<Record>]) {
         for AccountChange { id, after, .. } in accounts {

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use futures_util::future::join;
 use tokio::time::{Instant, sleep};
-use tokio_postgres::{Error, Row};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Error, Row, Statement};
 
 use super::batch::{Changes, Committed, Found, Written};
 use super::database::{Database, Fault};
@@ -52,9 +53,11 @@ impl Session {
 
     pub(super) async fn connect(&mut self) -> Result<(), Fault> {
         self.begun = false;
+        // Who comes back may be the same database as it was some time ago, and draws these numbers again.
+        self.numbers = 0..0;
         let link = self.connector.connect().await?;
         let prepared = link.timed(async {
-            link.client.batch_execute(sql::PLANS).await?;
+            link.client.batch_execute(sql::SESSION).await?;
             Statements::prepare(&link.client).await
         });
         let statements = prepared.await.map_err(|broken| broken.fault)?;
@@ -80,6 +83,9 @@ impl Session {
             }
             Err(Broken { fault, lost: false, .. }) => {
                 self.roll_back().await;
+                if let Fault::Numbered(_) = fault {
+                    self.numbers = 0..0;
+                }
                 Err(fault)
             }
         }
@@ -133,6 +139,8 @@ impl Session {
             if let Some(committed) = write::write_surely(link, statements, changes).await? {
                 return Ok(Written::Committed(committed));
             }
+            // COMMIT did, if nobody cancelled that.
+            link.timed(link.client.batch_execute("ROLLBACK")).await?;
             self.cautious = CAUTIOUS;
         }
         let mut missed = write::write_rows(link, statements, changes, self.begun).await?;
@@ -152,8 +160,8 @@ impl Session {
 
     async fn ask_fate(&mut self, number: i64) -> Result<Option<Committed>, Broken> {
         let Open { link, statements } = self.open.as_ref().ok_or_else(gone)?;
-        let given_up = link.timed(link.client.execute(&statements.give_up, &[&number])).await?;
-        if given_up > 0 {
+        let given_up = write::change(link, &statements.give_up, &[&number]).await?;
+        if !given_up.is_empty() {
             return Ok(None);
         }
         let row = link.timed(link.client.query_one(&statements.fate, &[&number])).await?;
@@ -161,22 +169,22 @@ impl Session {
         Ok(kept.then(|| write::committed(&row)))
     }
 
-    /// Runs one statement outside a transaction.
-    async fn query(
+    /// Runs one statement that writes, in a transaction of its own.
+    async fn change(
         &mut self,
-        statement: impl Fn(&Statements) -> &tokio_postgres::Statement,
-        params: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+        statement: impl Fn(&Statements) -> &Statement,
+        params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, Fault> {
         let Open { link, statements } = self.open()?;
-        let result = link.timed(link.client.query(statement(statements), params)).await;
-        self.clear(result).await
+        let changed = write::change(link, statement(statements), params).await;
+        self.clear(changed).await
     }
 }
 
 impl Database for Session {
     async fn number(&mut self) -> Result<i64, Fault> {
         if self.numbers.is_empty() {
-            let rows = self.query(|statements| &statements.numbers, &[]).await?;
+            let rows = self.change(|statements| &statements.numbers, &[]).await?;
             let first: i64 = rows.first().map_or(0, |row| row.get(0));
             self.numbers = first..first.saturating_add(NUMBERS);
         }
@@ -210,6 +218,10 @@ impl Database for Session {
         self.clear(fate).await
     }
 
+    fn is_connected(&self) -> bool {
+        self.open().is_ok()
+    }
+
     async fn recover(&mut self, faults: u32) -> bool {
         if faults == 0 {
             self.latest = Instant::now() + self.patience;
@@ -221,7 +233,7 @@ impl Database for Session {
                 return false;
             }
             sleep(pause).await;
-            if self.open().is_ok() || self.connect().await.is_ok() {
+            if self.is_connected() || self.connect().await.is_ok() {
                 return true;
             }
             tries = tries.saturating_add(1);
@@ -229,7 +241,7 @@ impl Database for Session {
     }
 
     async fn take_over(&mut self, topic: &str, partitions: &[i32]) -> Result<Vec<Position>, Fault> {
-        let rows = self.query(|statements| &statements.take_over, &[&topic, &partitions]).await?;
+        let rows = self.change(|statements| &statements.take_over, &[&topic, &partitions]).await?;
         let position = |row: &Row| Position {
             partition: row.get(0),
             epoch: row.get(1),
@@ -241,12 +253,14 @@ impl Database for Session {
 
     async fn dead_letters(&mut self, limit: usize) -> Result<Vec<StoredDeadLetter>, Fault> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let rows = self.query(|statements| &statements.letters, &[&limit]).await?;
+        let Open { link, statements } = self.open()?;
+        let rows = link.timed(link.client.query(&statements.letters, &[&limit])).await;
+        let rows = self.clear(rows).await?;
         rows.iter().map(letter).collect::<Result<_, _>>().map_err(|error| fault(&error))
     }
 
     async fn published(&mut self, numbers: &[i64]) -> Result<(), Fault> {
-        self.query(|statements| &statements.published, &[&numbers]).await.map(drop)
+        self.change(|statements| &statements.published, &[&numbers]).await.map(drop)
     }
 }
 

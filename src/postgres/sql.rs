@@ -5,10 +5,17 @@
 
 use tokio_postgres::{Client, Error, Statement};
 
+/// What holds in every session.
+///
+/// Nothing is written outside of a transaction that was begun with [`BEGIN`]. Statements are sent right behind it, and where
+/// it alone fails (a standby is promoted at that moment, somebody cancels it) PostgreSQL would run each of them by itself,
+/// and keep those that happen to go well.
+///
 /// Every row is found by its key, in the order in which the keys were given, however small a table is and whatever the
 /// statistics say.
-pub(super) const PLANS: &str = "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off;
-    SET enable_mergejoin = off; SET jit = off";
+pub(super) const SESSION: &str = "SET default_transaction_read_only = on;
+    SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
+    SET jit = off";
 
 /// READ COMMITTED whatever the database's default: each statement must see what was committed while it waited.
 pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE";
@@ -43,7 +50,7 @@ const INSERT_ACCOUNTS: &str = "INSERT INTO products (sku, current_stock, version
     ORDER BY sku COLLATE \"C\"
     ON CONFLICT DO NOTHING";
 
-/// Takes the rows in the order of the arrays: see [`PLANS`].
+/// Takes the rows in the order of the arrays: see [`SESSION`].
 const UPDATE_ACCOUNTS: &str = "UPDATE products p
     SET current_stock = changed.stock, version = changed.version, updated_at = now(),
         last_event_id = coalesce(changed.event, p.last_event_id), batch = $6::bigint, place = changed.place
@@ -58,6 +65,9 @@ const INSERT_IDS: &str = "INSERT INTO processed_events (event_id, product_id, ba
     FROM unnest($1::text[], $2::text[], $3::integer[], $4::integer[]) AS used (id, account, place, member)";
 
 pub(super) const ID_TAKEN: &str = "processed_events_pkey";
+
+/// What a batch violates whose number another one has.
+pub(super) const NUMBER_TAKEN: [&str; 2] = ["journal_entries_pkey", "commits_pkey"];
 
 /// What `expect_rows` raises.
 pub(super) const UNEXPECTED: &str = "EQ001";
@@ -108,7 +118,7 @@ const COMMIT_NOTHING: &str = "INSERT INTO commits (batch, first_sequence, count,
 
 /// Waits for a commit under way, and keeps one that was not begun from ever going through.
 const GIVE_UP: &str = "INSERT INTO commits (batch, first_sequence, count, time_floor) VALUES ($1, NULL, 0, 0)
-    ON CONFLICT DO NOTHING";
+    ON CONFLICT DO NOTHING RETURNING batch";
 
 const FATE: &str = "SELECT first_sequence, time_floor FROM commits WHERE batch = $1";
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use futures_util::future::{BoxFuture, join, join_all};
+use futures_util::future::{BoxFuture, join, join_all, join3};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error, Row, Statement};
 
@@ -137,6 +137,24 @@ impl<'a> Letter<'a> {
             reason: letter.reason.replace('\0', "\u{fffd}"),
         }
     }
+}
+
+/// Runs one statement that writes, in a transaction of its own.
+pub(super) async fn change(
+    link: &Link,
+    statement: &Statement,
+    params: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<Row>, Broken> {
+    let client = &link.client;
+    let answers = async {
+        let (begin, commit) = (client.batch_execute(sql::BEGIN), client.batch_execute("COMMIT"));
+        let (begun, rows, committed) = join3(begin, client.query(statement, params), commit).await;
+        begun?;
+        let rows = rows?;
+        committed?;
+        Ok(rows)
+    };
+    link.timed(answers).await
 }
 
 /// Writes all rows of a batch in a transaction, begun if it is not, and says whether all was as expected. The

@@ -15,6 +15,8 @@ mod client;
 #[allow(dead_code, reason = "the trials of the process use all of it")]
 mod service;
 
+#[path = "../postgres/backup.rs"]
+mod backup;
 #[path = "../postgres/proxy.rs"]
 #[allow(dead_code, reason = "the tests of PostgreSQL use all of it")]
 mod proxy;

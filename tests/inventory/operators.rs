@@ -1,13 +1,15 @@
-//! What operators do to a database while it is written: restart it, make it read-only, swap it for a standby.
+//! What operators do to a database while it is written: restart it, make it read-only, swap it for a standby, put a backup in its
+//! place.
 
 use std::time::Duration;
 
 use tokio::time::sleep;
 
+use crate::backup;
 use crate::events::{Events, Load};
 use crate::instance::serve;
 use crate::model::{Model, replay};
-use crate::servers::{Server, shared_broker};
+use crate::servers::{Server, fresh_database, shared_broker};
 use crate::service::{SOON, Service};
 use crate::state::{State, connect, consumed};
 use crate::topic::Topic;
@@ -44,6 +46,28 @@ async fn an_instance_outlives_what_operators_do() {
     assert_eq!(standby.query_one(written, &[]).await.unwrap().get::<_, i64>(0), before, "it is a standby");
     standby.batch_execute("SELECT pg_promote()").await.unwrap();
     sleep(Duration::from_secs(1)).await;
+    load.end();
+    consumed(&connect(&url).await, &topic, SOON).await;
+    let state = State::read(&connect(&url).await, &topic).await;
+    replay(&state);
+    Model::of(&topic).compare(&state, &topic);
+    service.stop();
+}
+
+/// D4, D6: a backup takes the place of the database. Events since then are consumed again, from where the backup is, and what the
+/// instance remembers of the time after it counts for nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_outlives_a_restored_backup() {
+    let (brokers, url) = (shared_broker(), fresh_database("backup").await);
+    let topic = Topic::create(&brokers, "backup").await;
+    let service = Service::start(&mut serve(&brokers, &topic, &url));
+    let load = Load::start(topic.producer(), Events::new("backup", 50, 4), 500, true);
+    let second = Duration::from_secs(1);
+    sleep(2 * second).await;
+    backup::save(&url).await;
+    sleep(4 * second).await;
+    backup::restore(&url).await;
+    sleep(2 * second).await;
     load.end();
     consumed(&connect(&url).await, &topic, SOON).await;
     let state = State::read(&connect(&url).await, &topic).await;

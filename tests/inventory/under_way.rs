@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use crate::events::Events;
 use crate::model::{Model, replay};
-use crate::proxy::{Commits, Proxy};
+use crate::proxy::{Proxy, Trouble};
 use crate::servers::{fresh_database, shared_broker};
 use crate::service::SOON;
 use crate::state::{State, connect, consumed};
@@ -140,13 +140,13 @@ async fn the_first_of_two_is_cut_off() {
     let trial = Trial::new("cut").await;
     let proxy = Proxy::before(&trial.url).await;
     let cutting = async {
-        for commits in [Commits::CutBefore, Commits::CutAfter].into_iter().cycle() {
+        for trouble in [Trouble::CutBefore, Trouble::CutAfter].into_iter().cycle() {
             let until = proxy.troubled() + 4;
-            proxy.plan(commits, 1);
+            proxy.plan(trouble, 1);
             while proxy.troubled() < until {
                 sleep(Duration::from_millis(1)).await;
             }
-            proxy.plan(Commits::Pass, 1);
+            proxy.plan(Trouble::None, 1);
             sleep(Duration::from_millis(100)).await;
         }
     };

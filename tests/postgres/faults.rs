@@ -7,8 +7,9 @@ use equipoise::inventory::{Applied, Event};
 use equipoise::postgres::{PgError, PgStore, Settings};
 use equipoise::{Outcome, Request};
 
+use crate::backup;
 use crate::harness::{Database, Partition, create, event, update};
-use crate::proxy::{Commits, Proxy};
+use crate::proxy::{Proxy, Trouble};
 
 fn settings(url: &str) -> Settings {
     let mut settings = Settings::new(url);
@@ -68,7 +69,7 @@ async fn work(database: &Database, url: &str, batches: i64) {
 async fn an_answer_to_a_commit_is_lost() {
     let database = Database::new().await;
     let proxy = Proxy::before(&database.url).await;
-    proxy.plan(Commits::CutAfter, 3);
+    proxy.plan(Trouble::CutAfter, 6);
     work(&database, &proxy.url, 40).await;
     assert!(proxy.troubled() >= 10, "{}", proxy.troubled());
 }
@@ -78,7 +79,7 @@ async fn an_answer_to_a_commit_is_lost() {
 async fn a_commit_is_lost() {
     let database = Database::new().await;
     let proxy = Proxy::before(&database.url).await;
-    proxy.plan(Commits::CutBefore, 3);
+    proxy.plan(Trouble::CutBefore, 6);
     work(&database, &proxy.url, 40).await;
     assert!(proxy.troubled() >= 10, "{}", proxy.troubled());
 }
@@ -91,12 +92,12 @@ async fn an_answer_that_takes_too_long_is_not_waited_for() {
     let store = PgStore::connect(&settings(&proxy.url)).await.expect("a store");
     let mut partition = Partition::take(&store, 0).await;
     partition.apply(&store, &events(0)).await.expect("applied");
-    proxy.plan(Commits::Hold(Duration::from_secs(60)), 1);
+    proxy.plan(Trouble::Hold(Duration::from_secs(60)), 1);
     let run = partition.run(&events(1));
     let started = Instant::now();
     let (applied, ()) = tokio::join!(partition.apply_run(&store, &run), async {
         tokio::time::sleep(Duration::from_millis(500)).await;
-        proxy.plan(Commits::Pass, 1);
+        proxy.plan(Trouble::None, 1);
     });
     assert_eq!(applied, Ok(Applied { applied: 50, ..Applied::default() }), "what became of it was found out");
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
@@ -110,17 +111,83 @@ async fn a_request_without_an_id_is_told_its_own_outcome() {
     let database = Database::new().await;
     let proxy = Proxy::before(&database.url).await;
     let store = PgStore::connect(&settings(&proxy.url)).await.expect("a store");
-    for (number, commits) in [Commits::CutAfter, Commits::CutBefore].repeat(5).into_iter().enumerate() {
-        proxy.plan(commits, 1);
+    for (number, trouble) in [Trouble::CutAfter, Trouble::CutBefore].repeat(5).into_iter().enumerate() {
+        proxy.plan(trouble, 1);
         let (created, ()) = tokio::join!(store.submit(create(&format!("own{number}"), 1)), async {
             while proxy.troubled() <= number as u64 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            proxy.plan(Commits::Pass, 1);
+            proxy.plan(Trouble::None, 1);
         });
         created.expect("known").result().expect("not taken for somebody else's");
     }
     assert_eq!(database.one::<i64>("SELECT count(*) FROM products").await, 10);
+    database.check().await;
+}
+
+/// D2, D4: BEGIN fails, and PostgreSQL hears what was sent behind it outside of any transaction: none of it may be kept alone. So
+/// it is where a standby is promoted at that moment, or somebody cancels a statement.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_transaction_that_was_not_begun_keeps_nothing() {
+    let database = Database::new().await;
+    let proxy = Proxy::before(&database.url).await;
+    let (other, store) = (database.store().await, PgStore::connect(&settings(&proxy.url)).await.expect("a store"));
+    other.submit(create("own", 0)).await.expect("opened");
+    for number in 0..20 {
+        // Some of the statements find what they expect, and others do not.
+        other.submit(update(&format!("other{number}"), "own", 1)).await.expect("updated");
+        proxy.plan(Trouble::CancelBegin, 1);
+        let request = update(&format!("own{number}"), "own", 1);
+        let (updated, ()) = tokio::join!(store.submit(request), async {
+            while proxy.troubled() <= number {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            proxy.plan(Trouble::None, 1);
+        });
+        let states = updated.expect("known").result().expect("applied");
+        assert_eq!(states[0].balance.cast_unsigned(), 2 * (number + 1));
+        database.check().await;
+    }
+    proxy.plan(Trouble::CancelBegin, 6);
+    work(&database, &proxy.url, 40).await;
+}
+
+/// D2, D4: the database is put back to an earlier state under two instances that live on. Nothing counts as done that it does not
+/// hold, and batch numbers that are drawn from it for a second time are no reason to refuse anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_database_is_restored_to_an_earlier_state() {
+    let database = Database::new().await;
+    let store = database.store().await;
+    store.submit(create("sku", 0)).await.expect("opened");
+    store.close().await;
+    drop(store);
+    backup::save(&database.url).await;
+    let (store, other) = (database.store().await, database.store().await);
+    for number in 0..10 {
+        let request = update(&format!("lost{number}"), "sku", 1);
+        assert_eq!(store.submit(request).await.expect("decided").result().expect("applied")[0].balance, number + 1);
+    }
+    backup::restore(&database.url).await;
+    for (number, store) in [&other, &store, &other, &store].into_iter().enumerate() {
+        let outcome = call(store, update(&format!("lost{number}"), "sku", 1)).await;
+        assert!(!outcome.replayed(), "the database does not hold lost{number}");
+        assert_eq!(outcome.result().expect("applied")[0].balance, number as i64 + 1);
+    }
+    database.check().await;
+}
+
+/// D2, case A19: the sequence that batch numbers are drawn from is back at its beginning, as after a dump without sequences.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn batch_numbers_that_are_taken_are_passed_over() {
+    let database = Database::new().await;
+    let store = database.store().await;
+    store.submit(create("sku", 0)).await.expect("opened");
+    database.run("SELECT setval('ledger_batches', 1, false)").await;
+    let other = database.store().await;
+    let mut partition = Partition::take(&other, 0).await;
+    let applied = partition.apply(&other, &events(0)).await;
+    assert_eq!(applied, Ok(Applied { applied: 50, ..Applied::default() }));
+    other.submit(update("u", "sku", 1)).await.expect("decided").result().expect("applied");
     database.check().await;
 }
 

@@ -3,6 +3,7 @@
 mod harness;
 mod proxy;
 
+mod backup;
 mod doors;
 mod events;
 mod faults;

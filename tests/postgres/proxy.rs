@@ -7,17 +7,32 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-/// What to do with the commits that pass.
+/// What to do with the transactions that pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Commits {
-    Pass,
-    /// The server hears of it, the client hears nothing any more.
+pub enum Trouble {
+    None,
+    /// The server hears of COMMIT, the client hears nothing any more.
     CutAfter,
-    /// The server does not hear of it.
+    /// The server does not hear of COMMIT.
     CutBefore,
-    /// The answer takes its time.
+    /// The answer to COMMIT takes its time.
     Hold(Duration),
+    /// BEGIN fails, as if somebody had cancelled just that, and what was sent behind it is heard.
+    CancelBegin,
 }
+
+impl Trouble {
+    /// What it waits for.
+    fn occasion(self) -> &'static [u8] {
+        match self {
+            Trouble::CancelBegin => b"BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE\0",
+            _ => b"COMMIT\0",
+        }
+    }
+}
+
+/// What a statement says that is cancelled; as long as BEGIN, with blanks behind it.
+const CANCELLED: &[u8] = b"DO $$BEGIN RAISE SQLSTATE '57014';END$$";
 
 pub struct Proxy {
     /// Of the database behind it.
@@ -26,8 +41,8 @@ pub struct Proxy {
 }
 
 struct Plan {
-    commits: Commits,
-    /// One in so many commits is troubled.
+    trouble: Trouble,
+    /// One in so many is troubled.
     every: u64,
     passed: u64,
     troubled: u64,
@@ -41,7 +56,7 @@ impl Proxy {
         let server = server.parse().expect("a port");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        let plan = Arc::new(Mutex::new(Plan { commits: Commits::Pass, every: 1, passed: 0, troubled: 0 }));
+        let plan = Arc::new(Mutex::new(Plan { trouble: Trouble::None, every: 1, passed: 0, troubled: 0 }));
         let shared = plan.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -51,10 +66,10 @@ impl Proxy {
         Proxy { url: format!("{host}:{port}/{database}"), plan }
     }
 
-    /// From now on does this to one in `every` commits.
-    pub fn plan(&self, commits: Commits, every: u64) {
+    /// From now on does this to one in `every` transactions.
+    pub fn plan(&self, trouble: Trouble, every: u64) {
         let mut plan = self.plan.lock();
-        (plan.commits, plan.every) = (commits, every);
+        (plan.trouble, plan.every) = (trouble, every);
     }
 
     pub fn troubled(&self) -> u64 {
@@ -87,11 +102,10 @@ async fn relay(client: TcpStream, server: u16, plan: Arc<Mutex<Plan>>) -> std::i
         if length == 0 {
             break;
         }
-        let sent = &buffer[..length];
-        let commits = sent.windows(7).any(|window| window == b"COMMIT\0");
-        match if commits { next(&plan) } else { Commits::Pass } {
-            Commits::Pass => to_server.write_all(sent).await?,
-            Commits::CutAfter => {
+        let sent = &mut buffer[..length];
+        match next(&plan, sent) {
+            Trouble::None => to_server.write_all(sent).await?,
+            Trouble::CutAfter => {
                 answers.abort();
                 let _ = answers.await;
                 to_server.write_all(sent).await?;
@@ -100,12 +114,20 @@ async fn relay(client: TcpStream, server: u16, plan: Arc<Mutex<Plan>>) -> std::i
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 return Ok(());
             }
-            Commits::CutBefore => {
+            Trouble::CutBefore => {
                 answers.abort();
                 return Ok(());
             }
-            Commits::Hold(time) => {
+            Trouble::Hold(time) => {
                 let _ = hold.send(Some(tokio::time::Instant::now() + time));
+                to_server.write_all(sent).await?;
+            }
+            Trouble::CancelBegin => {
+                let begin = Trouble::CancelBegin.occasion();
+                let at = find(sent, begin).expect("there is one");
+                let (cancelled, blanks) = sent[at..at + begin.len() - 1].split_at_mut(CANCELLED.len());
+                cancelled.copy_from_slice(CANCELLED);
+                blanks.fill(b' ');
                 to_server.write_all(sent).await?;
             }
         }
@@ -114,15 +136,22 @@ async fn relay(client: TcpStream, server: u16, plan: Arc<Mutex<Plan>>) -> std::i
     Ok(())
 }
 
-fn next(plan: &Mutex<Plan>) -> Commits {
+fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes.windows(wanted.len()).position(|window| window == wanted)
+}
+
+/// What to do with these bytes.
+fn next(plan: &Mutex<Plan>, sent: &[u8]) -> Trouble {
     let mut plan = plan.lock();
-    if plan.commits == Commits::Pass {
-        return Commits::Pass;
+    if plan.trouble == Trouble::None || find(sent, plan.trouble.occasion()).is_none() {
+        return Trouble::None;
     }
     plan.passed += 1;
-    if !plan.passed.is_multiple_of(plan.every) {
-        return Commits::Pass;
+    // Scattered: else what comes in a rhythm, as three transactions a batch, meets it always or never.
+    let scattered = plan.passed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+    if !scattered.is_multiple_of(plan.every) {
+        return Trouble::None;
     }
     plan.troubled += 1;
-    plan.commits
+    plan.trouble
 }

@@ -352,6 +352,10 @@ impl Database for Session {
         })
     }
 
+    fn is_connected(&self) -> bool {
+        self.connected
+    }
+
     async fn recover(&mut self, faults: u32) -> bool {
         pause().await;
         if !self.random.once_in(3) {
