@@ -8,7 +8,7 @@ use postgres_native_tls::MakeTlsConnector;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::config::SslMode;
-use tokio_postgres::error::DbError;
+use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::{Client, Config, Error};
 
 use super::database::Fault;
@@ -100,7 +100,7 @@ impl Link {
         match timeout(self.limit, answer).await {
             Ok(result) => result.map_err(|error| Broken {
                 fault: fault(&error),
-                lost: error.code().is_none(),
+                lost: error.code().is_none() || is_outdated(&error),
                 unexpected: is_unexpected(&error),
             }),
             Err(_) => Err(Broken::lost("it does not answer")),
@@ -141,7 +141,7 @@ pub(super) fn fault(error: &Error) -> Fault {
         }
         Some("22" | "23" | "54") => Fault::Refused(what),
         Some("08" | "40" | "53" | "55" | "57") => Fault::Unavailable(what),
-        _ if is_of_standby(code.code(), &what) => Fault::Unavailable(what),
+        _ if is_of_standby(error) || is_outdated(error) => Fault::Unavailable(what),
         // A pooler that gives every transaction another session: its statements are not there, or somebody else's.
         _ if ["26000", "42P05"].contains(&code.code()) => {
             Fault::Failed(format!("{what}; a pooler in between must pool by session, not by transaction"))
@@ -151,8 +151,19 @@ pub(super) fn fault(error: &Error) -> Fault {
 }
 
 /// Whether a server that is, or became, a standby refuses to write: until it is promoted, or another one is found under its address.
-fn is_of_standby(code: &str, what: &str) -> bool {
-    code == "25006" || code == "0A000" && what.contains("recovery")
+fn is_of_standby(error: &Error) -> bool {
+    error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION) || is_raised_by(error, "call_bool_check_hook")
+}
+
+/// Whether what a statement reads has another form than when it was prepared: on a new connection it is prepared again.
+fn is_outdated(error: &Error) -> bool {
+    is_raised_by(error, "RevalidateCachedQuery")
+}
+
+/// Whether something is "not supported", by the routine of the server that says so: its message may be in any language.
+fn is_raised_by(error: &Error, routine: &str) -> bool {
+    let server = error.as_db_error().filter(|server| *server.code() == SqlState::FEATURE_NOT_SUPPORTED);
+    server.and_then(DbError::routine) == Some(routine)
 }
 
 /// Whether there is somebody who cannot prove to be the server.

@@ -46,7 +46,7 @@
 //!
 //! # What PostgreSQL refuses
 //!
-//! By its class an error is about the data (22, 23, 54), about the moment (08, 40, 53, 55, 57, and a standby's 25006 or 0A000) or about
+//! By its class an error is about the data (22, 23, 54), about the moment (08, 40, 53, 55, 57, a standby's 25006 and 0A000, a statement that has to be prepared again) or about
 //! something that a person has to see to (all others). Data that is refused is traced to the events that bring it, by trials
 //! that are rolled back; they become dead letters, everything else is kept.
 //!

@@ -221,6 +221,51 @@ async fn sessions_are_terminated() {
     assert!(early > 0, "no session was ended before the schema was there");
 }
 
+/// D2, D6, case A19: whatever statement runs is cancelled, all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn statements_are_cancelled() {
+    let database = Database::new().await;
+    let canceller = database.client().await;
+    let cancelling = tokio::spawn(async move {
+        // Not while the schema is brought up: that would take long.
+        let cancel = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity
+            WHERE datname = current_database() AND application_name = 'equipoise' AND state <> 'idle'
+                AND to_regclass('pruned_ids') IS NOT NULL";
+        let mut cancelled = 0;
+        while cancelled < 100 {
+            tokio::time::sleep(Duration::from_millis(40)).await;
+            cancelled += canceller.query_one(cancel, &[]).await.expect("cancelled").get::<_, i64>(0);
+        }
+    });
+    let mut batches = 0;
+    while !cancelling.is_finished() {
+        batches += 50;
+        work(&database, &database.url, batches).await;
+    }
+    cancelling.await.expect("no panic");
+}
+
+/// D6: what the statements read comes in another form, as when a newer version brings the schema up while this one runs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_journal_gains_a_column() {
+    let database = Database::new().await;
+    let store = PgStore::connect(&settings(&database.url)).await.expect("a store");
+    let other = database.store().await;
+    store.submit(create("sku", 0)).await.expect("opened");
+    for number in 0..4 {
+        let request = update(&format!("u{number}"), "sku", 1);
+        other.submit(request.clone()).await.expect("decided").result().expect("applied");
+        let view: String = database.one("SELECT pg_get_viewdef('journal')").await;
+        let more = view.replacen("FROM (", &format!(", {number} AS more{number} FROM ("), 1);
+        database.run(&format!("CREATE OR REPLACE VIEW journal AS {more}")).await;
+        let again = store.submit(request).await.expect("decided");
+        assert!(again.replayed(), "looked up in the journal");
+        assert_eq!(store.history(1, 100).await.expect("read").len() as i64, number + 2);
+        assert!(store.transaction(&crate::harness::id("u0")).await.expect("read").is_some());
+    }
+    database.check().await;
+}
+
 /// D4: an instance that dies in the middle of a batch leaves all of it or nothing, and its successor goes on.
 #[test]
 fn an_instance_that_dies_leaves_nothing_half_done() {
