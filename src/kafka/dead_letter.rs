@@ -133,6 +133,8 @@ impl Publisher {
             store.published(&numbers).await.map_err(said)?;
             self.shared.metrics.dead_letters_published.inc_by(numbers.len() as u64);
         }
+        // It may not be there any more, or nobody was there to make it.
+        self.prepared &= failure.is_none();
         failure.map_or(Ok(letters.len()), |error| Err(format!("{topic}: {error}")))
     }
 

@@ -22,6 +22,10 @@ use super::remembered::Remembered;
 use super::work::{Answer, Asks, Batch, Job, settle};
 use crate::inventory::{Position, StoredDeadLetter};
 
+/// How often in a row a batch may miss although its accounts are locked and its ids looked up. Other instances can be meant by that a
+/// few times, with accounts and ids that are new.
+const IN_VAIN: u32 = 100;
+
 /// How much one instance does at once, and remembers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
@@ -43,6 +47,8 @@ pub(super) struct Committer<D> {
     pub(super) ahead: Ahead<D>,
     /// What was committed, and is to be remembered and answered as soon as the next batch is on its way.
     settling: Option<Settling>,
+    /// Where the newest batch that decided something begins.
+    newest: u64,
     bounds: Bounds,
 }
 
@@ -77,6 +83,8 @@ struct Retry {
     ids: bool,
     /// How often the database was not there.
     faults: u32,
+    /// How often it missed with all of that.
+    in_vain: u32,
 }
 
 impl<D: Database> Committer<D> {
@@ -88,6 +96,7 @@ impl<D: Database> Committer<D> {
             remembered: Remembered::new(bounds.accounts, bounds.ids, bounds.id_age),
             ahead: Ahead::new(beside),
             settling: None,
+            newest: 0,
             bounds,
         }
     }
@@ -169,6 +178,7 @@ impl<D: Database> Committer<D> {
         let recovered = self.database.recover(faults).await;
         if recovered {
             self.remembered.forget_all();
+            self.ahead.doubt();
         }
         recovered
     }
@@ -193,6 +203,8 @@ impl<D: Database> Committer<D> {
 
     /// Tries a batch once. It was answered, or is to be tried again.
     async fn attempt(&mut self, batch: &mut Batch, decided: Option<Decided>, retry: &mut Retry) -> Result<(), Fault> {
+        // Before anything is locked: it may take a transaction of its own.
+        let number = self.database.number().await?;
         let mut decided = match decided {
             Some(decided) => decided,
             None => self.decide(batch, retry).await?,
@@ -209,17 +221,17 @@ impl<D: Database> Committer<D> {
             batch.answer(&decided.asks, &decided.decision, &[]);
             return Ok(());
         }
-        decided.changes.number = self.database.number().await?;
+        decided.changes.number = number;
         match self.write(&decided.changes).await {
             Ok(Written::Committed(committed)) => {
-                self.settling = Some(Settling { batch: take(batch), decided, committed });
+                self.committed(batch, decided, committed);
                 return Ok(());
             }
-            Ok(Written::Missed(missed)) => self.missed(batch, &decided.changes, missed, retry),
+            Ok(Written::Missed(missed)) => self.missed(batch, &decided.changes, missed, retry)?,
             Ok(Written::Tried) => return Err(Fault::Failed("a trial that nobody asked for".to_owned())),
             Err(Fault::Unknown(what)) => {
-                if let Some(committed) = self.find_out(decided.changes.number, what, retry).await? {
-                    self.settling = Some(Settling { batch: take(batch), decided, committed });
+                if let Some(committed) = self.find_out(&decided.changes, what, retry).await? {
+                    self.committed(batch, decided, committed);
                     return Ok(());
                 }
             }
@@ -250,7 +262,7 @@ impl<D: Database> Committer<D> {
 
     /// Writes a batch. Meanwhile the one before is answered, and the next one is decided.
     async fn write(&mut self, changes: &Changes) -> Result<Written, Fault> {
-        let Committer { database, queue, remembered, ahead, settling, bounds } = self;
+        let Committer { database, queue, remembered, ahead, settling, bounds, .. } = self;
         let mut writing = pin!(database.write(changes, false));
         // It is on its way once it was asked for an answer.
         let mut written = begun(writing.as_mut()).await;
@@ -281,8 +293,28 @@ impl<D: Database> Committer<D> {
         }
     }
 
-    fn missed(&mut self, batch: &mut Batch, changes: &Changes, missed: Missed, retry: &mut Retry) {
-        batch.offsets_missed(&missed.offsets);
+    fn committed(&mut self, batch: &mut Batch, decided: Decided, committed: Committed) {
+        if !decided.changes.records.is_empty() {
+            if committed.first_sequence <= self.newest {
+                // Somebody put the database back to an earlier state, and nobody was cut off.
+                self.remembered.forget_all();
+                self.ahead.doubt();
+            }
+            self.newest = committed.first_sequence;
+        }
+        self.settling = Some(Settling { batch: take(batch), decided, committed });
+    }
+
+    fn missed(&mut self, batch: &mut Batch, changes: &Changes, missed: Missed, retry: &mut Retry) -> Result<(), Fault> {
+        if batch.offsets_missed(&missed.offsets) {
+            self.remembered.forget_all();
+        }
+        if (retry.ids && missed.ids) || (retry.lock && !missed.accounts.is_empty()) {
+            retry.in_vain += 1;
+            if retry.in_vain == IN_VAIN {
+                return Err(Fault::Failed(in_vain(&missed)));
+            }
+        }
         if missed.ids {
             self.remembered.be_wary();
             retry.ids = true;
@@ -294,16 +326,22 @@ impl<D: Database> Committer<D> {
         if missed.ids || !missed.accounts.is_empty() {
             batch.redecided += 1;
         }
+        Ok(())
     }
 
     /// What became of a commit that was not answered.
-    async fn find_out(&mut self, number: i64, mut what: String, retry: &mut Retry) -> Result<Option<Committed>, Fault> {
+    async fn find_out(
+        &mut self,
+        changes: &Changes,
+        mut what: String,
+        retry: &mut Retry,
+    ) -> Result<Option<Committed>, Fault> {
         loop {
             if !self.recover(retry.faults).await {
                 return Err(Fault::Unknown(what));
             }
             retry.faults = retry.faults.saturating_add(1);
-            match self.database.fate(number).await {
+            match self.database.fate(changes).await {
                 Err(Fault::Unavailable(again) | Fault::Unknown(again)) => what = again,
                 known => return known,
             }
@@ -335,8 +373,7 @@ impl<D: Database> Committer<D> {
                     Trial::Kept => (good, stride) = (length, stride * 2),
                     Trial::Refused(what) => (bad, why) = (Some(length), what),
                     Trial::Missed(changes, missed) => {
-                        self.missed(batch, &changes, missed, retry);
-                        return Ok(());
+                        return self.missed(batch, &changes, missed, retry);
                     }
                 }
             }
@@ -371,6 +408,14 @@ impl Settling {
         let records = settle(records, self.committed);
         remembered.keep(accounts, ids, &records);
         self.batch.answer(&self.decided.asks, &self.decided.decision, &records);
+    }
+}
+
+/// What is wrong where a batch misses again and again.
+fn in_vain(missed: &Missed) -> String {
+    match missed.accounts.first() {
+        Some(account) => format!("the row of {account} in products is never what a statement just found there"),
+        None => "an id is in processed_events, but the journal does not show for what it was used".to_owned(),
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) trait Database: Send + 'static {
     fn write(&mut self, changes: &Changes, trial: bool) -> impl Future<Output = Result<Written, Fault>> + Send;
 
     /// What became of a batch whose commit was not answered. None: nothing of it was kept, nor ever will be.
-    fn fate(&mut self, number: i64) -> impl Future<Output = Result<Option<Committed>, Fault>> + Send;
+    fn fate(&mut self, changes: &Changes) -> impl Future<Output = Result<Option<Committed>, Fault>> + Send;
 
     /// Whether the session has a connection, as far as it knows.
     fn is_connected(&self) -> bool;

@@ -2,8 +2,10 @@
 
 use std::future::Future;
 use std::str::FromStr as _;
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use postgres_native_tls::MakeTlsConnector;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -27,6 +29,8 @@ pub(super) struct Connector {
     tls: MakeTlsConnector,
     session: String,
     connect_timeout: Duration,
+    /// Raised when there may be another server under the address: no connection from before is of use then.
+    generation: Arc<Mutex<u64>>,
     /// How long one answer may take.
     pub(super) limit: Duration,
 }
@@ -56,17 +60,23 @@ impl Connector {
         );
         let limit = settings.statement_timeout + GRACE;
         let connect_timeout = settings.connect_timeout;
-        Ok(Connector { config, tls, session, connect_timeout, limit })
+        Ok(Connector { config, tls, session, connect_timeout, generation: Arc::default(), limit })
+    }
+
+    /// Has every connection made anew that was made with this connector or a copy of it.
+    pub(super) fn renew(&self) {
+        *self.generation.lock() += 1;
     }
 
     pub(super) async fn connect(&self) -> Result<Link, Fault> {
+        let made_in = *self.generation.lock();
         let connecting = async {
             let (client, connection) = self.config.connect(self.tls.clone()).await?;
             let task = tokio::spawn(async move {
                 // Whoever waits for an answer is told the same.
                 let _ = connection.await;
             });
-            let link = Link { client, task, limit: self.limit };
+            let link = Link { client, task, limit: self.limit, made_in, generation: self.generation.clone() };
             link.client.batch_execute(&self.session).await?;
             Ok(link)
         };
@@ -82,6 +92,8 @@ pub(super) struct Link {
     pub(super) client: Client,
     task: JoinHandle<()>,
     limit: Duration,
+    made_in: u64,
+    generation: Arc<Mutex<u64>>,
 }
 
 impl Drop for Link {
@@ -91,8 +103,10 @@ impl Drop for Link {
 }
 
 impl Link {
+    /// Whether it is of no use any more.
     pub(super) fn is_closed(&self) -> bool {
-        self.client.is_closed() || self.task.is_finished()
+        let is_old = *self.generation.lock() != self.made_in;
+        is_old || self.client.is_closed() || self.task.is_finished()
     }
 
     /// The answer, unless it takes too long.
@@ -100,7 +114,7 @@ impl Link {
         match timeout(self.limit, answer).await {
             Ok(result) => result.map_err(|error| Broken {
                 fault: fault(&error),
-                lost: error.code().is_none() || is_outdated(&error),
+                lost: error.code().is_none() || is_outdated(&error) || is_of_standby(&error),
                 unexpected: is_unexpected(&error),
             }),
             Err(_) => Err(Broken::lost("it does not answer")),
@@ -140,7 +154,7 @@ pub(super) fn fault(error: &Error) -> Fault {
             Fault::Numbered(what)
         }
         Some("22" | "23" | "54") => Fault::Refused(what),
-        Some("08" | "40" | "53" | "55" | "57") => Fault::Unavailable(what),
+        Some("08" | "25" | "40" | "53" | "55" | "57") => Fault::Unavailable(what),
         _ if is_of_standby(error) || is_outdated(error) => Fault::Unavailable(what),
         // A pooler that gives every transaction another session: its statements are not there, or somebody else's.
         _ if ["26000", "42P05"].contains(&code.code()) => {
@@ -150,7 +164,8 @@ pub(super) fn fault(error: &Error) -> Fault {
     }
 }
 
-/// Whether a server that is, or became, a standby refuses to write: until it is promoted, or another one is found under its address.
+/// Whether a server that is, or became, a standby refuses to write: until it is promoted, or another one is found under its address. So
+/// the connection is made anew each time.
 fn is_of_standby(error: &Error) -> bool {
     error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION) || is_raised_by(error, "call_bool_check_hook")
 }

@@ -37,8 +37,11 @@
 //!
 //! # A database that is put back to an earlier state
 //!
-//! Whoever answers on a new connection may be the same database as it was at an earlier moment. So what the instance remembers of it
-//! is forgotten after every fault, batch numbers are drawn anew, and nothing is answered from memory while there is no connection.
+//! Whoever answers on a new connection may be the same database as it was at an earlier moment, or another server that lacks its tail. So
+//! after every fault what the instance remembers is forgotten, its other connections are made anew, and nothing is answered from
+//! memory while there is none. The same goes where no connection broke, as when a dump is restored in place, and an offset or the commit
+//! sequence is lower than it can be. A batch number may then be drawn twice: whoever finds it taken draws others, and a commit
+//! counts as one's own only if its first entry is.
 //!
 //! # How long an id is honoured
 //!
@@ -46,8 +49,8 @@
 //!
 //! # What PostgreSQL refuses
 //!
-//! By its class an error is about the data (22, 23, 54), about the moment (08, 40, 53, 55, 57, a standby's 25006 and 0A000, a statement that has to be prepared again) or about
-//! something that a person has to see to (all others). Data that is refused is traced to the events that bring it, by trials
+//! By its class an error is about the data (22, 23, 54), about the moment (08, 40, 53, 55, 57, a standby's 25006 and 0A000, a
+//! statement that has to be prepared again) or about something that a person has to see to (all others). Data that is refused is traced to the events that bring it, by trials
 //! that are rolled back; they become dead letters, everything else is kept.
 //!
 //! # Reads

@@ -24,6 +24,9 @@ const NUMBERS: i64 = 1024;
 /// is cheaper than to write twice.
 const CAUTIOUS: u32 = 64;
 
+/// Bytes of dead letters that are read at once, about.
+const LETTERS: i64 = 16 << 20;
+
 /// The first pause after a fault, and the longest one.
 const PAUSES: Range<Duration> = Duration::from_millis(20)..Duration::from_secs(1);
 
@@ -36,6 +39,8 @@ pub(super) struct Session {
     begun: bool,
     /// How many batches are still to be written in two round trips.
     cautious: u32,
+    /// Whether all other connections are made anew with its own.
+    leads: bool,
     patience: Duration,
     /// When patience with the present piece of work is over.
     latest: Instant,
@@ -47,14 +52,27 @@ struct Open {
 }
 
 impl Session {
-    pub(super) fn new(connector: Connector, patience: Duration) -> Self {
-        Session { connector, open: None, numbers: 0..0, begun: false, cautious: 0, patience, latest: Instant::now() }
+    /// The session that writes.
+    pub(super) fn leading(connector: Connector, patience: Duration) -> Self {
+        Session { leads: true, ..Session::beside(connector, patience) }
+    }
+
+    /// One that looks up beside it.
+    pub(super) fn beside(connector: Connector, patience: Duration) -> Self {
+        Session {
+            connector,
+            open: None,
+            numbers: 0..0,
+            begun: false,
+            cautious: 0,
+            leads: false,
+            patience,
+            latest: Instant::now(),
+        }
     }
 
     pub(super) async fn connect(&mut self) -> Result<(), Fault> {
         self.begun = false;
-        // Who comes back may be the same database as it was some time ago, and draws these numbers again.
-        self.numbers = 0..0;
         let link = self.connector.connect().await?;
         let prepared = link.timed(async {
             link.client.batch_execute(sql::SESSION).await?;
@@ -158,15 +176,17 @@ impl Session {
         Ok(Written::Missed(missed))
     }
 
-    async fn ask_fate(&mut self, number: i64) -> Result<Option<Committed>, Broken> {
+    async fn ask_fate(&mut self, changes: &Changes) -> Result<Option<Committed>, Broken> {
+        let number = changes.number;
         let Open { link, statements } = self.open.as_ref().ok_or_else(gone)?;
         let given_up = write::change(link, &statements.give_up, &[&number]).await?;
         if !given_up.is_empty() {
             return Ok(None);
         }
-        let row = link.timed(link.client.query_one(&statements.fate, &[&number])).await?;
-        let kept = row.get::<_, Option<i64>>(0).is_some();
-        Ok(kept.then(|| write::committed(&row)))
+        let count = changes.records.len() as i64;
+        let time = changes.records.first().map_or(0, |record| record.time).cast_signed();
+        let row = link.timed(link.client.query_opt(&statements.fate, &[&number, &count, &time])).await?;
+        Ok(row.as_ref().map(write::committed))
     }
 
     /// Runs one statement that writes, in a transaction of its own.
@@ -175,6 +195,7 @@ impl Session {
         statement: impl Fn(&Statements) -> &Statement,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, Fault> {
+        debug_assert!(!self.begun, "its COMMIT would end what was begun");
         let Open { link, statements } = self.open()?;
         let changed = write::change(link, statement(statements), params).await;
         self.clear(changed).await
@@ -212,9 +233,9 @@ impl Database for Session {
         self.clear(written).await
     }
 
-    async fn fate(&mut self, number: i64) -> Result<Option<Committed>, Fault> {
+    async fn fate(&mut self, changes: &Changes) -> Result<Option<Committed>, Fault> {
         self.open()?;
-        let fate = self.ask_fate(number).await;
+        let fate = self.ask_fate(changes).await;
         self.clear(fate).await
     }
 
@@ -233,7 +254,14 @@ impl Database for Session {
                 return false;
             }
             sleep(pause).await;
-            if self.is_connected() || self.connect().await.is_ok() {
+            if self.is_connected() {
+                return true;
+            }
+            if self.leads {
+                // Whoever still has a connection may have one to a server that is not in charge any more.
+                self.connector.renew();
+            }
+            if self.connect().await.is_ok() {
                 return true;
             }
             tries = tries.saturating_add(1);
@@ -254,7 +282,7 @@ impl Database for Session {
     async fn dead_letters(&mut self, limit: usize) -> Result<Vec<StoredDeadLetter>, Fault> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let Open { link, statements } = self.open()?;
-        let rows = link.timed(link.client.query(&statements.letters, &[&limit])).await;
+        let rows = link.timed(link.client.query(&statements.letters, &[&limit, &LETTERS])).await;
         let rows = self.clear(rows).await?;
         rows.iter().map(letter).collect::<Result<_, _>>().map_err(|error| fault(&error))
     }

@@ -120,16 +120,23 @@ const COMMIT_NOTHING: &str = "INSERT INTO commits (batch, first_sequence, count,
 const GIVE_UP: &str = "INSERT INTO commits (batch, first_sequence, count, time_floor) VALUES ($1, NULL, 0, 0)
     ON CONFLICT DO NOTHING RETURNING batch";
 
-const FATE: &str = "SELECT first_sequence, time_floor FROM commits WHERE batch = $1";
+/// The commit of a batch of `$2` entries whose first one has the time `$3`. Another batch may have its number: see `Fault::Numbered`.
+const FATE: &str = "SELECT first_sequence, time_floor FROM commits c
+    WHERE batch = $1 AND first_sequence IS NOT NULL AND count = $2::bigint
+        AND ($2::bigint = 0 OR EXISTS (SELECT FROM journal_entries j WHERE j.batch = c.batch AND j.place = 0 AND j.time_ns = $3::bigint))";
 
 const TAKE_OVER: &str = "INSERT INTO consumer_offsets AS o (topic, partition, epoch)
     SELECT $1::text, partition, 1 FROM unnest($2::integer[]) AS taken (partition) ORDER BY partition
     ON CONFLICT (topic, partition) DO UPDATE SET epoch = o.epoch + 1
     RETURNING partition, epoch, next_offset, fingerprint";
 
+/// The oldest, up to `$1`, as far as `$2` bytes of keys and values go, and at least one.
 const LETTERS: &str = "SELECT number, topic, partition, kafka_offset, record_time, key, value, header_names,
         header_values, reason
-    FROM dead_letters ORDER BY number LIMIT $1";
+    FROM (SELECT *, coalesce(sum(coalesce(octet_length(key), 0) + coalesce(octet_length(value), 0)) OVER (
+            ORDER BY number ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS before
+        FROM (SELECT * FROM dead_letters ORDER BY number LIMIT $1) AS oldest) AS sized
+    WHERE before < $2::bigint ORDER BY number";
 
 const PUBLISHED: &str = "DELETE FROM dead_letters WHERE number = ANY($1)";
 

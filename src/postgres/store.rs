@@ -73,7 +73,7 @@ impl PgStore {
             // Another instance may see it forgotten by its own clock, and used again.
             id_age: settings.id_window / 2,
         };
-        let beside = Session::new(connector.clone(), settings.patience);
+        let beside = Session::beside(connector.clone(), settings.patience);
         let committer = tokio::spawn(Committer::new(session, beside, jobs, bounds).run());
         let metrics = Metrics::default();
         let pruning = Pruning::start(connector.clone(), settings.id_window, metrics.clone());
@@ -193,7 +193,7 @@ impl Queued {
 
 async fn start(connector: &Connector, patience: Duration) -> Result<Session, PgError> {
     migrate(&connector.connect().await?).await?;
-    let mut session = Session::new(connector.clone(), patience);
+    let mut session = Session::leading(connector.clone(), patience);
     session.connect().await?;
     Ok(session)
 }

@@ -194,8 +194,9 @@ impl Batch {
     }
 
     /// Partitions whose rows are not as their runs expected: an earlier commit of ours, or another owner. The works that
-    /// were fenced are answered.
-    pub(super) fn offsets_missed(&mut self, found: &[OffsetFound]) {
+    /// were fenced are answered. True when no owner can have left one of the rows so: the database was put back to an earlier state.
+    pub(super) fn offsets_missed(&mut self, found: &[OffsetFound]) -> bool {
+        let mut put_back = false;
         for (index, slot) in self.works.iter_mut().enumerate() {
             let Some(Work::Apply { topic, runs, .. }) = slot else { continue };
             let mut fenced = Vec::new();
@@ -208,6 +209,7 @@ impl Batch {
                 if row.epoch == run.epoch && (past || row.next == Some(run.next)) {
                     self.through.insert((index, at));
                 } else if row.epoch != run.epoch || row.next != run.from {
+                    put_back |= row.epoch <= run.epoch;
                     fenced.push(run.partition);
                 }
             }
@@ -217,6 +219,7 @@ impl Batch {
                 let _ = answer.send(Err(StoreError::Fenced { partitions: fenced }));
             }
         }
+        put_back
     }
 
     /// Answers everybody from what was committed.

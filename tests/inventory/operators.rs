@@ -9,6 +9,7 @@ use crate::backup;
 use crate::events::{Events, Load};
 use crate::instance::serve;
 use crate::model::{Model, replay};
+use crate::proxy::Proxy;
 use crate::servers::{Server, fresh_database, shared_broker};
 use crate::service::{SOON, Service};
 use crate::state::{State, connect, consumed};
@@ -71,6 +72,31 @@ async fn an_instance_outlives_a_restored_backup() {
     load.end();
     consumed(&connect(&url).await, &topic, SOON).await;
     let state = State::read(&connect(&url).await, &topic).await;
+    replay(&state);
+    Model::of(&topic).compare(&state, &topic);
+    service.stop();
+}
+
+/// D4, D6: the address moves to a standby that was promoted, which lacks the newest commits; the former primary still answers, as a standby,
+/// and connections to it live on. Nothing is written there any more, and nothing is believed that only it holds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_follows_its_database_to_another_server() {
+    let [mut former, mut next] = [28536, 28537].map(Server::database);
+    let topic = Topic::create(&shared_broker(), "moved").await;
+    let proxy = Proxy::before(&former.address).await;
+    let service = Service::start(&mut serve(&shared_broker(), &topic, &proxy.url));
+    let load = Load::start(topic.producer(), Events::new("moved", 50, 5), 500, true);
+    let second = Duration::from_secs(1);
+    sleep(3 * second).await;
+    next.become_copy_of(&mut former);
+    sleep(3 * second).await;
+    former.demote();
+    sleep(second).await;
+    proxy.lead_to(28537);
+    sleep(2 * second).await;
+    load.end();
+    consumed(&connect(&next.address).await, &topic, SOON).await;
+    let state = State::read(&connect(&next.address).await, &topic).await;
     replay(&state);
     Model::of(&topic).compare(&state, &topic);
     service.stop();

@@ -53,11 +53,26 @@ impl Server {
         self.run("restart-immediately");
     }
 
+    /// A PostgreSQL server becomes what another one is at this moment, with a life of its own. The other is down meanwhile.
+    pub fn become_copy_of(&mut self, other: &mut Server) {
+        self.run("destroy");
+        other.run("stop");
+        let [from, to] = [&*other, &*self].map(|server| server.home().join("data"));
+        let copied = Command::new("cp").arg("-a").args([from, to]).status().expect("cp runs");
+        assert!(copied.success());
+        other.start();
+        self.start();
+    }
+
+    fn home(&self) -> &Path {
+        let (_, home) = self.variables.iter().find(|(name, _)| *name == "POSTGRES_HOME_DIR").expect("a database");
+        Path::new(home)
+    }
+
     /// A PostgreSQL server comes back as a standby: it is read, and cannot be written.
     pub fn demote(&mut self) {
         self.run("stop");
-        let (_, home) = self.variables.iter().find(|(name, _)| *name == "POSTGRES_HOME_DIR").expect("a database");
-        std::fs::write(Path::new(home).join("data/standby.signal"), []).expect("written");
+        std::fs::write(self.home().join("data/standby.signal"), []).expect("written");
         self.start();
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use equipoise::inventory::{Applied, Event};
+use equipoise::inventory::{Applied, Event, StoreError};
 use equipoise::postgres::{PgError, PgStore, Settings};
 use equipoise::{Outcome, Request};
 
@@ -174,6 +174,64 @@ async fn a_database_is_restored_to_an_earlier_state() {
         assert_eq!(outcome.result().expect("applied")[0].balance, number as i64 + 1);
     }
     database.check().await;
+}
+
+/// D2, D4: a dump is restored in place, in one transaction: no connection breaks. What was consumed since then is consumed again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_database_is_restored_in_place() {
+    let database = Database::new().await;
+    let store = PgStore::connect(&settings(&database.url)).await.expect("a store");
+    let mut partition = Partition::take(&store, 0).await;
+    partition.apply(&store, &events(0)).await.expect("applied");
+    let tables = ["products", "processed_events", "commits", "ledger_sequence", "journal_entries", "consumer_offsets"];
+    for table in tables {
+        database.run(&format!("CREATE TABLE saved_{table} AS TABLE {table}")).await;
+    }
+    partition.apply(&store, &events(1)).await.expect("applied");
+    let put_back = tables.map(|table| format!("DELETE FROM {table}; INSERT INTO {table} TABLE saved_{table};"));
+    let put_back = put_back.concat();
+    database
+        .run(&format!(
+            "BEGIN; ALTER TABLE journal_entries DISABLE TRIGGER ALL; {put_back}
+            ALTER TABLE journal_entries ENABLE TRIGGER ALL; COMMIT"
+        ))
+        .await;
+    let run = partition.run(&events(2));
+    let fenced = partition.apply_run(&store, &run).await;
+    assert_eq!(fenced, Err(StoreError::Fenced { partitions: vec![0] }));
+    let mut partition = Partition::take(&store, 0).await;
+    let again = partition.apply(&store, &events(1)).await;
+    assert_eq!(again, Ok(Applied { applied: 50, ..Applied::default() }), "the database does not hold them");
+    // The commit sequence tells whoever consumes nothing.
+    store.submit(update("u", "sku0", 1)).await.expect("decided");
+    database
+        .run("DELETE FROM processed_events WHERE event_id = 'u'; ALTER TABLE journal_entries DISABLE TRIGGER ALL")
+        .await;
+    let of_u = "(SELECT batch FROM journal_entries WHERE transaction_id = 'u')";
+    database
+        .run(&format!(
+            "BEGIN; UPDATE products SET version = version - 1, current_stock = current_stock - 1 WHERE sku = 'sku0';
+            DELETE FROM commits WHERE batch = {of_u}; DELETE FROM journal_entries WHERE batch = {of_u};
+            UPDATE ledger_sequence SET sequence = sequence - 1; COMMIT"
+        ))
+        .await;
+    store.submit(update("v", "sku1", 1)).await.expect("decided").result().expect("applied");
+    assert!(!store.submit(update("u", "sku0", 1)).await.expect("decided").replayed(), "it is not held");
+    database.check().await;
+}
+
+/// D6: an id that somebody put in by hand, for which the journal shows nothing: said, not tried for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_id_without_its_entry_is_told() {
+    let database = Database::new().await;
+    let store = PgStore::connect(&settings(&database.url)).await.expect("a store");
+    store.submit(create("sku", 1)).await.expect("opened");
+    database
+        .run("INSERT INTO processed_events (event_id, product_id, batch, place, member) VALUES ('x', 'sku', 0, 0, 0)")
+        .await;
+    let refused = store.submit(update("x", "sku", 1)).await.expect_err("nobody knows what it was used for");
+    assert!(matches!(&refused, PgError::Failed { what } if what.contains("the journal does not show")), "{refused}");
+    store.submit(update("y", "sku", 1)).await.expect("others go on").result().expect("applied");
 }
 
 /// D2, case A19: the sequence that batch numbers are drawn from is back at its beginning, as after a dump without sequences.

@@ -1,6 +1,7 @@
 //! A TCP proxy that loses what passes through it at the worst moment.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -22,14 +23,18 @@ pub enum Trouble {
 }
 
 impl Trouble {
-    /// What it waits for.
-    fn occasion(self) -> &'static [u8] {
+    /// Whether these bytes are what it waits for: a batch's COMMIT, not that of a single statement, which goes with its BEGIN and is short.
+    fn is_due(self, sent: &[u8]) -> bool {
+        let begins = find(sent, BEGIN).is_some();
         match self {
-            Trouble::CancelBegin => b"BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE\0",
-            _ => b"COMMIT\0",
+            Trouble::None => false,
+            Trouble::CancelBegin => begins,
+            _ => find(sent, b"COMMIT\0").is_some() && !(begins && sent.len() < 512),
         }
     }
 }
+
+const BEGIN: &[u8] = b"BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE\0";
 
 /// What a statement says that is cancelled; as long as BEGIN, with blanks behind it.
 const CANCELLED: &[u8] = b"DO $$BEGIN RAISE SQLSTATE '57014';END$$";
@@ -38,6 +43,8 @@ pub struct Proxy {
     /// Of the database behind it.
     pub url: String,
     plan: Arc<Mutex<Plan>>,
+    /// The port of the server that new connections get to.
+    server: Arc<AtomicU16>,
 }
 
 struct Plan {
@@ -53,23 +60,29 @@ impl Proxy {
     pub async fn before(url: &str) -> Self {
         let (address, database) = url.rsplit_once('/').expect("a URL with a database");
         let (host, server) = address.rsplit_once(':').expect("a URL with a port");
-        let server = server.parse().expect("a port");
+        let server = Arc::new(AtomicU16::new(server.parse().expect("a port")));
+        let target = server.clone();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let plan = Arc::new(Mutex::new(Plan { trouble: Trouble::None, every: 1, passed: 0, troubled: 0 }));
         let shared = plan.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(relay(client, server, shared.clone()));
+                tokio::spawn(relay(client, target.load(Ordering::Relaxed), shared.clone()));
             }
         });
-        Proxy { url: format!("{host}:{port}/{database}"), plan }
+        Proxy { url: format!("{host}:{port}/{database}"), plan, server }
     }
 
     /// From now on does this to one in `every` transactions.
     pub fn plan(&self, trouble: Trouble, every: u64) {
         let mut plan = self.plan.lock();
         (plan.trouble, plan.every) = (trouble, every);
+    }
+
+    /// Leads new connections to another server, as a name does that was moved. Those that are there stay.
+    pub fn lead_to(&self, server: u16) {
+        self.server.store(server, Ordering::Relaxed);
     }
 
     pub fn troubled(&self) -> u64 {
@@ -123,9 +136,8 @@ async fn relay(client: TcpStream, server: u16, plan: Arc<Mutex<Plan>>) -> std::i
                 to_server.write_all(sent).await?;
             }
             Trouble::CancelBegin => {
-                let begin = Trouble::CancelBegin.occasion();
-                let at = find(sent, begin).expect("there is one");
-                let (cancelled, blanks) = sent[at..at + begin.len() - 1].split_at_mut(CANCELLED.len());
+                let at = find(sent, BEGIN).expect("there is one");
+                let (cancelled, blanks) = sent[at..at + BEGIN.len() - 1].split_at_mut(CANCELLED.len());
                 cancelled.copy_from_slice(CANCELLED);
                 blanks.fill(b' ');
                 to_server.write_all(sent).await?;
@@ -143,7 +155,7 @@ fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
 /// What to do with these bytes.
 fn next(plan: &Mutex<Plan>, sent: &[u8]) -> Trouble {
     let mut plan = plan.lock();
-    if plan.trouble == Trouble::None || find(sent, plan.trouble.occasion()).is_none() {
+    if !plan.trouble.is_due(sent) {
         return Trouble::None;
     }
     plan.passed += 1;

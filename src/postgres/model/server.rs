@@ -337,8 +337,9 @@ impl Database for Session {
         written
     }
 
-    async fn fate(&mut self, number: i64) -> Result<Option<Committed>, Fault> {
+    async fn fate(&mut self, changes: &Changes) -> Result<Option<Committed>, Fault> {
         self.step().await?;
+        let number = changes.number;
         let mut server = self.server.lock();
         if self.bug == Bug::LateCommit {
             return Ok(server.fates.get(&number).copied().flatten());
