@@ -13,6 +13,8 @@ const NAME: &str = "LOCK";
 #[derive(Debug)]
 pub(crate) struct Lock {
     file: File,
+    /// Locked as well, where the file system lets it be: somebody may remove the file and believe that nobody has it.
+    _directory: Option<File>,
 }
 
 impl Lock {
@@ -22,8 +24,13 @@ impl Lock {
         let options = File::options().read(true).write(true).create(true).truncate(false).to_owned();
         let cannot = |error| OpenError::Io { path: path.clone(), what: "lock", error };
         let mut file = options.open(&path).map_err(cannot)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Lock { file }),
+        let directory = File::open(dir).ok();
+        let locked = file.try_lock().and_then(|()| match directory.as_ref().map(File::try_lock) {
+            Some(Err(TryLockError::WouldBlock)) => Err(TryLockError::WouldBlock),
+            _ => Ok(()),
+        });
+        match locked {
+            Ok(()) => Ok(Lock { file, _directory: directory }),
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
                 // Only people read it; without it the error is as true.

@@ -62,11 +62,10 @@ pub fn log(event: &Event) {
         Event::NoRoom { .. }
         | Event::SegmentFailed { .. }
         | Event::IndexFailed { .. }
+        | Event::IndexRebuilt { .. }
         | Event::CheckpointFailed { .. }
         | Event::CheckpointDamaged { .. } => tracing::warn!("{event}"),
-        Event::TornTail { .. } | Event::CheckpointWritten { .. } | Event::IndexRebuilt { .. } | Event::RoomAgain => {
-            tracing::info!("{event}");
-        }
+        Event::TornTail { .. } | Event::CheckpointWritten { .. } | Event::RoomAgain => tracing::info!("{event}"),
     }
 }
 

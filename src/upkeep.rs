@@ -104,8 +104,8 @@ fn write_checkpoint(core: &Core, disk: &Disk) -> io::Result<u64> {
     let Some(flusher) = &core.flusher else { return Ok(0) };
     // So that the next start need not go further back for ids; if it fails, it does.
     let _ = core.ids.sweep(true);
-    let (registered, noted, (batch, time)) =
-        flusher.paused(|| (core.kernel.open_durable(), core.notes.durable(), disk.newest()));
+    let moment = flusher.paused(|| (core.kernel.open_durable(), core.notes.durable(), disk.newest()));
+    let (registered, noted, (batch, time)) = moment.ok_or_else(|| io::Error::other("the journal failed"))?;
     let registered = registered.ok_or_else(|| io::Error::other("too many snapshots are open"))?;
     let sequence = registered.sequence;
     let written = disk.write_checkpoint(&Moment { sequence, time, batch, noted }, |push| {

@@ -5,7 +5,9 @@ mod common;
 
 use std::sync::{Arc, Mutex};
 
-use equipoise::{AccountId, Durability, Event, Ledger, Member, OpenError, Operation, Request, TransactionId};
+use equipoise::{
+    AccountId, Durability, Event, Ledger, Member, OpenError, Operation, Request, SubmitError, TransactionId,
+};
 
 fn account(name: &str) -> AccountId {
     AccountId::new(name).expect("an id")
@@ -54,8 +56,37 @@ fn a_directory_in_use_is_refused_and_says_by_whom() {
     assert!(
         matches!(&refused, OpenError::Held { holder: Some(holder), .. } if *holder == std::process::id().to_string())
     );
+    std::fs::remove_file(dir.path().join("LOCK")).expect("there");
+    let refused = Ledger::open(dir.path()).expect_err("in use, whatever somebody believed");
+    assert!(matches!(refused, OpenError::Held { .. }), "{refused}");
     drop(ledger);
     Ledger::open(dir.path()).expect("free again");
+}
+
+/// B1, B4: an index of another past of this ledger, whose entries have other ids at the same places, answers for nobody.
+#[test]
+fn an_index_that_leads_to_another_id_is_made_again() {
+    let place = tempfile::tempdir().expect("a directory");
+    let [one, other] = ["one", "other"].map(|name| place.path().join(name));
+    let a = account("a");
+    let add = |id: &str| {
+        let id = TransactionId::new(id).expect("an id");
+        Request::single(Operation::update(a.clone(), 5), Some(id))
+    };
+    Ledger::open(&one).expect("opens").create(&a, 0).expect("new");
+    let copied = std::process::Command::new("cp").arg("-r").args([&one, &other]).status().expect("copies");
+    assert!(copied.success());
+    for (dir, id) in [(&one, "x"), (&other, "y")] {
+        Ledger::open(dir).expect("opens").submit(add(id)).expect("decided");
+    }
+    std::fs::remove_dir_all(one.join("ids")).expect("removed");
+    std::fs::rename(other.join("ids"), one.join("ids")).expect("moved");
+    let unreadable = Ledger::open(&one).expect("opens").submit(add("y")).expect_err("x is where y is said to be");
+    assert!(matches!(&unreadable, SubmitError::IdsUnreadable { what } if what.contains("another id")), "{unreadable}");
+    let ledger = Ledger::open(&one).expect("opens");
+    assert!(ledger.submit(add("x")).expect("decided").replayed());
+    assert!(!ledger.submit(add("y")).expect("decided").replayed());
+    assert_eq!(ledger.balance(&a).map(|state| state.balance), Some(10));
 }
 
 /// C6: a checkpoint is written beside the traffic, and the next start begins there.

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::exit::Failure;
 use super::output::{Output, Page, Record, escape};
 use super::progress::Bar;
+use crate::config::Environment;
 use crate::{CompactOptions, Compacted, compact};
 
 /// Drop the oldest segments of a journal that no start and no transaction id needs any more
@@ -33,9 +34,9 @@ pub(super) struct Compact {
     /// Keep at least so many of the newest entries
     #[arg(long, value_name = "N", default_value_t = 0)]
     keep_entries: u64,
-    /// How long the service honours a transaction id
-    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = humantime::parse_duration)]
-    id_window: Duration,
+    /// How long the service honours a transaction id [env: EQUIPOISE_ID_WINDOW] [default: as equipoise serve, 24h]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    id_window: Option<Duration>,
     /// Print what would be dropped, and drop nothing
     #[arg(long)]
     dry_run: bool,
@@ -45,8 +46,9 @@ pub(super) struct Compact {
 }
 
 impl Compact {
-    pub(super) fn run(&self) -> Result<(), Failure> {
+    pub(super) fn run(&self, environment: &Environment) -> Result<(), Failure> {
         let Compact { keep_entries, id_window, dry_run, .. } = *self;
+        let id_window = super::id_window(id_window, environment)?;
         let bar = Bar::of_bytes(self.json);
         let options = CompactOptions { keep_entries, id_window, dry_run };
         let compacted = compact(&self.directory, &options, &mut |progress| bar.follow(progress));

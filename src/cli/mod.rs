@@ -5,11 +5,14 @@
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::Environment;
+use self::exit::Failure;
+use crate::config::{Config, Environment};
 
 mod accounts;
 mod bench;
@@ -128,11 +131,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Snapshot(snapshot) => (snapshot.run(&environment), snapshot.common.json),
         Command::Transaction(transaction) => (transaction.run(&environment), transaction.common.json),
         Command::Watch(watch) => (watch.run(&environment), watch.common.json),
-        Command::Verify(verify) => (verify.run(), verify.json),
+        Command::Verify(verify) => (verify.run(&environment), verify.json),
         Command::Inspect(inspect) => (inspect.run(), inspect.json),
         Command::Export(export) => (export.run(), false),
         Command::Import(import) => (import.run(), import.json),
-        Command::Compact(compact) => (compact.run(), compact.json),
+        Command::Compact(compact) => (compact.run(&environment), compact.json),
         Command::Stats(stats) => (stats.run(), stats.json),
         Command::Bench(bench) => (bench.run(), bench.json()),
         #[cfg(feature = "kafka")]
@@ -144,6 +147,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(json),
     }
+}
+
+/// How long the service honours a transaction id: what it would say itself, if nobody says otherwise here.
+fn id_window(flag: Option<Duration>, environment: &Environment) -> Result<Duration, Failure> {
+    let file = environment.get_os("config").map(PathBuf::from);
+    flag.map_or_else(|| Ok(Config::resolve(&[], environment, file.as_deref())?.id_window), Ok)
 }
 
 /// Something worth knowing that is no result.

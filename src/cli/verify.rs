@@ -11,6 +11,7 @@ use super::exit::Failure;
 use super::output::{Output, Page, Record, escape};
 use super::progress::Bar;
 use super::record::nanoseconds;
+use crate::config::Environment;
 use crate::verify::{self, Options, Report};
 
 /// Check that a data directory is whole, by doing every entry of its journal again
@@ -34,9 +35,10 @@ pub(super) struct Verify {
     /// The hash of the last batch, as an earlier run or another place told it: proves that no tail is missing
     #[arg(long, value_name = "HASH", value_parser = hash)]
     head: Option<Hash>,
-    /// How long the service knows a transaction id: it may not come twice within it
-    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = humantime::parse_duration)]
-    id_window: Duration,
+    /// How long the service knows a transaction id: it may not come twice within it [env: EQUIPOISE_ID_WINDOW]
+    /// [default: as equipoise serve, 24h]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    id_window: Option<Duration>,
     /// Print one JSON object
     #[arg(long)]
     pub(super) json: bool,
@@ -59,8 +61,9 @@ fn hash(text: &str) -> Result<Hash, String> {
 }
 
 impl Verify {
-    pub(super) fn run(&self) -> Result<(), Failure> {
-        let options = Options { head: self.head.map(|hash| hash.0), id_window: self.id_window };
+    pub(super) fn run(&self, environment: &Environment) -> Result<(), Failure> {
+        let id_window = super::id_window(self.id_window, environment)?;
+        let options = Options { head: self.head.map(|hash| hash.0), id_window };
         let bar = Bar::of_bytes(self.json);
         let report = verify::verify(&self.directory, &options, &mut |done, total| bar.show(done, total));
         bar.clear();

@@ -164,6 +164,11 @@ impl DiskIndex {
         entries.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.blocks() * 512).sum()
     }
 
+    /// What it said cannot be right: the next start makes it again.
+    pub(crate) fn distrust(&self, what: String) -> IndexError {
+        self.mark(IndexError::Damaged { path: self.dir.clone(), what })
+    }
+
     /// Leaves the mark by which the next start knows of damage.
     fn mark(&self, error: IndexError) -> IndexError {
         if matches!(error, IndexError::Damaged { .. }) && !self.marked.is_set() {

@@ -101,10 +101,11 @@ impl Flusher {
         self.flush_locked(&mut self.working.lock(), kernel, waiters, notes, durable);
     }
 
-    /// Runs `then` while the durable sequence stands still.
-    pub(crate) fn paused<T>(&self, then: impl FnOnce() -> T) -> T {
+    /// Runs `then` while the durable sequence stands still; not once the sink has failed, since that may hold more by then than anybody was
+    /// told.
+    pub(crate) fn paused<T>(&self, then: impl FnOnce() -> T) -> Option<T> {
         let _standing = self.working.lock();
-        then()
+        self.failure.get().is_none().then(then)
     }
 
     fn flush_locked(

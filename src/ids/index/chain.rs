@@ -34,7 +34,10 @@ pub(super) fn open(dir: &Path, ledger: &[u8; 16], oldest: u64, end: u64) -> Resu
         let begins = chain.runs.is_empty();
         let why_not = match span {
             Span { last, .. } if !begins && last < next => None,
-            Span { last, .. } if last > end => Some("it goes beyond the journal's end".to_owned()),
+            Span { last, .. } if last > end => Some(format!(
+                "{} goes beyond the journal's end, sequence {end}: durable entries are missing there, unless an older journal was put back",
+                span.name()
+            )),
             Span { first, .. } if first > next || (!begins && first != next) => {
                 Some(format!("sequence {next} and what follows it are missing"))
             }

@@ -141,7 +141,7 @@ impl Covered {
     /// Whether everything after it is in the segment with `header` and later ones.
     pub(super) fn reaches(&self, header: &segment::Header) -> bool {
         match self.batch {
-            Some(batch) => header.batch <= batch + 1,
+            Some(batch) => header.batch <= batch + 1 && header.first <= self.sequence + 1,
             // Of the batches after its entry, which may be nothing but notes, it cannot tell the first.
             None => header.first <= self.sequence || header.number == 1,
         }

@@ -120,7 +120,7 @@ impl OnDisk {
         }
         // Whether we made them or a process that died of a power cut: their names are to be durable before anything in them.
         fs::File::open(root)?.sync_all()?;
-        if let Some(above) = root.canonicalize()?.parent() {
+        for above in root.canonicalize()?.ancestors().skip(1) {
             // Where that may not be read, whoever made it sees to it.
             let _ = fs::File::open(above).and_then(|above| above.sync_all());
         }

@@ -138,6 +138,8 @@ fn a_failed_device_closes_the_ledger() {
         assert_eq!(ledger.balance_durable(&account("account-0")).map(|state| state.balance), Some(500));
         assert_eq!(ledger.history(1, 10).expect("readable").len(), 4);
         assert!(eventually(|| events.lock().iter().any(|event| matches!(event, Event::JournalFailed { .. }))));
+        let flusher = ledger.core().flusher.as_ref().expect("on disk");
+        assert!(flusher.paused(|| ()).is_none(), "no checkpoint: the journal may hold more than what is durable");
         let dropped = std::thread::spawn(move || drop(ledger));
         assert!(eventually(|| dropped.is_finished()), "it ends");
         // Whatever became of the last call, the rest is there.

@@ -9,7 +9,9 @@ use super::crashes::CloseWhenDead;
 use super::depth;
 use super::disk::{Disk, End, Fault};
 use super::workload::{Events, Known, Shown, begin, checkpoint, fill, open, reopen, roll};
+use crate::journal::disk::checkpoint::Moment;
 use crate::journal::disk::recovery::{Recovery, read_through};
+use crate::kernel::pin;
 use crate::wait::block_on;
 
 /// Entries between two checkpoints.
@@ -274,6 +276,41 @@ fn notes_after_a_checkpoint(before: bool) -> (Disk, Ledger, Events) {
     assert!(roll(&ledger));
     block_on(ledger.note(Note { unparked: vec![2], ..Note::default() })).expect("kept");
     (disk, ledger, events)
+}
+
+/// C2: entries after a checkpoint are read wherever they are, also where its batch says that a later segment is soon enough.
+#[test]
+fn a_checkpoint_of_a_later_batch_than_its_sequence_loses_nothing() {
+    let disk = Disk::new();
+    let ledger = reopen(&disk);
+    begin(&ledger);
+    block_on(ledger.note(large(&ledger, None))).expect("kept");
+    let core = ledger.core();
+    let journal = core.disk.as_ref().expect("on disk");
+    let registered = core.kernel.open_durable().expect("few are open");
+    let sequence = registered.sequence;
+    fill(&ledger, 1, 100);
+    ledger.wait_durable(ledger.sequence()).expect("open");
+    assert!(roll(&ledger));
+    let (batch, time) = journal.newest();
+    let moment = Moment { sequence, time, batch, noted: core.notes.durable() };
+    let written = journal.write_checkpoint(&moment, |push| {
+        let guard = &pin();
+        for account in core.directory.walk("", None, usize::MAX, guard) {
+            let (changed, state) = account.read_at(sequence, guard).expect("registered");
+            if state.version > 0 {
+                push(account.key(), state, changed)?;
+            }
+        }
+        Ok(true)
+    });
+    written.expect("room");
+    core.kernel.close(registered);
+    let mut known = Known::default();
+    known.check(&ledger, &Shown::default());
+    let killed = disk.after(End::Killed);
+    drop(ledger);
+    known.check_accounts(&reopen(&killed));
 }
 
 /// D3, C6: notes at the sequence of a checkpoint, but after it, are found, whatever segments they are in.
