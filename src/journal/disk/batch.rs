@@ -45,9 +45,14 @@ impl Header {
         self.first + u64::from(self.count)
     }
 
+    /// From the batch's first byte to its padding.
+    pub(super) fn unpadded(&self) -> usize {
+        HEADER + self.length as usize
+    }
+
     /// From the batch's first byte to the next one's.
     pub(super) fn span(&self) -> usize {
-        (HEADER + self.length as usize).next_multiple_of(ALIGNMENT)
+        self.unpadded().next_multiple_of(ALIGNMENT)
     }
 
     /// The header at the start of `bytes`, unchecked; None when there is none.
@@ -78,7 +83,7 @@ impl<'a> Batch<'a> {
     /// The batch at the start of `bytes`; None when there is no good one.
     pub(super) fn read(bytes: &'a [u8], salt: &Salt) -> Option<Self> {
         let header = Header::read(bytes)?;
-        let bytes = bytes.get(..HEADER + header.length as usize)?;
+        let bytes = bytes.get(..header.unpadded())?;
         let good = checksum(salt, &bytes[COVERED..]) == header.checksum;
         good.then_some(Batch { header, bytes })
     }

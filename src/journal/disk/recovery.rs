@@ -434,7 +434,7 @@ enum Stop {
 }
 
 impl End {
-    /// Makes the end fit to be written on: what is behind it becomes zeros, and the last batch is written again, for an earlier
+    /// Makes the end fit to be written on: what is behind the last batch becomes zeros, and that batch is written again, for an earlier
     /// process may have died of the fdatasync that failed on it, or before the names were durable.
     pub(super) fn repair(&self, files: &dyn Files) -> Result<Tail, OpenError> {
         let name = segment::name(self.segment.header.number);
@@ -452,6 +452,9 @@ impl End {
         if let Some(last) = self.last {
             let mut batch = vec![0; (self.offset - last) as usize];
             read_full(&*file, &mut batch, last).map_err(cannot("read", path()))?;
+            // What tore the tail off may have begun in its padding, which its checksum does not cover.
+            let length = batch::Header::read(&batch).map_or(batch.len(), |header| header.unpadded());
+            batch[length..].fill(0);
             write_all(&*file, &batch, last).map_err(cannot("write", path()))?;
         }
         file.sync().map_err(cannot("sync", path()))?;

@@ -139,7 +139,7 @@ fn is_idle(bytes: &[u8], at: usize) -> bool {
     let starts = batches(bytes);
     let start = starts[starts.partition_point(|start| *start <= at).max(1) - 1];
     let header = batch::Header::read(&bytes[start..]);
-    (128..4096).contains(&at) || header.is_some_and(|header| at >= start + batch::HEADER + header.length as usize)
+    (128..4096).contains(&at) || header.is_some_and(|header| at >= start + header.unpadded())
 }
 
 /// Case A12: C2, C3: whichever byte of the journal changes, the state is a prefix of it, or the place is named.
@@ -281,6 +281,25 @@ fn a_stale_batch_behind_the_tail_is_no_new_one() {
         disk.edit(&newest, |bytes| bytes[end..end + pair[1] - pair[0]].copy_from_slice(&tail[pair[0]..pair[1]]));
         journal.refuses(&disk, &newest, end as u64);
     }
+}
+
+/// C1, C3: what tore the tail off began in the padding of the batch before: that is zeros again, as `verify` wants it.
+#[test]
+fn the_padding_before_a_torn_tail_is_made_zero() {
+    let journal = Journal::of_a_hundred();
+    let name = segment::name(1);
+    let bytes = journal.disk.bytes(&name);
+    let starts = batches(&bytes);
+    let padding = |pair: &[usize]| {
+        let header = batch::Header::read(&bytes[pair[0]..]).expect("a batch");
+        pair[0] + header.unpadded()..pair[1]
+    };
+    let padded =
+        starts.windows(2).map(padding).rfind(|padding| !padding.is_empty()).expect("one of a hundred has some");
+    let disk = journal.disk.copy();
+    disk.edit(&name, |bytes| bytes[padded.start..].fill(0x5a));
+    drop(reopen(&disk));
+    assert_eq!(disk.bytes(&name)[padded.clone()], vec![0; padded.len()]);
 }
 
 /// Case A12, exactly: C1, C2, C3: whatever is torn off the newest segment, what is left is a prefix, and what comes later
