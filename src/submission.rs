@@ -236,9 +236,8 @@ impl Core {
     fn answer_recorded(&self, request: &Request, entry: Indexed, index: usize) -> Result<Outcome, SubmitError> {
         let unreadable = |error: HistoryError| SubmitError::IdsUnreadable { what: error.to_string() };
         let record = self.recorded(entry).map_err(unreadable)?;
-        let id_of =
-            |request: &Request, member: usize| request.members().get(member).and_then(|member| member.id.clone());
-        if id_of(&record.request, entry.member as usize) != id_of(request, index) {
+        let members = (record.request.members().get(entry.member as usize), request.members().get(index));
+        if members.0.map(|it| &it.id) != members.1.map(|it| &it.id) {
             let what = format!("it leads to entry {} of the journal, which has another id", entry.sequence);
             return Err(match self.ids.index() {
                 Some(index) => unknowable(index.distrust(what)),

@@ -22,7 +22,7 @@ use super::remembered::Remembered;
 use super::work::{Answer, Asks, Batch, Job, settle};
 use crate::inventory::{Position, StoredDeadLetter};
 
-/// How often in a row a batch may miss although its accounts are locked and its ids looked up. Other instances can be meant by that a
+/// How often a batch may miss although its accounts are locked and its ids looked up. Other instances can be meant by that a
 /// few times, with accounts and ids that are new.
 const IN_VAIN: u32 = 100;
 

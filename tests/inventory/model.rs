@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rdkafka::message::{Message as _, OwnedMessage};
 use serde_json::Value;
+use tokio_postgres::Client;
 
 use crate::state::{Product, State};
 use crate::topic::{Topic, header};
@@ -89,6 +90,14 @@ fn event(value: &[u8]) -> Option<(String, String, i64)> {
         (!text.is_empty() && !text.contains('\0')).then(|| text.to_owned())
     };
     Some((text("event_id")?, text("product_id")?, value["quantity_change"].as_i64()?))
+}
+
+/// D2 to D6: what the database holds is what the model makes of the topic, every event once; and what that is.
+pub async fn everything_once(database: &Client, topic: &Topic) -> State {
+    let state = State::read(database, topic).await;
+    replay(&state);
+    Model::of(topic).compare(&state, topic);
+    state
 }
 
 /// C1, C3, D2: the journal is dense, each entry follows from those before it, and it ends in the products. Holds however the

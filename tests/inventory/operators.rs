@@ -8,11 +8,11 @@ use tokio::time::sleep;
 use crate::backup;
 use crate::events::{Events, Load};
 use crate::instance::serve;
-use crate::model::{Model, replay};
+use crate::model::everything_once;
 use crate::proxy::Proxy;
 use crate::servers::{Server, fresh_database, shared_broker};
 use crate::service::{SOON, Service};
-use crate::state::{State, connect, consumed};
+use crate::state::{connect, consumed};
 use crate::topic::Topic;
 
 /// How long each state lasts: some commits, and longer than the store is patient.
@@ -49,9 +49,7 @@ async fn an_instance_outlives_what_operators_do() {
     sleep(Duration::from_secs(1)).await;
     load.end();
     consumed(&connect(&url).await, &topic, SOON).await;
-    let state = State::read(&connect(&url).await, &topic).await;
-    replay(&state);
-    Model::of(&topic).compare(&state, &topic);
+    everything_once(&connect(&url).await, &topic).await;
     service.stop();
 }
 
@@ -71,9 +69,7 @@ async fn an_instance_outlives_a_restored_backup() {
     sleep(2 * second).await;
     load.end();
     consumed(&connect(&url).await, &topic, SOON).await;
-    let state = State::read(&connect(&url).await, &topic).await;
-    replay(&state);
-    Model::of(&topic).compare(&state, &topic);
+    everything_once(&connect(&url).await, &topic).await;
     service.stop();
 }
 
@@ -96,8 +92,6 @@ async fn an_instance_follows_its_database_to_another_server() {
     sleep(2 * second).await;
     load.end();
     consumed(&connect(&next.address).await, &topic, SOON).await;
-    let state = State::read(&connect(&next.address).await, &topic).await;
-    replay(&state);
-    Model::of(&topic).compare(&state, &topic);
+    everything_once(&connect(&next.address).await, &topic).await;
     service.stop();
 }

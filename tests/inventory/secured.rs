@@ -8,10 +8,10 @@ use tokio::time::{Instant, sleep};
 
 use crate::events::Events;
 use crate::instance::serve;
-use crate::model::{Model, replay};
+use crate::model::everything_once;
 use crate::servers::Server;
 use crate::service::{SOON, Service};
-use crate::state::{State, connect, consumed};
+use crate::state::{connect, consumed};
 use crate::topic::Topic;
 
 const BROKER: u16 = 28292;
@@ -137,9 +137,7 @@ async fn both_servers_are_reached_by_tls_and_password() {
         assert_eq!(client.query_one(plain, &[]).await.unwrap().get::<_, i64>(0), 0, "sessions without TLS");
         service.stop();
     }
-    let state = State::read(&client, &topic).await;
-    replay(&state);
-    Model::of(&topic).compare(&state, &topic);
+    everything_once(&client, &topic).await;
 
     // Who cannot prove to be the database is not waited for.
     let not_local = |url: String| url.replace("127.0.0.1", "localhost");

@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use tokio::time::sleep;
 
 use crate::events::Events;
-use crate::model::{Model, replay};
+use crate::model::{Model, everything_once, replay};
 use crate::proxy::{Proxy, Trouble};
 use crate::servers::{fresh_database, shared_broker};
 use crate::service::SOON;
@@ -128,9 +128,7 @@ impl Trial {
 
     /// D3, D4: every event once, offsets to the end, the journal dense.
     async fn compare(&self) {
-        let state = self.state().await;
-        replay(&state);
-        Model::of(&self.topic).compare(&state, &self.topic);
+        everything_once(&connect(&self.url).await, &self.topic).await;
     }
 }
 

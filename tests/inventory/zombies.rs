@@ -5,10 +5,10 @@ use std::time::Duration;
 use crate::client::balance;
 use crate::events::{Events, Load};
 use crate::instance::{SESSION, serve};
-use crate::model::{Model, replay};
+use crate::model::everything_once;
 use crate::servers::{PARTITIONS, fresh_database, shared_broker};
 use crate::service::{SOON, Service};
-use crate::state::{State, connect, consumed};
+use crate::state::{connect, consumed};
 use crate::topic::Topic;
 
 /// As many times as each of two instances is put to sleep.
@@ -42,9 +42,7 @@ async fn a_sleeper_changes_nothing_and_tells_nothing_old() {
     }
     load.end();
     consumed(&database, &topic, 2 * SOON).await;
-    let state = State::read(&database, &topic).await;
-    replay(&state);
-    Model::of(&topic).compare(&state, &topic);
+    everything_once(&database, &topic).await;
     // Two members join; then each sleep costs its partitions, and each awakening some of them.
     let epochs = "SELECT max(epoch) FROM consumer_offsets WHERE topic = $1";
     let epochs: i64 = database.query_one(epochs, &[&topic.name]).await.unwrap().get(0);
@@ -79,8 +77,6 @@ async fn the_living_take_over_from_the_dead() {
     println!("every partition went on {:?} after the kill, the session being {SESSION:?}", killed.elapsed());
     load.end();
     consumed(&database, &topic, SOON).await;
-    let state = State::read(&database, &topic).await;
-    replay(&state);
-    Model::of(&topic).compare(&state, &topic);
+    everything_once(&database, &topic).await;
     living.stop();
 }
