@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::account::{Balance, TransactionId};
+use crate::blocking::Blocking;
 use crate::core::{Clock, Core, Limits};
 use crate::directory::Directory;
 use crate::ids::{DiskIndex, Ids, Index as _, IndexError, Indexed, Record};
@@ -47,6 +48,7 @@ pub struct Builder {
     id_window: Duration,
     progress: Box<dyn FnMut(Progress) -> ControlFlow<()> + Send>,
     observer: Arc<dyn Fn(&Event) + Send + Sync>,
+    blocking: Blocking,
 }
 
 impl std::fmt::Debug for Builder {
@@ -70,6 +72,7 @@ impl Default for Builder {
             id_window: Duration::from_secs(24 * 60 * 60),
             progress: Box::new(|_| ControlFlow::Continue(())),
             observer: Arc::new(|_| {}),
+            blocking: Blocking::default(),
         }
     }
 }
@@ -158,6 +161,21 @@ impl Builder {
         self
     }
 
+    /// How a read that may wait for a disk is run (default: as it is): an old id's, that of old entries. `hook` is to call what it is
+    /// given once, on the same thread; it is called in the middle of [`Ledger::submit`] and its like, [`Ledger::transaction`] and
+    /// [`Ledger::history`]. A worker of an async runtime would hold up calls that need no disk meanwhile. tokio's hands them to
+    /// another thread first, in a runtime of several:
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// let builder = equipoise::Ledger::builder().blocking(|read| tokio::task::block_in_place(read));
+    /// ```
+    #[must_use]
+    pub fn blocking(mut self, hook: impl Fn(&mut dyn FnMut()) + Send + Sync + 'static) -> Self {
+        self.blocking = Blocking::by(hook);
+        self
+    }
+
     /// Opens the ledger in the data directory `dir`, made if it is not there. Reads the newest checkpoint and the journal
     /// after it; nobody sees the ledger before that is complete.
     ///
@@ -182,7 +200,7 @@ impl Builder {
         let (disk, position, noted) = Disk::open(files.clone(), self.segment_bytes, recovery, self.observer.clone())?;
         lock.sign();
         let ids = self.open_ids(&files.root().join("ids"), &disk, position.sequence)?;
-        let disk = Arc::new(disk);
+        let disk = Arc::new(disk.reading(self.blocking.clone()));
         let clock = Clock::start(position.time);
         let (kernel, consumer) = Kernel::with_consumer(position.sequence, position.time);
         let flusher = Flusher::new(disk.clone(), consumer);
@@ -234,7 +252,7 @@ impl Builder {
             from = through + 1;
         }
         let window = u64::try_from(self.id_window.as_nanos()).unwrap_or(u64::MAX);
-        Ok(Ids::with_index(self.id_capacity, self.reserve_ids, index, window))
+        Ok(Ids::with_index(self.id_capacity, self.reserve_ids, index.reading(self.blocking.clone()), window))
     }
 
     /// Makes a ledger in memory.

@@ -140,6 +140,8 @@ extern crate self as equipoise;
 
 #[cfg(not(equipoise_loom))]
 mod account;
+#[cfg(not(equipoise_loom))]
+mod blocking;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 mod builder;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]

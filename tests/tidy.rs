@@ -19,8 +19,9 @@ const REQUIREMENTS: [&str; 42] = [
 const RACE_CHECKERS: [&str; 3] = ["loom", "shuttle", "thread"];
 
 /// Which of our modules a module may name. What is not listed here may name everything.
-const LAYERS: [(&str, &[&str]); 31] = [
+const LAYERS: [(&str, &[&str]); 32] = [
     ("kernel", &["kernel"]),
+    ("blocking", &[]),
     // The domain: plain data. Of the kernel it knows what a state is, and an outcome the handle that it reads.
     ("account", &["account", "error", "request", "kernel::State"]),
     ("request", &["account", "error", "request"]),
@@ -29,11 +30,14 @@ const LAYERS: [(&str, &[&str]); 31] = [
     ("plan", &["account", "error", "request", "plan", "directory", "kernel"]),
     ("restoration", &["account", "directory", "error", "journal", "kernel"]),
     ("directory", &["account", "error", "directory", "kernel"]),
-    ("ids", &["account", "error", "request", "ids", "kernel"]),
+    ("ids", &["account", "blocking", "error", "request", "ids", "kernel"]),
     ("wait", &["wait"]),
     ("opening", &["opening"]),
     ("lock", &["lock", "opening"]),
-    ("journal", &["account", "error", "request", "outcome", "opening", "lock", "journal", "wait", "kernel"]),
+    (
+        "journal",
+        &["account", "blocking", "error", "request", "outcome", "opening", "lock", "journal", "wait", "kernel"],
+    ),
     // The ledger's own parts.
     ("core", ENGINE),
     ("submission", ENGINE),
@@ -78,6 +82,7 @@ const LAYERS: [(&str, &[&str]); 31] = [
 ];
 
 const ENGINE: &[&str] = &[
+    "blocking",
     "restoration",
     "account",
     "request",

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use clap::Args;
@@ -110,11 +111,13 @@ impl Serve {
         }
         // Last to go: it writes what is still waiting.
         let _log = telemetry::init(&config.log).map_err(|error| Failure::Other(format!("cannot log: {error}")))?;
+        // Before anything that takes time: a signal from now on is a graceful end.
+        let shutdown = shutdown().map_err(|error| Failure::Other(format!("cannot wait for signals: {error}")))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
             .map_err(|error| Failure::Other(format!("cannot start: {error}")))?;
-        let result = runtime.block_on(serve(config));
+        let result = runtime.block_on(serve(shutdown, config));
         runtime.shutdown_timeout(LEFTOVERS);
         result
     }
@@ -138,9 +141,7 @@ impl Serve {
     }
 }
 
-async fn serve(config: Config) -> Result<(), Failure> {
-    // Before anything that takes time: a signal from now on is a graceful end.
-    let shutdown = shutdown().map_err(|error| Failure::Other(format!("cannot wait for signals: {error}")))?;
+async fn serve(shutdown: oneshot::Receiver<()>, config: Config) -> Result<(), Failure> {
     let consuming = Arc::new(Consuming::new(&config)?);
     let starting = consuming.clone();
     let (listener, address) = bind(&config.listen).await?;
@@ -242,11 +243,13 @@ fn say(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Resolves at the first SIGINT or SIGTERM. From then on the process ends at the next one, or at [`LATEST_END`].
+/// Resolves at the first SIGINT or SIGTERM. From then on the process ends at the next one, or at [`LATEST_END`], whatever the
+/// service's threads wait for: the one that listens is its own.
 fn shutdown() -> io::Result<oneshot::Receiver<()>> {
-    let mut signals = Signals::new()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut signals = runtime.block_on(async { Signals::new() })?;
     let (asked, answer) = oneshot::channel();
-    tokio::spawn(async move {
+    let listen = async move {
         let name = signals.next().await;
         tracing::info!(signal = name, "shutting down");
         // The service may have ended by itself.
@@ -256,8 +259,9 @@ fn shutdown() -> io::Result<oneshot::Receiver<()>> {
             () = sleep(LATEST_END) => {}
         }
         // What was answered is as safe as it will be, and the caller asked for an end: that is no failure.
-        std::process::exit(0);
-    });
+        std::process::exit(0)
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(move || runtime.block_on(listen))?;
     Ok(answer)
 }
 

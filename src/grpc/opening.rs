@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::time::timeout;
 
 use super::Error;
@@ -66,10 +67,10 @@ impl Opening {
     }
 
     /// Opens the ledger in the data directory `dir`, on a thread for what blocks, and tells callers and the log how far
-    /// that is: takes the place of [`Builder::progress`]. The end of the service cancels it.
+    /// that is. Takes the place of [`Builder::progress`] and [`Builder::blocking`]. The end of the service cancels it.
     pub fn on_disk(builder: Builder, dir: impl Into<PathBuf>) -> Self {
         let (recovery, dir) = (Arc::<Recovery>::default(), dir.into());
-        let builder = builder.progress(recovery.clone().follow());
+        let builder = builder.progress(recovery.clone().follow()).blocking(beside_others);
         let told = recovery.clone();
         let open = async move {
             let began = Instant::now();
@@ -122,6 +123,15 @@ impl Opening {
             Err(_) => tracing::warn!("the opening of the ledger did not end within {grace:?}"),
         }
         None
+    }
+}
+
+/// Runs what may wait for a disk. A worker's other tasks go to another thread first: among them may be calls that need no disk.
+fn beside_others(read: &mut dyn FnMut()) {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(read),
+        // One of its own threads, or a runtime with nobody to hand them to.
+        _ => read(),
     }
 }
 

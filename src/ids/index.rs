@@ -62,6 +62,7 @@ use parking_lot::Mutex;
 use thiserror::Error;
 
 use crate::account::TransactionId;
+use crate::blocking::Blocking;
 use crate::kernel::doorbell::{Doorbell, Latch, Watermark};
 
 use self::format::{Keys, Span};
@@ -105,6 +106,7 @@ pub(crate) struct DiskIndex {
     merge_bell: Doorbell,
     wiped: Option<String>,
     marked: Latch,
+    blocking: Blocking,
 }
 
 impl DiskIndex {
@@ -135,7 +137,13 @@ impl DiskIndex {
             merge_bell: Doorbell::new(),
             wiped: wiped.or(chain.lost),
             marked: Latch::new(),
+            blocking: Blocking::default(),
         })
+    }
+
+    /// Reads pages by `blocking` from now on.
+    pub(crate) fn reading(self, blocking: Blocking) -> Self {
+        DiskIndex { blocking, ..self }
     }
 
     /// Why some or all of what was there was deleted when it was opened, if it was.
@@ -193,8 +201,9 @@ impl Index for DiskIndex {
     fn find(&self, key: Key) -> Result<Option<Indexed>, IndexError> {
         let runs = self.runs.load();
         runs.iter().for_each(|run| run.filter.prefetch(key));
-        for run in runs.iter().rev() {
-            if let Some(found) = run.find(key).map_err(|error| self.mark(error))? {
+        for run in runs.iter().rev().filter(|run| run.filter.may_hold(key)) {
+            let read = || run.find(key).map_err(|error| self.mark(error));
+            if let Some(found) = self.blocking.run(read)? {
                 return Ok(Some(found));
             }
         }

@@ -21,6 +21,7 @@ mod recovery;
 mod refusals;
 mod service;
 mod shim;
+mod stalled_disk;
 mod totals;
 mod two_processes;
 

@@ -6,6 +6,7 @@
  *   EQUIPOISE_SHIM_TEAR   of what is held back, random sectors of 512 bytes reach the disk at once
  *   EQUIPOISE_SHIM_LIE    fdatasync says yes and does nothing: what tests must notice
  *   EQUIPOISE_SHIM_DELAY  milliseconds before each fdatasync under the folder
+ *   EQUIPOISE_SHIM_STALL  a file that may hold a part of a path: whoever reads such a file waits while it does
  *   EQUIPOISE_SHIM_CLOCK  a file with seconds (int64, native) by which the wall clock is wrong, read at each reading
  *   EQUIPOISE_SHIM_FAIL   "<write|sync> <errno> <part of the path> <n>": such calls fail from the n-th on
  *   EQUIPOISE_SHIM_FAIL_WHILE  a file that may hold such a line, without n: they fail while it does
@@ -43,7 +44,7 @@ struct held {
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct held *all_held;
-static const char *folder, *fail_while;
+static const char *folder, *fail_while, *stall;
 static int hold_all, tear, lie, delay_ms;
 static const int64_t *clock_offset;
 static uint64_t random_state = 0x9e3779b97f4a7c15;
@@ -58,6 +59,7 @@ __attribute__((constructor)) static void begin(void) {
     random_state ^= (uint64_t)getpid() * 0xbf58476d1ce4e5b9;
     if (getenv("EQUIPOISE_SHIM_DELAY")) delay_ms = atoi(getenv("EQUIPOISE_SHIM_DELAY"));
     fail_while = getenv("EQUIPOISE_SHIM_FAIL_WHILE");
+    stall = getenv("EQUIPOISE_SHIM_STALL");
     const char *fail = getenv("EQUIPOISE_SHIM_FAIL");
     if (fail) {
         snprintf(fail_line, sizeof fail_line, "%s", fail);
@@ -98,17 +100,27 @@ static int says(const char *line, const char *call, const char *path) {
     return strcmp(name, call) == 0 && strstr(path, part) ? code : 0;
 }
 
+/* What the file `name` holds, if it is there and holds anything. */
+static int holds(const char *name, char *line, size_t size) {
+    int fd = name ? syscall(SYS_openat, AT_FDCWD, name, O_RDONLY) : -1;
+    if (fd < 0) return 0;
+    ssize_t got = syscall(SYS_read, fd, line, size - 1);
+    close(fd);
+    line[got > 0 ? got : 0] = 0;
+    return got > 0;
+}
+
 static int fails(const char *call, const char *path) {
     int code;
     if (fail_from >= 0 && (code = says(fail_line, call, path)) && __sync_add_and_fetch(&fail_seen, 1) >= fail_from)
         return code;
-    if (!fail_while) return 0;
-    int fd = syscall(SYS_openat, AT_FDCWD, fail_while, O_RDONLY);
-    if (fd < 0) return 0;
-    char line[512] = {0};
-    ssize_t got = syscall(SYS_read, fd, line, sizeof line - 1);
-    close(fd);
-    return got > 0 ? says(line, call, path) : 0;
+    char line[512];
+    return holds(fail_while, line, sizeof line) ? says(line, call, path) : 0;
+}
+
+static void wait_while_stalled(const char *path) {
+    char part[512];
+    while (holds(stall, part, sizeof part) && strstr(path, part)) usleep(1000);
 }
 
 static struct held *find(const struct stat *about, int make) {
@@ -224,8 +236,10 @@ static void lay_over(const struct stat *about, unsigned char *into, ssize_t got,
 ssize_t pread64(int fd, void *into, size_t length, off_t offset) {
     char path[4096];
     struct stat about;
+    int ours = path_of(fd, path, sizeof path);
+    if (ours) wait_while_stalled(path);
     ssize_t got = syscall(SYS_pread64, fd, into, length, offset);
-    if (got > 0 && path_of(fd, path, sizeof path) && is_held(fd, path, &about)) lay_over(&about, into, got, offset);
+    if (got > 0 && ours && is_held(fd, path, &about)) lay_over(&about, into, got, offset);
     return got;
 }
 

@@ -89,12 +89,14 @@ use self::ahead::ahead;
 use self::batch::Draft;
 use self::checkpoint::{Moment, Writing};
 use self::files::{CHECKPOINTS, Files, JOURNAL};
+use self::frame::Frame;
 use self::recovery::{Recovery, recover};
 use self::segment::{LedgerId, Segment};
 use self::spare::Spare;
 use self::tail::{Next, Tail};
 use super::{HistoryError, JournalError, Noted, Record as NoteRecord, Sink};
 use crate::account::{AccountId, Balance};
+use crate::blocking::Blocking;
 use crate::error::Exhausted;
 use crate::kernel::Handle;
 use crate::opening::{Event, OpenError};
@@ -109,6 +111,7 @@ pub(crate) struct Disk {
     tail: Mutex<Tail>,
     spare: Spare,
     tell: Arc<dyn Fn(&Event) + Send + Sync>,
+    blocking: Blocking,
 }
 
 /// Where a recovered ledger goes on.
@@ -149,8 +152,14 @@ impl Disk {
         segments.insert(tail.segment.header.first, tail.segment.clone());
         let position =
             Position { sequence: tail.next.sequence - 1, time: tail.next.time, checkpoint: found.checkpoint };
-        let disk = Disk { files, ledger, segments: RwLock::new(segments), tail: Mutex::new(tail), spare, tell };
+        let (segments, tail) = (RwLock::new(segments), Mutex::new(tail));
+        let disk = Disk { files, ledger, segments, tail, spare, tell, blocking: Blocking::default() };
         Ok((disk, position, found.noted))
+    }
+
+    /// Reads entries by `blocking` from now on.
+    pub(crate) fn reading(self, blocking: Blocking) -> Self {
+        Disk { blocking, ..self }
     }
 
     /// Tells this ledger's files from another's.
@@ -215,10 +224,11 @@ impl Disk {
     /// What the journal says about `sequence`.
     pub(crate) fn record(&self, sequence: u64) -> Result<Record, HistoryError> {
         let mut found = None;
-        self.walk(sequence, sequence, |at, frame| {
+        let mut read = |at, frame: &Frame<'_>| {
             found = Some(frame.record(at)?);
             Ok(true)
-        })?;
+        };
+        self.blocking.run(|| self.walk(sequence, sequence, &mut read))?;
         found.ok_or_else(|| HistoryError::Unreadable { what: format!("sequence {sequence} is not in the journal") })
     }
 }
@@ -234,10 +244,11 @@ impl Sink for Disk {
         if limit == 0 {
             return Ok(outcomes);
         }
-        self.walk(from, through, |sequence, frame| {
+        let mut read = |sequence, frame: &Frame<'_>| {
             outcomes.push(Outcome::recorded(frame.record(sequence)?, None, false));
             Ok(outcomes.len() == limit)
-        })?;
+        };
+        self.blocking.run(|| self.walk(from, through, &mut read))?;
         Ok(outcomes)
     }
 
