@@ -9,6 +9,7 @@ use crate::account::{Balance, TransactionId};
 use crate::blocking::Blocking;
 use crate::core::{Clock, Core, Limits};
 use crate::directory::Directory;
+use crate::folder::Folder;
 use crate::ids::{DiskIndex, Ids, Index as _, IndexError, Indexed, Record};
 use crate::journal::disk::Disk;
 use crate::journal::disk::files::{Files, OnDisk};
@@ -199,7 +200,7 @@ impl Builder {
         };
         let (disk, position, noted) = Disk::open(files.clone(), self.segment_bytes, recovery, self.observer.clone())?;
         lock.sign();
-        let ids = self.open_ids(&files.root().join("ids"), &disk, position.sequence)?;
+        let ids = self.open_ids(files.root(), &disk, position.sequence)?;
         let disk = Arc::new(disk.reading(self.blocking.clone()));
         let clock = Clock::start(position.time);
         let (kernel, consumer) = Kernel::with_consumer(position.sequence, position.time);
@@ -208,17 +209,18 @@ impl Builder {
         core.opened.add(i64::from(core.directory.recovered()));
         let threads = upkeep::start(&core, position.checkpoint);
         let threads = threads.map_err(|error| OpenError::Io {
-            path: files.root().to_owned(),
+            path: files.root().path().to_owned(),
             what: "start threads for",
             error,
         })?;
         Ok(Ledger::over(core, threads))
     }
 
-    /// Opens the id index in `dir` and gives it what it lacks of the journal's ids.
-    fn open_ids(&mut self, dir: &Path, disk: &Disk, end: u64) -> Result<Ids, OpenError> {
+    /// Opens the id index in the data directory `root` and gives it what it lacks of the journal's ids.
+    fn open_ids(&mut self, root: &Folder, disk: &Disk, end: u64) -> Result<Ids, OpenError> {
+        let path = root.path().join(DiskIndex::FOLDER);
         let failed =
-            |what, error: String| OpenError::Io { path: dir.to_owned(), what, error: std::io::Error::other(error) };
+            |what, error: String| OpenError::Io { path: path.clone(), what, error: std::io::Error::other(error) };
         let unusable = |what| {
             move |error| match error {
                 IndexError::NoSpace { path } => {
@@ -227,7 +229,8 @@ impl Builder {
                 error => failed(what, error.to_string()),
             }
         };
-        let index = DiskIndex::open(dir, disk.ledger(), disk.oldest(), end).map_err(unusable("open"))?;
+        let index = DiskIndex::folder(root).and_then(|dir| DiskIndex::open(dir, disk.ledger(), disk.oldest(), end));
+        let index = index.map_err(unusable("open"))?;
         if let Some(what) = index.wiped() {
             (self.observer)(&Event::IndexRebuilt { what: what.to_owned() });
         }

@@ -150,6 +150,8 @@ mod core;
 mod directory;
 #[cfg(not(equipoise_loom))]
 mod error;
+#[cfg(not(equipoise_loom))]
+mod folder;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 mod handle;
 #[cfg(not(equipoise_loom))]

@@ -2,8 +2,8 @@
 
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
-use std::path::Path;
 
+use crate::folder::Folder;
 use crate::opening::OpenError;
 
 /// The name of the lock file in its directory.
@@ -18,13 +18,11 @@ pub(crate) struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock of `dir`, without waiting for it.
-    pub(crate) fn take(dir: &Path) -> Result<Self, OpenError> {
-        let path = dir.join(NAME);
-        let options = File::options().read(true).write(true).create(true).truncate(false).to_owned();
-        let cannot = |error| OpenError::Io { path: path.clone(), what: "lock", error };
-        let mut file = options.open(&path).map_err(cannot)?;
-        let directory = File::open(dir).ok();
+    /// Takes the lock of `root`, without waiting for it.
+    pub(crate) fn take(root: &Folder) -> Result<Self, OpenError> {
+        let cannot = |error| OpenError::Io { path: root.path().join(NAME), what: "lock", error };
+        let mut file = root.write_or_create(NAME).map_err(cannot)?;
+        let directory = root.again().ok();
         let locked = file.try_lock().and_then(|()| match directory.as_ref().map(File::try_lock) {
             Some(Err(TryLockError::WouldBlock)) => Err(TryLockError::WouldBlock),
             _ => Ok(()),
@@ -36,7 +34,7 @@ impl Lock {
                 // Only people read it; without it the error is as true.
                 let _ = Read::by_ref(&mut file).take(20).read_to_string(&mut holder);
                 let holder = Some(holder.trim().to_owned()).filter(|holder| !holder.is_empty());
-                Err(OpenError::Held { dir: dir.to_owned(), holder })
+                Err(OpenError::Held { dir: root.path().to_owned(), holder })
             }
             Err(TryLockError::Error(error)) => Err(cannot(error)),
         }

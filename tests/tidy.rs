@@ -19,9 +19,10 @@ const REQUIREMENTS: [&str; 42] = [
 const RACE_CHECKERS: [&str; 3] = ["loom", "shuttle", "thread"];
 
 /// Which of our modules a module may name. What is not listed here may name everything.
-const LAYERS: [(&str, &[&str]); 32] = [
+const LAYERS: [(&str, &[&str]); 33] = [
     ("kernel", &["kernel"]),
     ("blocking", &[]),
+    ("folder", &[]),
     // The domain: plain data. Of the kernel it knows what a state is, and an outcome the handle that it reads.
     ("account", &["account", "error", "request", "kernel::State"]),
     ("request", &["account", "error", "request"]),
@@ -30,13 +31,15 @@ const LAYERS: [(&str, &[&str]); 32] = [
     ("plan", &["account", "error", "request", "plan", "directory", "kernel"]),
     ("restoration", &["account", "directory", "error", "journal", "kernel"]),
     ("directory", &["account", "error", "directory", "kernel"]),
-    ("ids", &["account", "blocking", "error", "request", "ids", "kernel"]),
+    ("ids", &["account", "blocking", "error", "folder", "request", "ids", "kernel"]),
     ("wait", &["wait"]),
     ("opening", &["opening"]),
-    ("lock", &["lock", "opening"]),
+    ("lock", &["folder", "lock", "opening"]),
     (
         "journal",
-        &["account", "blocking", "error", "request", "outcome", "opening", "lock", "journal", "wait", "kernel"],
+        &[
+            "account", "blocking", "error", "folder", "request", "outcome", "opening", "lock", "journal", "wait", "kernel",
+        ],
     ),
     // The ledger's own parts.
     ("core", ENGINE),
@@ -83,6 +86,7 @@ const LAYERS: [(&str, &[&str]); 32] = [
 
 const ENGINE: &[&str] = &[
     "blocking",
+    "folder",
     "restoration",
     "account",
     "request",

@@ -52,8 +52,7 @@ mod run;
 mod writer;
 
 use std::cmp::Reverse;
-use std::fs;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -63,6 +62,7 @@ use thiserror::Error;
 
 use crate::account::TransactionId;
 use crate::blocking::Blocking;
+use crate::folder::Folder;
 use crate::kernel::doorbell::{Doorbell, Latch, Watermark};
 
 use self::format::{Keys, Span};
@@ -94,7 +94,7 @@ impl IndexError {
 
 /// The ids of one ledger on disk.
 pub(crate) struct DiskIndex {
-    dir: PathBuf,
+    dir: Folder,
     ledger: [u8; 16],
     keys: Keys,
     /// The oldest first, without a gap.
@@ -110,25 +110,34 @@ pub(crate) struct DiskIndex {
 }
 
 impl DiskIndex {
-    /// Opens the index in `dir` of the ledger with this id, whose journal has the entries from `oldest` to `end`; makes it
-    /// if it is not there. What of it cannot be used is deleted first, see [`Self::wiped`]. The caller then hands over the
-    /// ids of all entries after [`Index::published`] with [`Self::catch_up`].
+    /// The name of its folder in a data directory.
+    pub(crate) const FOLDER: &str = "ids";
+
+    /// Its folder in the data directory `root`; makes it.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub(crate) fn folder(root: &Folder) -> Result<Folder, IndexError> {
+        let made = root.make(Self::FOLDER).and_then(|dir| root.sync().map(|()| dir));
+        made.map_err(|error| unwritable(&root.path().join(Self::FOLDER), &error))
+    }
+
+    /// Opens the index in `dir` of the ledger with this id, whose journal has the entries from `oldest` to `end`. What of it cannot
+    /// be used is deleted first, see [`Self::wiped`]. The caller then hands over the ids of all entries after [`Index::published`]
+    /// with [`Self::catch_up`].
     ///
     /// # Errors
     /// [`IndexError::NoSpace`], [`IndexError::Failed`] when the file system does not let it.
-    pub(crate) fn open(dir: &Path, ledger: [u8; 16], oldest: u64, end: u64) -> Result<DiskIndex, IndexError> {
-        let mut wiped = None;
-        if dir.join(DAMAGE_MARK).exists() {
-            fs::remove_dir_all(dir).map_err(|error| unwritable(dir, &error))?;
-            wiped = Some("damage was found in it before".to_owned());
+    pub(crate) fn open(dir: Folder, ledger: [u8; 16], oldest: u64, end: u64) -> Result<DiskIndex, IndexError> {
+        let damaged = chain::is_marked(&dir)?;
+        if damaged {
+            chain::wipe(&dir)?;
         }
-        if !dir.exists() {
-            make(dir).map_err(|error| unwritable(dir, &error))?;
-        }
-        let chain = chain::open(dir, &ledger, oldest, end)?;
+        let wiped = damaged.then(|| "damage was found in it before".to_owned());
+        let chain = chain::open(&dir, &ledger, oldest, end)?;
         let published = chain.last().unwrap_or(oldest.saturating_sub(1));
         Ok(DiskIndex {
-            dir: dir.to_owned(),
+            dir,
             ledger,
             keys: Keys::new(&ledger),
             runs: ArcSwap::from_pointee(chain.runs),
@@ -168,20 +177,21 @@ impl DiskIndex {
     #[cfg(test)]
     pub(crate) fn bytes_on_disk(&self) -> u64 {
         use std::os::unix::fs::MetadataExt;
-        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let entries = std::fs::read_dir(self.dir.path()).into_iter().flatten().flatten();
         entries.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.blocks() * 512).sum()
     }
 
     /// What it said cannot be right: the next start makes it again.
     pub(crate) fn distrust(&self, what: String) -> IndexError {
-        self.mark(IndexError::Damaged { path: self.dir.clone(), what })
+        self.mark(IndexError::Damaged { path: self.dir.path().to_owned(), what })
     }
 
     /// Leaves the mark by which the next start knows of damage.
     fn mark(&self, error: IndexError) -> IndexError {
         if matches!(error, IndexError::Damaged { .. }) && !self.marked.is_set() {
             // If that fails, the next failing read tries again.
-            if fs::write(self.dir.join(DAMAGE_MARK), error.to_string()).is_ok() {
+            let marked = self.dir.create(DAMAGE_MARK).and_then(|mut mark| write!(mark, "{error}"));
+            if marked.is_ok() {
                 self.marked.set();
             }
         }
@@ -252,12 +262,6 @@ impl Index for DiskIndex {
             self.merge_bell.ring();
         }
     }
-}
-
-/// Makes a folder, and its name durable.
-fn make(dir: &Path) -> io::Result<()> {
-    fs::create_dir_all(dir)?;
-    dir.parent().map_or(Ok(()), |parent| fs::File::open(parent)?.sync_all())
 }
 
 /// The error of a call that writes.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{DiskIndex, Ids, Index, IndexError, Indexed, Key, Record, Seen};
 use crate::account::{AccountId, Balance, Change, TransactionId};
+use crate::folder::Folder;
 use crate::kernel::doorbell::Latch;
 use crate::kernel::{Account, Consumer, Gate, Handle, Kernel, Leg, Owned, Plan, pin};
 use crate::request::{Member, Operation, Request};
@@ -72,7 +73,7 @@ fn request(names: &[&str]) -> Request {
 impl World {
     fn new(dir: &Path) -> World {
         let (kernel, consumer) = Kernel::with_consumer(0, 0);
-        let disk = DiskIndex::open(dir, [1; 16], 1, 0).expect("opens");
+        let disk = DiskIndex::open(Folder::open(dir).expect("a folder"), [1; 16], 1, 0).expect("opens");
         let index = Faulty { disk, full: false.into(), unreadable: false.into() };
         let ids = Ids::with_index(CAPACITY, 0, index, WINDOW);
         World { ids, kernel, consumer, account: Account::new(AccountId::new("a").expect("an id")) }

@@ -16,6 +16,7 @@ mod failing_disk;
 mod full_disk;
 mod kills;
 mod load;
+mod moved_directory;
 mod power;
 mod recovery;
 mod refusals;

@@ -286,20 +286,25 @@ int fdatasync(int fd) { return sync_with(fd, SYS_fdatasync); }
 int fsync(int fd) { return sync_with(fd, SYS_fsync); }
 
 /* A file that is gone, or cut to nothing, holds nothing: its inode may be another's soon. */
-static void gone(const char *path) {
+static void gone(int above, const char *name) {
     struct stat about;
-    if (folder && lstat(path, &about) == 0 && S_ISREG(about.st_mode) && about.st_nlink == 1) forget(&about);
+    int there = folder && fstatat(above, name, &about, AT_SYMLINK_NOFOLLOW) == 0;
+    if (there && S_ISREG(about.st_mode) && about.st_nlink == 1) forget(&about);
 }
 
-int unlink(const char *path) {
-    gone(path);
-    return syscall(SYS_unlinkat, AT_FDCWD, path, 0);
+int unlinkat(int above, const char *name, int flags) {
+    gone(above, name);
+    return syscall(SYS_unlinkat, above, name, flags);
 }
 
-int rename(const char *from, const char *to) {
-    gone(to);
-    return syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
+int unlink(const char *path) { return unlinkat(AT_FDCWD, path, 0); }
+
+int renameat(int from_above, const char *from, int to_above, const char *to) {
+    gone(to_above, to);
+    return syscall(SYS_renameat2, from_above, from, to_above, to, 0);
 }
+
+int rename(const char *from, const char *to) { return renameat(AT_FDCWD, from, AT_FDCWD, to); }
 
 int ftruncate64(int fd, off_t length) {
     struct stat about;
@@ -309,16 +314,34 @@ int ftruncate64(int fd, off_t length) {
 
 int ftruncate(int fd, off_t length) { return ftruncate64(fd, length); }
 
-int open64(const char *path, int flags, ...) {
-    mode_t mode = 0;
-    if (flags & (O_CREAT | O_TMPFILE)) {
-        __builtin_va_list rest;
-        __builtin_va_start(rest, flags);
-        mode = __builtin_va_arg(rest, int);
-        __builtin_va_end(rest);
+static int open_in(int above, const char *name, int flags, mode_t mode) {
+    if (flags & O_TRUNC) gone(above, name);
+    return syscall(SYS_openat, above, name, flags, mode);
+}
+
+/* What follows `flags`, where anything does. */
+#define MODE(flags, mode)                         \
+    mode_t mode = 0;                              \
+    if ((flags) & (O_CREAT | O_TMPFILE)) {        \
+        __builtin_va_list rest;                   \
+        __builtin_va_start(rest, flags);          \
+        mode = __builtin_va_arg(rest, int);       \
+        __builtin_va_end(rest);                   \
     }
-    if (flags & O_TRUNC) gone(path);
-    return syscall(SYS_openat, AT_FDCWD, path, flags, mode);
+
+int openat64(int above, const char *name, int flags, ...) {
+    MODE(flags, mode);
+    return open_in(above, name, flags, mode);
+}
+
+int openat(int above, const char *name, int flags, ...) {
+    MODE(flags, mode);
+    return open_in(above, name, flags, mode);
+}
+
+int open64(const char *path, int flags, ...) {
+    MODE(flags, mode);
+    return open_in(AT_FDCWD, path, flags, mode);
 }
 
 int clock_gettime(clockid_t clock, struct timespec *time) {

@@ -1,13 +1,11 @@
 //! Which runs are there when the index is opened: a chain without a gap, from the journal's oldest entry or before it.
 
-use std::fs;
-use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
 use super::format::Span;
 use super::run::Run;
-use super::{IndexError, unreadable, unwritable};
+use super::{DAMAGE_MARK, IndexError, unreadable, unwritable};
+use crate::folder::Folder;
 
 /// The runs that can be used, the oldest first.
 pub(super) struct Chain {
@@ -25,7 +23,7 @@ impl Chain {
 
 /// Opens the runs in `dir` of the ledger whose journal has the entries from `oldest` to `end`, and removes every other:
 /// those that a larger one contains, and from the first bad place on all that follows.
-pub(super) fn open(dir: &Path, ledger: &[u8; 16], oldest: u64, end: u64) -> Result<Chain, IndexError> {
+pub(super) fn open(dir: &Folder, ledger: &[u8; 16], oldest: u64, end: u64) -> Result<Chain, IndexError> {
     let spans = tidy(dir)?;
     let highest = spans.iter().map(|span| span.last).max();
     let mut chain = Chain { runs: Vec::new(), lost: None };
@@ -52,8 +50,7 @@ pub(super) fn open(dir: &Path, ledger: &[u8; 16], oldest: u64, end: u64) -> Resu
         };
         // The first reason: what follows is bad because of it.
         chain.lost = chain.lost.or(why_not);
-        let path = dir.join(span.name());
-        fs::remove_file(&path).map_err(|error| unwritable(&path, &error))?;
+        remove(dir, &span.name())?;
     }
     if chain.last() == highest {
         chain.lost = None;
@@ -61,19 +58,37 @@ pub(super) fn open(dir: &Path, ledger: &[u8; 16], oldest: u64, end: u64) -> Resu
     Ok(chain)
 }
 
+/// Whether damage was found before.
+pub(super) fn is_marked(dir: &Folder) -> Result<bool, IndexError> {
+    Ok(names(dir)?.iter().any(|name| name == DAMAGE_MARK))
+}
+
+/// Removes all runs for good, and only then what says that they are damaged.
+pub(super) fn wipe(dir: &Folder) -> Result<(), IndexError> {
+    for span in tidy(dir)? {
+        remove(dir, &span.name())?;
+    }
+    dir.sync().map_err(|error| unwritable(dir.path(), &error))?;
+    remove(dir, DAMAGE_MARK)
+}
+
 /// The runs by first sequence, of several the longest first. Removes what was not completed.
-fn tidy(dir: &Path) -> Result<Vec<Span>, IndexError> {
-    let cannot = |error: io::Error| unreadable(dir, &error);
+fn tidy(dir: &Folder) -> Result<Vec<Span>, IndexError> {
     let mut spans = Vec::new();
-    for entry in fs::read_dir(dir).map_err(cannot)? {
-        let name = entry.map_err(cannot)?.file_name();
-        let Some(name) = name.to_str() else { continue };
-        spans.extend(Span::of_name(name));
+    for name in names(dir)? {
+        spans.extend(Span::of_name(&name));
         if name.ends_with(".tmp") {
-            let path = dir.join(name);
-            fs::remove_file(&path).map_err(|error| unwritable(&path, &error))?;
+            remove(dir, &name)?;
         }
     }
     spans.sort_unstable_by(|a, b| a.first.cmp(&b.first).then(b.last.cmp(&a.last)));
     Ok(spans)
+}
+
+fn names(dir: &Folder) -> Result<Vec<String>, IndexError> {
+    dir.list().map_err(|error| unreadable(dir.path(), &error))
+}
+
+fn remove(dir: &Folder, name: &str) -> Result<(), IndexError> {
+    dir.remove(name).map_err(|error| unwritable(&dir.path().join(name), &error))
 }

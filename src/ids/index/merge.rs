@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::folder::Folder;
 use crate::kernel::doorbell::Latch;
 
 use super::format::{PER_PAGE, Span};
@@ -118,7 +119,7 @@ impl DiskIndex {
             let after = rest.partition_point(|run| run.span().last <= span.last);
             [before, std::slice::from_ref(&run), &rest[after..]].concat()
         });
-        retire(inputs)
+        retire(&self.dir, inputs)
     }
 }
 
@@ -151,9 +152,9 @@ fn due(counts: &[u64], below: Option<u32>) -> Option<(Range<usize>, u32)> {
     Some((range.clone(), levels[range].iter().copied().max()?))
 }
 
-/// Removes merged runs, and lets go of them when nobody else reads them.
-fn retire(runs: &[Arc<Run>]) -> Result<(), IndexError> {
-    let removed = runs.iter().map(|run| run.remove()).fold(Ok(()), Result::and);
+/// Removes merged runs from `dir`, and lets go of them when nobody else reads them.
+fn retire(dir: &Folder, runs: &[Arc<Run>]) -> Result<(), IndexError> {
+    let removed = runs.iter().map(|run| run.remove(dir)).fold(Ok(()), Result::and);
     let began = Instant::now();
     // One is the caller's, a clone of what was in the set.
     while runs.iter().any(|run| Arc::strong_count(run) > 1) && began.elapsed() < PATIENCE {

@@ -1,18 +1,20 @@
 //! A run: ids of a span of entries, sorted, in one file that never changes.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::fences::Fences;
 use super::filter::Filter;
 use super::format::{FENCE, Header, PAGE, Span, records};
 use super::{IndexError, Indexed, Key, Record, damaged, unreadable};
+use crate::folder::Folder;
 
 /// An open run. Its file may have been removed meanwhile; it is read all the same.
 pub(super) struct Run {
-    pub(super) path: PathBuf,
+    /// For people.
+    path: PathBuf,
     pub(super) header: Header,
     file: File,
     fences: Fences,
@@ -21,11 +23,11 @@ pub(super) struct Run {
 
 impl Run {
     /// Reads everything but the records.
-    pub(super) fn open(dir: &Path, span: Span, ledger: &[u8; 16]) -> Result<Run, IndexError> {
-        let path = dir.join(span.name());
+    pub(super) fn open(dir: &Folder, span: Span, ledger: &[u8; 16]) -> Result<Run, IndexError> {
+        let path = dir.path().join(span.name());
         let cannot = |error: io::Error| unreadable(&path, &error);
         let wrong = |what: &str| damaged(&path, what);
-        let file = File::open(&path).map_err(cannot)?;
+        let file = dir.read(&span.name()).map_err(cannot)?;
         let mut page = [0; PAGE];
         file.read_exact_at(&mut page, 0).map_err(cannot)?;
         let header = Header::read(&page).map_err(wrong)?;
@@ -91,8 +93,9 @@ impl Run {
         Records { run: self, number: 0, pages: Vec::new(), page: 0, place: 0 }
     }
 
-    pub(super) fn remove(&self) -> Result<(), IndexError> {
-        match fs::remove_file(&self.path) {
+    /// Removes its file from `dir`.
+    pub(super) fn remove(&self, dir: &Folder) -> Result<(), IndexError> {
+        match dir.remove(&self.span().name()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(super::unwritable(&self.path, &error)),
             _ => Ok(()),
         }

@@ -1,5 +1,6 @@
 //! The index on disk, over starts, merges and damage.
 
+use std::fs;
 use std::os::unix::fs::FileExt;
 
 use super::*;
@@ -27,8 +28,13 @@ fn run(from: u64, through: u64) -> Vec<Record> {
     (from..=through).rev().map(|number| record(number, number)).collect()
 }
 
+fn folder(dir: &Path) -> Folder {
+    fs::create_dir_all(dir).expect("made");
+    Folder::open(dir).expect("a folder")
+}
+
 fn open(dir: &Path, end: u64) -> DiskIndex {
-    DiskIndex::open(dir, LEDGER, 1, end).expect("opens")
+    DiskIndex::open(folder(dir), LEDGER, 1, end).expect("opens")
 }
 
 /// Runs of `each` entries up to `through`.
@@ -129,7 +135,7 @@ fn a_run_may_be_taken_twice() {
 fn what_is_not_this_journals_is_wiped() {
     let dir = tempfile::tempdir().expect("a folder");
     filled(dir.path());
-    let index = DiskIndex::open(dir.path(), [8; 16], 1, 900).expect("opens");
+    let index = DiskIndex::open(folder(dir.path()), [8; 16], 1, 900).expect("opens");
     assert!(index.wiped().expect("wiped").contains("another ledger's"));
     assert_eq!((index.published(), index.find(key(1))), (0, Ok(None)));
     drop(index);
@@ -148,14 +154,14 @@ fn what_is_not_this_journals_is_wiped() {
 #[test]
 fn the_chain_begins_where_the_journal_does() {
     let dir = tempfile::tempdir().expect("a folder");
-    let index = DiskIndex::open(dir.path(), LEDGER, 301, 900).expect("opens");
+    let index = DiskIndex::open(folder(dir.path()), LEDGER, 301, 900).expect("opens");
     assert_eq!(index.published(), 300);
     fill(&index, 300, 900);
     drop(index);
-    let index = DiskIndex::open(dir.path(), LEDGER, 601, 900).expect("opens");
+    let index = DiskIndex::open(folder(dir.path()), LEDGER, 601, 900).expect("opens");
     assert_eq!((index.wiped(), index.published()), (None, 900));
     drop(index);
-    let index = DiskIndex::open(dir.path(), LEDGER, 300, 900).expect("opens");
+    let index = DiskIndex::open(folder(dir.path()), LEDGER, 300, 900).expect("opens");
     assert_eq!((index.wiped().is_some(), index.published()), (true, 299));
 }
 

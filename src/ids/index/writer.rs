@@ -1,15 +1,16 @@
 //! Writing a run: under another name until it is complete and durable.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::fences::Fences;
 use super::filter::Filter;
 use super::format::{Header, PAGE, PER_PAGE, RECORD, Span, seal};
 use super::run::Run;
 use super::{IndexError, Key, Record, unwritable};
+use crate::folder::Folder;
 
 /// Written at once.
 const BUFFER: usize = 1 << 20;
@@ -19,8 +20,7 @@ const SYNCED_AT_ONCE: usize = 16 << 20;
 
 /// A run that is being written. Abandoned, it leaves nothing.
 pub(super) struct Writer<'a> {
-    dir: &'a Path,
-    unfinished: PathBuf,
+    dir: &'a Folder,
     file: File,
     header: Header,
     buffer: Vec<u8>,
@@ -35,10 +35,9 @@ pub(super) struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     /// Begins the run of `span`, of at most `ids` ids.
-    pub(super) fn begin(dir: &'a Path, ledger: [u8; 16], span: Span, ids: u64) -> Result<Writer<'a>, IndexError> {
-        let unfinished = dir.join(span.unfinished_name());
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(&unfinished);
-        let file = file.map_err(|error| unwritable(&unfinished, &error))?;
+    pub(super) fn begin(dir: &'a Folder, ledger: [u8; 16], span: Span, ids: u64) -> Result<Writer<'a>, IndexError> {
+        let unfinished = span.unfinished_name();
+        let file = dir.create(&unfinished).map_err(|error| unwritable(&dir.path().join(unfinished), &error))?;
         let filter = Filter::for_ids(ids);
         // All at once: what a buffer leaves behind as it grows is a size that nobody else wants.
         let mut buffer = Vec::with_capacity(BUFFER);
@@ -46,7 +45,6 @@ impl<'a> Writer<'a> {
         buffer.resize(PAGE, 0);
         Ok(Writer {
             dir,
-            unfinished,
             file,
             header: Header { ledger, span, records: 0, blocks: filter.blocks(), checksum: 0 },
             buffer,
@@ -73,13 +71,19 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
+    /// The whole path of `name`, for people.
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
     fn end_page(&mut self) -> Result<(), IndexError> {
         let begin = self.buffer.len() - self.in_page * RECORD;
         self.buffer.resize(begin + PAGE, 0);
         seal(&mut self.buffer[begin..], self.first_keys.len() as u64 - 1, self.header.span);
         self.in_page = 0;
         if self.buffer.len() >= BUFFER {
-            self.write().map_err(|error| unwritable(&self.unfinished, &error))?;
+            let unfinished = |writer: &Self| writer.path(&writer.header.span.unfinished_name());
+            self.write().map_err(|error| unwritable(&unfinished(self), &error))?;
         }
         Ok(())
     }
@@ -125,13 +129,14 @@ impl<'a> Writer<'a> {
         if self.in_page > 0 {
             self.end_page()?;
         }
-        let path = self.dir.join(self.header.span.name());
+        let path = self.path(&self.header.span.name());
         let named = |writer: &mut Self| {
             writer.write_tail()?;
             let file = writer.file.try_clone()?;
-            fs::rename(&writer.unfinished, &path)?;
+            let span = writer.header.span;
+            writer.dir.rename(&span.unfinished_name(), &span.name())?;
             writer.finished = true;
-            File::open(writer.dir)?.sync_all()?;
+            writer.dir.sync()?;
             Ok(file)
         };
         let file = named(&mut self).map_err(|error: io::Error| unwritable(&path, &error))?;
@@ -145,7 +150,7 @@ impl Drop for Writer<'_> {
     fn drop(&mut self) {
         if !self.finished {
             // Otherwise the next start removes it.
-            let _ = fs::remove_file(&self.unfinished);
+            let _ = self.dir.remove(&self.header.span.unfinished_name());
         }
     }
 }

@@ -124,7 +124,7 @@ pub fn compact(
     // Nothing is made where there is no ledger.
     folder.metadata().map_err(|error| OpenError::Io { path: folder, what: "find", error })?;
     let files = OnDisk::new(dir).map_err(|error| OpenError::Io { path: dir.to_owned(), what: "open", error })?;
-    let _lock = Lock::take(dir)?;
+    let _lock = Lock::take(files.root())?;
     compact_in(&files, options, progress)
 }
 

@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::bytes::written;
+use crate::folder::Folder;
 
 /// The folder of the segments, in a data directory.
 pub(crate) const JOURNAL: &str = "journal";
@@ -18,15 +19,15 @@ pub(super) const PIECE: usize = 1 << 20;
 
 /// A data directory. Names are relative to it.
 pub(crate) trait Files: Send + Sync {
-    /// Where it is.
-    fn root(&self) -> &Path;
+    /// Where the lock and the id index are.
+    fn root(&self) -> &Folder;
     /// The names of what is in `folder`, in no order.
     fn list(&self, folder: &str) -> io::Result<Vec<String>>;
     /// Opens an existing file for reading and writing.
     fn open(&self, name: &str) -> io::Result<Box<dyn File>>;
     /// Makes a file, empty whatever was there.
     fn create(&self, name: &str) -> io::Result<Box<dyn File>>;
-    /// Renames a file, over whatever has the name.
+    /// Renames a file within its folder, over whatever has the name.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, name: &str) -> io::Result<()>;
@@ -35,7 +36,7 @@ pub(crate) trait Files: Send + Sync {
 
     /// The whole path of `name`, for people.
     fn path(&self, name: &str) -> PathBuf {
-        self.root().join(name)
+        self.root().path().join(name)
     }
 }
 
@@ -107,56 +108,74 @@ pub(super) fn written_pieces(
     Ok(count)
 }
 
-/// A directory of the operating system.
+/// A directory of the operating system: the one that it was when it was opened.
 pub(crate) struct OnDisk {
-    root: PathBuf,
+    root: Folder,
+    journal: Folder,
+    checkpoints: Folder,
 }
 
 impl OnDisk {
     /// The data directory `root`; makes it and its folders.
     pub(crate) fn new(root: &Path) -> io::Result<Self> {
-        for folder in [JOURNAL, CHECKPOINTS] {
-            fs::create_dir_all(root.join(folder))?;
-        }
+        fs::create_dir_all(root)?;
+        let folder = Folder::open(root)?;
+        let (journal, checkpoints) = (folder.make(JOURNAL)?, folder.make(CHECKPOINTS)?);
         // Whether we made them or a process that died of a power cut: their names are to be durable before anything in them.
-        fs::File::open(root)?.sync_all()?;
+        folder.sync()?;
         for above in root.canonicalize()?.ancestors().skip(1) {
             // Where that may not be read, whoever made it sees to it.
             let _ = fs::File::open(above).and_then(|above| above.sync_all());
         }
-        Ok(OnDisk { root: root.to_owned() })
+        Ok(OnDisk { root: folder, journal, checkpoints })
+    }
+
+    fn folder(&self, name: &str) -> &Folder {
+        match name {
+            JOURNAL => &self.journal,
+            CHECKPOINTS => &self.checkpoints,
+            _ => &self.root,
+        }
+    }
+
+    /// The folder that `name` is in, and its name there.
+    fn place<'a>(&self, name: &'a str) -> (&Folder, &'a str) {
+        let (folder, name) = name.split_once('/').unwrap_or(("", name));
+        (self.folder(folder), name)
     }
 }
 
 impl Files for OnDisk {
-    fn root(&self) -> &Path {
+    fn root(&self) -> &Folder {
         &self.root
     }
 
     fn list(&self, folder: &str) -> io::Result<Vec<String>> {
-        let entries = fs::read_dir(self.root.join(folder))?;
-        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+        self.folder(folder).list()
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn File>> {
-        Ok(Box::new(fs::File::options().read(true).write(true).open(self.root.join(name))?))
+        let (folder, name) = self.place(name);
+        Ok(Box::new(folder.write(name)?))
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn File>> {
-        let options = fs::File::options().read(true).write(true).create(true).truncate(true).to_owned();
-        Ok(Box::new(options.open(self.root.join(name))?))
+        let (folder, name) = self.place(name);
+        Ok(Box::new(folder.create(name)?))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        fs::rename(self.root.join(from), self.root.join(to))
+        let ((folder, from), (_, to)) = (self.place(from), self.place(to));
+        folder.rename(from, to)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        fs::remove_file(self.root.join(name))
+        let (folder, name) = self.place(name);
+        folder.remove(name)
     }
 
     fn sync_folder(&self, folder: &str) -> io::Result<()> {
-        fs::File::open(self.root.join(folder))?.sync_all()
+        self.folder(folder).sync()
     }
 }
 

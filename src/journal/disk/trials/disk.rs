@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use super::common::Random;
 use super::sectors::{Content, Inode};
+use crate::folder::Folder;
 use crate::journal::disk::files::{File, Files};
 
 /// What goes wrong, once.
@@ -83,13 +84,15 @@ struct State {
 /// The disk and the process that uses it.
 #[derive(Clone)]
 pub(super) struct Disk {
-    root: Arc<TempDir>,
+    root: Arc<(Folder, TempDir)>,
     state: Arc<Mutex<State>>,
 }
 
 impl Disk {
     pub(super) fn new() -> Self {
-        Disk { root: Arc::new(tempfile::tempdir().expect("a directory")), state: Arc::default() }
+        let dir = tempfile::tempdir().expect("a directory");
+        let folder = Folder::open(dir.path()).expect("a directory");
+        Disk { root: Arc::new((folder, dir)), state: Arc::default() }
     }
 
     /// A process of its own on a copy of everything, so far without a fault. One of them at a time: they share the lock.
@@ -309,8 +312,8 @@ fn apply(names: &mut BTreeMap<String, usize>, changes: &[(String, Option<usize>)
 }
 
 impl Files for Disk {
-    fn root(&self) -> &Path {
-        self.root.path()
+    fn root(&self) -> &Folder {
+        &self.root.0
     }
 
     fn list(&self, folder: &str) -> io::Result<Vec<String>> {

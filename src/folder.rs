@@ -1,0 +1,159 @@
+//! A directory held open: what is done in it is done there, wherever it is moved to and whatever gets its name.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, mkdirat, openat, renameat, unlinkat};
+use rustix::io::retry_on_intr;
+
+/// What files and folders are made with, less what the process's umask takes away.
+const FILE: Mode = Mode::from_raw_mode(0o666);
+const FOLDER: Mode = Mode::from_raw_mode(0o777);
+
+/// An open directory. Names are those of what is right in it.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    handle: File,
+    path: PathBuf,
+}
+
+impl Folder {
+    /// The directory that is at `path` now.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        Self::at(rustix::fs::CWD, path, path.to_owned())
+    }
+
+    /// The folder `name` in this one, made if it is not there.
+    pub(crate) fn make(&self, name: &str) -> io::Result<Self> {
+        let path = self.path.join(name);
+        match Self::at(&self.handle, Path::new(name), path.clone()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                mkdirat(&self.handle, name, FOLDER)?;
+                Self::at(&self.handle, Path::new(name), path)
+            }
+            opened => opened,
+        }
+    }
+
+    fn at(above: impl rustix::fd::AsFd, name: &Path, path: PathBuf) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let handle = retry_on_intr(|| openat(&above, name, flags, Mode::empty()))?;
+        Ok(Folder { handle: handle.into(), path })
+    }
+
+    /// Where it was when it was opened, for people.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens it once more: whoever locks that lets go of the lock by dropping it.
+    pub(crate) fn again(&self) -> io::Result<File> {
+        Ok(Self::at(&self.handle, Path::new("."), PathBuf::new())?.handle)
+    }
+
+    /// The names of what is in it, in no order.
+    pub(crate) fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&self.handle)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy();
+            if name != "." && name != ".." {
+                names.push(name.into_owned());
+            }
+        }
+        Ok(names)
+    }
+
+    /// Opens a file for reading.
+    pub(crate) fn read(&self, name: &str) -> io::Result<File> {
+        self.file(name, OFlags::RDONLY)
+    }
+
+    /// Opens a file for reading and writing.
+    pub(crate) fn write(&self, name: &str) -> io::Result<File> {
+        self.file(name, OFlags::RDWR)
+    }
+
+    /// As [`Folder::write`], and makes the file if it is not there.
+    pub(crate) fn write_or_create(&self, name: &str) -> io::Result<File> {
+        self.file(name, OFlags::RDWR | OFlags::CREATE)
+    }
+
+    /// As [`Folder::write_or_create`], empty whatever was there.
+    pub(crate) fn create(&self, name: &str) -> io::Result<File> {
+        self.file(name, OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC)
+    }
+
+    fn file(&self, name: &str, flags: OFlags) -> io::Result<File> {
+        let file = retry_on_intr(|| openat(&self.handle, name, flags | OFlags::CLOEXEC, FILE))?;
+        Ok(file.into())
+    }
+
+    /// Renames a file in it, over whatever has the name.
+    pub(crate) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        Ok(renameat(&self.handle, from, &self.handle, to)?)
+    }
+
+    /// Removes a file.
+    pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
+        Ok(unlinkat(&self.handle, name, AtFlags::empty())?)
+    }
+
+    /// Makes the names in it durable.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.handle.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+
+    use super::*;
+
+    /// C2: after it was moved, with a copy in its place, everything is done where it was moved to.
+    #[test]
+    fn a_folder_stays_the_same_one() {
+        let above = tempfile::tempdir().expect("a folder");
+        let (path, moved) = (above.path().join("data"), above.path().join("moved"));
+        fs::create_dir(&path).expect("made");
+        let root = Folder::open(&path).expect("opens");
+        let inner = root.make("inner").expect("made");
+        for name in ["a", "b"] {
+            inner.create(name).and_then(|mut file| file.write_all(b"old")).expect("written");
+        }
+        fs::rename(&path, &moved).expect("moved");
+        fs::create_dir_all(path.join("inner")).expect("another in its place");
+        fs::write(path.join("inner/a"), "copied").expect("written");
+
+        assert_eq!(inner.path(), path.join("inner"), "people know it by that name");
+        inner.rename("a", "c").expect("renamed");
+        inner.remove("b").expect("removed");
+        inner.write("c").and_then(|mut file| file.write_all(b"new")).expect("written");
+        inner.write_or_create("d").expect("created");
+        inner.sync().expect("durable");
+        let mut names = inner.list().expect("listed");
+        names.sort_unstable();
+        assert_eq!(names, ["c", "d"]);
+        assert_eq!(fs::read(moved.join("inner/c")).expect("read"), b"new");
+        assert_eq!(fs::read(path.join("inner/a")).expect("read"), b"copied");
+        assert_eq!(fs::read_dir(path.join("inner")).expect("read").count(), 1);
+        let again = root.make("inner").expect("opened").list().expect("listed");
+        assert_eq!(again.len(), 2, "the one that was made before");
+        assert!(root.again().expect("opened").try_lock().is_ok());
+        assert_eq!(inner.read("a").expect_err("renamed").kind(), io::ErrorKind::NotFound);
+    }
+
+    /// C2: a name that is a file's is no folder; nothing is made of it.
+    #[test]
+    fn a_file_is_no_folder() {
+        let above = tempfile::tempdir().expect("a folder");
+        let root = Folder::open(above.path()).expect("opens");
+        root.create("file").expect("created");
+        assert_eq!(root.make("file").expect_err("a file").kind(), io::ErrorKind::NotADirectory);
+        assert!(Folder::open(&above.path().join("none")).is_err());
+        assert_eq!(root.list().expect("listed"), ["file"]);
+    }
+}
