@@ -38,7 +38,8 @@ const LAYERS: [(&str, &[&str]); 33] = [
     (
         "journal",
         &[
-            "account", "blocking", "error", "folder", "request", "outcome", "opening", "lock", "journal", "wait", "kernel",
+            "account", "blocking", "error", "folder", "request", "outcome", "opening", "lock", "journal", "wait",
+            "kernel",
         ],
     ),
     // The ledger's own parts.

@@ -23,7 +23,8 @@ fn few_ids(dir: &Path) -> Command {
 
 /// How many segments the journal in `dir` has.
 fn segments(dir: &Path) -> usize {
-    let names = fs::read_dir(dir.join("journal")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let names =
+        fs::read_dir(dir.join("journal")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name.ends_with(".segment")).count()
 }
 
@@ -80,7 +81,8 @@ impl Moved {
         let above = tempfile::tempdir().unwrap();
         let service = Service::start(&mut few_ids(&above.path().join("data")));
         let client = service.client().await;
-        let mut moved = Moved { told: prepare(&client).await, load: Load::start(&service, "early", 4, 1).await, service, above };
+        let mut moved =
+            Moved { told: prepare(&client).await, load: Load::start(&service, "early", 4, 1).await, service, above };
         moved.told.add(fill(&client, "before", 1).await);
         // So that the copy is of one moment.
         moved.service.signal("STOP");

@@ -142,7 +142,7 @@ impl Disk {
         let found = ahead(&mut recovery, |recovery| recover(&*files, recovery)).map_err(cannot)??;
         // From here on it is good, and may be written to.
         tidy(&*files, &found.unused)?;
-        let spare = Spare::new(files.clone(), segment_bytes);
+        let spare = Spare::new(files.clone(), segment_bytes, tell.clone());
         let (ledger, tail) = match &found.end {
             Some(end) => (found.segments[0].header.ledger, end.repair(&*files)?),
             None => begin(&*files, &spare)?,
@@ -169,7 +169,7 @@ impl Disk {
 
     /// The thread that keeps the next segment ready.
     pub(crate) fn keep_spare_ready(&self) {
-        self.spare.keep_ready(&*self.tell);
+        self.spare.keep_ready();
     }
 
     /// Writes a checkpoint of `moment`: `accounts` hands all accounts at it, in order, to what it is given, and says whether it came to
@@ -299,7 +299,6 @@ fn begin(files: &dyn Files, spare: &Spare) -> Result<(LedgerId, Tail), OpenError
         }
         _ => OpenError::Io { path: path.clone(), what: "begin a journal in", error },
     };
-    spare.prepare().map_err(no_room)?;
     let mut random = [0; 32];
     getrandom::fill(&mut random).map_err(|error| no_room(io::Error::other(error)))?;
     let (ledger, salt) = random.split_at(16);
@@ -312,7 +311,7 @@ fn begin(files: &dyn Files, spare: &Spare) -> Result<(LedgerId, Tail), OpenError
         before: [0; 32],
         length: spare.length,
     };
-    let file = spare.take(&segment::name(1), |length| segment::Header { length, ..header }.bytes()).map_err(no_room)?;
+    let file = spare.begin(&segment::name(1), &header.bytes()).map_err(no_room)?;
     let next = Next { batch: 1, sequence: 1, before: header.before, time: 0 };
     let (segment, offset) = (Arc::new(Segment::new(header)), segment::HEADER);
     Ok((header.ledger, Tail { segment, file, offset, next, draft: Draft::new() }))

@@ -13,6 +13,7 @@ use super::frame::Frame;
 use super::load::{Checkpoint, load};
 use super::section::Fold;
 use super::segment::{self, Segment};
+use super::spare;
 use super::tail::{Next, Tail};
 use crate::account::{AccountId, Balance};
 use crate::journal::Noted;
@@ -155,6 +156,9 @@ pub(super) fn recover(files: &dyn Files, recovery: &mut Recovery<'_>) -> Result<
         if segments.last().is_some_and(|segment| segment.header.ledger != checkpoint.ledger) {
             return Err(damaged(file, 32, "it is another ledger's"));
         }
+    }
+    if let Some(End { segment, next, .. }) = &end {
+        spare::check(files, &segment.header, next)?;
     }
     Ok(Found { segments, end, unused, checkpoint: after, noted })
 }

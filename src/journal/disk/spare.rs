@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::files::{File, Files, JOURNAL, PIECE, pieces, write_all, written_pieces};
+use super::files::{File, Files, JOURNAL, PIECE, pieces, read_full, write_all, written_pieces};
+use super::segment::{self, HEADER, Header};
+use super::tail::Next;
 use crate::error::Exhausted;
 use crate::kernel::doorbell::Counter;
-use crate::opening::Event;
+use crate::opening::{Event, OpenError};
 
 const NAME: &str = "journal/spare";
 const UNFINISHED: &str = "journal/spare.tmp";
@@ -23,29 +25,25 @@ pub(super) struct Spare {
     pub(super) length: u64,
     state: Mutex<State>,
     changed: Condvar,
+    tell: Arc<dyn Fn(&Event) + Send + Sync>,
     /// 1 while there is none and none can be made: a look at it takes no lock.
     short: Counter,
 }
 
 #[derive(Default)]
 struct State {
-    ready: Option<Ready>,
+    /// A zeroed file under the spare's name.
+    ready: Option<Box<dyn File>>,
     /// Somebody makes one, or gives one away: the names of the spare are theirs.
     busy: bool,
     closed: bool,
-    /// Why none could be made the last time.
+    /// Why none could be made, or given its name, the last time.
     failure: Option<Event>,
 }
 
-/// A zeroed file under the spare's name.
-pub(super) struct Ready {
-    pub(super) file: Box<dyn File>,
-    pub(super) length: u64,
-}
-
 impl Spare {
-    pub(super) fn new(files: Arc<dyn Files>, length: u64) -> Self {
-        Spare { files, length, state: Mutex::default(), changed: Condvar::new(), short: Counter::new() }
+    pub(super) fn new(files: Arc<dyn Files>, length: u64, tell: Arc<dyn Fn(&Event) + Send + Sync>) -> Self {
+        Spare { files, length, state: Mutex::default(), changed: Condvar::new(), tell, short: Counter::new() }
     }
 
     /// Why there is none and none can be made; None while all is well.
@@ -60,8 +58,17 @@ impl Spare {
         }
     }
 
+    /// Makes the first segment of a journal, that nobody uses yet.
+    pub(super) fn begin(&self, name: &str, header: &[u8]) -> io::Result<Box<dyn File>> {
+        let file = self.find_or_make()?;
+        begin_with(&*file, header)?;
+        self.files.rename(NAME, name)?;
+        self.files.sync_folder(JOURNAL)?;
+        Ok(file)
+    }
+
     /// Makes one now, or finds the one that an earlier process left.
-    pub(super) fn prepare(&self) -> io::Result<()> {
+    fn prepare(&self) -> io::Result<()> {
         let mut state = self.state.lock();
         while state.busy {
             self.changed.wait(&mut state);
@@ -79,26 +86,23 @@ impl Spare {
         Ok(())
     }
 
-    fn find_or_make(&self) -> io::Result<Ready> {
+    fn find_or_make(&self) -> io::Result<Box<dyn File>> {
         self.left_over().or_else(|_| self.make().inspect_err(|_| self.remove(UNFINISHED)))
     }
 
     /// A spare is whole: it got its name when all of it was zeroed. An interrupted start of it as a segment left a header.
-    fn left_over(&self) -> io::Result<Ready> {
+    fn left_over(&self) -> io::Result<Box<dyn File>> {
         let file = self.files.open(NAME)?;
-        let length = file.length()?;
-        let header = super::segment::HEADER;
         // Made for other segments, or by somebody else. Gone, it leaves its room to the next.
-        if length != self.length || written_pieces(&*file, header, length, |_| Ok(()))? > 0 {
+        if file.length()? != self.length || written_pieces(&*file, HEADER, self.length, |_| Ok(()))? > 0 {
             self.remove(NAME);
             return Err(io::ErrorKind::InvalidData.into());
         }
-        write_all(&*file, &[0; super::segment::HEADER as usize], 0)?;
-        file.sync()?;
-        Ok(Ready { file, length })
+        begin_with(&*file, &[0; HEADER as usize])?;
+        Ok(file)
     }
 
-    fn make(&self) -> io::Result<Ready> {
+    fn make(&self) -> io::Result<Box<dyn File>> {
         let file = self.files.create(UNFINISHED)?;
         let zeros = vec![0; PIECE];
         for piece in pieces(0, self.length) {
@@ -107,7 +111,7 @@ impl Spare {
         file.sync()?;
         self.files.rename(UNFINISHED, NAME)?;
         self.files.sync_folder(JOURNAL)?;
-        Ok(Ready { file, length: self.length })
+        Ok(file)
     }
 
     fn remove(&self, name: &str) {
@@ -115,8 +119,9 @@ impl Spare {
         let _ = self.files.remove(name);
     }
 
-    /// Gives the spare away under the name of a segment, with `header` in it. Waits for one; once closed, makes it.
-    pub(super) fn take(&self, name: &str, header: impl FnOnce(u64) -> Vec<u8>) -> io::Result<Box<dyn File>> {
+    /// Gives the spare away under the name of a segment, with `header` in it. Waits for one, and until it may have that name; once
+    /// closed, makes it.
+    pub(super) fn take(&self, name: &str, header: &[u8]) -> io::Result<Box<dyn File>> {
         let mut state = self.state.lock();
         while state.busy || (state.ready.is_none() && !state.closed) {
             self.changed.wait(&mut state);
@@ -124,18 +129,30 @@ impl Spare {
         let ready = state.ready.take();
         state.busy = true;
         drop(state);
-        let given = ready.map_or_else(|| self.find_or_make(), Ok).and_then(|ready| self.give(ready, name, header));
+        let given = ready.map_or_else(|| self.find_or_make(), Ok).and_then(|file| self.give(file, name, header));
         self.state.lock().busy = false;
         self.changed.notify_all();
         given
     }
 
-    fn give(&self, ready: Ready, name: &str, header: impl FnOnce(u64) -> Vec<u8>) -> io::Result<Box<dyn File>> {
-        write_all(&*ready.file, &header(ready.length), 0)?;
-        ready.file.sync()?;
-        self.files.rename(NAME, name)?;
+    fn give(&self, mut file: Box<dyn File>, name: &str, header: &[u8]) -> io::Result<Box<dyn File>> {
+        begin_with(&*file, header)?;
+        // A name that is refused has changed nothing, so there is time until it can be had.
+        while let Err(error) = self.files.rename(NAME, name) {
+            if self.state.lock().closed {
+                return Err(error);
+            }
+            self.rest_after(self.failed(&error));
+            if error.kind() == io::ErrorKind::NotFound
+                && let Ok(another) = self.find_or_make()
+            {
+                begin_with(&*another, header)?;
+                file = another;
+            }
+        }
+        self.recovered();
         self.files.sync_folder(JOURNAL)?;
-        Ok(ready.file)
+        Ok(file)
     }
 
     /// Ends [`Spare::keep_ready`]; nobody waits for a spare any more that cannot be made.
@@ -145,7 +162,7 @@ impl Spare {
     }
 
     /// The thread that makes the next one as soon as the last was taken.
-    pub(super) fn keep_ready(&self, tell: &dyn Fn(&Event)) {
+    pub(super) fn keep_ready(&self) {
         loop {
             let mut state = self.state.lock();
             while !state.closed && (state.busy || state.ready.is_some()) {
@@ -156,25 +173,28 @@ impl Spare {
             }
             drop(state);
             match self.prepare() {
-                Ok(()) => {
-                    if self.state.lock().failure.take().is_some() {
-                        self.short.add(-1);
-                        tell(&Event::RoomAgain);
-                    }
-                }
-                Err(error) => self.rest_after(self.failed(&error), tell),
+                Ok(()) => self.recovered(),
+                Err(error) => self.rest_after(self.failed(&error)),
             }
         }
     }
 
-    /// Notes why none could be made, tells of it unless it is the same as before, and waits until it is time for another try.
-    fn rest_after(&self, failure: Event, tell: &dyn Fn(&Event)) {
+    /// There is one again, or it has its name.
+    fn recovered(&self) {
+        if self.state.lock().failure.take().is_some() {
+            self.short.add(-1);
+            (self.tell)(&Event::RoomAgain);
+        }
+    }
+
+    /// Notes what failed, tells of it unless it is the same as before, and waits until it is time for another try.
+    fn rest_after(&self, failure: Event) {
         let before = self.state.lock().failure.replace(failure.clone());
         if before.is_none() {
             self.short.add(1);
         }
         if before.as_ref() != Some(&failure) {
-            tell(&failure);
+            (self.tell)(&failure);
         }
         let mut state = self.state.lock();
         if !state.closed {
@@ -189,4 +209,33 @@ impl Spare {
             _ => Event::SegmentFailed { path, error: what },
         }
     }
+}
+
+/// Makes `header` durable at the beginning of `file`.
+fn begin_with(file: &dyn File, header: &[u8]) -> io::Result<()> {
+    write_all(file, header, 0)?;
+    file.sync()
+}
+
+/// Fails where the spare is not one: a segment that lost its name and goes on where the journal ends, with something in it.
+pub(super) fn check(files: &dyn Files, last: &Header, end: &Next) -> Result<(), OpenError> {
+    let cannot = |error| OpenError::Io { path: files.path(NAME), what: "read", error };
+    let mut bytes = vec![0; HEADER as usize];
+    let file = match files.open(NAME) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened.map_err(cannot)?,
+    };
+    let read = read_full(&*file, &mut bytes, 0).map_err(cannot)?;
+    let follows = |header: &Header| {
+        let (batch, first, before) = (header.batch, header.first, header.before);
+        last.may_precede(header) && (batch, first, before) == (end.batch, end.sequence, end.before)
+    };
+    let Some(header) = Header::read(&bytes[..read]).ok().filter(follows) else { return Ok(()) };
+    let length = file.length().map_err(cannot)?;
+    if written_pieces(&*file, HEADER, length, |_| Ok(())).map_err(cannot)? == 0 {
+        return Ok(());
+    }
+    let (file, name) = (files.path(NAME), files.path(&segment::name(header.number)));
+    let what = format!("it is the segment that belongs to {}, with something in it", name.display());
+    Err(OpenError::Damaged { file, offset: HEADER, what })
 }

@@ -104,7 +104,7 @@ impl Disk {
     pub(super) fn new_segment(&self, number: u64, next: &Next) -> Result<(Arc<Segment>, Box<dyn File>), JournalError> {
         let mut salt = [0; 16];
         getrandom::fill(&mut salt).map_err(|error| self.failed(number, 0, io::Error::other(error)))?;
-        let mut header = segment::Header {
+        let header = segment::Header {
             number,
             batch: next.batch,
             first: next.sequence,
@@ -113,11 +113,7 @@ impl Disk {
             before: next.before,
             length: self.spare.length,
         };
-        let name = segment::name(number);
-        let file = self.spare.take(&name, |length| {
-            header.length = length;
-            header.bytes()
-        });
+        let file = self.spare.take(&segment::name(number), &header.bytes());
         let file = file.map_err(|error| self.failed(number, 0, error))?;
         let segment = Arc::new(Segment::new(header));
         self.segments.write().insert(header.first, segment.clone());

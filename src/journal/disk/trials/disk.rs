@@ -78,6 +78,8 @@ struct State {
     /// Writes to the file of this name wait.
     held: Option<String>,
     broken: Option<String>,
+    /// The file of this name keeps it.
+    stuck: Option<String>,
     log: Vec<String>,
 }
 
@@ -135,6 +137,11 @@ impl Disk {
     /// Lets every write to the file of this name fail, until it is called again.
     pub(super) fn break_writes(&self, name: Option<&str>) {
         self.state.lock().broken = name.map(str::to_owned);
+    }
+
+    /// Lets every attempt to rename the file of this name fail, until it is called again.
+    pub(super) fn break_renames(&self, name: Option<&str>) {
+        self.state.lock().stuck = name.map(str::to_owned);
     }
 
     pub(super) fn calls(&self) -> u64 {
@@ -355,6 +362,9 @@ impl Files for Disk {
         let mut state = self.state.lock();
         let fault = state.call(|| format!("rename {from} to {to}"))?;
         let inode = *state.names.get(from).ok_or_else(|| no_such(from))?;
+        if state.stuck.as_deref() == Some(from) {
+            return Err(io::Error::other("simulated EIO"));
+        }
         if fault != Some(Fault::Failed) {
             state.rename(vec![(from.to_owned(), None), (to.to_owned(), Some(inode))]);
         }

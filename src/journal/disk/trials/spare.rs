@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use super::disk::{Disk, End, Fault};
 use super::workload::{Known, Shown, begin, eventually, fill_applied, open, reopen, roll};
-use equipoise::{Durability, Event};
+use equipoise::{Durability, Event, Ledger, OpenError, SubmitError};
 
 const SPARE: &str = "journal/spare";
 const UNFINISHED: &str = "journal/spare.tmp";
+const SECOND: &str = "journal/0000000002.segment";
 
 /// C1, C2: a spare that is waited for is not made again while it is given away.
 #[test]
@@ -129,6 +130,101 @@ fn a_refused_caller_hears_why_there_is_no_segment() {
     assert!(eventually(|| told(|event| matches!(event, Event::RoomAgain)) == 1));
 }
 
+/// Entries of about 150 kB, until there is no room for one.
+fn fill_until_refused(ledger: &Ledger) {
+    let name = "x".repeat(equipoise::MAX_ID_BYTES);
+    let long = || common::chain((0..1_000).map(|_| common::update(&name, 1)));
+    let _ = ledger.create(&common::account(&name), 1);
+    for _ in 0..100_000 {
+        match ledger.submit(long()) {
+            Ok(_) => std::thread::sleep(Duration::from_millis(1)),
+            Err(SubmitError::Exhausted(_)) => return,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("it is never refused");
+}
+
+/// Case A13: C1, E7: a name that the next segment cannot have closes nothing: writes are refused, with the reason, and what was decided
+/// waits, until it can.
+#[test]
+fn a_refused_name_is_asked_for_again() {
+    let disk = Disk::new();
+    let (ledger, events) = open(&disk, 1_000);
+    let ledger = ledger.expect("opens");
+    begin(&ledger);
+    assert!(eventually(|| disk.names().contains(&SPARE.to_owned())));
+    disk.break_renames(Some(SPARE));
+    let answer = || ledger.submit(common::alone(common::create("probe", 1))).map_err(|refused| refused.to_string());
+    fill_until_refused(&ledger);
+    assert_eq!(answer().expect_err("refused"), "cannot make the journal's next segment in journal: simulated EIO");
+    std::thread::sleep(Duration::from_millis(600));
+    let (decided, durable) = (ledger.sequence(), ledger.durable());
+    assert!(durable < decided && ledger.failure().is_none());
+    assert_eq!(ledger.balance(&common::account("account-0")).map(|state| state.balance), Some(500));
+    disk.break_renames(None);
+    ledger.wait_durable(decided).expect("open");
+    assert!(eventually(|| answer().is_ok()));
+    let told = |wanted: fn(&Event) -> bool| events.lock().iter().filter(|event| wanted(event)).count();
+    assert_eq!(told(|event| matches!(event, Event::SegmentFailed { .. })), 1);
+    assert_eq!(told(|event| matches!(event, Event::RoomAgain)), 1);
+    assert!(roll(&ledger));
+    let cut = disk.after(End::WorstPowerCut);
+    drop(ledger);
+    assert!(reopen(&cut).sequence() >= decided);
+}
+
+/// C1, E4: a close ends the wait for a name, and says what was not written.
+#[test]
+fn a_close_waits_for_no_name() {
+    let disk = Disk::new();
+    let ledger = reopen(&disk);
+    begin(&ledger);
+    assert!(eventually(|| disk.names().contains(&SPARE.to_owned())));
+    disk.break_renames(Some(SPARE));
+    fill_until_refused(&ledger);
+    let durable = ledger.durable();
+    let closing = ledger.clone();
+    let closing = std::thread::spawn(move || closing.close());
+    assert!(eventually(|| closing.is_finished()), "it ends");
+    let failure = ledger.failure().expect("a reason");
+    assert!(failure.contains("journal/0000000002.segment"), "{failure}");
+    drop(ledger);
+    disk.break_renames(None);
+    assert!(reopen(&disk.after(End::WorstPowerCut)).sequence() >= durable);
+}
+
+/// C1, E7: somebody removes the spare: another is made.
+#[test]
+fn a_spare_that_is_gone_is_made_again() {
+    let disk = Disk::new();
+    let ledger = reopen(&disk);
+    begin(&ledger);
+    assert!(eventually(|| disk.names().contains(&SPARE.to_owned())));
+    disk.take(SPARE);
+    assert!(roll(&ledger));
+    begin(&ledger);
+    let sequence = ledger.sequence();
+    let cut = disk.after(End::WorstPowerCut);
+    drop(ledger);
+    assert_eq!(reopen(&cut).sequence(), sequence);
+}
+
+/// C1: of what a segment's begin takes, only its name may be refused: after a failed write or sync nobody knows what is on the disk.
+#[test]
+fn a_failed_write_or_sync_of_a_segments_begin_closes_the_ledger() {
+    const NAME: u64 = 3;
+    for call in 1..=4 {
+        let disk = Disk::new();
+        let ledger = reopen(&disk);
+        begin(&ledger);
+        assert!(eventually(|| disk.names().contains(&SPARE.to_owned())));
+        std::thread::sleep(Duration::from_millis(20));
+        disk.fail(disk.calls() + call, Fault::Failed);
+        assert_eq!(roll(&ledger), call == NAME, "{}", disk.last_calls());
+    }
+}
+
 /// C1: what a process answers after another died between the rename of a segment and the sync of its folder is not taken
 /// back by a power cut.
 #[test]
@@ -184,4 +280,36 @@ fn only_zeros_become_a_segment() {
         drop(ledger);
         known.check_accounts(&reopen(&killed));
     }
+}
+
+/// C2, C3: a segment that is called spare and goes on where the journal ends is not removed: the start says which file that is. Under
+/// its own name it is read; with nothing in it, it is a spare.
+#[test]
+fn a_segment_under_the_spares_name_is_not_removed() {
+    let disk = Disk::new();
+    let ledger = reopen(&disk);
+    begin(&ledger);
+    assert!(roll(&ledger));
+    begin(&ledger);
+    let sequence = ledger.sequence();
+    let killed = disk.after(End::Killed);
+    drop(ledger);
+    let segment = killed.bytes(SECOND);
+    killed.take(SECOND);
+    killed.put(SPARE, &segment);
+    let names = killed.names();
+    let refused = open(&killed, 1_000).0.expect_err("it may hold what was answered");
+    let OpenError::Damaged { file, offset, what } = refused else { panic!("{refused}") };
+    assert_eq!((file.to_str(), offset), (Some(SPARE), 4096));
+    assert!(what.contains(SECOND), "{what}");
+    assert_eq!((killed.names(), killed.bytes(SPARE) == segment), (names, true), "it is as it was");
+
+    let blank = killed.copy();
+    blank.edit(SPARE, |bytes| bytes[4096..].fill(0));
+    let found = reopen(&blank);
+    assert!(found.sequence() < sequence && roll(&found));
+    drop(found);
+    killed.take(SPARE);
+    killed.put(SECOND, &segment);
+    assert_eq!(reopen(&killed).sequence(), sequence);
 }
