@@ -3,7 +3,7 @@
 //! ```text
 //! LOCK                                  flocked while a process has the directory; holds its number, for people
 //! journal/0000000001.segment …          the journal, in segments of one length
-//! journal/spare                         the next segment, zeroed; not part of the journal
+//! journal/spare                         the next segment, zeroed, perhaps with a header; not part of the journal
 //! checkpoints/00000000000001000000.checkpoint   every account at a sequence; the newest two are kept
 //! ids/{first:020}-{last:020}.run        the id index, derived from the journal: the ids of all entries of a span, see `ids::index`
 //! ```
