@@ -12,6 +12,7 @@ mod client;
 mod clock;
 mod damage;
 mod deadlines;
+mod descriptors;
 mod failing_disk;
 mod full_disk;
 mod kills;

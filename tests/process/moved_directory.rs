@@ -1,20 +1,18 @@
-//! The data directory is the one that was locked: moved under a running service, with a copy in its place, or with no descriptor left
-//! to open it with.
+//! The data directory is the one that was locked, moved under a running service, with a copy in its place.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
-use tonic::{Code, Status};
+use tonic::Status;
 
 use crate::audit::{Audit, Told};
 use crate::client::{Client, Order, Step};
 use crate::load::{Load, prepare};
-use crate::service::{SOON, Service, run, serve_with, verified};
+use crate::service::{Service, run, serve_with, verified};
+use crate::two_processes::refused;
 
 /// Ids leave memory soon: the index is written, too.
 fn few_ids(dir: &Path) -> Command {
@@ -22,21 +20,21 @@ fn few_ids(dir: &Path) -> Command {
 }
 
 /// How many segments the journal in `dir` has.
-fn segments(dir: &Path) -> usize {
+pub fn segments(dir: &Path) -> usize {
     let names =
         fs::read_dir(dir.join("journal")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name.ends_with(".segment")).count()
 }
 
 /// Chains of long ids, enough for so many segments; what was answered.
-async fn fill(client: &Client, name: &str, segments: usize) -> Told {
+pub async fn fill(client: &Client, name: &str, segments: usize) -> Told {
     let (told, refused) = fill_up(client, name, segments).await;
     assert!(refused.is_none(), "{refused:?}");
     told
 }
 
 /// As [`fill`], until one is refused.
-async fn fill_up(client: &Client, name: &str, segments: usize) -> (Told, Option<Status>) {
+pub async fn fill_up(client: &Client, name: &str, segments: usize) -> (Told, Option<Status>) {
     let mut told = Told::default();
     let step = |number, at| (format!("{name}.{number}.{at:0>100}"), Step::Update { account: filled(name), delta: 1 });
     let chain = |number| Order { steps: (0..100).map(|at| step(number, at)).collect() };
@@ -106,7 +104,8 @@ impl Moved {
     /// Goes on for some segments, is killed, and starts where the directory is: everything is there.
     async fn goes_on(mut self) -> (tempfile::TempDir, Told) {
         let dir = self.dir();
-        self.told.add(fill(&self.service.client().await, "after", 4).await);
+        refused(&dir, self.service.process());
+        self.told.add(fill(&self.service.client().await, "after", 3).await);
         self.service.kill();
         self.told.add(self.load.end().await);
         let service = Service::start(&mut few_ids(&dir));
@@ -169,44 +168,4 @@ fn holds_nothing_of(copy: &Audit, told: &Told) {
     assert!(copy.knows("before.open") && ids().any(|id| id.starts_with("after.")));
     let strange: Vec<_> = ids().filter(|id| id.starts_with("after.") && copy.knows(id)).collect();
     assert!(strange.is_empty(), "{strange:?}");
-}
-
-/// E6: while no file can be opened the journal goes on into the segment that is ready, then writes are refused; with descriptors
-/// again it heals by itself.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_descriptors_the_journal_goes_on() {
-    let dir = tempfile::tempdir().unwrap();
-    let service = Service::start(&mut serve_with(dir.path(), &["--checkpoint-every", "100000000"]));
-    let client = service.client().await;
-    let mut told = fill(&client, "before", 1).await;
-    let spare = dir.path().join("journal/spare");
-    let until = Instant::now() + SOON;
-    while !spare.exists() {
-        assert!(Instant::now() < until, "no spare");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let descriptors = |current| {
-        let process = Pid::from_raw(service.process().cast_signed()).unwrap();
-        prlimit(Some(process), Resource::Nofile, Rlimit { current: Some(current), maximum: Some(1024) }).unwrap();
-    };
-    descriptors(3);
-    let before = segments(dir.path());
-    let (more, refused) = fill_up(&client, "into-the-spare", 2).await;
-    told.add(more);
-    let refused = refused.expect("there is no other segment");
-    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
-    assert!(refused.message().contains("Too many open files"), "{refused:?}");
-    assert_eq!(segments(dir.path()), before + 1);
-    descriptors(1024);
-    service.says("there is room for the journal again").await;
-    told.add(fill(&client, "after", 2).await);
-    service.kill();
-    let service = Service::start(&mut serve_with(dir.path(), &[]));
-    let client = service.client().await;
-    let mut audit = Audit::default();
-    audit.read(&client).await;
-    audit.check(&told);
-    audit.compare(&client, &told).await;
-    service.stop();
-    assert_eq!(verified(dir.path()).total, audit.total());
 }

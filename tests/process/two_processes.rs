@@ -9,7 +9,7 @@ use crate::service::{Service, equipoise, run, serve, verified};
 
 /// A second service on `path`, another name of the directory that `holder` has: ends soon, and says who has it.
 #[track_caller]
-fn refused(path: &Path, holder: u32) {
+pub fn refused(path: &Path, holder: u32) {
     let began = Instant::now();
     let (code, said) = run(&mut serve(path));
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
