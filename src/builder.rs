@@ -79,8 +79,8 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// Keeps the newest `entries` of the journal in memory, for [`Ledger::history`]. Starts a thread, the flusher,
-    /// which moves the durable sequence.
+    /// Keeps the newest `entries` of the journal in memory, for [`Ledger::history`], fewer where large ones would take more than
+    /// 256 MiB. Starts a thread, the flusher, which moves the durable sequence.
     #[must_use]
     pub fn history(mut self, entries: usize) -> Self {
         self.history = Some(entries);

@@ -12,19 +12,13 @@ use crate::ids::{Ids, Indexed, Seen};
 use crate::journal::disk::Disk;
 use crate::journal::{Flushed, Flusher, HistoryError, Note, NoteError, Noted, Notes, Noting};
 use crate::kernel::doorbell::{Counter, Doorbell, Latch};
-use crate::kernel::{Handle, Kernel};
+use crate::kernel::{Handle, Kernel, pin};
 use crate::lock::Lock;
 use crate::opening::Event;
 use crate::outcome::{Outcome, Record};
-use crate::request::{Kind, Member, Request};
+use crate::request::{Member, Request};
 use crate::snapshot::Open;
 use crate::wait::Waiters;
-
-/// A request is small up to so many members.
-pub(crate) const SMALL: usize = 8;
-
-/// What a leg of a large request takes in memory, about, in bytes.
-const LEG_BYTES: usize = 512;
 
 /// The parts, in the order in which they must go: handles before the kernel, the kernel before the accounts.
 pub(crate) struct Core {
@@ -41,6 +35,8 @@ pub(crate) struct Core {
     pub(crate) checkpoint_bell: Doorbell,
     pub(crate) closed: Latch,
     pub(crate) opened: Counter,
+    /// How many stretches of accounts were trimmed by callers.
+    pub(crate) trimmed: Counter,
     /// Bytes of the large requests that were decided and are not durable.
     pub(crate) large: Counter,
     pub(crate) newest: ArcSwapWeak<Open>,
@@ -97,6 +93,7 @@ impl Core {
             checkpoint_bell: Doorbell::new(),
             closed: Latch::new(),
             opened: Counter::new(),
+            trimmed: Counter::new(),
             large: Counter::new(),
             newest: ArcSwapWeak::default(),
             newest_durable: ArcSwapWeak::default(),
@@ -143,12 +140,14 @@ impl Core {
         }
     }
 
-    /// As [`Core::flush`], unless somebody is at it.
-    pub(crate) fn try_flush(&self) -> Flushed {
-        let Some(flusher) = &self.flusher else { return Flushed::Done };
+    /// Makes what is committed durable, unless somebody is at it; if others wait for more by then, the flusher hears of it.
+    fn try_flush(&self, flusher: &Flusher) -> Flushed {
         let became_durable = |batch: &[_], through| self.became_durable(batch, through);
         let flushed = flusher.try_flush(&self.kernel, &self.waiters, &self.notes, became_durable);
         self.note_failure(flusher);
+        if flushed == Flushed::More {
+            self.bell.ring();
+        }
         flushed
     }
 
@@ -173,7 +172,7 @@ impl Core {
     /// Sees to it that what is committed becomes durable, without waiting for a device.
     pub(crate) fn flush_soon(&self, flusher: &Flusher) {
         // Where the sink is memory, to flush costs less than to wait for the flusher's thread.
-        if flusher.sink().waits() || self.try_flush() == Flushed::Busy {
+        if flusher.sink().waits() || self.try_flush(flusher) == Flushed::Busy {
             self.bell.ring();
         }
     }
@@ -182,21 +181,14 @@ impl Core {
     /// that to the flusher and being woken by it takes as long as the disk. Where others wait, they and this one share the flusher's next batch.
     pub(crate) fn flush_alone(&self, sequence: u64) {
         let Some(flusher) = &self.flusher else { return };
-        if self.kernel.durable() >= sequence || self.waiters.is_awaited() {
-            return;
-        }
-        let flushed = flusher.try_flush_once(&self.kernel, &self.waiters, &self.notes, |batch, through| {
-            self.became_durable(batch, through)
-        });
-        self.note_failure(flusher);
-        if flushed == Flushed::More {
-            self.bell.ring();
+        if self.kernel.durable() < sequence && !self.waiters.is_awaited(self.kernel.now(&pin())) {
+            self.try_flush(flusher);
         }
     }
 
     /// What follows a flush of `batch`, which ends with sequence `through`.
     fn became_durable(&self, batch: &[Handle<Balance>], through: u64) {
-        self.large.add(-batch.iter().filter_map(|entry| weight(entry.request())).sum::<i64>());
+        self.large.add(-(batch.iter().filter_map(|entry| entry.request().weight()).sum::<u64>() as i64));
         self.ids.durable(batch, through);
     }
 
@@ -270,20 +262,6 @@ impl Clock {
 
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// About how many bytes a large request takes until it is durable; None for a small one.
-#[inline]
-pub(crate) fn weight(request: &Request) -> Option<i64> {
-    let legs = match request.members() {
-        [Member { operation, .. }] => match operation.kind() {
-            Kind::Post { legs } if legs.len() > SMALL => legs.len(),
-            _ => return None,
-        },
-        members if members.len() > SMALL => members.iter().map(|member| member.operation.accounts().len()).sum(),
-        _ => return None,
-    };
-    i64::try_from(legs * LEG_BYTES).ok()
 }
 
 /// Whether `request`, whose member `index` carries an id of `owner`'s member `place`, says the same as it.

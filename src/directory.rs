@@ -61,7 +61,7 @@ impl Ord for Place {
     }
 }
 
-/// How many accounts go into the cache between looks at whether to stop.
+/// How many accounts are taken at once: into the cache between looks at whether to stop, under one epoch pin.
 const STRIDE: u32 = 64;
 
 /// Where the accounts are. An account is never removed, so what a look-up returns lives as long as the directory.
@@ -278,6 +278,11 @@ impl Directory {
             (None, _) => made.next(),
         });
         in_order.take_while(move |account| account.key().as_str().starts_with(prefix)).take(limit)
+    }
+
+    /// Some accounts: others each `turn`, until all had theirs.
+    pub(crate) fn some(&self, turn: u64) -> impl Iterator<Item = &Account<Balance>> {
+        self.accounts.stretch(turn, STRIDE)
     }
 
     /// Every account, in no order.

@@ -448,12 +448,27 @@ impl Watermark for Endless {
 
 impl Drop for Front {
     fn drop(&mut self) {
-        self.core.close();
+        let threads = std::mem::take(self.threads.get_mut());
         let own = std::thread::current().id();
-        for thread in self.threads.get_mut().drain(..).filter(|thread| thread.thread().id() != own) {
-            // None of them panics; if one did, that was printed.
-            let _ = thread.join();
+        if threads.iter().any(|thread| thread.thread().id() == own) {
+            // In the middle of its work, for which it holds what closing needs.
+            let core = self.core.clone();
+            let closing = std::thread::Builder::new().name("equipoise-close".to_owned());
+            if closing.spawn(move || close(&core, threads)).is_err() {
+                // It ends by itself, and the others do with it.
+                self.core.closed.set();
+            }
+        } else {
+            close(&self.core, threads);
         }
+    }
+}
+
+fn close(core: &Core, threads: Vec<JoinHandle<()>>) {
+    core.close();
+    for thread in threads {
+        // None of them panics; if one did, that was printed.
+        let _ = thread.join();
     }
 }
 

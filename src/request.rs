@@ -11,6 +11,12 @@ pub const MAX_BATCH_OPERATIONS: usize = 10_000;
 /// The most legs in one transaction: accounts touched, counted once an operation.
 pub const MAX_LEGS: usize = 1_024;
 
+/// A request is small up to so many members, or legs of a posting.
+pub(crate) const SMALL: usize = 8;
+
+/// What a leg of a large request takes in memory, about, in bytes.
+const LEG_BYTES: usize = 512;
+
 /// One account's part of a posting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Posting {
@@ -250,6 +256,20 @@ impl Request {
     #[must_use]
     pub fn members(&self) -> &[Member] {
         &self.members
+    }
+
+    /// About how many bytes a large request takes while its transaction is in memory; None for a small one.
+    #[inline]
+    pub(crate) fn weight(&self) -> Option<u64> {
+        let legs = match self.members() {
+            [Member { operation, .. }] => match operation.kind() {
+                Kind::Post { legs } if legs.len() > SMALL => legs.len(),
+                _ => return None,
+            },
+            members if members.len() > SMALL => members.iter().map(|member| member.operation.accounts().len()).sum(),
+            _ => return None,
+        };
+        Some((legs * LEG_BYTES) as u64)
     }
 
     /// How `other` differs: the first member and field that say something else under the same ids, or nothing that can

@@ -1,9 +1,9 @@
 //! What happens between a request and its outcome: admission, ids, plan, drive.
 
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use crate::account::{AccountId, Balance};
-use crate::core::{Core, Next, SMALL, check_replay, weight};
+use crate::core::{Core, Next, check_replay};
 use crate::directory::Sought;
 use crate::error::{Exhausted, SubmitError};
 use crate::ids::{Claim, IndexError, Indexed, Seen};
@@ -12,7 +12,7 @@ use crate::kernel::slab::Index;
 use crate::kernel::{Account, GROUP, Gate, Group, Guard, Handle, Owned, Plan, garbage, pin};
 use crate::outcome::Outcome;
 use crate::plan;
-use crate::request::{Kind, Member, Request};
+use crate::request::{Kind, Member, Request, SMALL};
 
 /// Ids that a caller forgets for each of its own; more than one, so that the table shrinks back.
 const FORGOTTEN_BY_A_CALLER: usize = 2;
@@ -42,11 +42,15 @@ impl Core {
                 Seen::Recorded { entry, member } => return self.answer_recorded(&request, entry, member),
                 Seen::Unknown(probed) => probed,
             };
-            let guard = &pin();
-            let opens = self.make_accounts(&request, guard)?;
-            let known = |id: &AccountId| if opens { self.directory.find(id, guard) } else { known(id, guard) };
-            let handle = Owned::new(self.plan(request, time, guard, known)).publish();
+            let handle = {
+                let guard = &pin();
+                let opens = self.make_accounts(&request, guard)?;
+                let known = |id: &AccountId| if opens { self.directory.find(id, guard) } else { known(id, guard) };
+                Owned::new(self.plan(request, time, guard, known)).publish()
+            };
+            // Not pinned, again.
             if self.ids.claim(&handle, probed, time).map_err(unknowable)? == Gate::Open {
+                let guard = &pin();
                 self.kernel.drive(&handle, guard);
                 return Ok(self.decided(handle, next, guard));
             }
@@ -83,27 +87,19 @@ impl Core {
         let time = self.clock.now();
         let requests: SmallVec<[Request; GROUP]> = requests.take(GROUP).collect();
         let admitted = self.receive(&requests).map_or_else(|(admitted, _)| admitted, |()| requests.len());
+        // A large one is not to stay for the others of a group, nor they for it.
+        let admitted = requests[..admitted].iter().position(|request| request.weight().is_some()).unwrap_or(admitted);
         let ahead = self.look_ahead(&requests[..admitted]);
         // Not pinned: it may read the disk.
         let (new, probed) = self.ids.count_new(&requests[..admitted], time);
-        let guard = &pin();
-        let mut group = Group::new(&self.kernel, new);
         let mut requests = requests.into_iter();
-        let mut ahead = ahead.into_iter().filter_map(|index| self.directory.at(index)).peekable();
-        let mut following = SmallVec::new();
-        for request in requests.by_ref().take(new) {
-            if self.make_accounts(&request, guard).is_err() {
-                following.push(request);
-                break;
-            }
-            group.push(self.plan(request, time, guard, |id| {
-                ahead.next_if(|account| account.key() == id).or_else(|| self.directory.find(id, guard))
-            }));
-        }
+        let mut group = Group::new(&self.kernel, new);
+        let mut following = self.plan_group(&mut group, requests.by_ref().take(new), ahead, time);
         following.extend(requests);
-        // In their order, and none after one that is not to be driven.
+        // In their order, and none after one that is not to be driven. Not pinned, again.
         let is_open = |handle: &&Handle<Balance>| matches!(self.ids.claim(handle, probed, time), Ok(Gate::Open));
         let open = group.handles().iter().take_while(is_open).count();
+        let guard = &pin();
         for (place, handle) in group.drive(guard).into_iter().enumerate() {
             if place < open {
                 results.push(Ok(self.decided(handle, next, guard)));
@@ -112,6 +108,27 @@ impl Core {
             }
         }
         following
+    }
+
+    /// Plans `requests`, up to the first whose accounts cannot be made, which is returned.
+    fn plan_group(
+        &self,
+        group: &mut Group<'_, Balance>,
+        requests: impl Iterator<Item = Request>,
+        ahead: SmallVec<[Index; 2 * GROUP]>,
+        time: u64,
+    ) -> SmallVec<[Request; 1]> {
+        let guard = &pin();
+        let mut ahead = ahead.into_iter().filter_map(|index| self.directory.at(index)).peekable();
+        for request in requests {
+            if self.make_accounts(&request, guard).is_err() {
+                return smallvec![request];
+            }
+            group.push(self.plan(request, time, guard, |id| {
+                ahead.next_if(|account| account.key() == id).or_else(|| self.directory.find(id, guard))
+            }));
+        }
+        SmallVec::new()
     }
 
     /// Admits requests, up to the first that is not; says how many that are, and why.
@@ -183,8 +200,8 @@ impl Core {
             }
         }
         if self.flusher.is_some() {
-            if let Some(bytes) = weight(handle.request()) {
-                self.large.add(bytes);
+            if let Some(bytes) = handle.request().weight() {
+                self.large.add(bytes as i64);
             }
             if next == Next::Returns {
                 self.bell.ring();
@@ -203,6 +220,10 @@ impl Core {
         }
         let bytes = garbage::bytes();
         if bytes > self.limits.garbage {
+            // Some of it may be what snapshots needed that are closed by now. The next writes would let go of that, but there are none.
+            for account in self.directory.some(self.trimmed.add(1)) {
+                self.kernel.trim(account, guard);
+            }
             guard.flush();
             return Err(Exhausted::Garbage { bytes, cap: self.limits.garbage }.into());
         }

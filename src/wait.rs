@@ -28,31 +28,22 @@ struct Queue {
     waiting: BTreeMap<(u64, u64), Waker>,
 }
 
-impl Queue {
-    fn is_awaited(&self) -> bool {
-        // Who waits for the last sequence of all waits for the end.
-        self.waiting.first_key_value().is_some_and(|((sequence, _), _)| *sequence < u64::MAX)
-    }
-}
-
 impl Waiters {
-    /// Wakes whoever waits for a sequence up to `durable`; true if others wait for a later one.
-    pub(crate) fn reached(&self, durable: u64) -> bool {
+    /// Wakes whoever waits for a sequence up to `durable`.
+    pub(crate) fn reached(&self, durable: u64) {
         let mut queue = self.queue.lock();
         let later = queue.waiting.split_off(&(durable.saturating_add(1), 0));
         let woken = std::mem::replace(&mut queue.waiting, later);
-        let more = queue.is_awaited();
         drop(queue);
         // Outside the lock: a waker runs its runtime's code.
         for waker in woken.into_values() {
             waker.wake();
         }
-        more
     }
 
-    /// Whether somebody waits for a sequence.
-    pub(crate) fn is_awaited(&self) -> bool {
-        self.queue.lock().is_awaited()
+    /// Whether somebody waits for a sequence up to `newest`: nobody makes later ones durable, however long they are waited for.
+    pub(crate) fn is_awaited(&self, newest: u64) -> bool {
+        self.queue.lock().waiting.first_key_value().is_some_and(|((sequence, _), _)| *sequence <= newest)
     }
 
     /// Wakes everybody; from now on waiting for what is not durable fails.

@@ -3,7 +3,10 @@
 #[path = "common/mod.rs"]
 mod common;
 
+use std::future::Future;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
 
 use equipoise::{
     AccountId, Durability, Event, Ledger, Member, OpenError, Operation, Request, SubmitError, TransactionId,
@@ -45,6 +48,36 @@ fn a_ledger_opened_again_is_the_same() {
         assert_eq!(ledger.stats().accounts, 2);
         assert_eq!(ledger.snapshot_durable().expect("few are open").total(), 117);
     }
+}
+
+/// C6: checkpoints come as often as they should, however busy the journal is and whoever waits for what never comes.
+#[test]
+fn checkpoints_are_written_under_load() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (events, observer) = events();
+    let ledger = Ledger::builder().checkpoint_every(2_000).observer(observer).open(dir.path()).expect("opens");
+    let a = account("a");
+    ledger.create(&a, 0).expect("new");
+    let mut never = std::pin::pin!(ledger.durable_at(1 << 60));
+    assert!(never.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    let written = || {
+        let events = events.lock().expect("no panic");
+        events.iter().filter(|event| matches!(event, Event::CheckpointWritten { .. })).count()
+    };
+    let durable = ledger.with_durability(Durability::OnDisk);
+    let until = Instant::now() + Duration::from_secs(20);
+    std::thread::scope(|scope| {
+        let threads = (0..16).map(|_| {
+            scope.spawn(|| {
+                while written() < 2 && Instant::now() < until {
+                    durable.update(&a, 1).expect("decided");
+                }
+            })
+        });
+        threads.collect::<Vec<_>>().into_iter().for_each(|thread| thread.join().expect("no panic"));
+    });
+    let (checkpoints, entries) = (written(), ledger.durable());
+    assert!(checkpoints >= 2, "{checkpoints} checkpoints beside {entries} entries");
 }
 
 /// A14: one process at a time, and one ledger in a process.

@@ -152,6 +152,29 @@ fn garbage_is_capped() {
     assert_eq!(balance(&ledger, "a"), accepted + 1);
 }
 
+/// E7: what snapshots keep counts towards the cap, too; once they are closed, writers that keep trying get through.
+#[test]
+fn what_closed_snapshots_kept_does_not_refuse_writes_for_ever() {
+    const ACCOUNTS: usize = 100_000;
+    let _alone = alone_in_the_process();
+    let ledger = Ledger::builder().garbage_cap(4 * MIB).build();
+    let ids: Vec<_> = (0..ACCOUNTS).map(|number| account(&format!("account-{number:06}"))).collect();
+    ids.iter().for_each(|id| drop(ledger.create(id, 0).expect("fresh")));
+    let snapshot = ledger.snapshot().expect("few are open");
+    let refused = ids.iter().cycle().take(2 * ACCOUNTS).find_map(|id| ledger.update(id, 1).err());
+    let refused = refused.expect("the snapshot needs more than the cap");
+    assert!(
+        matches!(refused, equipoise::Error::NotDecided(SubmitError::Exhausted(Exhausted::Garbage { .. }))),
+        "{refused}"
+    );
+    assert_eq!(snapshot.total(), 0);
+    drop(snapshot);
+    let started = Instant::now();
+    while ledger.update(&ids[0], 1).is_err() {
+        assert!(started.elapsed() < Duration::from_secs(10), "{} bytes are kept", ledger.stats().garbage_bytes);
+    }
+}
+
 /// E7: a caller that dawdles within a snapshot's iterator is not pinned: the garbage of the writers beside it is freed.
 #[test]
 fn an_iterating_caller_is_not_pinned() {

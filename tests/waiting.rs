@@ -4,8 +4,8 @@ mod common;
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
@@ -49,6 +49,40 @@ fn block_on<F: Future>(future: F) -> F::Output {
             assert!(started.elapsed() < Duration::from_secs(10), "nobody woke the future");
         }
         seen = alarm.rung.load(Ordering::SeqCst);
+    }
+}
+
+/// Lets go of what it holds when it is woken, as a runtime does that has ended.
+struct LastWords<T>(Mutex<Option<T>>);
+
+impl<T: Send> Wake for LastWords<T> {
+    fn wake(self: Arc<Self>) {
+        drop(self.0.lock().expect("no panic").take());
+    }
+}
+
+/// E4: the flusher may be the one that lets the last ledger go: it closes, its directory is free, and nobody hangs.
+#[test]
+fn a_waker_lets_the_last_ledger_go() {
+    for round in 0..rounds(40) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let ledger = Ledger::open(dir.path()).expect("opens");
+        let last = Arc::new(LastWords(Mutex::new(None)));
+        let waker = Waker::from(last.clone());
+        let mut waiting = Box::pin(ledger.durable_at(1));
+        assert!(waiting.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        *last.0.lock().expect("no panic") = Some(waiting);
+        ledger.create(&account("a"), round as i64).expect("new");
+        drop(ledger);
+        let started = Instant::now();
+        let again = loop {
+            match Ledger::open(dir.path()) {
+                Ok(ledger) => break ledger,
+                Err(error) => assert!(started.elapsed() < Duration::from_secs(20), "{error}"),
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        assert_eq!(balance(&again, "a"), round as i64);
     }
 }
 

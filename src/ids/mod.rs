@@ -8,7 +8,7 @@
 //! # What an id costs
 //!
 //! In memory about 690 bytes while it is in the table: its transaction with plan, request and results, and the table's
-//! own entry. A ledger without an index keeps `capacity` ids and forgets older ones. With an index a sweep runs when
+//! own entry; an id of a large transaction counts for as many as take its room. A ledger without an index keeps `capacity` ids and forgets older ones. With an index a sweep runs when
 //! half the capacity waits for it and leaves half the capacity in the table, so about `capacity` ids are in memory, and
 //! what is decided while a sweep runs. Requests that carry ids are refused when the index fails and twice the capacity
 //! waits, or when it is only slow and 65,536 more than that wait ([`Ids::admit`]). What waits for the index takes 72 bytes

@@ -33,7 +33,7 @@ pub(super) struct Sweep {
     queue: Mutex<Queue>,
     /// What a sweep has taken and not yet published. Whoever holds it sweeps.
     taken: Mutex<Queue>,
-    /// Ids that are durable and not published.
+    /// Ids that are durable and not published, a large transaction's for as many as it takes the room of.
     waiting: Counter,
     bell: Doorbell,
     failing: Counter,
@@ -126,19 +126,21 @@ impl<I: Index> Ids<I> {
             return;
         };
         let mut queue = self.sweep.queue.lock();
-        let before = queue.claims.len();
+        let mut room = 0;
         queue.make_room(self.sweep.usual());
         for handle in batch {
             let Some(decision) = handle.decision() else { continue };
             let (sequence, time) = (decision.sequence, decision.time);
             for (id, member) in ids_of(handle.request()) {
-                queue.claims.push(self.table.claim_of(id, handle, member));
+                let claim = self.table.claim_of(id, handle, member);
+                room += claim.room();
+                queue.claims.push(claim);
                 queue.records.push(Record { key: index.key(id), indexed: Indexed { sequence, time, member } });
             }
         }
         queue.through = through;
         // Before a sweep can take them.
-        self.sweep.waiting.add((queue.claims.len() - before) as i64);
+        self.sweep.waiting.add(room as i64);
         drop(queue);
         if self.sweep.is_due() {
             self.sweep.bell.ring();
@@ -175,7 +177,7 @@ impl<I: Index> Ids<I> {
         ingested?;
         index.publish(through);
         taken.records.clear();
-        self.sweep.waiting.add(-(taken.claims.len() as i64));
+        self.sweep.waiting.add(-(taken.claims.iter().map(Claim::room).sum::<usize>() as i64));
         taken.claims.drain(..).for_each(|claim| self.table.note_claimed(claim));
         taken.give_back(self.sweep.usual());
         // Nothing is noted that was not published before.

@@ -12,7 +12,11 @@ use seize::{Collector, Guard as _};
 use smallvec::SmallVec;
 
 use crate::account::{Balance, TransactionId};
+use crate::kernel::doorbell::Counter;
 use crate::kernel::{GROUP, Gate, Handle};
+use crate::request::Request;
+
+use super::ids_of;
 
 /// How many removed entries papaya reclaims together: each batch costs a barrier that interrupts every thread.
 const RECLAIM_BATCH: usize = 1024;
@@ -35,9 +39,16 @@ pub(crate) struct Claim {
     hash: u64,
     pub(crate) handle: Handle<Balance>,
     pub(crate) member: u32,
+    /// Of how many more ids its transaction takes the room, shared among its own: a large one counts for them.
+    more: u32,
 }
 
 impl Claim {
+    /// Of how many ids it takes the room.
+    pub(super) fn room(&self) -> usize {
+        1 + self.more as usize
+    }
+
     fn id(&self) -> Option<&TransactionId> {
         self.handle.request().members().get(self.member as usize)?.id.as_ref()
     }
@@ -109,12 +120,25 @@ impl Hasher for Hashed {
     }
 }
 
+/// What an id takes in memory, about, in bytes, with a small transaction.
+const ID_BYTES: u64 = 690;
+
+/// Of how many more ids than it has `request` takes the room, for each that it has.
+#[inline]
+fn more_room(request: &Request) -> u32 {
+    let Some(weight) = request.weight() else { return 0 };
+    let ids = ids_of(request).count().max(1) as u64;
+    (weight / ID_BYTES / ids) as u32
+}
+
 pub(super) struct Table {
     // Handles free through crossbeam-epoch, so it does not matter that papaya reclaims by seize (I6).
     claims: HashMap<Claim, (), BuildHasherDefault<Hashed>>,
     hasher: RandomState,
     /// The claims of transactions whose gate is open, the next to be forgotten first.
     order: SegQueue<Claim>,
+    /// Of how many more ids those take the room.
+    more: Counter,
     /// One at a time forgets; here lie those whose turn it is, while they may not go yet.
     forgetting: Mutex<VecDeque<Claim>>,
     pub(super) capacity: usize,
@@ -131,6 +155,7 @@ impl Table {
                 .build(),
             hasher: RandomState::default(),
             order: SegQueue::new(),
+            more: Counter::new(),
             forgetting: Mutex::default(),
             capacity,
         }
@@ -148,7 +173,7 @@ impl Table {
     /// What claims `id`, a member's of `handle`'s request.
     #[inline]
     pub(super) fn claim_of(&self, id: &TransactionId, handle: &Handle<Balance>, member: u32) -> Claim {
-        Claim { hash: self.wanted(id).hash, handle: handle.clone(), member }
+        Claim { hash: self.wanted(id).hash, handle: handle.clone(), member, more: more_room(handle.request()) }
     }
 
     /// Whose `id` is. The transaction may be undecided, its gate unsettled.
@@ -188,7 +213,7 @@ impl Table {
             guard.flush();
         }
         let wanted = self.wanted(id);
-        let claim = || Claim { hash: wanted.hash, handle: handle.clone(), member };
+        let claim = || Claim { hash: wanted.hash, handle: handle.clone(), member, more: 0 };
         loop {
             if self.claims.try_insert(claim(), (), guard).is_ok() {
                 return Ok(());
@@ -214,22 +239,37 @@ impl Table {
     /// Notes that a transaction's ids are claimed and its gate open: the turn of this one to be forgotten comes after those before.
     #[inline]
     pub(super) fn note_claimed(&self, claim: Claim) {
+        if claim.more > 0 {
+            self.more.add(i64::from(claim.more));
+        }
         self.order.push(claim);
+    }
+
+    /// How many claims wait for their turn to be forgotten.
+    #[cfg(all(test, not(equipoise_shuttle)))]
+    pub(super) fn noted(&self) -> usize {
+        self.order.len()
     }
 
     /// Whether so many more ids are kept than the bound says that callers must help to forget.
     #[inline]
     pub(super) fn is_overfull(&self) -> bool {
-        self.order.len() > self.capacity.saturating_add(self.capacity / 8)
+        self.order.len() + self.more() > self.capacity.saturating_add(self.capacity / 8)
     }
 
-    /// Forgets the ids noted first, while there are more than `keep`; at most `most`, so that no caller pays for many.
+    fn more(&self) -> usize {
+        usize::try_from(self.more.get().cast_signed()).unwrap_or(0)
+    }
+
+    /// Forgets the ids noted first, while they take the room of more than `keep`; at most `most`, so that no caller pays for many.
     /// One that `may_go` not yet holds up the ones after it.
     pub(super) fn forget(&self, keep: usize, most: usize, may_go: impl Fn(&Claim) -> bool) {
         let Some(mut oldest) = self.forgetting.try_lock() else { return };
         let mut left = most;
         loop {
-            let now = self.claims.len().saturating_sub(keep).min(left).min(FORGOTTEN_AT_ONCE);
+            // Some of those noted may be gone: an id that was used again after its window has another claim.
+            let kept = self.claims.len().max(self.order.len() + oldest.len()) + self.more();
+            let now = kept.saturating_sub(keep).min(left).min(FORGOTTEN_AT_ONCE);
             while oldest.len() < now
                 && let Some(claim) = self.order.pop()
             {
@@ -251,6 +291,11 @@ impl Table {
                 }
                 if let Some(claim) = oldest.pop_front() {
                     self.remove(&claim, guard);
+                    if claim.more > 0 {
+                        self.more.add(-i64::from(claim.more));
+                        // That may do.
+                        break;
+                    }
                 }
             }
         }

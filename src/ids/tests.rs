@@ -198,6 +198,49 @@ fn an_id_is_new_after_its_window() {
     assert_eq!(world.submit(&["x"], 4 + 2 * WINDOW), Ok((103, false)));
 }
 
+/// B5: the id of a large transaction counts for as many as take its room, so it leaves memory sooner, and is honoured.
+#[test]
+fn large_transactions_leave_memory_sooner() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut world = World::new(dir.path());
+    let mut members = Vec::from(request(&["large"]).members());
+    let Member { operation, .. } = members[0].clone();
+    members.extend((0..CAPACITY).map(|_| Member { id: None, operation: operation.clone() }));
+    let large = Request::chain(members).expect("a chain");
+    let Ok(Seen::Unknown(probed)) = world.ids.known(&large, 1) else { panic!("nobody used it") };
+    let handle = world.plan(&large, 1);
+    assert_eq!(world.ids.claim(&handle, probed, 1), Ok(Gate::Open));
+    world.drive(&handle);
+    world.submit(&["small"], 1).expect("decided");
+    world.flush();
+    world.ids.sweep(false).expect("one large one is reason enough");
+    assert_eq!(world.ids.len(), 1, "the small one stays");
+    assert!(matches!(world.ids.known(&large, 2), Ok(Seen::Recorded { .. })));
+    for number in 0..CAPACITY / 4 {
+        world.submit(&[&format!("x{number}")], 1).expect("decided");
+    }
+    world.flush();
+    world.ids.sweep(true).expect("swept");
+    assert_eq!(world.ids.len(), 1 + CAPACITY / 4, "what is gone takes no room");
+}
+
+/// C6: ids that are used again after each window take the place of their older uses, in memory too.
+#[test]
+fn older_uses_of_an_id_do_not_pile_up() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut world = World::new(dir.path());
+    for window in 0..20 {
+        for number in 0..CAPACITY / 4 {
+            let time = 1 + window * (WINDOW + 1);
+            assert!(world.submit(&[&format!("x{number}")], time).expect("decided").1, "new after its window");
+        }
+        world.flush();
+        world.ids.sweep(true).expect("swept");
+    }
+    let kept = world.ids.table.noted();
+    assert!(kept <= CAPACITY / 2, "{kept} uses of {} ids", CAPACITY / 4);
+}
+
 /// B2: an index that cannot be read refuses before anything is claimed; after the claim it closes the gate.
 #[test]
 fn an_unreadable_index_refuses() {

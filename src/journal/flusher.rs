@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::notes::Due;
 use super::{JournalError, NoteError, Notes, Sink};
@@ -30,7 +30,7 @@ struct Working {
 /// What an attempt to flush came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flushed {
-    /// Everything committed at the call is durable, or never will be.
+    /// What was committed at the call is durable, or never will be.
     Done,
     /// As [`Flushed::Done`], and others wait for what was committed since.
     More,
@@ -53,26 +53,9 @@ impl Flusher {
         self.failure.get()
     }
 
-    /// Makes everything committed durable, unless somebody is at it. `durable` sees each batch once it is, and its
-    /// last sequence.
+    /// Makes what was committed at the call durable, unless somebody is at it. `durable` sees the batch once it is, and its last
+    /// sequence. Not more: a caller does not work for others without an end.
     pub(crate) fn try_flush(
-        &self,
-        kernel: &Kernel<Balance>,
-        waiters: &Waiters,
-        notes: &Notes,
-        durable: impl FnMut(&[Handle<Balance>], u64),
-    ) -> Flushed {
-        match self.working.try_lock() {
-            Some(mut working) => {
-                self.flush_locked(&mut working, kernel, waiters, notes, durable);
-                Flushed::Done
-            }
-            None => Flushed::Busy,
-        }
-    }
-
-    /// As [`Flusher::try_flush`], but of what was committed at the call only: a caller does not work for others without an end.
-    pub(crate) fn try_flush_once(
         &self,
         kernel: &Kernel<Balance>,
         waiters: &Waiters,
@@ -90,15 +73,23 @@ impl Flusher {
         }
     }
 
-    /// Makes everything committed durable.
+    /// Makes everything committed durable, also what comes meanwhile as long as somebody waits for it.
     pub(crate) fn flush(
         &self,
         kernel: &Kernel<Balance>,
         waiters: &Waiters,
         notes: &Notes,
-        durable: impl FnMut(&[Handle<Balance>], u64),
+        mut durable: impl FnMut(&[Handle<Balance>], u64),
     ) {
-        self.flush_locked(&mut self.working.lock(), kernel, waiters, notes, durable);
+        loop {
+            let mut working = self.working.lock();
+            let more = self.flush_batch(&mut working, kernel, waiters, notes, &mut durable);
+            // Under load there is always more: whoever wants it to stand still is next.
+            MutexGuard::unlock_fair(working);
+            if !more {
+                return;
+            }
+        }
     }
 
     /// Runs `then` while the durable sequence stands still; not once the sink has failed, since that may hold more by then than anybody was
@@ -106,17 +97,6 @@ impl Flusher {
     pub(crate) fn paused<T>(&self, then: impl FnOnce() -> T) -> Option<T> {
         let _standing = self.working.lock();
         self.failure.get().is_none().then(then)
-    }
-
-    fn flush_locked(
-        &self,
-        working: &mut Working,
-        kernel: &Kernel<Balance>,
-        waiters: &Waiters,
-        notes: &Notes,
-        mut durable: impl FnMut(&[Handle<Balance>], u64),
-    ) {
-        while self.flush_batch(working, kernel, waiters, notes, &mut durable) {}
     }
 
     /// Makes what is committed durable; whether somebody waits for more.
@@ -146,7 +126,7 @@ impl Flusher {
             return false;
         }
         kernel.end_flush(through);
-        let more = waiters.reached(through);
+        waiters.reached(through);
         notes.kept(due);
         durable(&working.batch, through);
         for entries in working.batch.chunks(TRIM_STRIDE) {
@@ -154,7 +134,7 @@ impl Flusher {
             entries.iter().for_each(|entry| kernel.trim_legs(entry, &guard));
         }
         working.batch.clear();
-        more
+        waiters.is_awaited(kernel.now(&pin()))
     }
 
     /// Notes that no entry waits with; whether they are kept.

@@ -10,6 +10,9 @@ use crate::error::Exhausted;
 use crate::kernel::Handle;
 use crate::outcome::Outcome;
 
+/// How many bytes of large entries are kept at most.
+const LARGE: u64 = 256 << 20;
+
 /// Keeps the newest entries in memory, bounded; a process that dies loses them.
 pub(crate) struct Memory {
     capacity: usize,
@@ -20,22 +23,40 @@ struct Ring {
     /// The sequence of the front entry.
     oldest: u64,
     entries: VecDeque<Handle<Balance>>,
+    /// About how many bytes the large ones take.
+    large: u64,
+}
+
+impl Ring {
+    fn push(&mut self, entry: &Handle<Balance>) {
+        self.large += entry.request().weight().unwrap_or(0);
+        self.entries.push_back(entry.clone());
+    }
+
+    /// Takes the oldest entry out if there is more than may stay.
+    fn excess(&mut self, capacity: usize) -> Option<Handle<Balance>> {
+        if self.entries.len() <= capacity && self.large <= LARGE {
+            return None;
+        }
+        let oldest = self.entries.pop_front()?;
+        self.oldest += 1;
+        self.large -= oldest.request().weight().unwrap_or(0);
+        Some(oldest)
+    }
 }
 
 impl Memory {
     /// A history of up to `capacity` entries that begins after sequence `after`.
     pub(crate) fn new(capacity: usize, after: u64) -> Self {
-        Memory { capacity, ring: RwLock::new(Ring { oldest: after + 1, entries: VecDeque::new() }) }
+        Memory { capacity, ring: RwLock::new(Ring { oldest: after + 1, entries: VecDeque::new(), large: 0 }) }
     }
 }
 
 impl Sink for Memory {
     fn append(&self, batch: &[Handle<Balance>], _noted: &[Record]) -> Result<(), JournalError> {
         let mut ring = self.ring.write();
-        ring.entries.extend(batch.iter().cloned());
-        let excess = ring.entries.len().saturating_sub(self.capacity);
-        let dropped: Vec<_> = ring.entries.drain(..excess).collect();
-        ring.oldest += excess as u64;
+        batch.iter().for_each(|entry| ring.push(entry));
+        let dropped: Vec<_> = std::iter::from_fn(|| ring.excess(self.capacity)).collect();
         drop(ring);
         // Outside the lock: the last handle of a transaction frees it.
         drop(dropped);
@@ -76,7 +97,27 @@ impl Sink for Memory {
 
 #[cfg(all(test, not(any(equipoise_loom, equipoise_shuttle))))]
 mod tests {
-    use crate::{AccountId, Ledger, Outcome};
+    use crate::request::MAX_LEGS;
+    use crate::{AccountId, Ledger, Member, Operation, Outcome, Request};
+
+    /// C6: large entries are kept as long as all of them take a bounded room.
+    #[test]
+    fn large_entries_leave_it_sooner() {
+        let ledger = Ledger::builder().history(100_000).build();
+        let account = AccountId::new("a").expect("an id");
+        ledger.create(&account, 0).expect("made");
+        let member = Member { id: None, operation: Operation::update(account, 1) };
+        let large = Request::chain(vec![member; MAX_LEGS]).expect("a chain");
+        let most = super::LARGE / large.weight().expect("it is large");
+        let mut newest = 0;
+        while newest < most + 10 {
+            // Refused while too much of it waits for the flusher.
+            newest = ledger.submit(large.clone()).map_or(newest, |outcome| outcome.sequence());
+        }
+        ledger.wait_durable(newest).expect("open");
+        let oldest = ledger.history(0, 1).expect("kept")[0].sequence();
+        assert_eq!(newest - oldest + 1, most);
+    }
 
     /// C3: what was appended and is not durable yet is not shown.
     #[test]

@@ -109,9 +109,20 @@ impl<T> Slab<T> {
 
     /// Every entry stored before this call, in the order they came.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        (0..self.end()).filter_map(|index| self.get(Index(index)))
+    }
+
+    /// A stretch of at most `length` entries: another one each `turn`, until all had theirs.
+    pub(crate) fn stretch(&self, turn: u64, length: u32) -> impl Iterator<Item = &T> {
+        let end = self.end();
+        let from = (turn % u64::from(end.div_ceil(length).max(1))) as u32 * length;
+        (from..end.min(from.saturating_add(length))).filter_map(|index| self.get(Index(index)))
+    }
+
+    /// The end of the places that are taken.
+    fn end(&self) -> u32 {
         // Acquire: an upper bound; entries still being stored are skipped.
-        let end = self.next.load(Acquire).saturating_add(u64::from(self.loaded.count)).min(u64::from(u32::MAX)) as u32;
-        (0..end).filter_map(|index| self.get(Index(index)))
+        self.next.load(Acquire).saturating_add(u64::from(self.loaded.count)).min(u64::from(u32::MAX)) as u32
     }
 }
 
