@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, mpsc};
 use std::time::{Duration, Instant};
 
-use common::{account, alone, balance, create, decide, named, open, transfer, update, with_accounts};
+use common::{account, alone, balance, chain, create, decide, named, open, transfer, update, with_accounts};
 use equipoise::{Exhausted, Ledger, SubmitError};
 
 /// One test at a time: garbage is counted, and held back, over the whole process.
@@ -150,6 +150,22 @@ fn garbage_is_capped() {
     };
     assert!(!fresh.replayed(), "its id was not used up");
     assert_eq!(balance(&ledger, "a"), accepted + 1);
+}
+
+/// E7: a transaction that is large counts for what it takes.
+#[test]
+fn large_transactions_weigh_what_they_take() {
+    const OPERATIONS: usize = 1_000;
+    let _alone = alone_in_the_process();
+    let ledger = with_accounts(&[("a", 0)]);
+    while_somebody_sleeps_pinned(|| {
+        let before = ledger.stats().garbage_bytes;
+        for _ in 0..100 {
+            decide(&ledger, chain(vec![update("a", 1); OPERATIONS]));
+        }
+        let grown = ledger.stats().garbage_bytes - before;
+        assert!(grown > (100 * OPERATIONS * 24) as u64, "{grown} bytes");
+    });
 }
 
 /// E7: what snapshots keep counts towards the cap, too; once they are closed, writers that keep trying get through.

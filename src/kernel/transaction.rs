@@ -12,7 +12,7 @@ use super::seqlock::{Account, REFUSED, UNDECIDED};
 use super::sync::{
     AtomicBool, AtomicPtr, AtomicU64, Guard, Mutant,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
-    mutant, pin, prefetch, retire,
+    mutant, pin, prefetch, retire_bytes,
 };
 
 /// A transaction's state word before its decision; after it, `sequence << 1 | accepted`.
@@ -86,6 +86,15 @@ pub(crate) struct Plan<S: State> {
     pub(crate) time: u64,
     /// What the journal needs to know of the request.
     pub(crate) request: S::Request,
+}
+
+impl<S: State> Plan<S> {
+    /// What it takes in memory beside itself, in bytes, but for the request.
+    fn spilled_bytes(&self) -> usize {
+        let legs = if self.legs.spilled() { self.legs.len() * size_of::<Leg<S>>() } else { 0 };
+        let spilled = self.legs.iter().filter(|leg| leg.ops.spilled());
+        legs + spilled.map(|leg| size_of_val(leg.ops())).sum::<usize>()
+    }
 }
 
 pub(crate) struct Transaction<S: State> {
@@ -273,7 +282,7 @@ impl<S: State> Transaction<S> {
             return;
         }
         // Safety: I2, no head asks this transaction any more, and the count says that no handle is left.
-        unsafe { retire(guard, transaction.cast_mut()) };
+        unsafe { retire_bytes(guard, transaction.cast_mut(), size_of::<Self>() + this.plan.spilled_bytes()) };
     }
 
     /// What the gate says now.
