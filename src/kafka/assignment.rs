@@ -29,6 +29,8 @@ struct Assigned {
     stage: Stage,
     backoff: Backoff,
     not_before: Instant,
+    /// Why it is not consumed yet, once that is more than that it is new.
+    waiting: Option<String>,
 }
 
 /// How far a partition has got.
@@ -86,15 +88,14 @@ impl Assignment {
     pub(super) fn assign(&mut self, partitions: &[i32], now: Instant) {
         self.joined = true;
         for partition in partitions {
-            self.want(*partition, now);
+            self.want(*partition, now, None);
         }
     }
 
-    fn want(&mut self, partition: i32, not_before: Instant) {
+    fn want(&mut self, partition: i32, not_before: Instant, waiting: Option<String>) {
         self.latest += 1;
-        let assigned =
-            Assigned { generation: self.latest, stage: Stage::Wanted, backoff: Backoff::default(), not_before };
-        self.partitions.insert(partition, assigned);
+        let (generation, stage, backoff) = (self.latest, Stage::Wanted, Backoff::default());
+        self.partitions.insert(partition, Assigned { generation, stage, backoff, not_before, waiting });
     }
 
     /// These are not ours any more.
@@ -103,11 +104,11 @@ impl Assignment {
         self.joined &= !self.partitions.is_empty();
     }
 
-    /// Those whose records flow are ours still, but from the beginning: the log is not what it was. Returns them.
-    pub(super) fn begin_again(&mut self, not_before: Instant) -> Vec<i32> {
+    /// Those whose records flow are ours still, but from the beginning, because of `why`: the log is not what it was. Returns them.
+    pub(super) fn begin_again(&mut self, not_before: Instant, why: &str) -> Vec<i32> {
         let again: Vec<_> = self.consuming().collect();
         for partition in &again {
-            self.want(*partition, not_before);
+            self.want(*partition, not_before, Some(why.to_owned()));
         }
         again
     }
@@ -173,6 +174,10 @@ impl Assignment {
             (Step::Stop(at, why), _) => Stage::Stopped { at: *at, why: why.clone(), looked_at: false },
             (Step::Again(position, _), _) => position.map_or(Stage::Wanted, Stage::TakenOver),
         };
+        assigned.waiting = match (&assigned.stage, &settled.result) {
+            (Stage::Wanted | Stage::TakenOver(_), Step::Again(_, why)) => Some(why.clone()),
+            _ => None,
+        };
         let pause = match assigned.stage {
             Stage::Consuming => return true,
             Stage::Stopped { .. } => LOOK_AGAIN,
@@ -185,7 +190,7 @@ impl Assignment {
     /// Whoever was at these has ended without a word.
     pub(super) fn abandoned(&mut self, partitions: &[(i32, Generation)], now: Instant) {
         for (partition, generation) in partitions {
-            let result = Step::Again(None, String::new());
+            let result = Step::Again(None, "the task that was to take it over has ended without a word".to_owned());
             self.settle(&Settled { partition: *partition, generation: *generation, result }, now);
         }
     }
@@ -219,6 +224,11 @@ impl Assignment {
             Stage::Stopped { why, .. } => Some((*partition, why.as_str())),
             _ => None,
         })
+    }
+
+    /// What keeps one of them from being consumed, unless it is stopped.
+    pub(super) fn waiting(&self) -> Option<&str> {
+        self.partitions.values().find_map(|assigned| assigned.waiting.as_deref())
     }
 
     pub(super) fn any_fenced(&self) -> bool {
@@ -329,7 +339,7 @@ mod tests {
         assignment.settle(&settled(0, generation, Step::Ready { position: position(0), start: 5 }), now);
         assert_eq!(assignment.fence(&[(0, generation + 1)]), [] as [i32; 0]);
         assert_eq!(assignment.fence(&[(0, generation)]), [0]);
-        assignment.begin_again(now);
+        assignment.begin_again(now, "another log");
         assert!(assignment.due(now + Duration::from_secs(60)).is_empty());
         assignment.assign(&[0], now);
         assert_eq!(assignment.due(now).wanted.len(), 1);

@@ -24,7 +24,7 @@ impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         if matches!(level, RDKafkaLogLevel::Debug) && is_another_topic(line, &self.0.settings.topic) {
             tracing::warn!("the topic was deleted and created anew");
-            self.0.begin_again(Instant::now());
+            self.0.begin_again(Instant::now(), "the topic was deleted and created anew");
         }
         self.0.quiet.log(level, facility, line);
     }
@@ -121,17 +121,19 @@ impl Context {
     /// their offsets are known.
     fn assigned(&self, consumer: &BaseConsumer<Self>, partitions: &[i32], cooperative: bool) -> KafkaResult<()> {
         self.connected();
+        self.0.known();
         if !cooperative {
             self.forget_all();
         }
+        let mut assignment = self.0.assignment.lock();
+        assignment.assign(partitions, Instant::now());
         self.0.close(partitions);
-        self.0.assignment.lock().assign(partitions, Instant::now());
+        drop(assignment);
         let nothing = TopicPartitionList::new();
         if cooperative { consumer.incremental_assign(&nothing) } else { consumer.assign(&nothing) }
     }
 
     fn revoked(&self, consumer: &BaseConsumer<Self>, partitions: &[i32], cooperative: bool) -> KafkaResult<()> {
-        self.0.trouble.lock().waiting = None;
         if !cooperative {
             self.forget_all();
             return consumer.unassign();

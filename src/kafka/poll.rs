@@ -194,7 +194,7 @@ impl Poller {
             Err(error) if is_missing(&error) => Vec::new(),
             Err(error) => {
                 self.next_look = Some(now + NOT_TOLD);
-                self.shared.trouble.lock().waiting = Some(format!("the partitions are not known: {error}"));
+                self.shared.trouble.lock().unknown = Some(format!("the partitions are not known: {error}"));
                 return;
             }
         };
@@ -206,7 +206,9 @@ impl Poller {
         if partitions.is_empty() {
             self.next_look = Some(now + NOT_TOLD);
             let topic = &self.shared.settings.topic;
-            self.shared.trouble.lock().waiting = Some(format!("there is no topic {topic}"));
+            self.shared.trouble.lock().unknown = Some(format!("there is no topic {topic}"));
+        } else {
+            self.shared.known();
         }
     }
 
@@ -248,6 +250,7 @@ impl Poller {
                 Step::Ready { position, start } if consumed => {
                     let announce = position.next.map_or(latest, |next| next != *start);
                     self.shared.lanes.open(settled.generation, *position, *start, announce);
+                    self.shared.known();
                     tracing::info!(partition = settled.partition, epoch = position.epoch, from = start, "consuming");
                 }
                 Step::Stop(_, why) if before.as_ref() == Some(why) => {}
@@ -262,7 +265,6 @@ impl Poller {
         {
             tracing::warn!(repeated, "partitions wait to be consumed: {why}");
         }
-        self.shared.trouble.lock().waiting = waiting;
     }
 
     /// Has librdkafka fetch exactly the partitions that can be consumed.
@@ -378,6 +380,12 @@ fn is_missing(error: &KafkaError) -> bool {
     [UnknownPartition, UnknownTopic, UnknownTopicId, UnknownTopicOrPartition].map(Some).contains(&code)
 }
 
+/// Whether librdkafka goes on behind records that it could not read: a wrong checksum, a codec or a format that it does not know.
+fn is_unreadable(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{BadCompression, BadMessage, NotImplemented};
+    [BadCompression, BadMessage, NotImplemented].map(Some).contains(&error.rdkafka_error_code())
+}
+
 /// What an error of a poll means for the partitions; that it came is noted already.
 fn complain(shared: &Shared, error: &KafkaError) {
     let now = Instant::now();
@@ -388,16 +396,23 @@ fn complain(shared: &Shared, error: &KafkaError) {
         }
         _ if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PollExceeded) => {
             // What is assigned now may be somebody else's; the group says so before or after this.
-            let all = shared.assignment.lock().doubt_all();
-            shared.close(&all);
+            let mut assignment = shared.assignment.lock();
+            shared.close(&assignment.doubt_all());
         }
         _ if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) => {
-            shared.begin_again(now + AFTER_LOSS)
+            shared.begin_again(now + AFTER_LOSS, "the log does not have the next offset any more");
+        }
+        _ if is_unreadable(error) => {
+            shared.begin_again(now + AFTER_LOSS, &format!("records cannot be read: {error}"));
         }
         _ if is_missing(error) => {
-            shared.begin_again(now + AFTER_LOSS);
-            shared.trouble.lock().waiting = Some(format!("the topic is not to be had: {error}"));
+            let why = format!("the topic is not to be had: {error}");
+            shared.begin_again(now + AFTER_LOSS, &why);
+            shared.trouble.lock().unknown = Some(why);
         }
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests;

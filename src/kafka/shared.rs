@@ -39,7 +39,8 @@ pub(super) struct Shared {
 #[derive(Debug, Default)]
 pub(super) struct Trouble {
     pub(super) unavailable: Option<String>,
-    pub(super) waiting: Option<String>,
+    /// Why it is not known which partitions there are.
+    pub(super) unknown: Option<String>,
     pub(super) disconnected: Option<String>,
     pub(super) last_error: Option<String>,
     pub(super) failed: Option<String>,
@@ -71,7 +72,7 @@ impl Shared {
             consuming: assignment.consuming().collect(),
             stopped: assignment.stopped().map(|(partition, why)| (partition, why.to_owned())).collect(),
             unavailable: trouble.unavailable.clone(),
-            waiting: trouble.waiting.clone(),
+            waiting: trouble.unknown.clone().or_else(|| assignment.waiting().map(str::to_owned)),
             disconnected: trouble.disconnected.clone(),
             last_error: trouble.last_error.clone(),
             failed: trouble.failed.clone(),
@@ -115,19 +116,26 @@ impl Shared {
         self.trouble.lock().last_error = Some(error);
     }
 
+    /// It is known which partitions there are, or that will be told.
+    pub(super) fn known(&self) {
+        self.trouble.lock().unknown = None;
+    }
+
     /// The log is not what it was: offsets that were good may not fit it any more, and are looked at again.
-    pub(super) fn begin_again(&self, not_before: Instant) {
-        let again = self.assignment.lock().begin_again(not_before);
-        self.close(&again);
+    pub(super) fn begin_again(&self, not_before: Instant, why: &str) {
+        let mut assignment = self.assignment.lock();
+        self.close(&assignment.begin_again(not_before, why));
     }
 
     /// These partitions are not consumed here any more.
     pub(super) fn give_up(&self, partitions: &[i32]) {
-        self.assignment.lock().revoke(partitions);
+        let mut assignment = self.assignment.lock();
+        assignment.revoke(partitions);
         self.close(partitions);
     }
 
-    /// What waits for these partitions is forgotten; what is in flight for them no longer counts.
+    /// What waits for these partitions is forgotten; what is in flight for them no longer counts. Whoever changed the assignment
+    /// still holds its lock, or this would close the lanes of the next one.
     pub(super) fn close(&self, partitions: &[i32]) {
         self.lanes.close(partitions);
         let mut to_commit = self.to_commit.lock();
@@ -140,11 +148,47 @@ impl Shared {
     /// The store says that these are somebody else's. What was believed of them is dropped, and nothing is taken over again
     /// until the group assigns it.
     pub(super) fn fenced(&self, partitions: &[(i32, Generation)]) {
-        let believed = self.assignment.lock().fence(partitions);
+        let mut assignment = self.assignment.lock();
+        let believed = assignment.fence(partitions);
         if !believed.is_empty() {
             self.metrics.fenced.inc_by(believed.len() as u64);
             tracing::warn!(partitions = ?believed, "another member has taken over these partitions");
             self.close(&believed);
         }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::inventory::{Applied, Position, Run, StoreError, StoredDeadLetter};
+
+    /// Nobody asks it anything.
+    struct NoStore;
+
+    #[tonic::async_trait]
+    impl Store for NoStore {
+        async fn take_over(&self, _: &str, _: &[i32]) -> Result<Vec<Position>, StoreError> {
+            unimplemented!()
+        }
+
+        async fn apply(&self, _: &str, _: &[Run]) -> Result<Applied, StoreError> {
+            unimplemented!()
+        }
+
+        async fn dead_letters(&self, _: usize) -> Result<Vec<StoredDeadLetter>, StoreError> {
+            unimplemented!()
+        }
+
+        async fn published(&self, _: &[i64]) -> Result<(), StoreError> {
+            unimplemented!()
+        }
+    }
+
+    /// What a consumer without a broker and without a store has.
+    pub(in crate::kafka) fn shared() -> Arc<Shared> {
+        let variables = [("KAFKA_BROKERS".to_owned(), "nowhere:1".to_owned())];
+        let settings = Settings::from_variables(variables.into_iter()).expect("good settings");
+        Arc::new(Shared::new(settings, Arc::new(NoStore), Arc::new(super::super::decode), Metrics::default()))
     }
 }

@@ -165,3 +165,34 @@ fn a_second_run_goes_on_where_the_first_ends() {
     lanes.applied(&announced);
     assert_eq!(lanes.take().runs[0].from, Some(0));
 }
+
+/// D5: between being fenced and being closed a partition cannot be assigned anew, or the lane of its new assignment would be closed.
+#[test]
+fn a_fenced_partition_is_closed_before_it_is_assigned_again() {
+    use super::super::assignment::{Settled, Step};
+    use super::super::shared::tests::shared;
+    use std::time::{Duration, Instant};
+
+    let shared = shared();
+    let now = Instant::now();
+    shared.assignment.lock().assign(&[0], now);
+    let (partition, generation) = shared.assignment.lock().due(now).wanted[0];
+    let position = Position { partition, epoch: 1, next: Some(5), fingerprint: UNKNOWN };
+    let result = Step::Ready { position, start: 5 };
+    assert!(shared.assignment.lock().settle(&Settled { partition, generation, result }, now));
+    shared.lanes.open(generation, position, 5, false);
+    let lanes = shared.lanes.state.lock();
+    std::thread::scope(|scope| {
+        scope.spawn(|| shared.fenced(&[(partition, generation)]));
+        let until = Instant::now() + Duration::from_millis(300);
+        while Instant::now() < until {
+            let seen = shared.assignment.try_lock_for(Duration::from_millis(10)).is_some_and(|it| it.any_fenced());
+            if seen {
+                drop(lanes);
+                panic!("fenced, and its lane is open");
+            }
+        }
+        drop(lanes);
+    });
+    assert!(shared.assignment.lock().any_fenced() && !shared.lanes.wants(partition, 5));
+}

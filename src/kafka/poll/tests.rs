@@ -1,0 +1,111 @@
+use rdkafka::types::RDKafkaRespErr;
+
+use super::*;
+use crate::inventory::Position;
+use crate::kafka::shared::tests::shared;
+
+struct Bench {
+    shared: Arc<Shared>,
+    poller: Poller,
+    _runtime: tokio::runtime::Runtime,
+    _stop: watch::Sender<bool>,
+}
+
+/// A poll thread's insides, without the thread and without a broker.
+fn bench() -> Bench {
+    let shared = shared();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let consumer = shared.settings.for_consumer().create_with_context(Context(Arc::clone(&shared)));
+    let (stop, stopped) = watch::channel(false);
+    let poller = Poller::new(Arc::clone(&shared), consumer.expect("a consumer"), runtime.handle().clone(), stopped);
+    Bench { shared, poller, _runtime: runtime, _stop: stop }
+}
+
+impl Bench {
+    /// Assigns them, and takes what is to be done for them as begun.
+    fn begin(&self, partitions: &[i32]) -> Vec<(i32, Generation)> {
+        let mut assignment = self.shared.assignment.lock();
+        assignment.assign(partitions, Instant::now());
+        assignment.due(Instant::now()).wanted
+    }
+
+    fn settled(&self, (partition, generation): (i32, Generation), result: Step) {
+        self.poller.settled(&[Settled { partition, generation, result }], Instant::now());
+    }
+
+    fn waiting(&self) -> Option<String> {
+        self.shared.status().waiting
+    }
+}
+
+fn ready(partition: i32) -> Step {
+    Step::Ready { position: Position { partition, epoch: 1, next: Some(5), fingerprint: UNKNOWN }, start: 5 }
+}
+
+fn again(why: &str) -> Step {
+    Step::Again(None, why.to_owned())
+}
+
+/// D9: one look that failed is forgotten with the next one, also where that finds nothing new.
+#[test]
+fn a_look_that_failed_passes() {
+    let mut bench = bench();
+    let begun = bench.begin(&[0]);
+    bench.settled(begun[0], ready(0));
+    let timed_out = KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut);
+    bench.poller.looked(Err(timed_out), Instant::now());
+    assert!(bench.waiting().is_some_and(|why| why.contains("not known")), "{:?}", bench.waiting());
+    bench.poller.looked(Ok(vec![0]), Instant::now());
+    assert_eq!(bench.waiting(), None);
+}
+
+/// D9: the service is not ready while one partition waits, whatever became of another meanwhile.
+#[test]
+fn what_one_partition_waits_for_is_not_forgotten_for_another() {
+    let bench = bench();
+    let begun = bench.begin(&[0, 1]);
+    bench.settled(begun[0], again("no leader"));
+    bench.settled(begun[1], ready(1));
+    assert_eq!(bench.waiting().as_deref(), Some("no leader"));
+    let due = bench.shared.assignment.lock().due(Instant::now() + Duration::from_secs(60)).wanted;
+    bench.settled(due[0], ready(0));
+    assert_eq!(bench.waiting(), None);
+}
+
+/// D9: without partitions of its own, a member hears that there is no topic, and then that there is one by what the group gives it.
+#[test]
+fn a_topic_that_is_missing_is_waited_for_until_the_group_gives_something() {
+    let bench = bench();
+    bench.begin(&[]);
+    complain(&bench.shared, &KafkaError::MessageConsumption(RDKafkaErrorCode::UnknownTopicOrPartition));
+    let rebalance = |event| {
+        let mut list = TopicPartitionList::new();
+        rdkafka::consumer::ConsumerContext::rebalance(
+            &Context(Arc::clone(&bench.shared)),
+            &bench.poller.consumer,
+            event,
+            &mut list,
+        );
+    };
+    assert!(bench.waiting().is_some());
+    rebalance(RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS);
+    assert!(bench.waiting().is_some(), "there still is none");
+    rebalance(RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS);
+    assert_eq!(bench.waiting(), None);
+}
+
+/// D6: records that cannot be read are not passed over: what comes after them is not taken.
+#[test]
+fn unreadable_records_are_not_passed_over() {
+    use RDKafkaErrorCode::{BadCompression, BadMessage, NotImplemented};
+    for code in [BadMessage, BadCompression, NotImplemented] {
+        let bench = bench();
+        let begun = bench.begin(&[0]);
+        bench.settled(begun[0], ready(0));
+        assert!(bench.shared.lanes.wants(0, 7));
+        complain(&bench.shared, &KafkaError::MessageConsumption(code));
+        assert!(!bench.shared.lanes.wants(0, 7), "{code:?}");
+        assert!(bench.waiting().is_some(), "{code:?}");
+        assert!(bench.shared.assignment.lock().due(Instant::now()).is_empty(), "after a pause");
+    }
+}
