@@ -43,7 +43,10 @@ mod with_kafka {
             let variables = || config.kafka.iter().map(|(name, value)| (name.clone(), value.expose().to_owned()));
             let asked = config.kafka.contains_key(super::BROKERS);
             let settings = asked.then(|| Settings::from_variables(variables())).transpose();
-            let settings = settings.map_err(|error| Failure::Usage(error.to_string()))?;
+            let mut settings = settings.map_err(|error| Failure::Usage(error.to_string()))?;
+            if let Some(settings) = &mut settings {
+                settings.id_window = config.id_window;
+            }
             Ok(Consuming { settings, consumer: Arc::default() })
         }
 

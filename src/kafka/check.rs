@@ -1,7 +1,7 @@
 //! Compares stored offsets with the log: whether the records after them are still there, and whether it is the same topic.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult};
@@ -45,7 +45,10 @@ pub(super) fn check(settings: &Settings, positions: &[Position]) -> Vec<(i32, St
         };
         match extent {
             Ok(extent) if is_comparable(*position, extent) => to_compare.push((*position, extent)),
-            Ok(extent) => steps.push((position.partition, placed(settings, *position, extent))),
+            Ok(extent) => {
+                let young = || look.young(position.partition, settings.id_window);
+                steps.push((position.partition, placed(settings, *position, extent, young)));
+            }
             Err(error) => {
                 steps.push((position.partition, again(*position, &error)));
                 unanswered = (begun.elapsed() > ANSWER).then_some(error);
@@ -54,9 +57,12 @@ pub(super) fn check(settings: &Settings, positions: &[Position]) -> Vec<(i32, St
     }
     let found = look.fingerprints(&to_compare, PATIENCE.saturating_sub(begun.elapsed()).max(ANSWER));
     for (position, extent) in to_compare {
+        let young = || look.young(position.partition, settings.id_window);
         let step = match found.get(&position.partition) {
-            Some(Found::Record(print)) if *print != position.fingerprint => another_topic(settings, position, extent),
-            Some(_) => placed(settings, position, extent),
+            Some(Found::Record(print)) if *print != position.fingerprint => {
+                another_topic(settings, position, extent, young)
+            }
+            Some(_) => placed(settings, position, extent, young),
             None => Step::Again(Some(position), "the log did not show the record before the offset in time".to_owned()),
         };
         steps.push((position.partition, step));
@@ -79,8 +85,13 @@ fn is_comparable(position: Position, extent: Extent) -> bool {
     position.fingerprint != UNKNOWN && position.next.is_some_and(in_log)
 }
 
-/// Where a partition goes on, going by what the log has.
-fn placed(settings: &Settings, position: Position, extent: Extent) -> Step {
+/// Where a partition goes on, going by what the log has. `young` finds the first record that may be consumed a second time.
+fn placed(
+    settings: &Settings,
+    position: Position,
+    extent: Extent,
+    young: impl FnOnce() -> KafkaResult<Option<i64>>,
+) -> Step {
     let Extent { first, end } = extent;
     let ready = |start| Step::Ready { position, start };
     match position.next {
@@ -98,27 +109,40 @@ fn placed(settings: &Settings, position: Position, extent: Extent) -> Step {
             );
             mismatch(settings.on_lost_records, position, first, what)
         }
-        Some(next) if next > end => another_topic(settings, position, extent),
+        Some(next) if next > end => another_topic(settings, position, extent, young),
         Some(next) => ready(next),
     }
 }
 
-fn another_topic(settings: &Settings, position: Position, extent: Extent) -> Step {
+/// Another topic, or the same one without its end: nothing tells them apart. Of the same one everything was applied, and is only
+/// known to have been while its ids are remembered.
+fn another_topic(
+    settings: &Settings,
+    position: Position,
+    Extent { first, end }: Extent,
+    young: impl FnOnce() -> KafkaResult<Option<i64>>,
+) -> Step {
     let next = position.next.unwrap_or_default();
     let what = format!(
         "the topic is another one, or lost its end: the record before offset {next} is not the one that was consumed, and \
-         the log ends at {} (KAFKA_ON_ANOTHER_TOPIC=earliest consumes it from its beginning)",
-        extent.end
+         the log ends at {end} (KAFKA_ON_ANOTHER_TOPIC=earliest consumes it from the first record that is younger than the window of ids)"
     );
-    mismatch(settings.on_another_topic, position, extent.first, what)
+    let young = match settings.on_another_topic {
+        OnMismatch::Stop => return Step::Stop(position, what),
+        OnMismatch::Earliest => young(),
+    };
+    match young {
+        Ok(young) => mismatch(OnMismatch::Earliest, position, young.unwrap_or(end).clamp(first, end), what),
+        Err(error) => again(position, &error),
+    }
 }
 
-fn mismatch(choice: OnMismatch, position: Position, first: i64, what: String) -> Step {
+fn mismatch(choice: OnMismatch, position: Position, from: i64, what: String) -> Step {
     match choice {
         OnMismatch::Stop => Step::Stop(position, what),
         OnMismatch::Earliest => {
-            tracing::warn!(partition = position.partition, from = first, "going on with the oldest record: {what}");
-            Step::Ready { position, start: first }
+            tracing::warn!(partition = position.partition, from, "going on with the oldest record that may be: {what}");
+            Step::Ready { position, start: from }
         }
     }
 }
@@ -156,6 +180,20 @@ impl<'a> Look<'a> {
         let (first, end) =
             self.consumer.fetch_watermarks(self.topic, partition, patience.max(Duration::from_millis(1)))?;
         Ok(Extent { first, end })
+    }
+
+    /// The first record of which the id is remembered if it was consumed before; None when there is none. An eighth of the window is
+    /// left for clocks that differ, and for the time that it takes.
+    fn young(&self, partition: i32, window: Duration) -> KafkaResult<Option<i64>> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = now.saturating_sub(window - window / 8).as_millis();
+        let mut list = TopicPartitionList::new();
+        let since = Offset::Offset(i64::try_from(since).unwrap_or(i64::MAX));
+        list.add_partition_offset(self.topic, partition, since)?;
+        let found = self.consumer.offsets_for_times(list, ANSWER)?;
+        let Some(found) = found.find_partition(self.topic, partition) else { return Ok(None) };
+        found.error()?;
+        Ok(found.offset().to_raw().filter(|offset| *offset >= 0))
     }
 
     /// What is before the offset of each, as far as the log says so in time.
@@ -208,6 +246,10 @@ mod tests {
 
     const LOG: Extent = Extent { first: 10, end: 20 };
 
+    fn placed(settings: &Settings, position: Position, extent: Extent) -> Step {
+        super::placed(settings, position, extent, || Ok(Some(3)))
+    }
+
     /// D6: records that are gone are not passed over in silence.
     #[test]
     fn an_offset_before_the_log_stops_the_partition() {
@@ -223,6 +265,22 @@ mod tests {
         assert!(matches!(&step, Step::Stop(_, why) if why.contains("another one")), "{step:?}");
         let go_on = settings(&[("KAFKA_ON_ANOTHER_TOPIC", "earliest")]);
         assert_eq!(placed(&go_on, at(Some(21)), LOG), Step::Ready { position: at(Some(21)), start: 10 });
+    }
+
+    /// D6: where ids may be forgotten already nothing is consumed a second time.
+    #[test]
+    fn going_back_ends_where_ids_are_forgotten() {
+        let go_on = settings(&[("KAFKA_ON_ANOTHER_TOPIC", "earliest")]);
+        for (young, start) in [(Some(3), 10), (Some(15), 15), (None, 20)] {
+            let ready = Step::Ready { position: at(Some(21)), start };
+            assert_eq!(super::placed(&go_on, at(Some(21)), LOG, || Ok(young)), ready);
+            assert_eq!(
+                super::another_topic(&go_on, at(Some(15)), LOG, || Ok(young)),
+                Step::Ready { position: at(Some(15)), start }
+            );
+        }
+        let step = super::placed(&go_on, at(Some(21)), LOG, || Err(KafkaError::Canceled));
+        assert!(matches!(step, Step::Again(Some(_), _)), "{step:?}");
     }
 
     #[test]

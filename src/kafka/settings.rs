@@ -31,6 +31,8 @@ pub struct Settings {
     pub on_lost_records: OnMismatch,
     /// What to do when the topic is not the one that the stored offset is from.
     pub on_another_topic: OnMismatch,
+    /// For how long the store remembers ids, 24 hours where nobody says otherwise: no record that is older is consumed a second time.
+    pub id_window: Duration,
     /// What librdkafka is told, by its own names.
     properties: BTreeMap<String, String>,
 }
@@ -120,7 +122,7 @@ impl Settings {
     /// | `KAFKA_GROUP_ID` | the consumer group | `equipoise` |
     /// | `KAFKA_AUTO_OFFSET_RESET` | where a partition begins that was never consumed: `earliest`, `latest`, or `none` to stop it | `earliest` |
     /// | `KAFKA_ON_LOST_RECORDS` | `stop` a partition whose next records retention took, or go on with the `earliest` | `stop` |
-    /// | `KAFKA_ON_ANOTHER_TOPIC` | `stop` where another topic has the name, or consume it from the `earliest` | `stop` |
+    /// | `KAFKA_ON_ANOTHER_TOPIC` | `stop` where another topic has the name or the log lost its end, or consume it from the `earliest` record whose id is remembered in any case | `stop` |
     ///
     /// What has no meaning of its own is a property of librdkafka in capitals, with `_` for `.`: `KAFKA_SESSION_TIMEOUT_MS` is
     /// `session.timeout.ms`; `KAFKA_SECURITY_PROTOCOL`, `KAFKA_SASL_MECHANISM`, `KAFKA_GROUP_INSTANCE_ID` and
@@ -142,6 +144,7 @@ impl Settings {
             never_consumed: NeverConsumed::default(),
             on_lost_records: OnMismatch::default(),
             on_another_topic: OnMismatch::default(),
+            id_window: Duration::from_secs(24 * 60 * 60),
             properties: properties::DEFAULTS.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
         };
         for (variable, value) in &variables {
@@ -261,6 +264,7 @@ impl fmt::Debug for Settings {
             .field("never_consumed", &self.never_consumed)
             .field("on_lost_records", &self.on_lost_records)
             .field("on_another_topic", &self.on_another_topic)
+            .field("id_window", &self.id_window)
             .field("properties", &self.properties.iter().map(shown).collect::<Vec<_>>())
             .finish()
     }

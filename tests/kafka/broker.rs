@@ -130,6 +130,14 @@ impl Writer {
         self.record(topic, partition, Some(id.as_bytes()), Some(format!("event {id}").as_bytes()), OwnedHeaders::new());
     }
 
+    /// An event of one unit, written `age` ago.
+    pub fn event_of_age(&self, topic: &str, partition: i32, id: &str, age: Duration) {
+        let written = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() - age;
+        let value = format!("event {id}");
+        let record = BaseRecord::<[u8], [u8]>::to(topic).partition(partition).payload(value.as_bytes());
+        self.0.send(record.timestamp(written.as_millis() as i64)).map_err(|(error, _)| error).unwrap();
+    }
+
     pub fn record(&self, topic: &str, partition: i32, key: Option<&[u8]>, value: Option<&[u8]>, headers: OwnedHeaders) {
         let mut record = BaseRecord::<[u8], [u8]>::to(topic).partition(partition).headers(headers);
         if let Some(key) = key {

@@ -1,10 +1,11 @@
 //! Offsets that do not fit the log.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use equipoise::kafka::Settings;
 
-use crate::broker::Topic;
+use crate::broker::{Topic, Writer};
 use crate::service::{Service, settings};
 use crate::store::Memory;
 
@@ -100,6 +101,27 @@ async fn a_longer_topic_of_the_same_name_stops_the_partition() {
     service.until_events(70).await;
     assert_eq!(store.next(0), Some(50));
     service.consumer.stop().await;
+}
+
+/// D6: a log that lost its end cannot be told from another topic. Going back in it never comes to a record whose id may be
+/// forgotten: it would be applied a second time.
+#[tokio::test(flavor = "multi_thread")]
+async fn going_back_stays_within_the_window_of_ids() {
+    let topic = Topic::new("truncated", 1).await;
+    let writer = Writer::new(&[]);
+    let hour = Duration::from_secs(3_600);
+    for n in 0..10 {
+        writer.event_of_age(&topic.name, 0, &format!("old-{n}"), 25 * hour);
+    }
+    writer.flush();
+    topic.write_events("young", 0..5, 1);
+    let store = Arc::new(Memory::default());
+    store.set(0, 1_000, 9);
+    is_stopped(settings(&topic, &[]), &store, "lost its end").await;
+    let service = Service::start(settings(&topic, &[("KAFKA_ON_ANOTHER_TOPIC", "earliest")]), &store);
+    service.until("the young ones", |_| store.next(0) == Some(15)).await;
+    assert_eq!(store.offsets(0), (10..15).collect::<Vec<_>>());
+    service.stop().await;
 }
 
 /// A topic that is deleted and created anew while it is consumed.
