@@ -11,6 +11,9 @@ pub(super) enum Owner {
 /// How often librdkafka looks at the topics, in milliseconds.
 pub(super) const METADATA_INTERVAL: &str = "topic.metadata.refresh.interval.ms";
 
+/// How often librdkafka tells of itself, in milliseconds.
+pub(super) const STATISTICS_INTERVAL: &str = "statistics.interval.ms";
+
 /// What librdkafka says of its insides.
 pub(super) const DEBUG: &str = "debug";
 
@@ -20,7 +23,7 @@ pub(super) const DEFAULTS: [(&str, &str); 7] = [
     // New partitions are looked for this often.
     (METADATA_INTERVAL, "30000"),
     ("reconnect.backoff.max.ms", "1000"),
-    ("statistics.interval.ms", "5000"),
+    (STATISTICS_INTERVAL, "5000"),
     // A pause throws away what was fetched ahead, so not too much of it; and it is memory.
     ("queued.min.messages", "20000"),
     ("queued.max.messages.kbytes", "16384"),
@@ -47,6 +50,7 @@ pub(super) fn owner(property: &str) -> Owner {
         "enable.partition.eof" => "an end of a partition is no event",
         "bootstrap.servers" | "metadata.broker.list" => "the brokers are in KAFKA_BROKERS",
         "enable.idempotence" | "acks" | "request.required.acks" | "enable.gapless.guarantee" => IDEMPOTENT,
+        "delivery.report.only.error" => IDEMPOTENT,
         "max.in.flight" | "max.in.flight.requests.per.connection" | "retries" | "message.send.max.retries" => {
             IDEMPOTENT
         }

@@ -182,6 +182,11 @@ impl Settings {
 
     /// A topic read and written by the same service would be a loop.
     fn check_topics(&self) -> Result<(), SettingsError> {
+        for (variable, name) in [("KAFKA_TOPIC", &self.topic), ("KAFKA_DEAD_LETTER_TOPIC", &self.dead_letter_topic)] {
+            if !is_topic(name) {
+                return Err(impossible(variable, name, "1 to 249 of the characters a-z, A-Z, 0-9, ., _ and -"));
+            }
+        }
         if self.topic != self.dead_letter_topic {
             return Ok(());
         }
@@ -227,7 +232,10 @@ impl Settings {
         let mut config = self.plain_consumer();
         // Two clients with one instance id would fence each other.
         config.remove("group.instance.id");
-        config.set("enable.partition.eof", "true").set("statistics.interval.ms", "0").set("fetch.wait.max.ms", "50");
+        config
+            .set("enable.partition.eof", "true")
+            .set(properties::STATISTICS_INTERVAL, "0")
+            .set("fetch.wait.max.ms", "50");
         config
     }
 
@@ -291,11 +299,24 @@ fn impossible(variable: &str, value: &str, possible: &'static str) -> SettingsEr
     SettingsError::Value { variable: variable.to_owned(), value: value.to_owned(), possible }
 }
 
+/// What Kafka takes for a topic's name. librdkafka would subscribe to some others as patterns.
+fn is_topic(name: &str) -> bool {
+    let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    (1..=249).contains(&name.len()) && name.bytes().all(is_legal) && name != "." && name != ".."
+}
+
 /// Asks librdkafka itself, which knows its properties best.
 fn check_property(variable: &str, property: &str, value: &str) -> Result<(), SettingsError> {
     let mut config = ClientConfig::new();
     config.set(property, value);
-    let Err(error) = config.create_native_config() else { return Ok(()) };
+    let error = match config.create_native_config() {
+        // That a broker answers again is only told by them.
+        Ok(taken) if property == properties::STATISTICS_INTERVAL && taken.get(property).is_ok_and(|it| it == "0") => {
+            return Err(impossible(variable, value, "1 or more: the service is ready by what they tell"));
+        }
+        Ok(_) => return Ok(()),
+        Err(error) => error,
+    };
     let why = match error {
         KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, why, _, _) => why,
         _ if properties::is_secret(property) => "it does not take this value, which is not shown here".to_owned(),
@@ -366,7 +387,13 @@ mod tests {
 
     #[test]
     fn what_the_design_owns_is_refused_with_a_reason() {
-        for variable in ["KAFKA_ENABLE_AUTO_COMMIT", "KAFKA_ENABLE_AUTO_OFFSET_STORE", "KAFKA_ENABLE_PARTITION_EOF"] {
+        let variables = [
+            "KAFKA_ENABLE_AUTO_COMMIT",
+            "KAFKA_ENABLE_AUTO_OFFSET_STORE",
+            "KAFKA_ENABLE_PARTITION_EOF",
+            "KAFKA_DELIVERY_REPORT_ONLY_ERROR",
+        ];
+        for variable in variables {
             let error = settings(&[("KAFKA_BROKERS", "a:1"), (variable, "true")]).expect_err("owned");
             assert!(matches!(&error, SettingsError::Owned { variable: named, .. } if named == variable), "{error}");
         }
@@ -397,6 +424,35 @@ mod tests {
             ("KAFKA_PORT_9092_TCP_ADDR", "10.0.0.1"),
         ];
         settings(&variables).expect("they mean nothing here");
+    }
+
+    /// D9: readiness lives on them.
+    #[test]
+    fn statistics_cannot_be_turned_off() {
+        let with = |value| settings(&[("KAFKA_BROKERS", "a:1"), ("KAFKA_STATISTICS_INTERVAL_MS", value)]);
+        let error = with("0").expect_err("never");
+        assert!(error.to_string().starts_with("KAFKA_STATISTICS_INTERVAL_MS is \"0\""), "{error}");
+        assert!(with("00").is_err());
+        assert_eq!(with("250").expect("often").for_consumer().get("statistics.interval.ms"), Some("250"));
+    }
+
+    /// librdkafka takes some other names for patterns, and waits in silence for topics that fit.
+    #[test]
+    fn a_topic_has_a_name_that_kafka_knows() {
+        let long = "t".repeat(250);
+        for variable in ["KAFKA_TOPIC", "KAFKA_DEAD_LETTER_TOPIC"] {
+            for name in ["^inv.*", "a b", "a/b", "käse", ".", "..", &long] {
+                let error = settings(&[("KAFKA_BROKERS", "a:1"), (variable, name)]).expect_err(name);
+                assert!(error.to_string().starts_with(variable), "{error}");
+            }
+            for name in ["t", "a.B_c-9", &long[1..]] {
+                let more = ("KAFKA_DEAD_LETTER_TOPIC", "other");
+                settings(&[("KAFKA_BROKERS", "a:1"), more, (variable, name)]).expect(name);
+            }
+        }
+        // What is made of a good name may be too long for one.
+        let error = settings(&[("KAFKA_BROKERS", "a:1"), ("KAFKA_TOPIC", &long[1..])]).expect_err("too long");
+        assert!(error.to_string().starts_with("KAFKA_DEAD_LETTER_TOPIC"), "{error}");
     }
 
     #[test]
