@@ -126,7 +126,9 @@ impl<D: Database> Committer<D> {
                     self.ahead.gather(&mut self.queue, self.bounds);
                 }
                 Some(Job::TakeOver { topic, partitions, answer }) => {
-                    give(answer, self.take_over(&topic, &partitions).await);
+                    if let Some(result) = self.take_over(&topic, &partitions, &answer).await {
+                        give(answer, result);
+                    }
                 }
                 Some(Job::DeadLetters { limit, answer }) => give(answer, self.dead_letters(limit).await),
                 Some(Job::Published { numbers, answer }) => give(answer, self.published(&numbers).await),
@@ -135,15 +137,22 @@ impl<D: Database> Committer<D> {
         }
     }
 
-    async fn take_over(&mut self, topic: &str, partitions: &[i32]) -> Result<Vec<Position>, Fault> {
+    /// None, and nothing is done any more, where nobody waits for it: the partitions may rightly be another instance's by now.
+    async fn take_over(
+        &mut self,
+        topic: &str,
+        partitions: &[i32],
+        answer: &Answer<Vec<Position>>,
+    ) -> Option<Result<Vec<Position>, Fault>> {
         let mut faults = 0;
-        loop {
+        while !answer.is_closed() {
             match self.database.take_over(topic, partitions).await {
                 // If the first one was heard after all, the epoch is raised twice: nobody minds.
                 Err(fault) if self.is_over(&fault, &mut faults).await => {}
-                result => return result,
+                result => return Some(result),
             }
         }
+        None
     }
 
     async fn dead_letters(&mut self, limit: usize) -> Result<Vec<StoredDeadLetter>, Fault> {

@@ -5,8 +5,17 @@ mod executor;
 mod server;
 mod world;
 
-use server::Bug;
-use world::{Plan, Seen, run};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+
+use super::committer::{Bounds, Committer};
+use super::work::Job;
+use executor::{Executor, Random};
+use server::{Bug, Server, Session};
+use world::{Plan, Seen, TOPIC, run};
 
 /// How many seeds a test tries; `EQUIPOISE_MODEL_SEEDS` says otherwise.
 fn seeds(usual: u64) -> u64 {
@@ -50,6 +59,28 @@ fn trouble_changes_nothing() {
 fn a_batch_on_a_failed_one_is_in_vain() {
     let seen = all(seeds(400), 60, Bug::NeverDoubts);
     assert!(seen.lost_commits > 0 && seen.applied.redecided > 0, "{seen:?}");
+}
+
+/// D5: a take-over that nobody waits for any more takes nothing from whoever owns the partition by now.
+#[test]
+fn a_take_over_that_nobody_waits_for_is_left_out() {
+    let server: Arc<Mutex<Server>> = Arc::default();
+    let random = Random::new(0);
+    let session = || Session::new(server.clone(), random.clone(), Bug::None, 0);
+    let (queue, jobs) = mpsc::channel(2);
+    let bounds = Bounds { batch: 1, ahead: 1, accounts: 4, ids: 10, id_age: Duration::MAX };
+    let mut executor = Executor::default();
+    executor.spawn(0, Committer::new(session(), session(), jobs, bounds).run());
+    let (answer, answered) = oneshot::channel();
+    drop(answered);
+    let abandoned = Job::TakeOver { topic: TOPIC.to_owned(), partitions: vec![0], answer };
+    for job in [abandoned, Job::End] {
+        assert!(queue.try_send(job).is_ok());
+    }
+    while !executor.is_idle() {
+        executor.step(&random);
+    }
+    assert!(server.lock().offsets.is_empty());
 }
 
 /// The test is worth something: it minds every rule that is broken.
