@@ -226,6 +226,14 @@ impl Assignment {
         })
     }
 
+    /// Which are ours in the store and not fetched, and the next offset that the store does not have.
+    pub(super) fn held_up(&self) -> impl Iterator<Item = (i32, Option<i64>)> {
+        self.partitions.iter().filter_map(|(partition, assigned)| match &assigned.stage {
+            Stage::TakenOver(at) | Stage::Stopped { at, .. } => Some((*partition, at.next)),
+            Stage::Wanted | Stage::Busy | Stage::Consuming | Stage::Fenced => None,
+        })
+    }
+
     /// What keeps one of them from being consumed, unless it is stopped.
     pub(super) fn waiting(&self) -> Option<&str> {
         self.partitions.values().find_map(|assigned| assigned.waiting.as_deref())

@@ -22,9 +22,9 @@ const ANSWER: Duration = Duration::from_secs(5);
 
 /// The offsets that a partition of the log has: from the first up to, but not including, the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Extent {
-    first: i64,
-    end: i64,
+pub(super) struct Extent {
+    pub(super) first: i64,
+    pub(super) end: i64,
 }
 
 /// Where each of these partitions can go on. Blocks for at most some [`PATIENCE`].
@@ -73,6 +73,17 @@ pub(super) fn check(settings: &Settings, positions: &[Position]) -> Vec<(i32, St
 /// The partitions that the topic has. Blocks for at most [`ANSWER`].
 pub(super) fn partitions(settings: &Settings) -> KafkaResult<Vec<i32>> {
     Look::at(settings)?.partitions()
+}
+
+/// What the log has of these partitions, as far as it says so. Blocks for at most some [`PATIENCE`].
+pub(super) fn extents(settings: &Settings, partitions: &[i32]) -> Vec<(i32, Extent)> {
+    let begun = Instant::now();
+    let Ok(look) = Look::at(settings) else { return Vec::new() };
+    let extent = |partition: &i32| {
+        let patience = PATIENCE.checked_sub(begun.elapsed())?.min(ANSWER);
+        Some((*partition, look.extent(*partition, patience).ok()?))
+    };
+    partitions.iter().filter_map(extent).collect()
 }
 
 fn again(position: Position, error: &KafkaError) -> Step {

@@ -53,7 +53,8 @@ impl ClientContext for Context {
             self.connected();
         }
         let Some(topic) = statistics.topics.get(&self.0.settings.topic) else { return };
-        for (partition, progress) in self.0.lanes.progress() {
+        // What is known of a log's end comes with what is fetched of it.
+        for (partition, progress) in self.0.lanes.progress().into_iter().filter(|(_, it)| !it.paused) {
             let Some(log) = topic.partitions.get(&partition) else { continue };
             let end = if log.ls_offset >= 0 { log.ls_offset } else { log.hi_offset };
             if end < 0 {

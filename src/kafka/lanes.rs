@@ -61,6 +61,8 @@ struct Lane {
     epoch: i64,
     /// What the store holds once everything in flight is there.
     from: Option<i64>,
+    /// The next offset that the store does not have.
+    next: i64,
     /// The least offset that can come next.
     expected: i64,
     records: VecDeque<Waiting>,
@@ -107,6 +109,8 @@ pub(super) struct Progress {
     pub(super) next: i64,
     /// Nothing waits, nothing is in flight.
     pub(super) idle: bool,
+    /// Nothing is fetched.
+    pub(super) paused: bool,
 }
 
 impl Lanes {
@@ -122,6 +126,7 @@ impl Lanes {
             generation,
             epoch: position.epoch,
             from: position.next,
+            next: start,
             expected: start,
             records: VecDeque::new(),
             bytes: 0,
@@ -215,9 +220,7 @@ impl Lanes {
         let state = self.state.lock();
         let progress = |lane: &Lane| {
             let idle = lane.records.is_empty() && lane.in_flight == 0;
-            // Nothing was ever applied: all that is there counts from where the partition began.
-            let first = lane.records.front().map_or(lane.expected, |waiting| waiting.record.offset);
-            Progress { next: lane.from.unwrap_or(first), idle }
+            Progress { next: lane.next, idle, paused: lane.paused }
         };
         state.lanes.iter().map(|(partition, lane)| (*partition, progress(lane))).collect()
     }
@@ -251,6 +254,7 @@ impl Lanes {
                 && lane.generation == *generation
             {
                 lane.in_flight = lane.in_flight.saturating_sub(1);
+                lane.next = run.next;
                 lane.is_announced = false;
                 more |= !lane.records.is_empty();
             }

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use crate::inventory::{Content, Record};
 
 use super::assignment::{Generation, Settled, Step, Work};
-use super::check;
+use super::check::{self, Extent};
 use super::context::Context;
 use super::doubt::Doubt;
 use super::fingerprint::{UNKNOWN, fingerprint};
@@ -49,6 +49,7 @@ const NOT_TOLD: Duration = Duration::from_secs(2);
 pub(super) enum Told {
     Settled(Vec<Settled>),
     Partitions(KafkaResult<Vec<i32>>),
+    Extents(Vec<(i32, Extent)>),
 }
 
 /// What is done for some partitions, and which.
@@ -72,6 +73,9 @@ pub(super) struct Poller {
     last_commit: Instant,
     /// When the topic's partitions are to be looked at, without a group to say so.
     next_look: Option<Instant>,
+    /// Who asks how far the log is, where librdkafka does not know, and when it is to be asked again.
+    asking: Option<JoinHandle<()>>,
+    next_ask: Instant,
 }
 
 impl Poller {
@@ -96,6 +100,8 @@ impl Poller {
             last_round: now,
             last_commit: now,
             next_look,
+            asking: None,
+            next_ask: now,
         }
     }
 
@@ -127,10 +133,12 @@ impl Poller {
             match told {
                 Told::Settled(settled) => self.settled(&settled, now),
                 Told::Partitions(partitions) => self.looked(partitions, now),
+                Told::Extents(extents) => self.shared.behind(&extents),
             }
         }
         self.rejoin_in_doubt(now);
         self.look(now);
+        self.ask(now);
         self.begin_work(now);
         self.attach();
         self.resume();
@@ -185,6 +193,21 @@ impl Poller {
                 // The poll thread has ended when nobody listens.
                 drop(outbox.send(Told::Partitions(check::partitions(&shared.settings))));
             });
+        }
+    }
+
+    /// Asks from time to time how far the logs are of which nothing is fetched.
+    fn ask(&mut self, now: Instant) {
+        if self.next_ask > now || self.asking.as_ref().is_some_and(|asking| !asking.is_finished()) {
+            return;
+        }
+        self.next_ask = now + self.shared.settings.statistics_interval();
+        let partitions: Vec<_> = self.shared.held_up().into_keys().collect();
+        if !partitions.is_empty() {
+            let (shared, outbox) = (Arc::clone(&self.shared), self.outbox.clone());
+            self.asking = Some(self.runtime.spawn_blocking(move || {
+                drop(outbox.send(Told::Extents(check::extents(&shared.settings, &partitions))));
+            }));
         }
     }
 
@@ -405,7 +428,7 @@ fn complain(shared: &Shared, error: &KafkaError) {
         _ if is_unreadable(error) => {
             shared.begin_again(now + AFTER_LOSS, &format!("records cannot be read: {error}"));
         }
-        _ if is_missing(error) => {
+        _ if is_missing(error) || error.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
             let why = format!("the topic is not to be had: {error}");
             shared.begin_again(now + AFTER_LOSS, &why);
             shared.trouble.lock().unknown = Some(why);

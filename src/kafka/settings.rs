@@ -204,6 +204,12 @@ impl Settings {
         self
     }
 
+    /// How often the log is asked how far it is, where librdkafka does not know.
+    pub(super) fn statistics_interval(&self) -> Duration {
+        let milliseconds = self.properties.get(properties::STATISTICS_INTERVAL).and_then(|text| text.parse().ok());
+        milliseconds.map_or(Duration::from_secs(5), Duration::from_millis).max(Duration::from_millis(500))
+    }
+
     /// How often new partitions are looked for.
     pub(super) fn metadata_interval(&self) -> Duration {
         let milliseconds = self.properties.get(properties::METADATA_INTERVAL).and_then(|text| text.parse().ok());

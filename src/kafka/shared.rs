@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use crate::inventory::Store;
 
 use super::assignment::{Assignment, Generation};
+use super::check::Extent;
 use super::lanes::Lanes;
 use super::metrics::{Metrics, Partition};
 use super::quiet::Quiet;
@@ -119,6 +120,25 @@ impl Shared {
     /// It is known which partitions there are, or that will be told.
     pub(super) fn known(&self) {
         self.trouble.lock().unknown = None;
+    }
+
+    /// The partitions of which nothing is fetched, so that librdkafka does not know how far their logs are, and the next offset that the
+    /// store does not have.
+    pub(super) fn held_up(&self) -> BTreeMap<i32, Option<i64>> {
+        let assignment = self.assignment.lock();
+        let paused = self.lanes.progress().into_iter().filter(|(_, it)| it.paused);
+        assignment.held_up().chain(paused.map(|(partition, it)| (partition, Some(it.next)))).collect()
+    }
+
+    /// How far the logs of some partitions are.
+    pub(super) fn behind(&self, extents: &[(i32, Extent)]) {
+        let held_up = self.held_up();
+        for (partition, Extent { first, end }) in extents {
+            if let Some(next) = held_up.get(partition) {
+                let lag = end.saturating_sub(next.unwrap_or(*first)).max(0);
+                self.metrics.lag.get_or_create(&Partition { partition: *partition }).set(lag);
+            }
+        }
     }
 
     /// The log is not what it was: offsets that were good may not fit it any more, and are looked at again.

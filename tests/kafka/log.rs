@@ -44,6 +44,20 @@ async fn lost_records_stop_a_partition() {
     service.stop().await;
 }
 
+/// D9: how far behind a stopped partition is stays known, and grows with the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_partition_has_a_lag() {
+    let (topic, store) = consumed("stopped-lag", 10).await;
+    topic.write_events("new", 0..20, 1);
+    topic.delete_before(0, 15).await;
+    let service = Service::start(settings(&topic, &[]), &store);
+    service.until("a stop", |it| !it.status().stopped.is_empty()).await;
+    service.until("the lag", |it| it.lag(0) == 20).await;
+    topic.write_events("more", 0..7, 1);
+    service.until("more of it", |it| it.lag(0) == 27).await;
+    service.stop().await;
+}
+
 /// D6: a stopped partition goes on by itself when somebody has corrected its offset in the store, and not before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_partition_goes_on_from_a_corrected_offset() {

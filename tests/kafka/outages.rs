@@ -31,7 +31,7 @@ async fn an_unavailable_store_is_asked_again() {
     service.stop().await;
 }
 
-/// D6: while the store is away for longer than the longest poll interval, the member stays one.
+/// D6, D9: while the store is away for longer than the longest poll interval, the member stays one, and its lag grows with the log.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_outage_of_the_store_costs_no_membership() {
     let topic = Topic::new("outage", 1).await;
@@ -43,9 +43,12 @@ async fn a_long_outage_of_the_store_costs_no_membership() {
     tokio::time::sleep(Duration::from_secs(9)).await;
     assert_eq!((store.records(), service.metrics.rebalances.get()), (0, 1));
     assert!(service.metrics.consumed.get() < 20_000, "what waits is bounded");
+    topic.write_events("n", 30_000..31_000, 1);
+    service.until("the lag", |it| it.lag(0) == 31_000).await;
     store.order(|orders| orders.unavailable = 0);
-    service.until_events(30_000).await;
-    assert_eq!((store.records(), service.metrics.rebalances.get()), (30_000, 1));
+    service.until_events(31_000).await;
+    assert_eq!((store.records(), service.metrics.rebalances.get()), (31_000, 1));
+    service.until("none", |it| it.lag(0) == 0).await;
     service.stop().await;
 }
 

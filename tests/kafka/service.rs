@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use equipoise::inventory::{Content, DeadLetter, Event};
-use equipoise::kafka::{Consumer, Decode, Metrics, Settings, Status};
+use equipoise::kafka::{Consumer, Decode, Metrics, Partition, Settings, Status};
 use equipoise::{AccountId, TransactionId};
 use tokio::runtime::Handle;
 
@@ -83,6 +83,10 @@ impl Service {
 
     pub fn status(&self) -> Status {
         self.consumer.status()
+    }
+
+    pub fn lag(&self, partition: i32) -> i64 {
+        self.metrics.lag.get_or_create(&Partition { partition }).get()
     }
 
     pub fn consuming(&self) -> Vec<i32> {

@@ -94,6 +94,19 @@ fn a_topic_that_is_missing_is_waited_for_until_the_group_gives_something() {
     assert_eq!(bench.waiting(), None);
 }
 
+/// D9: a topic that may not be read any more is no quiet one.
+#[test]
+fn a_topic_that_may_not_be_read_is_waited_for() {
+    let bench = bench();
+    let begun = bench.begin(&[0]);
+    bench.settled(begun[0], ready(0));
+    complain(&bench.shared, &KafkaError::MessageConsumption(RDKafkaErrorCode::TopicAuthorizationFailed));
+    assert!(bench.waiting().is_some_and(|why| why.contains("uthorization")), "{:?}", bench.waiting());
+    let due = bench.shared.assignment.lock().due(Instant::now() + Duration::from_secs(60)).wanted;
+    bench.settled(due[0], ready(0));
+    assert_eq!(bench.waiting(), None);
+}
+
 /// D6: records that cannot be read are not passed over: what comes after them is not taken.
 #[test]
 fn unreadable_records_are_not_passed_over() {
