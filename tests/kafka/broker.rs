@@ -7,7 +7,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicRe
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::message::{Message as _, OwnedHeaders, OwnedMessage};
+use rdkafka::message::{Headers as _, Message as _, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer as _, ThreadedProducer};
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -186,6 +186,12 @@ pub fn read(topic: &str, count: usize) -> Vec<OwnedMessage> {
     }
     consumer.unassign().unwrap();
     messages
+}
+
+/// The first header of this name, as text.
+pub fn header(message: &OwnedMessage, name: &str) -> Option<String> {
+    let header = message.headers()?.iter().find(|header| header.key == name)?;
+    Some(String::from_utf8_lossy(header.value?).into_owned())
 }
 
 /// Sets Kafka's own offset of a group.

@@ -11,5 +11,6 @@ mod log;
 mod membership;
 mod odd_records;
 mod outages;
+mod redrive;
 mod service;
 mod store;

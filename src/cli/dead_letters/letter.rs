@@ -20,6 +20,9 @@ const OFFSET: &str = "equipoise-offset";
 const TIMESTAMP: &str = "equipoise-timestamp";
 const CUT: &str = "equipoise-cut";
 
+/// The header of a record that was sent again: which letter it was.
+const REDRIVEN: &str = "equipoise-redriven";
+
 /// Where a letter is in the topic of the dead letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
@@ -80,6 +83,24 @@ impl Letter {
             cut: text(CUT).is_some(),
             record,
         }
+    }
+
+    /// Which letter it is, whatever becomes of either topic: where its record came from, and when that was written.
+    pub(super) fn identity(&self) -> String {
+        format!("{}@{}", ListedRecord::from(self).origin(), self.timestamp.unwrap_or(-1))
+    }
+
+    /// Which letter was sent again, and came back as this one.
+    pub(super) fn former(&self) -> Option<String> {
+        let (_, identity) = self.record.headers.iter().rfind(|(name, _)| name == REDRIVEN)?;
+        identity.as_deref().map(|identity| String::from_utf8_lossy(identity).into_owned())
+    }
+
+    /// The headers that its record has when it is sent again as the letter `identity`.
+    pub(super) fn headers_again<'a>(&'a self, identity: &'a str) -> Vec<(&'a str, Option<&'a [u8]>)> {
+        let theirs = self.record.headers.iter().filter(|(name, _)| name != REDRIVEN);
+        let theirs = theirs.map(|(name, value)| (name.as_str(), value.as_deref()));
+        theirs.chain([(REDRIVEN, Some(identity.as_bytes()))]).collect()
     }
 
     /// Whether its reason contains `reason`.
@@ -253,6 +274,25 @@ mod tests {
         assert_eq!(json["key"]["text"], "k");
         assert_eq!(json["value"]["base64"], "/w==");
         assert_eq!(json["offset"], 77);
+    }
+
+    /// D6: what came back is known by the letter that was sent.
+    #[test]
+    fn a_letter_that_comes_back_names_the_one_that_was_sent() {
+        let envelope = [(REASON, "r"), (TOPIC, "t"), (PARTITION, "2"), (OFFSET, "77"), (TIMESTAMP, "5")];
+        let first = Letter::new(record(&[&[("x", "y")], &envelope[..]].concat()));
+        assert_eq!((first.identity().as_str(), first.former()), ("t/2:77@5", None));
+        let sent: Vec<_> = [("x", "y"), (REDRIVEN, "t/2:77@5")].into();
+        let identity = first.identity();
+        let texts = |headers: Vec<(&str, Option<&[u8]>)>| {
+            let text = |value: Option<&[u8]>| String::from_utf8_lossy(value.unwrap_or_default()).into_owned();
+            headers.into_iter().map(|(name, value)| (name.to_owned(), text(value))).collect::<Vec<_>>()
+        };
+        let owned: Vec<_> = sent.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        assert_eq!(texts(first.headers_again(&identity)), owned);
+        let second = Letter::new(record(&[&sent[..], &envelope].concat()));
+        assert_eq!(second.former(), Some(identity));
+        assert_eq!(second.headers_again("other").len(), 2, "one says so, the newest");
     }
 
     #[test]

@@ -19,7 +19,8 @@ use letter::{Letter, ListedRecord, Place, WholeRecord};
 ///
 /// They lie in a topic of their own, as they came, with headers that say where from and why. Nothing here needs a consumer
 /// group or changes that topic: a letter that was sent again stays until the topic's retention takes it. Sending one again
-/// is safe, since an event has its effect once; one that is still no event becomes a dead letter again.
+/// is safe, since an event has its effect once; one that is still no event becomes a dead letter again, whose header
+/// equipoise-redriven says which one it was.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
@@ -56,12 +57,12 @@ enum Action {
         #[command(flatten)]
         kafka: Kafka,
     },
-    /// Send letters to the topics that they came from, with the key, value and headers that they had
+    /// Send letters to the topics that they came from, with the key, value and headers that they had, and one that says so
     Redrive {
         /// Which ones, as list prints them
         #[arg(value_name = "PARTITION:OFFSET", required_unless_present = "all", conflicts_with = "all")]
         places: Vec<Place>,
-        /// All of them
+        /// All of them, but for those that were sent before and came back as newer ones
         #[arg(long)]
         all: bool,
         /// Of all, only letters whose reason contains this text
@@ -144,7 +145,17 @@ fn redrive(
             })?;
             letters.iter().try_for_each(|letter| redrive.send(letter))?;
         }
-        None => read(kafka, None, |letter| if letter.matches(reason) { redrive.send(&letter) } else { Ok(()) })?,
+        None => {
+            let mut came_back = BTreeSet::new();
+            read(kafka, None, |letter| {
+                came_back.extend(letter.former());
+                Ok(())
+            })?;
+            read(kafka, None, |letter| match letter.matches(reason) && !came_back.contains(&letter.identity()) {
+                true => redrive.send(&letter),
+                false => Ok(()),
+            })?;
+        }
     }
     redrive.finish()
 }
@@ -176,10 +187,8 @@ impl Redrive {
                 Entry::Occupied(known) => known.into_mut(),
                 Entry::Vacant(new) => new.insert(Producer::connect(&self.settings, topic, None)?),
             };
-            let record = &letter.record;
-            let headers: Vec<_> =
-                record.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
-            producer.send(record.key.as_deref(), record.value.as_deref(), &headers)?;
+            let (record, identity) = (&letter.record, letter.identity());
+            producer.send(record.key.as_deref(), record.value.as_deref(), &letter.headers_again(&identity))?;
         }
         Ok(self.output.record(&ListedRecord::from(letter))?)
     }
