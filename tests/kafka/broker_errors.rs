@@ -79,7 +79,7 @@ async fn errors_of_brokers_lose_nothing() {
             write(&brokers, &topic.name, written..written + SLICE);
         }
         written += SLICE;
-        // The mock cluster's group waits for each member that was told to forget its name until that one's session ends.
+        // A group that errors broke up again and again comes together slowly.
         service.within(3 * PATIENCE, &format!("{request:?}"), |it| it.store.records() >= written).await;
         service.until("the letters", |it| it.store.unpublished() == 0).await;
         cluster.clear_request_errors(request);
