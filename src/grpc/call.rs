@@ -12,21 +12,31 @@ use tonic::codegen::{BoxFuture, http::Response};
 use tonic::{Code, Status};
 
 use super::audit::{self, Subject};
-use super::deadline;
+use super::deadline::{self, Limits};
 use super::status::Failure;
 
 /// How long the text of a status that is not ours may be in a header.
 const MAX_FOREIGN: usize = 200;
+const LEFT: &str = "the caller left before the answer";
 
 /// A call until its answer begins. A unary answer is whole by then; a stream goes on under [`super::pull`].
 pub(super) struct Call {
-    operation: &'static str,
+    method: Method,
     state: State,
     /// What the client allowed.
     deadline: Option<Instant>,
     /// What the service allows, from the first time that the call has to wait.
     cap: Duration,
     sleep: Option<Pin<Box<Sleep>>>,
+}
+
+/// What is called.
+#[derive(Clone, Copy)]
+pub(super) struct Method {
+    /// Its name in the log.
+    pub(super) name: &'static str,
+    /// Whether the answer is a stream, which may last.
+    pub(super) streams: bool,
 }
 
 enum State {
@@ -38,29 +48,27 @@ enum State {
 
 impl Call {
     pub(super) fn new(
-        operation: &'static str,
+        method: Method,
         answer: BoxFuture<Response<Body>, Infallible>,
         timeout: Option<Duration>,
         cap: Duration,
     ) -> Self {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        Call { operation, state: State::New(answer), deadline, cap, sleep: None }
+        Call { method, state: State::New(answer), deadline, cap, sleep: None }
     }
 
-    pub(super) fn refused(operation: &'static str, failure: Failure) -> Self {
-        Call { operation, state: State::Refused(failure), deadline: None, cap: Duration::ZERO, sleep: None }
+    pub(super) fn refused(method: Method, failure: Failure) -> Self {
+        Call { method, state: State::Refused(failure), deadline: None, cap: Duration::ZERO, sleep: None }
     }
 
     fn end(&mut self, failure: &Failure) -> Poll<Result<Response<Body>, Infallible>> {
         self.state = State::Ended;
-        Poll::Ready(Ok(audit::refused(self.operation, Subject::default(), failure).into_http()))
+        Poll::Ready(Ok(audit::refused(self.method.name, Subject::default(), failure).into_http()))
     }
 
     fn answered(&mut self, response: Response<Body>) -> Poll<Result<Response<Body>, Infallible>> {
         self.state = State::Ended;
-        if let Some(deadline) = self.deadline {
-            deadline::ends_at(deadline);
-        }
+        deadline::answered(Limits { deadline: self.deadline, longest: (!self.method.streams).then_some(self.cap) });
         if response.headers().contains_key("grpc-status") {
             return Poll::Ready(Ok(self.failed(response)));
         }
@@ -70,7 +78,7 @@ impl Call {
     /// Statuses of ours are logged already; those of the layers below are logged here, and told as ours would be.
     fn failed(&self, response: Response<Body>) -> Response<Body> {
         let Some(status) = response.extensions().get::<Status>() else {
-            audit::failed(self.operation, Subject::default(), Code::Unimplemented, "no such method");
+            audit::failed(self.method.name, Subject::default(), Code::Unimplemented, "no such method");
             return response;
         };
         if !status.details().is_empty() {
@@ -80,14 +88,19 @@ impl Call {
         match status.code() {
             // The contract's codes are fewer than tonic's.
             Code::OutOfRange => {
-                audit::refused(self.operation, Subject::default(), &Failure::TooLong { text }).into_http()
+                audit::refused(self.method.name, Subject::default(), &Failure::TooLong { text }).into_http()
             }
             Code::Internal => {
                 let failure = Failure::Field { field: "message", reason: "MESSAGE_MALFORMED", text };
-                audit::refused(self.operation, Subject::default(), &failure).into_http()
+                audit::refused(self.method.name, Subject::default(), &failure).into_http()
+            }
+            // From [`super::upload`].
+            Code::Unknown => {
+                audit::failed(self.method.name, Subject::default(), Code::Cancelled, LEFT);
+                response
             }
             code => {
-                audit::failed(self.operation, Subject::default(), code, &text);
+                audit::failed(self.method.name, Subject::default(), code, &text);
                 response
             }
         }
@@ -126,8 +139,7 @@ impl Future for Call {
 impl Drop for Call {
     fn drop(&mut self) {
         if let State::Waiting(_) = self.state {
-            let details = "the caller left before the answer";
-            audit::failed(self.operation, Subject::default(), Code::Cancelled, details);
+            audit::failed(self.method.name, Subject::default(), Code::Cancelled, LEFT);
         }
     }
 }

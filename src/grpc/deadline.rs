@@ -34,17 +34,34 @@ pub(super) fn parse(value: &[u8]) -> Result<Duration, Malformed> {
 }
 
 thread_local! {
-    /// The deadline of the call whose answer began during the poll under way on this thread.
-    static ANSWERED: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// What limits the call whose answer began during the poll under way on this thread.
+    static ANSWERED: Cell<Limits> = const { Cell::new(Limits { deadline: None, longest: None }) };
 }
 
-/// Says, within a [`Tasks`] task, that the rest of it (sending the answer) must end soon after `deadline`.
-pub(super) fn ends_at(deadline: Instant) {
-    ANSWERED.set(Some(deadline));
+/// When an answer that its client does not take is cut off: soon after the earlier of both.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Limits {
+    /// What the client allowed.
+    pub(super) deadline: Option<Instant>,
+    /// What the service allows, from the moment at which the client had not taken all of it at once.
+    pub(super) longest: Option<Duration>,
+}
+
+impl Limits {
+    fn end(self) -> Option<Instant> {
+        let longest = self.longest.and_then(|longest| Instant::now().checked_add(longest));
+        let end = self.deadline.into_iter().chain(longest).min()?;
+        end.checked_add(OVERTIME)
+    }
+}
+
+/// Says, within a [`Tasks`] task, that the rest of it (sending the answer) is limited.
+pub(super) fn answered(limits: Limits) {
+    ANSWERED.set(limits);
 }
 
 /// Spawns one task a call, as hyper asks. HTTP/2 flow control lets a client that does not read hold such a task for
-/// ever, and nothing inside is polled then; so the task itself ends after the call's deadline, which resets the stream.
+/// ever, and nothing inside is polled then; so the task itself ends after the answer's limits, which resets the stream.
 #[derive(Clone)]
 pub(super) struct Tasks;
 
@@ -58,11 +75,11 @@ async fn bounded(task: impl Future<Output = ()>) {
     let mut task = pin!(task);
     let mut end: Option<Pin<Box<Sleep>>> = None;
     poll_fn(|context| {
-        ANSWERED.set(None);
+        ANSWERED.set(Limits::default());
         if task.as_mut().poll(context).is_ready() {
             return Poll::Ready(());
         }
-        if let Some(at) = ANSWERED.take().and_then(|deadline| deadline.checked_add(OVERTIME)) {
+        if let Some(at) = ANSWERED.take().end() {
             end = Some(Box::pin(sleep_until(at)));
         }
         end.as_mut().map_or(Poll::Pending, |end| end.as_mut().poll(context))
@@ -91,7 +108,7 @@ mod tests {
         let (held, mut dropped) = tokio::sync::mpsc::channel::<()>(1);
         let began = Instant::now();
         let stuck = async move {
-            ends_at(began);
+            answered(Limits { deadline: Some(began), longest: None });
             std::future::pending::<()>().await;
             drop(held);
         };

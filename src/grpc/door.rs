@@ -10,12 +10,13 @@ use tonic::codegen::Service as _;
 use tonic::codegen::http::{Request, Response};
 use tonic::service::Routes;
 
-use super::call::Call;
+use super::call::{Call, Method};
 use super::deadline;
 use super::opening::Recovery;
 use super::server_side::account_service_server::AccountServiceServer;
 use super::service::Accounts;
 use super::status::Failure;
+use super::upload::Upload;
 
 const PREFIX: &str = "/equipoise.v1.AccountService/";
 
@@ -38,41 +39,43 @@ impl hyper::service::Service<Request<Incoming>> for Door {
     fn call(&self, request: Request<Incoming>) -> Call {
         let path = request.uri().path();
         let ours = path.starts_with(PREFIX);
-        let operation = operation(path);
+        let method = method(path);
         let timeout = match request.headers().get("grpc-timeout").map(|value| deadline::parse(value.as_bytes())) {
             None => None,
             Some(Ok(timeout)) => Some(timeout),
             Some(Err(deadline::Malformed)) => {
                 let text = "grpc-timeout must be 1 to 8 digits and one of H, M, S, m, u, n".to_owned();
                 let failure = Failure::Field { field: "grpc-timeout", reason: "TIMEOUT_MALFORMED", text };
-                return Call::refused(operation, failure);
+                return Call::refused(method, failure);
             }
         };
         let answer = match self.accounts.get() {
-            _ if !ours => Box::pin(self.others.clone().call(request.map(Body::new))),
-            Some(accounts) => accounts.clone().call(request),
-            None => return Call::refused(operation, self.recovery.progress().into()),
+            _ if !ours => Box::pin(self.others.clone().call(request.map(|body| Body::new(Upload(body))))),
+            Some(accounts) => accounts.clone().call(request.map(Upload)),
+            None => return Call::refused(method, self.recovery.progress().into()),
         };
-        Call::new(operation, answer, timeout, self.cap)
+        Call::new(method, answer, timeout, self.cap)
     }
 }
 
-/// The call's name in the log; what a caller made up stays out of it.
-fn operation(path: &str) -> &'static str {
-    match path.strip_prefix(PREFIX) {
-        Some("GetBalance") => "GetBalance",
-        Some("UpdateBalance") => "UpdateBalance",
-        Some("TransferFunds") => "TransferFunds",
-        Some("CreateAccount") => "CreateAccount",
-        Some("ExecuteBatch") => "ExecuteBatch",
-        Some("ExecuteStream") => "ExecuteStream",
-        Some("SnapshotBalances") => "SnapshotBalances",
-        Some("ListAccounts") => "ListAccounts",
-        Some("GetTransaction") => "GetTransaction",
-        Some("WatchTransactions") => "WatchTransactions",
-        Some(_) => "unknown method",
-        None if path.starts_with("/grpc.health.v1.Health/") => "health",
-        None if path.starts_with("/grpc.reflection.") => "reflection",
-        None => "unknown service",
-    }
+/// What is called, named without what a caller made up.
+fn method(path: &str) -> Method {
+    let (name, streams) = match path.strip_prefix(PREFIX) {
+        Some("GetBalance") => ("GetBalance", false),
+        Some("UpdateBalance") => ("UpdateBalance", false),
+        Some("TransferFunds") => ("TransferFunds", false),
+        Some("CreateAccount") => ("CreateAccount", false),
+        Some("ExecuteBatch") => ("ExecuteBatch", false),
+        Some("ExecuteStream") => ("ExecuteStream", true),
+        Some("SnapshotBalances") => ("SnapshotBalances", true),
+        Some("ListAccounts") => ("ListAccounts", false),
+        Some("GetTransaction") => ("GetTransaction", false),
+        Some("WatchTransactions") => ("WatchTransactions", true),
+        Some(_) => ("unknown method", false),
+        None if path == "/grpc.health.v1.Health/Watch" => ("health", true),
+        None if path.starts_with("/grpc.health.v1.Health/") => ("health", false),
+        None if path.starts_with("/grpc.reflection.") => ("reflection", true),
+        None => ("unknown service", false),
+    };
+    Method { name, streams }
 }

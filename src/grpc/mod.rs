@@ -33,6 +33,7 @@ mod server;
 mod service;
 mod status;
 mod stream;
+mod upload;
 mod walk;
 mod watch;
 

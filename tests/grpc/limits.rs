@@ -1,9 +1,13 @@
 //! What a client may not do, and what it may: message sizes, deadlines, connections, cancelling.
 
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use equipoise::grpc::Options;
-use equipoise::grpc::proto::{GetBalanceRequest, WatchTransactionsRequest};
+use equipoise::grpc::proto::{
+    GetBalanceRequest, UpdateBalanceRequest, UpdateBalanceResponse, WatchTransactionsRequest,
+};
+use hyper::body::Body as _;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
@@ -11,6 +15,7 @@ use tonic::codegen::http::Request;
 use tonic::{Code, Status};
 
 use crate::harness::*;
+use crate::log::{about, log};
 
 /// GetBalance of account `a`, framed.
 const GET_A: &str = "\0\0\0\0\x03\x0a\x01a";
@@ -30,6 +35,7 @@ async fn raw(service: &Service, path: &str, timeout: Option<&str>, body: &str) -
 }
 
 const GET_BALANCE: &str = "/equipoise.v1.AccountService/GetBalance";
+const UPDATE_BALANCE: &str = "/equipoise.v1.AccountService/UpdateBalance";
 
 /// A03: odd deadlines are honoured or refused as malformed; the longest does not expire at once.
 #[tokio::test]
@@ -78,6 +84,59 @@ async fn a_half_sent_request_is_ended() {
     let status = grpc.client_streaming(tonic::Request::new(stream), path, codec).await.map(drop).unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded);
     refused(balance(&client, "a").await, Code::NotFound, "Account a not found");
+}
+
+/// A03: a message that was cancelled before its request ended starts nothing, and is logged as a caller who left.
+#[tokio::test]
+async fn a_cancelled_request_is_not_started() {
+    let log = log();
+    let service = Service::start().await;
+    let client = service.client().await;
+    create(&client, "cancelled", 0).await.unwrap();
+    let before = about(&log, "CANCELLED").len();
+    let mut grpc = tonic::client::Grpc::new(service.channel().await);
+    for call in 0..20 {
+        grpc.ready().await.unwrap();
+        let (request, requests) = tokio::sync::mpsc::channel(1);
+        let message =
+            UpdateBalanceRequest { account_id: "cancelled".into(), delta: 1, transaction_id: call.to_string() };
+        request.send(message).await.unwrap();
+        let path = tonic::codegen::http::uri::PathAndQuery::from_static(UPDATE_BALANCE);
+        let codec = tonic_prost::ProstCodec::<_, UpdateBalanceResponse>::default();
+        let stream = tokio_stream::wrappers::ReceiverStream::new(requests);
+        let call = grpc.client_streaming(tonic::Request::new(stream), path, codec);
+        tokio::time::timeout(Duration::from_millis(20), call).await.expect_err("the request has not ended");
+    }
+    let logged = async {
+        while about(&log, "CANCELLED").len() < before + 20 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), logged).await.expect("20 lines");
+    assert_eq!(balance(&client, "cancelled").await.unwrap().version, 1);
+}
+
+/// E4: an answer that its client does not take is cut off, whether or not the client named a deadline.
+#[tokio::test]
+async fn an_answer_that_is_not_taken_is_cut_off() {
+    let service = Service::with(Options { request_timeout: Duration::from_millis(300), ..Options::default() }).await;
+    service.ledger.create(&"a".parse().unwrap(), 1).unwrap();
+    service.settle().await;
+    for path in [GET_BALANCE, "/grpc.health.v1.Health/Check"] {
+        let stream = TcpStream::connect(service.address).await.unwrap();
+        let mut http = http2::Builder::new(TokioExecutor::new());
+        http.initial_stream_window_size(0);
+        let (mut sender, connection) = http.handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let request =
+            Request::post(format!("http://{}{path}", service.address)).header("content-type", "application/grpc");
+        let body = if path == GET_BALANCE { GET_A } else { "\0\0\0\0\0" };
+        let response = sender.send_request(request.body(body.to_owned()).unwrap()).await.unwrap();
+        let mut answer = tonic::body::Body::new(response.into_body());
+        let next = std::future::poll_fn(|context| Pin::new(&mut answer).poll_frame(context));
+        let ended = tokio::time::timeout(Duration::from_secs(5), next).await.expect("an end");
+        assert!(ended.is_some_and(|frame| frame.is_err()), "{path}");
+    }
 }
 
 /// A14: messages past the limit are refused as overload is; the connection goes on.

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::harness::*;
 
 #[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
+pub struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl io::Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -24,7 +24,7 @@ impl io::Write for Lines {
 }
 
 /// The log of the whole test process; tests look for their own ids in it.
-fn log() -> Lines {
+pub fn log() -> Lines {
     static START: Once = Once::new();
     static LINES: Mutex<Option<Lines>> = Mutex::new(None);
     START.call_once(|| {
@@ -38,7 +38,7 @@ fn log() -> Lines {
 }
 
 /// The lines that mention `what`.
-fn about(log: &Lines, what: &str) -> Vec<Value> {
+pub fn about(log: &Lines, what: &str) -> Vec<Value> {
     let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     text.lines().filter(|line| line.contains(what)).map(|line| serde_json::from_str(line).unwrap()).collect()
 }
