@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use prost::bytes::{Buf, Bytes};
+use prost::encoding::{DecodeContext, decode_key, skip_field};
 use prost::{DecodeError, Message};
 use tonic::codec::DecodeBuf;
 
@@ -111,16 +112,37 @@ fn operation(mut from: Reader<'_>) -> Option<(Result<Member, Failure>, bool)> {
 }
 
 fn unusual(message: Bytes) -> Result<Operations, DecodeError> {
+    let count = count(&message)?;
+    if count > MAX_BATCH_OPERATIONS {
+        return Ok(Operations { count, ..Operations::default() });
+    }
     let proto::ExecuteBatchRequest { operations } = proto::ExecuteBatchRequest::decode(message)?;
     let (mut members, mut spelled, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
-    let count = operations.len();
-    for operation in operations.into_iter().take(MAX_BATCH_OPERATIONS) {
+    for operation in operations {
         let start = bytes.len();
         operation.encode_raw(&mut bytes);
         members.push(convert::operation(&operation).map_err(Box::new));
         spelled.push(Spelled { at: start..bytes.len(), linked: operation.linked });
     }
     Ok(Operations { members, spelling: Spelling { message: bytes.into(), operations: spelled }, count })
+}
+
+/// How many operations there are, before any is read: two bytes of a message are enough for one, which takes prost a hundred. Of
+/// a message that is none, how many before prost would find out.
+fn count(mut message: &[u8]) -> Result<usize, DecodeError> {
+    let mut count = 0;
+    while message.has_remaining() {
+        let skipped = decode_key(&mut message).and_then(|(tag, wire_type)| {
+            count += usize::from(tag == 1);
+            skip_field(wire_type, tag, &mut message, DecodeContext::default())
+        });
+        match skipped {
+            Err(error) if count > MAX_BATCH_OPERATIONS => return Err(error),
+            Err(_) => break,
+            Ok(()) => {}
+        }
+    }
+    Ok(count)
 }
 
 /// What is left of a message in the protobuf encoding. A field that is not next is not there: it has its default.
@@ -289,6 +311,21 @@ mod tests {
             agree(batch(&operation));
             agree([batch(&operation), vec![0x10, 7], batch(&operation)].concat());
         }
+    }
+
+    /// A14: of an unusual message that has too many operations nothing is kept, and all are counted.
+    #[test]
+    fn too_many_operations_are_only_counted() {
+        let unknown: &[u8] = &[0x10, 7];
+        let many = [0x0a, 0].repeat(MAX_BATCH_OPERATIONS + 1);
+        for message in [[unknown, &many].concat(), [&many, unknown].concat()] {
+            let operations = Operations::read(message.into()).expect("a message");
+            assert_eq!(operations.count, MAX_BATCH_OPERATIONS + 1);
+            assert!(operations.members.is_empty() && operations.spelling.operations.is_empty());
+        }
+        let most = [unknown, &[0x0a, 0].repeat(MAX_BATCH_OPERATIONS)].concat();
+        assert_eq!(Operations::read(most.into()).expect("a message").members.len(), MAX_BATCH_OPERATIONS);
+        assert!(Operations::read([&many, &[0x10][..]].concat().into()).is_err());
     }
 
     /// A14: no message that was cut short or changed is read as something else than prost reads there.
