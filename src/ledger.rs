@@ -243,8 +243,13 @@ impl Ledger {
     /// [`HistoryError::Gone`] when `from` is no longer kept; always, but for future sequences, in a ledger in memory
     /// without [`Builder::history`].
     pub fn history(&self, from: u64, limit: usize) -> Result<Vec<Outcome>, HistoryError> {
+        self.history_within(from, limit, usize::MAX)
+    }
+
+    /// The same, but that it ends with the entry with which those that were read from a disk take `bytes` there.
+    pub(crate) fn history_within(&self, from: u64, limit: usize, bytes: usize) -> Result<Vec<Outcome>, HistoryError> {
         match &self.core().flusher {
-            Some(flusher) => flusher.sink().read(from, self.durable(), limit),
+            Some(flusher) => flusher.sink().read(from, self.durable(), limit, bytes),
             None => {
                 let oldest = self.sequence().saturating_add(1);
                 if from < oldest { Err(HistoryGone { oldest }.into()) } else { Ok(Vec::new()) }

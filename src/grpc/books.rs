@@ -5,6 +5,8 @@ use std::sync::Arc;
 #[cfg(feature = "postgres")]
 use std::time::Duration;
 
+use tokio::sync::{Semaphore, SemaphorePermit};
+
 #[cfg(feature = "postgres")]
 use crate::postgres::{Listing, PgStore, Queued};
 use crate::{
@@ -17,6 +19,14 @@ use super::status::Failure;
 /// How often a watcher looks for entries of other instances.
 #[cfg(feature = "postgres")]
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// No more entries are taken from the history at a time once they have so many bytes on the disk.
+const BYTES: usize = 64 * 1024;
+/// The most entries taken from PostgreSQL at a time, which has no such measure.
+#[cfg(feature = "postgres")]
+const ROWS: usize = 100;
+/// How many read the history at once; the others wait for their turn.
+static READS: Semaphore = Semaphore::const_new(4);
 
 /// Where the accounts are.
 #[derive(Clone, Debug)]
@@ -85,13 +95,16 @@ impl Books {
         }
     }
 
-    /// Up to `limit` durable entries of the journal from sequence `from` on (0: the oldest kept). Close to the end they are in
-    /// memory; where not, they are read where waiting stops nobody.
-    pub(super) async fn history(&self, from: u64, limit: usize) -> Result<Vec<Outcome>, Failure> {
+    /// Up to `limit` of the next durable entries of the journal from sequence `from` on (0: the oldest kept), none only at its end.
+    /// Close to the end they are in memory; where not, they are read where waiting stops nobody.
+    pub(super) async fn history(&self, from: u64, limit: usize) -> Result<Entries, Failure> {
         match self {
             Books::Ledger(ledger) => history(ledger, from, limit).await,
             #[cfg(feature = "postgres")]
-            Books::Postgres(store) => Ok(store.history(from, limit).await?),
+            Books::Postgres(store) => {
+                let permit = READS.acquire().await.ok();
+                Ok(Entries { outcomes: store.history(from, limit.min(ROWS)).await?, _permit: permit })
+            }
         }
     }
 
@@ -192,12 +205,25 @@ async fn reached(ledger: &Ledger, sequence: u64) -> Result<(), Failure> {
     ledger.durable_at(sequence).await.map_err(|Closed| Failure::closed(ledger))
 }
 
-async fn history(ledger: &Ledger, from: u64, limit: usize) -> Result<Vec<Outcome>, Failure> {
+/// Entries of the journal, as they are read.
+#[derive(Default)]
+pub(super) struct Entries {
+    pub(super) outcomes: Vec<Outcome>,
+    /// Kept until they are done with: they are several times as long as on a disk.
+    _permit: Option<SemaphorePermit<'static>>,
+}
+
+async fn history(ledger: &Ledger, from: u64, limit: usize) -> Result<Entries, Failure> {
+    // Goes with the reading, which goes on when the caller has left.
+    let permit = READS.acquire().await.ok();
     if ledger.durable().saturating_sub(from) < limit as u64 {
-        return Ok(ledger.history(from, limit)?);
+        return Ok(Entries { outcomes: ledger.history_within(from, limit, BYTES)?, _permit: permit });
     }
     let ledger = ledger.clone();
-    match tokio::task::spawn_blocking(move || ledger.history(from, limit)).await {
+    let read = move || -> Result<Entries, HistoryError> {
+        Ok(Entries { outcomes: ledger.history_within(from, limit, BYTES)?, _permit: permit })
+    };
+    match tokio::task::spawn_blocking(read).await {
         Ok(entries) => Ok(entries?),
         Err(_) => Err(Failure::Internal("the journal's reader ended")),
     }

@@ -2,14 +2,14 @@
 
 use prost::Message as _;
 
-use super::books::Books;
+use super::books::{Books, Entries};
 use super::convert;
 use super::proto;
 use super::pull::Step;
 use super::status::Failure;
-use crate::{AccountId, Outcome};
+use crate::AccountId;
 
-/// Entries taken from the history at a time.
+/// The most entries taken from the history at a time.
 const PAGE: usize = 500;
 /// A message is closed when it is this long; the entry that closes it adds at most 600 KB.
 const MESSAGE_BYTES: usize = 1 << 20;
@@ -42,7 +42,7 @@ impl Watch {
     pub(super) async fn step(mut self) -> Step<Watch, proto::WatchTransactionsResponse> {
         loop {
             let entries = self.books.history(self.next, PAGE).await?;
-            if entries.is_empty() {
+            if entries.outcomes.is_empty() {
                 self.books.reached(self.next).await?;
                 continue;
             }
@@ -56,10 +56,10 @@ impl Watch {
     }
 
     /// What of `entries`, the next ones, concerns the watched account. An entry is never split over two messages.
-    fn collect(&mut self, entries: Vec<Outcome>) -> Vec<proto::Transaction> {
+    fn collect(&mut self, entries: Entries) -> Vec<proto::Transaction> {
         let mut transactions = Vec::new();
         let mut bytes = 0;
-        for outcome in entries {
+        for outcome in entries.outcomes {
             self.next = outcome.sequence() + 1;
             if self.account.as_ref().is_none_or(|account| outcome.concerns(account)) {
                 let entry = convert::transactions(&outcome);

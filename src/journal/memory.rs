@@ -63,7 +63,7 @@ impl Sink for Memory {
         Ok(())
     }
 
-    fn read(&self, from: u64, through: u64, limit: usize) -> Result<Vec<Outcome>, HistoryError> {
+    fn read(&self, from: u64, through: u64, limit: usize, _: usize) -> Result<Vec<Outcome>, HistoryError> {
         let ring = self.ring.read();
         let from = if from == 0 { ring.oldest } else { from };
         if from < ring.oldest {
@@ -129,7 +129,7 @@ mod tests {
         ledger.wait_durable(5).expect("open");
         let sink = ledger.core().flusher.as_ref().expect("a history").sink();
         let read = |from, through| -> Vec<_> {
-            sink.read(from, through, 10).expect("kept").iter().map(Outcome::sequence).collect()
+            sink.read(from, through, 10, usize::MAX).expect("kept").iter().map(Outcome::sequence).collect()
         };
         assert_eq!(read(2, 4), [2, 3, 4]);
         assert_eq!(read(0, 1), [1]);

@@ -156,6 +156,11 @@ impl<'a> Frame<'a> {
         known.then_some(Frame { time, refusal, as_of, count, rest })
     }
 
+    /// How long its members are.
+    pub(super) fn bytes(&self) -> usize {
+        self.rest.0.len()
+    }
+
     /// Reads the members one by one.
     pub(super) fn members(&self) -> impl Iterator<Item = Result<MemberFrame<'a>, Malformed>> + use<'a> {
         let mut rest = self.rest;

@@ -238,15 +238,16 @@ impl Sink for Disk {
         self.write(&mut self.tail.lock(), batch, noted)
     }
 
-    fn read(&self, from: u64, through: u64, limit: usize) -> Result<Vec<Outcome>, HistoryError> {
+    fn read(&self, from: u64, through: u64, limit: usize, bytes: usize) -> Result<Vec<Outcome>, HistoryError> {
         let from = if from == 0 { self.first_kept() } else { from };
-        let mut outcomes = Vec::new();
+        let (mut outcomes, mut taken) = (Vec::new(), 0);
         if limit == 0 {
             return Ok(outcomes);
         }
         let mut read = |sequence, frame: &Frame<'_>| {
             outcomes.push(Outcome::recorded(frame.record(sequence)?, None, false));
-            Ok(outcomes.len() == limit)
+            taken += frame.bytes();
+            Ok(outcomes.len() == limit || taken >= bytes)
         };
         self.blocking.run(|| self.walk(from, through, &mut read))?;
         Ok(outcomes)
