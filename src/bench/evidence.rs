@@ -146,7 +146,7 @@ impl<'a> Reading<'a> {
 
     async fn watch(&mut self, channel: Channel, told: Told<'_>) -> Result<(), Error> {
         let mut stream = match open(channel.clone(), self.from).await {
-            Err(status) if status.code() == Code::OutOfRange => open(channel, 0).await?,
+            Err(status) if status.code() == Code::FailedPrecondition => open(channel, 0).await?,
             opened => opened?,
         };
         let first = self.from;

@@ -9,7 +9,7 @@ use super::convert;
 use super::operations::{Operations, Spelled, Spelling};
 use super::proto::{OperationResult, operation::Operation as Kind};
 use super::results::Results;
-use super::status::Failure;
+use super::status::{Failure, shortened_to};
 use crate::{InvalidRequest, MAX_BATCH_OPERATIONS, MAX_LEGS, Member, Outcome, Refusal, Request};
 
 /// Requests decided before others get a turn on this thread.
@@ -17,6 +17,8 @@ const TURN: usize = 256;
 
 /// The longest result: two accounts with ids of 128 bytes, in the protobuf encoding.
 const RESULT_BYTES: usize = 360;
+/// The longest text of an operation, in bytes: nothing but what the system spells, as a path, is longer.
+const MAX_TEXT: usize = RESULT_BYTES - 40;
 
 /// A batch on its way.
 pub(super) struct Batch {
@@ -141,7 +143,7 @@ impl Spelling {
         let (name, subject) = convert::subject(&operation);
         let (code, message) = (failure.code(), failure.to_string());
         audit::failed(name, subject, code, &message);
-        OperationResult { code: code.into(), message, ..OperationResult::default() }
+        OperationResult { code: code.into(), message: shortened_to(MAX_TEXT, message), ..OperationResult::default() }
     }
 }
 
@@ -262,6 +264,21 @@ mod tests {
         let response = proto::ExecuteBatchResponse { results: vec![result; MAX_BATCH_OPERATIONS] };
         assert!(response.encoded_len() <= RESULT_BYTES * MAX_BATCH_OPERATIONS, "{}", response.encoded_len());
         const { assert!(RESULT_BYTES * MAX_BATCH_OPERATIONS < 4 * 1024 * 1024) };
+    }
+
+    /// A14: nor is it longer when each operation fails for a reason that the system spells.
+    #[test]
+    fn the_longest_texts_fit() {
+        let message = [0x0a, 0].repeat(MAX_BATCH_OPERATIONS);
+        let spelling = Operations::read(message.into()).expect("a batch").spelling;
+        let disk = crate::Exhausted::Disk { path: "é".repeat(250), needed: u64::MAX };
+        let mut results = Results::of(0);
+        for group in 0..MAX_BATCH_OPERATIONS {
+            spelling.undecided(&spelling.operations[group..=group], None, &disk.clone().into(), &mut results);
+        }
+        assert!(results.bytes().len() <= RESULT_BYTES * MAX_BATCH_OPERATIONS, "{}", results.bytes().len());
+        let told = proto::ExecuteBatchResponse::decode(results.bytes()).expect("a message").results;
+        assert!(told.iter().all(|result| result.message.starts_with("no room in éé")), "{:?}", told[0]);
     }
 
     /// A14: what keeps a whole group from being decided is told of each member; what is wrong with one of them, of that one.

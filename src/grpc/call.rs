@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::body::Body;
-use tonic::codegen::{BoxFuture, http::Response};
+use tonic::codegen::BoxFuture;
+use tonic::codegen::http::{Response, StatusCode};
 use tonic::{Code, Status};
 
 use super::audit::{self, Subject};
@@ -35,6 +36,8 @@ pub(super) struct Call {
 pub(super) struct Method {
     /// Its name in the log.
     pub(super) name: &'static str,
+    /// Whether the request is a stream.
+    pub(super) takes_many: bool,
     /// Whether the answer is a stream, which may last.
     pub(super) streams: bool,
 }
@@ -42,7 +45,7 @@ pub(super) struct Method {
 enum State {
     New(BoxFuture<Response<Body>, Infallible>),
     Waiting(BoxFuture<Response<Body>, Infallible>),
-    Refused(Failure),
+    Refused(StatusCode, Failure),
     Ended,
 }
 
@@ -58,7 +61,12 @@ impl Call {
     }
 
     pub(super) fn refused(method: Method, failure: Failure) -> Self {
-        Call { method, state: State::Refused(failure), deadline: None, cap: Duration::ZERO, sleep: None }
+        Self::refused_over(StatusCode::OK, method, failure)
+    }
+
+    /// The same with a status of HTTP.
+    pub(super) fn refused_over(http: StatusCode, method: Method, failure: Failure) -> Self {
+        Call { method, state: State::Refused(http, failure), deadline: None, cap: Duration::ZERO, sleep: None }
     }
 
     fn end(&mut self, failure: &Failure) -> Poll<Result<Response<Body>, Infallible>> {
@@ -121,7 +129,12 @@ impl Future for Call {
                 Poll::Ready(Ok(response)) => return this.answered(response),
                 Poll::Pending => this.state = State::Waiting(answer),
             },
-            State::Refused(failure) => return this.end(&failure),
+            State::Refused(http, failure) => {
+                return this.end(&failure).map_ok(|mut response| {
+                    *response.status_mut() = http;
+                    response
+                });
+            }
             State::Ended => return Poll::Pending,
         }
         let (deadline, cap) = (this.deadline, this.cap);

@@ -5,13 +5,16 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hyper::body::Incoming;
+use tokio::sync::watch;
 use tonic::body::Body;
-use tonic::codegen::Service as _;
-use tonic::codegen::http::{Request, Response};
+use tonic::codegen::http::header::CONTENT_TYPE;
+use tonic::codegen::http::{self, Request, Response, StatusCode};
+use tonic::codegen::{BoxFuture, Service as _};
 use tonic::service::Routes;
 
 use super::call::{Call, Method};
 use super::deadline;
+use super::foreign::Foreign;
 use super::opening::Recovery;
 use super::server_side::account_service_server::AccountServiceServer;
 use super::service::Accounts;
@@ -27,6 +30,8 @@ pub(super) struct Door {
     pub(super) accounts: Arc<OnceLock<AccountServiceServer<Accounts>>>,
     pub(super) recovery: Arc<Recovery>,
     pub(super) others: Routes,
+    /// True once shutdown began.
+    pub(super) stopping: watch::Receiver<bool>,
     /// The longest that a call may take to begin its answer.
     pub(super) cap: Duration,
 }
@@ -40,6 +45,10 @@ impl hyper::service::Service<Request<Incoming>> for Door {
         let path = request.uri().path();
         let ours = path.starts_with(PREFIX);
         let method = method(path);
+        if let Some((http, field)) = not_grpc(&request) {
+            let text = format!("{field} is not gRPC's");
+            return Call::refused_over(http, method, Failure::Field { field, reason: "NOT_GRPC", text });
+        }
         let timeout = match request.headers().get("grpc-timeout").map(|value| deadline::parse(value.as_bytes())) {
             None => None,
             Some(Ok(timeout)) => Some(timeout),
@@ -49,33 +58,56 @@ impl hyper::service::Service<Request<Incoming>> for Door {
                 return Call::refused(method, failure);
             }
         };
+        let request = request.map(|body| Upload::new(body, method.takes_many, self.cap));
         let answer = match self.accounts.get() {
-            _ if !ours => Box::pin(self.others.clone().call(request.map(|body| Body::new(Upload(body))))),
-            Some(accounts) => accounts.clone().call(request.map(Upload)),
+            _ if !ours => self.foreign(method.name, request),
+            Some(accounts) => accounts.clone().call(request),
             None => return Call::refused(method, self.recovery.progress().into()),
         };
         Call::new(method, answer, timeout, self.cap)
     }
 }
 
+impl Door {
+    fn foreign(&self, name: &'static str, request: Request<Upload>) -> BoxFuture<Response<Body>, Infallible> {
+        let ending = |answers, body, stopping| Body::new(Foreign::new(answers, body, stopping));
+        // Reflection keeps a request for as long as the client does.
+        let request = request.map(|body| ending(None, Body::new(body), self.stopping.clone()));
+        let (answer, stopping) = (self.others.clone().call(request), self.stopping.clone());
+        Box::pin(async move { Ok(answer.await?.map(|body| ending(Some(name), body, stopping))) })
+    }
+}
+
+/// Which header says that a request is no gRPC, and what HTTP says to that.
+fn not_grpc<B>(request: &Request<B>) -> Option<(StatusCode, &'static str)> {
+    if request.method() != http::Method::POST {
+        return Some((StatusCode::METHOD_NOT_ALLOWED, ":method"));
+    }
+    let content_type = request.headers().get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+    match content_type.strip_prefix(b"application/grpc") {
+        Some([] | [b'+' | b';' | b' ', ..]) => None,
+        _ => Some((StatusCode::UNSUPPORTED_MEDIA_TYPE, "content-type")),
+    }
+}
+
 /// What is called, named without what a caller made up.
 fn method(path: &str) -> Method {
-    let (name, streams) = match path.strip_prefix(PREFIX) {
-        Some("GetBalance") => ("GetBalance", false),
-        Some("UpdateBalance") => ("UpdateBalance", false),
-        Some("TransferFunds") => ("TransferFunds", false),
-        Some("CreateAccount") => ("CreateAccount", false),
-        Some("ExecuteBatch") => ("ExecuteBatch", false),
-        Some("ExecuteStream") => ("ExecuteStream", true),
-        Some("SnapshotBalances") => ("SnapshotBalances", true),
-        Some("ListAccounts") => ("ListAccounts", false),
-        Some("GetTransaction") => ("GetTransaction", false),
-        Some("WatchTransactions") => ("WatchTransactions", true),
-        Some(_) => ("unknown method", false),
-        None if path == "/grpc.health.v1.Health/Watch" => ("health", true),
-        None if path.starts_with("/grpc.health.v1.Health/") => ("health", false),
-        None if path.starts_with("/grpc.reflection.") => ("reflection", true),
-        None => ("unknown service", false),
+    let (name, takes_many, streams) = match path.strip_prefix(PREFIX) {
+        Some("GetBalance") => ("GetBalance", false, false),
+        Some("UpdateBalance") => ("UpdateBalance", false, false),
+        Some("TransferFunds") => ("TransferFunds", false, false),
+        Some("CreateAccount") => ("CreateAccount", false, false),
+        Some("ExecuteBatch") => ("ExecuteBatch", false, false),
+        Some("ExecuteStream") => ("ExecuteStream", true, true),
+        Some("SnapshotBalances") => ("SnapshotBalances", false, true),
+        Some("ListAccounts") => ("ListAccounts", false, false),
+        Some("GetTransaction") => ("GetTransaction", false, false),
+        Some("WatchTransactions") => ("WatchTransactions", false, true),
+        Some(_) => ("unknown method", false, false),
+        None if path == "/grpc.health.v1.Health/Watch" => ("health", false, true),
+        None if path.starts_with("/grpc.health.v1.Health/") => ("health", false, false),
+        None if path.starts_with("/grpc.reflection.") => ("reflection", true, true),
+        None => ("unknown service", false, false),
     };
-    Method { name, streams }
+    Method { name, takes_many, streams }
 }

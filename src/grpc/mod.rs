@@ -25,6 +25,7 @@ mod codec;
 mod convert;
 mod deadline;
 mod door;
+mod foreign;
 mod opening;
 mod operations;
 mod pull;

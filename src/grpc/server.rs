@@ -61,8 +61,13 @@ pub async fn serve(
         max_message_bytes: options.max_message_bytes,
     };
     backend.health.set_not_serving::<Service>().await;
-    let door =
-        Door { accounts: backend.accounts.clone(), recovery: opening.recovery(), others, cap: options.request_timeout };
+    let door = Door {
+        accounts: backend.accounts.clone(),
+        recovery: opening.recovery(),
+        others,
+        stopping: stopping.clone(),
+        cap: options.request_timeout,
+    };
     let mut server = Server {
         http: http(&options),
         door,

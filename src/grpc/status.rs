@@ -114,9 +114,14 @@ pub(super) fn percent(part: u64, whole: u64) -> u64 {
 }
 
 /// The beginning of a text whose length the system decides.
-fn shortened(mut text: String) -> String {
-    if text.len() > MAX_SYSTEM_TEXT {
-        let end = (0..=MAX_SYSTEM_TEXT).rev().find(|at| text.is_char_boundary(*at));
+fn shortened(text: String) -> String {
+    shortened_to(MAX_SYSTEM_TEXT, text)
+}
+
+/// The first `most` bytes of a text.
+pub(super) fn shortened_to(most: usize, mut text: String) -> String {
+    if text.len() > most {
+        let end = (0..=most).rev().find(|at| text.is_char_boundary(*at));
         text.truncate(end.unwrap_or(0));
         text.push('…');
     }
@@ -148,11 +153,11 @@ impl Failure {
                 Refusal::AlreadyExists { .. } => Code::AlreadyExists,
                 _ => Code::FailedPrecondition,
             },
+            Failure::Gone(_) => Code::FailedPrecondition,
             Failure::Exhausted(_) | Failure::Walks { .. } | Failure::Lease { .. } | Failure::TooLong { .. } => {
                 Code::ResourceExhausted
             }
             Failure::UnknownTransaction { .. } => Code::NotFound,
-            Failure::Gone(_) => Code::OutOfRange,
             Failure::Recovering { .. }
             | Failure::JournalFailed { .. }
             | Failure::IdsUnreadable { .. }

@@ -92,6 +92,7 @@ fn unreadable(status: &tonic::Status) -> Failure {
     let text = status.message().to_owned();
     match status.code() {
         Code::OutOfRange => Failure::TooLong { text },
+        Code::DeadlineExceeded => Failure::Deadline,
         Code::Cancelled | Code::Unavailable | Code::Unknown => Failure::Left,
         _ => Failure::Field { field: "message", reason: "MESSAGE_MALFORMED", text },
     }

@@ -2,29 +2,123 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use prost::bytes::Bytes;
+use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::Status;
 
+/// What stands before each message: whether it is compressed, and its length.
+const HEADER: u8 = 5;
+
 /// The body as it comes in. tonic takes a stream that its client reset for one that has ended, and would begin with what came
-/// until then: here a reset is an error.
-pub(super) struct Upload(pub(super) Incoming);
+/// until then: here a reset is an error. So is what follows the message of a call that has one, and a message of a stream that is
+/// begun and does not go on: room was made for all of it.
+pub(super) struct Upload {
+    body: Incoming,
+    streams: bool,
+    messages: Messages,
+    /// How long a stream may wait for more of a message, and until when it does.
+    patience: Duration,
+    waits: bool,
+    end: Option<Pin<Box<Sleep>>>,
+}
+
+impl Upload {
+    /// The request of a call whose client sends many messages if it `streams`.
+    pub(super) fn new(body: Incoming, streams: bool, patience: Duration) -> Self {
+        Upload { body, streams, messages: Messages::default(), patience, waits: false, end: None }
+    }
+
+    fn wait(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if !self.streams || self.messages.header == 0 {
+            return Poll::Pending;
+        }
+        let patience = self.patience;
+        let end = self.end.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + patience)));
+        if !std::mem::replace(&mut self.waits, true) {
+            end.as_mut().reset(Instant::now() + patience);
+        }
+        end.as_mut()
+            .poll(context)
+            .map(|()| Some(Err(Status::deadline_exceeded("a message was begun and did not go on"))))
+    }
+}
 
 impl Body for Upload {
     type Data = Bytes;
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        // Any code but CANCELLED, which is what tonic looks for; nobody is there to read it.
-        Pin::new(&mut self.0).poll_frame(context).map_err(|error| Status::unknown(error.to_string()))
+        let this = &mut *self;
+        let Poll::Ready(next) = Pin::new(&mut this.body).poll_frame(context) else { return this.wait(context) };
+        this.waits = false;
+        Poll::Ready(next.map(|frame| {
+            // Any code but CANCELLED, which is what tonic looks for; nobody is there to read it.
+            let frame = frame.map_err(|error| Status::unknown(error.to_string()))?;
+            this.messages.pass(frame.data_ref().map_or(&[], |data| data));
+            if !this.streams && this.messages.begun > 1 {
+                // The code of tonic's own errors in a message.
+                return Err(Status::internal("a unary call has one message"));
+            }
+            Ok(frame)
+        }))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
+        self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.size_hint()
+        self.body.size_hint()
+    }
+}
+
+/// Where messages begin and end.
+#[derive(Default)]
+struct Messages {
+    /// How many were begun.
+    begun: usize,
+    /// How much of the header of the one under way has come; 0 when none is.
+    header: u8,
+    /// What is left of it behind the header.
+    left: u32,
+}
+
+impl Messages {
+    fn pass(&mut self, mut bytes: &[u8]) {
+        while let Some((first, rest)) = bytes.split_first() {
+            if self.header == HEADER {
+                let taken = bytes.len().min(self.left as usize);
+                self.left -= taken as u32;
+                bytes = &bytes[taken..];
+            } else {
+                self.begun += usize::from(self.header == 0);
+                self.header += 1;
+                // The compression flag leaves with the fifth byte.
+                self.left = self.left << 8 | u32::from(*first);
+                bytes = rest;
+            }
+            if self.header == HEADER && self.left == 0 {
+                self.header = 0;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Messages are counted in whatever pieces they come.
+    #[test]
+    fn messages_are_counted_in_any_pieces() {
+        let bytes = [&[0, 0, 0, 0, 2, 9, 9][..], &[1, 0, 0, 0, 0], &[0, 0, 0, 1, 0], &[7; 256], &[0, 0]].concat();
+        for piece in 1..=bytes.len() {
+            let mut messages = Messages::default();
+            bytes.chunks(piece).for_each(|piece| messages.pass(piece));
+            assert_eq!((messages.begun, messages.header), (4, 2), "{piece}");
+        }
     }
 }

@@ -1,17 +1,19 @@
 //! What a client may not do, and what it may: message sizes, deadlines, connections, cancelling.
 
+use std::convert::Infallible;
 use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use equipoise::grpc::Options;
 use equipoise::grpc::proto::{
     GetBalanceRequest, UpdateBalanceRequest, UpdateBalanceResponse, WatchTransactionsRequest,
 };
-use hyper::body::Body as _;
+use hyper::body::{Body as _, Frame};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
-use tonic::codegen::http::Request;
+use tonic::codegen::http::{Method, Request};
 use tonic::{Code, Status};
 
 use crate::harness::*;
@@ -20,11 +22,22 @@ use crate::log::{about, log};
 /// GetBalance of account `a`, framed.
 const GET_A: &str = "\0\0\0\0\x03\x0a\x01a";
 
+/// UpdateBalance of account `a` by 1, framed.
+const UPDATE_A: &str = "\0\0\0\0\x08\x0a\x01a\x10\x02\x1a\x01x";
+
+async fn connect<B>(service: &Service, http: &http2::Builder<TokioExecutor>) -> http2::SendRequest<B>
+where
+    B: hyper::body::Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + Unpin + 'static,
+{
+    let stream = TcpStream::connect(service.address).await.unwrap();
+    let (sender, connection) = http.handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
 /// Sends what no proper client would; the status in the headers, if the answer is one.
 async fn raw(service: &Service, path: &str, timeout: Option<&str>, body: &str) -> Option<Status> {
-    let stream = TcpStream::connect(service.address).await.unwrap();
-    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
+    let mut sender = connect(service, &http2::Builder::new(TokioExecutor::new())).await;
     let mut request =
         Request::post(format!("http://{}{path}", service.address)).header("content-type", "application/grpc");
     if let Some(timeout) = timeout {
@@ -55,6 +68,86 @@ async fn odd_deadlines_are_honoured_or_refused() {
         assert!(raw(&service, GET_BALANCE, Some(long), GET_A).await.is_none(), "{long}");
     }
     assert!(raw(&service, GET_BALANCE, None, GET_A).await.is_none());
+}
+
+/// A14: a unary call has one message; nothing is done when there are more.
+#[tokio::test]
+async fn a_second_message_of_a_unary_call_is_refused() {
+    let service = Service::start().await;
+    let client = service.client().await;
+    create(&client, "a", 1).await.unwrap();
+    let two = UPDATE_A.repeat(2);
+    let status = raw(&service, UPDATE_BALANCE, None, &two).await.expect("a refusal");
+    assert_eq!((status.code(), status.message()), (Code::InvalidArgument, "a unary call has one message"));
+    let cut = &two[..UPDATE_A.len() + 3];
+    assert_eq!(raw(&service, UPDATE_BALANCE, None, cut).await.expect("a refusal").code(), Code::InvalidArgument);
+    assert_eq!(balance(&client, "a").await.unwrap().version, 1);
+    assert!(raw(&service, UPDATE_BALANCE, None, UPDATE_A).await.is_none());
+}
+
+/// What is no gRPC is told so in HTTP, and does nothing.
+#[tokio::test]
+async fn only_grpc_is_answered() {
+    let service = Service::start().await;
+    let client = service.client().await;
+    create(&client, "a", 1).await.unwrap();
+    let cases = [
+        (Method::GET, Some("application/grpc"), 405),
+        (Method::POST, Some("text/plain"), 415),
+        (Method::POST, Some("application/grpc-web"), 415),
+        (Method::POST, None, 415),
+        (Method::POST, Some("application/grpc+proto"), 200),
+        (Method::POST, Some("application/grpc;a=b"), 200),
+    ];
+    for (method, content_type, expected) in cases {
+        let mut sender = connect(&service, &http2::Builder::new(TokioExecutor::new())).await;
+        let mut request = Request::builder().method(&method).uri(format!("http://{}{UPDATE_BALANCE}", service.address));
+        if let Some(content_type) = content_type {
+            request = request.header("content-type", content_type);
+        }
+        let response = sender.send_request(request.body(UPDATE_A.to_owned()).unwrap()).await.unwrap();
+        assert_eq!(response.status(), expected, "{method} {content_type:?}");
+    }
+    // Both had the same id.
+    assert_eq!(balance(&client, "a").await.unwrap().version, 2);
+}
+
+/// A body of some bytes, and no end.
+struct Half(Option<&'static str>);
+
+impl hyper::body::Body for Half {
+    type Data = &'static [u8];
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<&'static [u8]>, Infallible>>> {
+        self.0.take().map_or(Poll::Pending, |bytes| Poll::Ready(Some(Ok(Frame::data(bytes.as_bytes())))))
+    }
+}
+
+/// A message of a stream that is begun and does not go on ends the stream; one that is not begun may be waited for.
+#[tokio::test]
+async fn a_half_sent_message_ends_its_stream() {
+    let service = Service::with(Options { request_timeout: Duration::from_millis(300), ..Options::default() }).await;
+    for (bytes, ends) in [("\0\0\x3f\0\0", true), ("\0", true), ("\0\0\0\0\0", false), ("", false)] {
+        let mut sender = connect(&service, &http2::Builder::new(TokioExecutor::new())).await;
+        let path = "equipoise.v1.AccountService/ExecuteStream";
+        let request = Request::post(format!("http://{}/{path}", service.address));
+        let request = request.header("content-type", "application/grpc").body(Half(Some(bytes))).unwrap();
+        let mut answer = tonic::body::Body::new(sender.send_request(request).await.unwrap().into_body());
+        let end = async {
+            loop {
+                let frame = std::future::poll_fn(|context| Pin::new(&mut answer).poll_frame(context)).await;
+                if let Ok(trailers) = frame.unwrap().unwrap().into_trailers() {
+                    return Status::from_header_map(&trailers).unwrap().code();
+                }
+            }
+        };
+        let ended = tokio::time::timeout(Duration::from_secs(2), end).await.ok();
+        assert_eq!(ended, ends.then_some(Code::DeadlineExceeded), "{bytes:?}");
+    }
 }
 
 /// E4: a stream ends with its deadline.
@@ -123,11 +216,9 @@ async fn an_answer_that_is_not_taken_is_cut_off() {
     service.ledger.create(&"a".parse().unwrap(), 1).unwrap();
     service.settle().await;
     for path in [GET_BALANCE, "/grpc.health.v1.Health/Check"] {
-        let stream = TcpStream::connect(service.address).await.unwrap();
         let mut http = http2::Builder::new(TokioExecutor::new());
         http.initial_stream_window_size(0);
-        let (mut sender, connection) = http.handshake(TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(connection);
+        let mut sender = connect(&service, &http).await;
         let request =
             Request::post(format!("http://{}{path}", service.address)).header("content-type", "application/grpc");
         let body = if path == GET_BALANCE { GET_A } else { "\0\0\0\0\0" };

@@ -6,6 +6,10 @@ use std::time::{Duration, Instant};
 
 use equipoise::grpc::proto::{SnapshotBalancesRequest, WatchTransactionsRequest};
 use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 
 use crate::harness::*;
 
@@ -56,6 +60,33 @@ async fn it_ends_at_once_when_nobody_holds_on() {
     let took = service.stop().await;
     assert!(took < Duration::from_secs(1), "{took:?}");
     drop(silent);
+}
+
+/// Streams of health and reflection hold nobody up; a watcher of health hears first that the service goes.
+#[tokio::test]
+async fn streams_of_health_and_reflection_end_at_once() {
+    let service = Service::start().await;
+    let mut health = HealthClient::new(service.channel().await);
+    let mut watch = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    let first = watch.message().await.unwrap().unwrap();
+    let mut reflection = ServerReflectionClient::new(service.channel().await);
+    let (_held, requests) = tokio::sync::mpsc::channel(1);
+    let requests = tokio_stream::wrappers::ReceiverStream::new(requests);
+    let mut answers = reflection.server_reflection_info(requests).await.unwrap().into_inner();
+
+    let took = service.stop().await;
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    let mut last = first;
+    let end = loop {
+        match watch.message().await {
+            Ok(Some(message)) => last = message,
+            Ok(None) => panic!("an end without a status"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!((last.status(), end.code()), (ServingStatus::NotServing, Code::Unavailable), "{end:?}");
+    let end = answers.message().await;
+    assert!(end.as_ref().map_or_else(|status| status.code() == Code::Unavailable, Option::is_none), "{end:?}");
 }
 
 /// What was answered is there, what was not can be sent again: calls under way at shutdown are not half done.

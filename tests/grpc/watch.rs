@@ -82,7 +82,7 @@ async fn gone_history_names_the_oldest_kept() {
         update(&client, "a", 1, &format!("{n}")).await.unwrap();
     }
     let status = watch(&client, 1, "").await.map(drop).unwrap_err();
-    assert_eq!(status.code(), Code::OutOfRange);
+    assert_eq!(status.code(), Code::FailedPrecondition);
     let info = tonic_types::StatusExt::get_details_error_info(&status).unwrap();
     let oldest: u64 = info.metadata["oldest_sequence"].parse().unwrap();
     assert!(status.message().contains(&oldest.to_string()), "{status:?}");
