@@ -4,6 +4,7 @@
 //! full, lines are lost and counted.
 
 use std::io;
+use std::time::Duration;
 
 use thiserror::Error;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
@@ -28,19 +29,56 @@ pub enum Error {
     Installed(#[from] TryInitError),
 }
 
+/// How often it is looked whether lines were lost.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// Keeps the log going; dropping it writes what waits, for at most a second.
 #[must_use = "the log ends when this is dropped"]
 #[derive(Debug)]
 pub struct Guard {
     _worker: WorkerGuard,
-    lost: ErrorCounter,
+    losses: Losses,
 }
 
 impl Guard {
-    /// Lines lost so far because they could not be written in time.
+    /// What was lost.
     #[must_use]
-    pub fn lost_lines(&self) -> usize {
-        self.lost.dropped_lines()
+    pub fn losses(&self) -> Losses {
+        self.losses.clone()
+    }
+}
+
+/// Lines that nobody took in time.
+#[derive(Clone, Debug)]
+pub struct Losses(ErrorCounter);
+
+impl Losses {
+    /// How many so far.
+    #[must_use]
+    pub fn lines(&self) -> usize {
+        self.0.dropped_lines()
+    }
+
+    /// Says in the log, once there is room for it, how many were lost; for ever.
+    pub async fn tell(self) {
+        let mut told = 0;
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            self.tell_new(&mut told);
+        }
+    }
+
+    /// The level is that of what was lost: a filter that lets those through lets this through.
+    fn tell_new(&self, told: &mut usize) {
+        let lost = self.lines();
+        if lost == *told {
+            return;
+        }
+        tracing::error!(lost_lines = lost, "lines of this log were lost: nobody took them in time");
+        // Another one may be this one: then it is told again.
+        if self.lines() == lost {
+            *told = lost;
+        }
     }
 }
 
@@ -75,8 +113,8 @@ fn writer(to: impl io::Write + Send + 'static) -> (NonBlocking, Guard) {
         .buffered_lines_limit(QUEUE_LINES)
         .thread_name("equipoise-log")
         .finish(to);
-    let lost = writer.error_counter();
-    (writer, Guard { _worker: worker, lost })
+    let losses = Losses(writer.error_counter());
+    (writer, Guard { _worker: worker, losses })
 }
 
 fn subscriber(filter: EnvFilter, writer: NonBlocking) -> impl tracing::Subscriber + Send + Sync {
@@ -93,7 +131,7 @@ fn subscriber(filter: EnvFilter, writer: NonBlocking) -> impl tracing::Subscribe
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use parking_lot::Mutex;
 
@@ -149,6 +187,52 @@ mod tests {
         assert_eq!(lines[0]["message"], "the journal failed: no\ndisk");
     }
 
+    /// Writes while nobody holds the lock.
+    struct Gated(Arc<Mutex<()>>, Lines);
+
+    impl io::Write for Gated {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _open = self.0.lock();
+            self.1.write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A13, A09: how many lines were lost is told as soon as there is room, and once.
+    #[test]
+    fn losses_are_told_when_there_is_room() {
+        let (gate, lines) = (Arc::new(Mutex::new(())), Lines::default());
+        let (writer, guard) = writer(Gated(gate.clone(), lines.clone()));
+        let (losses, mut told) = (guard.losses(), 0);
+        let text = || String::from_utf8(lines.0.lock().clone()).unwrap();
+        tracing::subscriber::with_default(subscriber(EnvFilter::new("error"), writer), || {
+            losses.tell_new(&mut told);
+            let closed = gate.lock();
+            for _ in 0..QUEUE_LINES + 100 {
+                tracing::error!("operation failed");
+            }
+            losses.tell_new(&mut told);
+            assert_eq!(told, 0, "there was no room");
+            drop(closed);
+            let until = Instant::now() + Duration::from_secs(30);
+            while text().lines().count() < QUEUE_LINES {
+                assert!(Instant::now() < until);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            losses.tell_new(&mut told);
+            losses.tell_new(&mut told);
+        });
+        assert_eq!(told, losses.lines());
+        drop(guard);
+        let text = text();
+        let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let lost: Vec<_> = lines.filter_map(|line| line["lost_lines"].as_u64()).collect();
+        assert_eq!(lost, [told as u64]);
+    }
+
     struct Stuck;
 
     impl io::Write for Stuck {
@@ -172,7 +256,7 @@ mod tests {
                 tracing::error!("operation failed");
             }
         });
-        assert!(guard.lost_lines() > 0);
+        assert!(guard.losses().lines() > 0);
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     }
 }

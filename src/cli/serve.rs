@@ -17,7 +17,8 @@ use super::exit::Failure;
 use crate::config::{Config, Environment};
 use crate::grpc::Books;
 use crate::ledger::Ledger;
-use crate::monitor::{self, LedgerMetrics, Monitor};
+use crate::monitor::{self, LedgerMetrics, LogMetrics, Monitor};
+use crate::telemetry::Losses;
 use crate::{grpc, telemetry};
 
 /// When the process ends, whatever still runs, counted from the signal: inside the 5 s of requirement E4.
@@ -110,14 +111,14 @@ impl Serve {
             return Ok(stdout.flush()?);
         }
         // Last to go: it writes what is still waiting.
-        let _log = telemetry::init(&config.log).map_err(|error| Failure::Other(format!("cannot log: {error}")))?;
+        let log = telemetry::init(&config.log).map_err(|error| Failure::Other(format!("cannot log: {error}")))?;
         // Before anything that takes time: a signal from now on is a graceful end.
         let shutdown = shutdown().map_err(|error| Failure::Other(format!("cannot wait for signals: {error}")))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
             .map_err(|error| Failure::Other(format!("cannot start: {error}")))?;
-        let result = runtime.block_on(serve(shutdown, config));
+        let result = runtime.block_on(serve(shutdown, config, log.losses()));
         runtime.shutdown_timeout(LEFTOVERS);
         result
     }
@@ -141,12 +142,16 @@ impl Serve {
     }
 }
 
-async fn serve(shutdown: oneshot::Receiver<()>, config: Config) -> Result<(), Failure> {
+async fn serve(shutdown: oneshot::Receiver<()>, config: Config, losses: Losses) -> Result<(), Failure> {
+    // What can be refused is, before anything is said.
+    let opening = opening(&config)?;
     let consuming = Arc::new(Consuming::new(&config)?);
     let starting = consuming.clone();
     let (listener, address) = bind(&config.listen).await?;
     let monitor = Arc::<Monitor>::default();
     monitor.watch(LEDGER, || Some("not open yet".to_owned()));
+    monitor.register(|registry| registry.register_collector(Box::new(LogMetrics(losses.clone()))));
+    tokio::spawn(losses.tell());
     if let Some(listen) = &config.metrics_listen {
         let (listener, address) = bind(listen).await?;
         // Ends with the process: it tells of the end, too.
@@ -165,7 +170,7 @@ async fn serve(shutdown: oneshot::Receiver<()>, config: Config) -> Result<(), Fa
         let _ = shutdown.await;
         consuming.stop().await;
     };
-    let opening = opening(&config)?.on_ready(move |books| {
+    let opening = opening.on_ready(move |books| {
         opened(books, &monitor);
         starting.start(books, &monitor);
         say_ready();

@@ -7,25 +7,41 @@
 //! | `/metrics` | the OpenMetrics text that Prometheus reads |
 
 mod ledger;
+mod log;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 
 pub use ledger::LedgerMetrics;
+pub use log::LogMetrics;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The most connections at once; others wait until there is room. They take descriptors that the service needs.
+const MAX_CONNECTIONS: usize = 64;
+/// How long a connection may take for all of it.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the accept loop rests when the system has no descriptor left.
+const ACCEPT_REST: Duration = Duration::from_millis(50);
 
 /// What every metric's name begins with.
 const PREFIX: &str = "equipoise";
@@ -70,21 +86,40 @@ impl Monitor {
     }
 }
 
-/// Answers on `listener` until `shutdown` is ready.
-///
-/// # Errors
-/// What the system says when it cannot accept any more.
-pub async fn serve(
+/// Answers on `listener` until `shutdown` is ready: one request a connection.
+pub async fn serve(listener: TcpListener, monitor: Arc<Monitor>, shutdown: impl Future<Output = ()>) {
+    serve_within(PATIENCE, listener, monitor, shutdown).await;
+}
+
+async fn serve_within(
+    patience: Duration,
     listener: TcpListener,
     monitor: Arc<Monitor>,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
+    shutdown: impl Future<Output = ()>,
+) {
     let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(monitor);
-    axum::serve(listener, router).with_graceful_shutdown(shutdown).await
+    let mut http = http1::Builder::new();
+    // Its formatter panics on a wall clock before 1970.
+    http.keep_alive(false).auto_date_header(false);
+    let (mut connections, mut shutdown) = (JoinSet::new(), pin!(shutdown));
+    loop {
+        tokio::select! {
+            () = &mut shutdown => return,
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
+                Ok((stream, _)) => {
+                    let service = TowerToHyperService::new(router.clone());
+                    connections.spawn(timeout(patience, http.serve_connection(TokioIo::new(stream), service)));
+                }
+                // The error may last (no descriptors left): do not spin on it.
+                Err(_) => sleep(ACCEPT_REST).await,
+            },
+        }
+    }
 }
 
 async fn readyz(State(monitor): State<Arc<Monitor>>) -> impl IntoResponse {
@@ -107,6 +142,11 @@ async fn metrics(State(monitor): State<Arc<Monitor>>) -> impl IntoResponse {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+
     use super::*;
     use crate::{AccountId, Ledger};
 
@@ -127,6 +167,32 @@ mod tests {
         assert_eq!((status, text.as_str()), (StatusCode::SERVICE_UNAVAILABLE, "ledger: recovering\n"));
         monitor.watch("ledger", || None);
         assert_eq!(response(readyz(State(monitor)).await).await.0, StatusCode::OK);
+    }
+
+    /// D9: connections that say nothing, or not all of it, are few and end: an operator gets an answer all the same.
+    #[tokio::test]
+    async fn connections_that_hold_on_are_few_and_end() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(serve_within(Duration::from_millis(500), listener, Arc::default(), std::future::pending()));
+        let mut held = Vec::new();
+        for number in 0..2 * MAX_CONNECTIONS {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all([&b""[..], b"GET / HTTP/1.1\r\n"][number % 2]).await.unwrap();
+            held.push(stream);
+        }
+        let began = Instant::now();
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let mut text = String::new();
+        let answered = stream.read_to_string(&mut text);
+        tokio::time::timeout(Duration::from_secs(10), answered).await.expect("in time").unwrap();
+        assert!(text.starts_with("HTTP/1.1 200 OK\r\n") && text.ends_with("\r\nok\n"), "{text}");
+        // Two rounds had to end before.
+        assert!(began.elapsed() > Duration::from_millis(900), "{:?}", began.elapsed());
+        for mut stream in held {
+            stream.read_to_end(&mut Vec::new()).await.unwrap();
+        }
     }
 
     /// D9: the numbers are those of the moment at which they are asked for.
