@@ -5,7 +5,8 @@ use std::sync::Arc;
 #[cfg(feature = "postgres")]
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 #[cfg(feature = "postgres")]
 use crate::postgres::{Listing, PgStore, Queued};
@@ -25,7 +26,7 @@ const BYTES: usize = 64 * 1024;
 /// The most entries taken from PostgreSQL at a time, which has no such measure.
 #[cfg(feature = "postgres")]
 const ROWS: usize = 100;
-/// How many read the history at once; the others wait for their turn.
+/// How many read the history at once, where that is not close to its end; the others wait for their turn.
 static READS: Semaphore = Semaphore::const_new(4);
 
 /// Where the accounts are.
@@ -97,14 +98,11 @@ impl Books {
 
     /// Up to `limit` of the next durable entries of the journal from sequence `from` on (0: the oldest kept), none only at its end.
     /// Close to the end they are in memory; where not, they are read where waiting stops nobody.
-    pub(super) async fn history(&self, from: u64, limit: usize) -> Result<Entries, Failure> {
+    pub(super) async fn history(&self, from: u64, limit: usize) -> Result<Vec<Outcome>, Failure> {
         match self {
             Books::Ledger(ledger) => history(ledger, from, limit).await,
             #[cfg(feature = "postgres")]
-            Books::Postgres(store) => {
-                let permit = READS.acquire().await.ok();
-                Ok(Entries { outcomes: store.history(from, limit.min(ROWS)).await?, _permit: permit })
-            }
+            Books::Postgres(store) => Ok(store.history(from, limit.min(ROWS)).await?),
         }
     }
 
@@ -205,27 +203,25 @@ async fn reached(ledger: &Ledger, sequence: u64) -> Result<(), Failure> {
     ledger.durable_at(sequence).await.map_err(|Closed| Failure::closed(ledger))
 }
 
-/// Entries of the journal, as they are read.
-#[derive(Default)]
-pub(super) struct Entries {
-    pub(super) outcomes: Vec<Outcome>,
-    /// Kept until they are done with: they are several times as long as on a disk.
-    _permit: Option<SemaphorePermit<'static>>,
-}
-
-async fn history(ledger: &Ledger, from: u64, limit: usize) -> Result<Entries, Failure> {
-    // Goes with the reading, which goes on when the caller has left.
-    let permit = READS.acquire().await.ok();
+async fn history(ledger: &Ledger, from: u64, limit: usize) -> Result<Vec<Outcome>, Failure> {
     if ledger.durable().saturating_sub(from) < limit as u64 {
-        return Ok(Entries { outcomes: ledger.history_within(from, limit, BYTES)?, _permit: permit });
+        return Ok(ledger.history_within(from, limit, BYTES)?);
     }
     let ledger = ledger.clone();
-    let read = move || -> Result<Entries, HistoryError> {
-        Ok(Entries { outcomes: ledger.history_within(from, limit, BYTES)?, _permit: permit })
-    };
-    match tokio::task::spawn_blocking(read).await {
-        Ok(entries) => Ok(entries?),
-        Err(_) => Err(Failure::Internal("the journal's reader ended")),
+    // A task of its own: whoever asked may not be polled for as long as its client likes, and must not keep others waiting.
+    let mut reading = JoinSet::new();
+    reading.spawn(async move {
+        let permit = READS.acquire().await;
+        let read = tokio::task::spawn_blocking(move || {
+            let entries = ledger.history_within(from, limit, BYTES);
+            drop(permit);
+            entries
+        });
+        read.await
+    });
+    match reading.join_next().await {
+        Some(Ok(Ok(entries))) => Ok(entries?),
+        _ => Err(Failure::Internal("the journal's reader ended")),
     }
 }
 

@@ -99,8 +99,7 @@ impl Call {
                 audit::refused(self.method.name, Subject::default(), &Failure::TooLong { text }).into_http()
             }
             Code::Internal => {
-                let failure = Failure::Field { field: "message", reason: "MESSAGE_MALFORMED", text };
-                audit::refused(self.method.name, Subject::default(), &failure).into_http()
+                audit::refused(self.method.name, Subject::default(), &Failure::malformed(text)).into_http()
             }
             // From [`super::upload`].
             Code::Unknown => {
@@ -123,7 +122,7 @@ impl Future for Call {
         match std::mem::replace(&mut this.state, State::Ended) {
             // A caller that is gone gets nothing started.
             State::New(_) if this.deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
-                return this.end(&Failure::Deadline);
+                return this.end(&Failure::deadline(this.method.name));
             }
             State::New(mut answer) | State::Waiting(mut answer) => match answer.as_mut().poll(context) {
                 Poll::Ready(Ok(response)) => return this.answered(response),
@@ -143,7 +142,7 @@ impl Future for Call {
             Box::pin(sleep_until(deadline.map_or(longest, |deadline| deadline.min(longest))))
         });
         match sleep.as_mut().poll(context) {
-            Poll::Ready(()) => this.end(&Failure::Deadline),
+            Poll::Ready(()) => this.end(&Failure::deadline(this.method.name)),
             Poll::Pending => Poll::Pending,
         }
     }

@@ -44,7 +44,7 @@ impl Ends {
         if let Some(deadline) = &mut self.deadline
             && deadline.as_mut().poll(context).is_ready()
         {
-            return Poll::Ready(Failure::Deadline);
+            return Poll::Ready(Failure::deadline(self.operation));
         }
         self.stopped.as_mut().poll(context)
     }

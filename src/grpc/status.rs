@@ -55,8 +55,8 @@ pub(super) enum Failure {
     Broken { what: String },
     #[error("the service is shutting down")]
     Closed,
-    #[error("the deadline passed before the answer; the same transaction_id tells what became of the request")]
-    Deadline,
+    #[error("the deadline passed before the answer{}", if *changes { "; the same transaction_id tells what became of the request" } else { "" })]
+    Deadline { changes: bool },
     #[error("{text}")]
     TooLong { text: String },
     #[error("the caller left")]
@@ -129,6 +129,20 @@ pub(super) fn shortened_to(most: usize, mut text: String) -> String {
 }
 
 impl Failure {
+    /// The deadline of a call of `operation` passed: where it changes something, its ids tell whether it did.
+    pub(super) fn deadline(operation: &str) -> Self {
+        let changing = ["CreateAccount", "UpdateBalance", "TransferFunds", "ExecuteBatch", "ExecuteStream"];
+        Failure::Deadline { changes: changing.contains(&operation) }
+    }
+
+    /// A message that could not be read. `text` is prost's: it names a field whose text is not UTF-8.
+    pub(super) fn malformed(text: String) -> Self {
+        let texts = ["account_id", "transaction_id", "from_account_id", "to_account_id", "prefix", "page_token"];
+        let field =
+            texts.into_iter().find(|field| text.contains("invalid string") && text.contains(&format!(".{field}: ")));
+        Failure::Field { field: field.unwrap_or("message"), reason: "MESSAGE_MALFORMED", text }
+    }
+
     /// Why `ledger` takes no requests any more.
     pub(super) fn closed(ledger: &Ledger) -> Self {
         ledger.failure().map_or(Failure::Closed, |what| Failure::JournalFailed { what: shortened(what) })
@@ -163,7 +177,7 @@ impl Failure {
             | Failure::IdsUnreadable { .. }
             | Failure::Unavailable { .. }
             | Failure::Closed => Code::Unavailable,
-            Failure::Deadline => Code::DeadlineExceeded,
+            Failure::Deadline { .. } => Code::DeadlineExceeded,
             Failure::Left => Code::Cancelled,
             // Damage that a disk did: the contract's code for what never happens in correct operation.
             Failure::Unreadable { .. } | Failure::Broken { .. } | Failure::Internal(_) => Code::Internal,
@@ -226,7 +240,7 @@ impl Failure {
             Failure::Unavailable { .. } => "STORE_UNAVAILABLE",
             Failure::Broken { .. } => "STORE_FAILED",
             Failure::Closed => "SHUTTING_DOWN",
-            Failure::Deadline => "DEADLINE_EXCEEDED",
+            Failure::Deadline { .. } => "DEADLINE_EXCEEDED",
             Failure::TooLong { .. } => "MESSAGE_TOO_LONG",
             Failure::Left => "CALLER_LEFT",
             Failure::Internal(_) => "INTERNAL",
@@ -406,6 +420,30 @@ mod tests {
     fn all_of_it_is_a_hundred_per_cent_and_nothing_else() {
         assert_eq!([percent(0, 0), percent(0, 7), percent(999, 1_000), percent(7, 7)], [0, 0, 99, 100]);
         assert_eq!([percent(9, 7), percent(u64::MAX, u64::MAX)], [100, 100]);
+    }
+
+    /// A14: the field that is not UTF-8 is named, in whatever it is.
+    #[test]
+    fn a_field_that_is_no_text_is_named() {
+        use crate::grpc::proto::{ExecuteBatchRequest, TransferFundsRequest};
+        use prost::Message as _;
+
+        let transfer = TransferFundsRequest::decode(&[0x12, 1, 0xff][..]).unwrap_err().to_string();
+        let batch = ExecuteBatchRequest::decode(&[0x0a, 5, 0x12, 3, 0x1a, 1, 0xff][..]).unwrap_err().to_string();
+        let none = TransferFundsRequest::decode(&[0x12, 9][..]).unwrap_err().to_string();
+        for (text, field) in [(transfer, "to_account_id"), (batch, "transaction_id"), (none, "message")] {
+            assert_eq!(Failure::malformed(text.clone()).field(), Some(field), "{text}");
+        }
+    }
+
+    /// Only of what changes something can its id tell more.
+    #[test]
+    fn a_deadline_gives_advice_where_there_is_some() {
+        let advice = "; the same transaction_id tells what became of the request";
+        for (operation, expected) in [("TransferFunds", advice), ("GetBalance", ""), ("WatchTransactions", "")] {
+            let text = Failure::deadline(operation).to_string();
+            assert_eq!(text, format!("the deadline passed before the answer{expected}"));
+        }
     }
 
     #[test]

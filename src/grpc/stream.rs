@@ -92,8 +92,8 @@ fn unreadable(status: &tonic::Status) -> Failure {
     let text = status.message().to_owned();
     match status.code() {
         Code::OutOfRange => Failure::TooLong { text },
-        Code::DeadlineExceeded => Failure::Deadline,
+        Code::DeadlineExceeded => Failure::deadline("ExecuteStream"),
         Code::Cancelled | Code::Unavailable | Code::Unknown => Failure::Left,
-        _ => Failure::Field { field: "message", reason: "MESSAGE_MALFORMED", text },
+        _ => Failure::malformed(text),
     }
 }

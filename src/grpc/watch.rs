@@ -2,12 +2,12 @@
 
 use prost::Message as _;
 
-use super::books::{Books, Entries};
+use super::books::Books;
 use super::convert;
 use super::proto;
 use super::pull::Step;
 use super::status::Failure;
-use crate::AccountId;
+use crate::{AccountId, Outcome};
 
 /// The most entries taken from the history at a time.
 const PAGE: usize = 500;
@@ -42,7 +42,7 @@ impl Watch {
     pub(super) async fn step(mut self) -> Step<Watch, proto::WatchTransactionsResponse> {
         loop {
             let entries = self.books.history(self.next, PAGE).await?;
-            if entries.outcomes.is_empty() {
+            if entries.is_empty() {
                 self.books.reached(self.next).await?;
                 continue;
             }
@@ -56,10 +56,10 @@ impl Watch {
     }
 
     /// What of `entries`, the next ones, concerns the watched account. An entry is never split over two messages.
-    fn collect(&mut self, entries: Entries) -> Vec<proto::Transaction> {
+    fn collect(&mut self, entries: Vec<Outcome>) -> Vec<proto::Transaction> {
         let mut transactions = Vec::new();
         let mut bytes = 0;
-        for outcome in entries.outcomes {
+        for outcome in entries {
             self.next = outcome.sequence() + 1;
             if self.account.as_ref().is_none_or(|account| outcome.concerns(account)) {
                 let entry = convert::transactions(&outcome);
