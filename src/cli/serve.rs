@@ -150,7 +150,8 @@ async fn serve(shutdown: oneshot::Receiver<()>, config: Config, losses: Losses) 
     let (listener, address) = bind(&config.listen).await?;
     let monitor = Arc::<Monitor>::default();
     monitor.watch(LEDGER, || Some("not open yet".to_owned()));
-    monitor.register(|registry| registry.register_collector(Box::new(LogMetrics(losses.clone()))));
+    let counted = losses.clone();
+    monitor.register(|registry| registry.register_collector(Box::new(LogMetrics(move || counted.lines()))));
     tokio::spawn(losses.tell());
     if let Some(listen) = &config.metrics_listen {
         let (listener, address) = bind(listen).await?;

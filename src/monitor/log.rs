@@ -6,15 +6,18 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 
-use crate::telemetry::Losses;
+/// The numbers of the log: what the function says of lines that were lost so far.
+pub struct LogMetrics<F>(pub F);
 
-/// The numbers of the log.
-#[derive(Debug)]
-pub struct LogMetrics(pub Losses);
+impl<F> fmt::Debug for LogMetrics<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LogMetrics")
+    }
+}
 
-impl Collector for LogMetrics {
+impl<F: Fn() -> usize + Send + Sync + 'static> Collector for LogMetrics<F> {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let lost = ConstCounter::new(self.0.lines() as u64);
+        let lost = ConstCounter::new((self.0)() as u64);
         let help = "Lines of the log that were lost because nobody took them in time";
         lost.encode(encoder.encode_descriptor("log_lines_lost", help, None, lost.metric_type())?)
     }
