@@ -11,9 +11,9 @@ use crate::core::{Clock, Core, Limits};
 use crate::directory::Directory;
 use crate::folder::Folder;
 use crate::ids::{DiskIndex, Ids, Index as _, IndexError, Indexed, Record};
-use crate::journal::disk::Disk;
 use crate::journal::disk::files::{Files, OnDisk};
 use crate::journal::disk::recovery::Recovery;
+use crate::journal::disk::{Disk, LedgerId};
 use crate::journal::{Flusher, Memory, Noted, Sink as _};
 use crate::kernel::Kernel;
 use crate::ledger::Ledger;
@@ -198,7 +198,9 @@ impl Builder {
             progress: &mut self.progress,
             tell: &*observer,
         };
-        let (disk, position, noted) = Disk::open(files.clone(), self.segment_bytes, recovery, self.observer.clone())?;
+        let whole = |ledger: Option<&LedgerId>, end| DiskIndex::missing_entries(files.root(), ledger, end);
+        let (disk, position, noted) =
+            Disk::open(files.clone(), self.segment_bytes, recovery, self.observer.clone(), whole)?;
         lock.sign();
         let ids = self.open_ids(files.root(), &disk, position.sequence)?;
         let disk = Arc::new(disk.reading(self.blocking.clone()));

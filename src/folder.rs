@@ -36,6 +36,14 @@ impl Folder {
         }
     }
 
+    /// The folder `name` in this one, if it is there.
+    pub(crate) fn find(&self, name: &str) -> io::Result<Option<Self>> {
+        match Self::at(&self.handle, Path::new(name), self.path.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            opened => opened.map(Some),
+        }
+    }
+
     fn at(above: impl rustix::fd::AsFd, name: &Path, path: PathBuf) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let handle = retry_on_intr(|| openat(&above, name, flags, Mode::empty()))?;

@@ -3,7 +3,10 @@
 #[path = "common/mod.rs"]
 mod common;
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::future::Future;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
@@ -120,6 +123,71 @@ fn an_index_that_leads_to_another_id_is_made_again() {
     assert!(ledger.submit(add("x")).expect("decided").replayed());
     assert!(!ledger.submit(add("y")).expect("decided").replayed());
     assert_eq!(ledger.balance(&a).map(|state| state.balance), Some(10));
+}
+
+/// Every file under `dir`, with its bytes.
+fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for path in fs::read_dir(dir).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+        match path.is_dir() {
+            true => found.extend(files(&path)),
+            false => drop(found.insert(path.clone(), fs::read(&path).expect("readable"))),
+        }
+    }
+    found
+}
+
+/// C1, B4: an id index that goes beyond the journal's end proves that acknowledged entries are missing: nothing is begun on what is
+/// left, nothing is changed, and whoever has the journal puts it back.
+#[test]
+fn entries_that_the_id_index_knows_and_the_journal_does_not_are_missed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let segment = dir.path().join("journal/0000000001.segment");
+    let create = |ledger: &Ledger, number: usize| {
+        let id = TransactionId::new(&format!("id-{number}")).expect("an id");
+        let create = Operation::create(account(&format!("account-{number}")), 10).expect("a balance");
+        ledger.submit(Request::single(create, Some(id))).expect("decided")
+    };
+    let ledger = Ledger::builder().segment_bytes(1 << 20).open(dir.path()).expect("opens");
+    (0..5).for_each(|number| drop(create(&ledger, number)));
+    drop(ledger);
+    let whole = files(dir.path());
+    let cut =
+        |length| fs::File::options().write(true).open(&segment).and_then(|file| file.set_len(length)).expect("cut");
+    let zeroed = |from: usize| {
+        let mut bytes = whole[&segment].clone();
+        bytes[from..].fill(0);
+        fs::write(&segment, bytes).expect("written");
+    };
+    let losses: [(&str, &dyn Fn()); 8] = [
+        ("no bytes", &|| cut(0)),
+        ("no header", &|| cut(100)),
+        ("only a header", &|| cut(4_096)),
+        ("a torn batch", &|| cut(4_400)),
+        ("the last batches zeroed", &|| zeroed(4_400)),
+        ("all zeroed", &|| zeroed(0)),
+        ("no segment", &|| fs::remove_file(&segment).expect("removed")),
+        ("no journal", &|| fs::remove_dir_all(dir.path().join("journal")).expect("removed")),
+    ];
+    for (what, lose) in losses {
+        lose();
+        let before = files(dir.path());
+        let refused = Ledger::open(dir.path()).expect_err(what);
+        let OpenError::Damaged { file, what: said, .. } = &refused else { panic!("{what}: {refused}") };
+        assert!(file.starts_with(dir.path().join("ids")), "{what}: {refused}");
+        assert!(said.contains("up to sequence 5") && said.contains("remove the folder ids"), "{what}: {refused}");
+        assert!(files(dir.path()) == before, "{what}: something was changed");
+        for (path, bytes) in &whole {
+            fs::write(path, bytes).expect("put back");
+        }
+    }
+    let ledger = Ledger::open(dir.path()).expect("all is there again");
+    assert!(create(&ledger, 3).replayed());
+    drop(ledger);
+    cut(0);
+    fs::remove_dir_all(dir.path().join("ids")).expect("removed");
+    let ledger = Ledger::open(dir.path()).expect("begins anew, on purpose");
+    assert!(!create(&ledger, 3).replayed());
 }
 
 /// C6: a checkpoint is written beside the traffic, and the next start begins there.

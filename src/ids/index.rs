@@ -38,8 +38,9 @@
 //!
 //! A run is written under a name that ends with `.tmp`, made durable, renamed, and the folder made durable. There is no
 //! manifest: the names tell. At the start runs that a larger one contains are removed (a merge had just ended), and so is
-//! everything from the first bad place on: a gap, a bad checksum, another ledger's, beyond the journal's end. The caller
-//! then takes the ids from there on out of the journal. A page is checked when it is read: damage found there cannot be healed
+//! everything from the first bad place on: a gap, a bad checksum, another ledger's. The caller then takes the ids from there on out of
+//! the journal. A good run that goes beyond the journal's end is not derived from it: entries are missing there that were durable, so
+//! whoever opens the ledger asks for that first. A page is checked when it is read: damage found there cannot be healed
 //! beside the traffic, for ids that left the table would be new meanwhile. Such reads fail, a mark is left in the
 //! directory, and the next opening begins afresh.
 
@@ -64,6 +65,7 @@ use crate::account::TransactionId;
 use crate::blocking::Blocking;
 use crate::folder::Folder;
 use crate::kernel::doorbell::{Doorbell, Latch, Watermark};
+use crate::opening::OpenError;
 
 use self::format::{Keys, Span};
 use self::run::Run;
@@ -72,6 +74,9 @@ use super::{Index, Indexed, Key, Record};
 
 /// Its presence says that damage was found.
 const DAMAGE_MARK: &str = "damaged";
+
+/// Where a run's header has the sequence that it goes up to.
+const SPAN_END: u64 = 40;
 
 /// Why the index could not be used. Nothing is new because of it.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -120,6 +125,25 @@ impl DiskIndex {
     pub(crate) fn folder(root: &Folder) -> Result<Folder, IndexError> {
         let made = root.make(Self::FOLDER).and_then(|dir| root.sync().map(|()| dir));
         made.map_err(|error| unwritable(&root.path().join(Self::FOLDER), &error))
+    }
+
+    /// Fails where the index in the data directory `root` has ids of entries after sequence `end`, where the journal of `ledger` ends,
+    /// or has not begun: they were durable, so they are missing. Changes nothing.
+    ///
+    /// # Errors
+    /// [`OpenError::Damaged`], [`OpenError::Io`].
+    pub(crate) fn missing_entries(root: &Folder, ledger: Option<&[u8; 16]>, end: u64) -> Result<(), OpenError> {
+        let path = root.path().join(Self::FOLDER);
+        let cannot = |error| OpenError::Io { path: path.clone(), what: "read", error };
+        let Some(dir) = root.find(Self::FOLDER).map_err(cannot)? else { return Ok(()) };
+        let beyond = chain::beyond(&dir, ledger, end).map_err(|error| cannot(io::Error::other(error.to_string())))?;
+        let Some(span) = beyond else { return Ok(()) };
+        let what = format!(
+            "it has the ids of entries up to sequence {}, but the journal ends at {end}: a tail is missing. Put it back; to go on \
+             without it, remove the folder ids",
+            span.last
+        );
+        Err(OpenError::Damaged { file: path.join(span.name()), offset: SPAN_END, what })
     }
 
     /// Opens the index in `dir` of the ledger with this id, whose journal has the entries from `oldest` to `end`. What of it cannot

@@ -1,5 +1,6 @@
 //! Which runs are there when the index is opened: a chain without a gap, from the journal's oldest entry or before it.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use super::format::Span;
@@ -32,14 +33,13 @@ pub(super) fn open(dir: &Folder, ledger: &[u8; 16], oldest: u64, end: u64) -> Re
         let begins = chain.runs.is_empty();
         let why_not = match span {
             Span { last, .. } if !begins && last < next => None,
-            Span { last, .. } if last > end => Some(format!(
-                "{} goes beyond the journal's end, sequence {end}: durable entries are missing there, unless an older journal was put back",
-                span.name()
-            )),
+            Span { last, .. } if last > end => {
+                Some(format!("{} goes beyond the journal's end, sequence {end}", span.name()))
+            }
             Span { first, .. } if first > next || (!begins && first != next) => {
                 Some(format!("sequence {next} and what follows it are missing"))
             }
-            span => match Run::open(dir, span, ledger) {
+            span => match Run::open(dir, span, Some(ledger)) {
                 Ok(run) => {
                     chain.runs.push(Arc::new(run));
                     continue;
@@ -56,6 +56,22 @@ pub(super) fn open(dir: &Folder, ledger: &[u8; 16], oldest: u64, end: u64) -> Re
         chain.lost = None;
     }
     Ok(chain)
+}
+
+/// The run that goes furthest beyond sequence `end`, if a good one does; of any ledger, where `ledger` is not known.
+pub(super) fn beyond(dir: &Folder, ledger: Option<&[u8; 16]>, end: u64) -> Result<Option<Span>, IndexError> {
+    let mut spans: Vec<_> = names(dir)?.iter().filter_map(|name| Span::of_name(name)).collect();
+    spans.retain(|span| span.last > end);
+    spans.sort_unstable_by_key(|span| Reverse(span.last));
+    for span in spans {
+        match Run::open(dir, span, ledger) {
+            Ok(_) => return Ok(Some(span)),
+            // What is not as it was written proves nothing.
+            Err(IndexError::Damaged { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
 }
 
 /// Whether damage was found before.

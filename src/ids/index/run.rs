@@ -22,8 +22,8 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// Reads everything but the records.
-    pub(super) fn open(dir: &Folder, span: Span, ledger: &[u8; 16]) -> Result<Run, IndexError> {
+    /// Reads everything but the records of a run of this ledger; of any, without one.
+    pub(super) fn open(dir: &Folder, span: Span, ledger: Option<&[u8; 16]>) -> Result<Run, IndexError> {
         let path = dir.path().join(span.name());
         let cannot = |error: io::Error| unreadable(&path, &error);
         let wrong = |what: &str| damaged(&path, what);
@@ -31,7 +31,7 @@ impl Run {
         let mut page = [0; PAGE];
         file.read_exact_at(&mut page, 0).map_err(cannot)?;
         let header = Header::read(&page).map_err(wrong)?;
-        if header.ledger != *ledger {
+        if ledger.is_some_and(|ledger| header.ledger != *ledger) {
             return Err(wrong("it is another ledger's"));
         }
         if header.span != span {

@@ -91,7 +91,7 @@ use self::checkpoint::{Moment, Writing};
 use self::files::{CHECKPOINTS, Files, JOURNAL};
 use self::frame::Frame;
 use self::recovery::{Recovery, recover};
-use self::segment::{LedgerId, Segment};
+use self::segment::Segment;
 use self::spare::Spare;
 use self::tail::{Next, Tail};
 use super::{HistoryError, JournalError, Noted, Record as NoteRecord, Sink};
@@ -101,6 +101,8 @@ use crate::error::Exhausted;
 use crate::kernel::Handle;
 use crate::opening::{Event, OpenError};
 use crate::outcome::{Outcome, Record};
+
+pub(crate) use self::segment::LedgerId;
 
 /// The journal in a data directory.
 pub(crate) struct Disk {
@@ -126,12 +128,15 @@ pub(crate) struct Position {
 }
 
 impl Disk {
-    /// Opens the journal in `files` and hands its state to `recovery`. Segments made from now on are `segment_bytes` long.
+    /// Opens the journal in `files` and hands its state to `recovery`. Segments made from now on are `segment_bytes` long. Before
+    /// anything is written `whole` is asked whether nothing else knows of later entries than the last one: it is told the ledger, if the
+    /// journal has begun, and that entry's sequence.
     pub(crate) fn open(
         files: Arc<dyn Files>,
         segment_bytes: u64,
         mut recovery: Recovery<'_>,
         tell: Arc<dyn Fn(&Event) + Send + Sync>,
+        whole: impl FnOnce(Option<&LedgerId>, u64) -> Result<(), OpenError>,
     ) -> Result<(Self, Position, Noted), OpenError> {
         if !segment::LENGTHS.contains(&segment_bytes) {
             let expected = "from 1048576 to 1073741824 bytes";
@@ -140,6 +145,8 @@ impl Disk {
         let segment_bytes = segment_bytes.next_multiple_of(batch::ALIGNMENT as u64);
         let cannot = |error| OpenError::Io { path: files.path(JOURNAL), what: "start a thread to read", error };
         let found = ahead(&mut recovery, |recovery| recover(&*files, recovery)).map_err(cannot)??;
+        let ledger = found.end.as_ref().map(|_| &found.segments[0].header.ledger);
+        whole(ledger, found.end.as_ref().map_or(0, |end| end.next.sequence - 1))?;
         // From here on it is good, and may be written to.
         tidy(&*files, &found.unused)?;
         let spare = Spare::new(files.clone(), segment_bytes, tell.clone());

@@ -92,7 +92,8 @@ impl Journal {
             progress: &mut |_| ControlFlow::Continue(()),
             tell: &|event| events.lock().push(event.clone()),
         };
-        let opened = crate::journal::disk::Disk::open(disk.files(), 1 << 20, recovery, Arc::new(|_: &Event| {}));
+        let opened =
+            crate::journal::disk::Disk::open(disk.files(), 1 << 20, recovery, Arc::new(|_: &Event| {}), |_, _| Ok(()));
         let told = std::mem::take(&mut *events.lock());
         let end = opened.map(|(_, position, _)| position.sequence);
         if let Ok(end) = end {
@@ -367,7 +368,8 @@ fn time_goes_on_from_the_checkpoint_where_the_newest_segment_is_empty() {
     let killed = disk.after(End::Killed);
     drop(ledger);
     let recovery = Recovery { install: &mut |_| Ok(()), progress: &mut |_| ControlFlow::Continue(()), tell: &|_| {} };
-    let opened = crate::journal::disk::Disk::open(killed.files(), 1 << 20, recovery, Arc::new(|_: &Event| {}));
+    let opened =
+        crate::journal::disk::Disk::open(killed.files(), 1 << 20, recovery, Arc::new(|_: &Event| {}), |_, _| Ok(()));
     assert_eq!(opened.map(|(_, position, _)| position.time).expect("good"), time);
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -97,11 +97,15 @@ impl Disk {
         Disk { root: Arc::new((folder, dir)), state: Arc::default() }
     }
 
-    /// A process of its own on a copy of everything, so far without a fault. One of them at a time: they share the lock.
+    /// A process of its own on a copy of everything, so far without a fault.
     pub(super) fn copy(&self) -> Disk {
+        let mut copy = Disk::new();
+        // Before the journal: the index is never ahead of it.
+        copy_files(&self.root.0.path().join("ids"), &copy.root.0.path().join("ids"));
         let state =
             State { fault: None, dead: false, log: Vec::new(), calls: 0, changes: 0, ..self.state.lock().clone() };
-        Disk { root: self.root.clone(), state: Arc::new(Mutex::new(state)) }
+        copy.state = Arc::new(Mutex::new(state));
+        copy
     }
 
     /// What the next process finds.
@@ -314,6 +318,18 @@ fn apply(names: &mut BTreeMap<String, usize>, changes: &[(String, Option<usize>)
         match inode {
             Some(inode) => drop(names.insert(name.clone(), *inode)),
             None => drop(names.remove(name)),
+        }
+    }
+}
+
+/// Copies the files of a folder that may not be there, while some of them are removed.
+fn copy_files(from: &Path, to: &Path) {
+    let Ok(entries) = std::fs::read_dir(from) else { return };
+    std::fs::create_dir(to).expect("a folder");
+    for entry in entries.map(|entry| entry.expect("an entry")) {
+        match std::fs::copy(entry.path(), to.join(entry.file_name())) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            copied => drop(copied.expect("copied")),
         }
     }
 }
