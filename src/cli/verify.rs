@@ -32,7 +32,7 @@ pub(super) struct Verify {
     /// The data directory
     #[arg(value_name = "DIR")]
     directory: PathBuf,
-    /// The hash of the last batch, as an earlier run or another place told it: proves that no tail is missing
+    /// The head that an earlier run or another place told: proves that nothing up to there is missing. What was added since is noted
     #[arg(long, value_name = "HASH", value_parser = hash)]
     head: Option<Hash>,
     /// How long the service knows a transaction id: it may not come twice within it [env: EQUIPOISE_ID_WINDOW]

@@ -15,10 +15,10 @@
 //!    replay has it.
 //! 8. What is noted of sources: no position goes back unless it says so, parked records are numbered one after the other, what is taken back was parked;
 //!    and what each checkpoint says of it, as of its batch.
-//! 9. The end: no checkpoint beyond it, and with [`Options::head`] the hash of the last batch, which stands for all
-//!    before it.
-//! 10. The id index: each of its runs (checksums, order, filter), that they are one chain which ends no later than the
-//!     journal, and every id of every entry up to there at its place.
+//! 9. The end: no run of the id index and no checkpoint beyond it, and with [`Options::head`] that a batch has that hash, which stands
+//!    for all before it.
+//! 10. The id index: each of its runs (checksums, order, filter), that they are one chain, and every id of every entry up
+//!     to its end at its place.
 //!
 //! A journal whose beginning was dropped is replayed from the oldest checkpoint that it reaches back to; the entries
 //! up to there are checked in themselves only.

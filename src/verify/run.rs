@@ -85,6 +85,17 @@ impl Run {
         Ok(Run { path, first, last, ledger, records, file, fences, filter })
     }
 
+    /// Fails where a journal of `ledger`, if it has begun, that ends with sequence `end` lacks what this run knows of.
+    pub(super) fn is_within(&self, ledger: Option<&[u8; 16]>, end: u64) -> Result<(), Problem> {
+        if self.last <= end || ledger.is_some_and(|ledger| *ledger != self.ledger) {
+            return Ok(());
+        }
+        let last = self.last;
+        let what =
+            format!("it has the ids of entries up to sequence {last}; the journal ends at {end}: a tail is missing");
+        Err(Problem::at(&self.path, 40, what))
+    }
+
     /// Goes through all of it; it should be of `ledger`.
     pub(super) fn check(&self, ledger: &[u8; 16]) -> Result<(), Problem> {
         if self.ledger != *ledger {

@@ -21,7 +21,8 @@ use super::sources::{Sections, Sources};
 /// What is asked for.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The hash that the last batch must have: proves that no tail is missing.
+    /// The hash of the last batch at an earlier time: proves that nothing of the journal up to there is missing. What came since is a
+    /// note.
     pub head: Option<[u8; 32]>,
     /// How long an id may not be used again.
     pub id_window: Duration,
@@ -78,12 +79,18 @@ pub fn verify(path: &Path, options: &Options, progress: &mut dyn FnMut(u64, u64)
     let directory = Directory::open(path)?;
     let bytes = directory.bytes_from(0);
     let ids = path.join("ids");
-    let index = index::open(&ids, directory.live());
+    let (index, furthest) = (index::open(&ids, directory.live()), index::furthest(&ids));
     let passes = if matches!(index, Ok(Ok(_))) { 2 } else { 1 };
     let mut meter = Meter { done: 0, total: bytes * passes, progress };
 
     let mut verifier = Verifier::new(&directory, options, &mut meter);
     let end = chain::walk(&directory, 0, &mut verifier)?;
+    if let Some(run) = furthest {
+        run.is_within(
+            end.link.as_ref().map(|link| &link.ledger),
+            end.link.as_ref().map_or(0, |link| link.sequence - 1),
+        )?;
+    }
     let mut report = verifier.end(end.link.as_ref())?;
     report.notes = [&directory.notes[..], &report.notes, &end.notes].concat();
     if let Some(holder) = &directory.holder {
@@ -309,10 +316,16 @@ impl<'a, 'm> Verifier<'a, 'm> {
         (self.report.sources, self.report.parked) = (self.sources.count(), self.sources.parked());
         let hash = end.map_or([0; 32], |link| link.hash);
         self.report.head = hex(&hash);
-        if let Some(head) = self.options.head
-            && head != hash
-        {
-            return Err(self.other_head(end, &head));
+        match (self.options.head, self.head) {
+            (Some(head), _) if head == hash => {}
+            (Some(_), Some((batch, sequence))) => {
+                let more = last - batch;
+                self.report.notes.push(format!(
+                    "the head that was given is that of batch {batch} (sequence {sequence}): {more} more follow"
+                ));
+            }
+            (Some(head), None) => return Err(self.other_head(end, &head)),
+            (None, _) => {}
         }
         self.report.accounts = self.replay.accounts();
         self.report.total = self.replay.total();
@@ -321,11 +334,11 @@ impl<'a, 'm> Verifier<'a, 'm> {
 
     fn other_head(&self, end: Option<&Link>, wanted: &[u8; 32]) -> Problem {
         let Report { head, last_sequence, .. } = &self.report;
-        let mut what = format!("the journal ends at hash {head} (sequence {last_sequence}), not {}", hex(wanted));
-        what += &match self.head {
-            Some((batch, sequence)) => format!(": that is batch {batch} (sequence {sequence}), and more was added"),
-            None => ": a tail is missing or was added".to_owned(),
-        };
+        let what = format!(
+            "the journal ends at hash {head} (sequence {last_sequence}), not {}, which no batch has: a tail is missing, or it is \
+             another journal",
+            hex(wanted)
+        );
         let problem = Problem::at(&self.file, self.offset, what);
         match end {
             Some(link) if self.report.batches > 0 => problem.in_batch(link.batch - 1, *last_sequence),
@@ -340,6 +353,9 @@ impl Visitor for Verifier<'_, '_> {
     fn segment(&mut self, file: &Path, header: &Header) -> Result<(), Problem> {
         if self.report.segments == 0 {
             self.begin(file, header)?;
+            if self.options.head == Some(header.hash) {
+                self.head = Some((header.first_batch - 1, self.report.last_sequence));
+            }
         }
         self.report.segments += 1;
         (self.file, self.offset) = (file.to_owned(), 0);

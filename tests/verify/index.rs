@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::writer::{Entry, LEDGER, Writer, check, create, sample, update};
+use crate::writer::{Entry, LEDGER, SEGMENT, Writer, check, create, put, sample, update};
 
 type Id = (&'static str, u64, u64, u32);
 
@@ -119,7 +119,31 @@ fn an_index_that_is_wrong() {
         wrong("later", 3, &|begin| vec![("x", 3, begin + 3, 0), ("y", 1, begin + 1, 1), ("z", 3, begin + 3, 0)]);
     assert!(error.contains("id x is said to be used by sequence 3, which does not"), "{error}");
     let error = wrong("beyond", 4, &|_| Vec::new());
-    assert!(error.ends_with("ids: published up to sequence 4; the journal ends at 3"), "{error}");
+    let expected =
+        "4.run, offset 40: it has the ids of entries up to sequence 4; the journal ends at 3: a tail is missing";
+    assert!(error.ends_with(expected), "{error}");
+}
+
+/// C1: what the index knows and a journal without any entry does not is missing, also where the index is to be made anew.
+#[test]
+fn a_journal_that_was_cut_to_nothing() {
+    let (writer, begin) = ledger("nothing");
+    let path = run(&writer, (1, 3), &[("x", 1, begin + 1, 0), ("y", 1, begin + 1, 1), ("z", 3, begin + 3, 0)]);
+    let missing = || {
+        let problem = check(&writer.directory).expect_err("three entries are missing");
+        assert_eq!((problem.file.as_path(), problem.offset), (path.as_path(), Some(40)), "{problem}");
+        assert!(problem.what.ends_with("up to sequence 3; the journal ends at 0: a tail is missing"), "{problem}");
+    };
+    let segment = writer.directory.join("journal/0000000001.segment");
+    let header = fs::read(&segment).expect("read")[..4096].to_vec();
+    put(&segment, &[]);
+    missing();
+    put(&segment, &[header, vec![0; SEGMENT - 4096]].concat());
+    missing();
+    fs::write(writer.directory.join("ids/damaged"), "a page").expect("written");
+    missing();
+    fs::remove_dir_all(writer.directory.join("ids")).expect("removed");
+    check(&writer.directory).expect("nobody knows of any entry");
 }
 
 /// B4: an id may be used again after the window; the index has the last use.
