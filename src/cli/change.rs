@@ -1,8 +1,8 @@
 //! The commands that change something: `create`, `update`, `transfer`.
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use prost_types::Timestamp;
-use uuid::Uuid;
 
 use super::Common;
 use super::client::{self, Client};
@@ -81,14 +81,14 @@ pub(super) struct Transfer {
 #[derive(Debug, Args)]
 struct ChangeId {
     /// The transaction id; sent again under it, the change has no second effect [default: a new UUID, printed]
-    #[arg(long = "id", value_name = "ID", allow_hyphen_values = true)]
+    #[arg(long = "id", value_name = "ID", allow_hyphen_values = true, value_parser = NonEmptyStringValueParser::new())]
     given: Option<String>,
 }
 
 impl ChangeId {
     /// An id in any case: a call is tried again when the service is not there, and must not be done twice (B1).
     fn get(&self) -> String {
-        self.given.clone().unwrap_or_else(|| Uuid::now_v7().to_string())
+        self.given.clone().unwrap_or_else(|| super::new_uuid().to_string())
     }
 }
 
@@ -96,7 +96,7 @@ impl Create {
     pub(super) fn run(&self, environment: &Environment) -> Result<(), Failure> {
         let id = self.id.get();
         client::run(&self.common, environment, |client| self.call(client, &id))
-            .map_err(|failure| failure.of_change(&id))
+            .map_err(|failure| failure.of_change(&id, self.id.given.is_none()))
     }
 
     async fn call(&self, client: Client, id: &str) -> Result<(), Failure> {
@@ -124,7 +124,7 @@ impl Update {
     pub(super) fn run(&self, environment: &Environment) -> Result<(), Failure> {
         let id = self.id.get();
         client::run(&self.common, environment, |client| self.call(client, &id))
-            .map_err(|failure| failure.of_change(&id))
+            .map_err(|failure| failure.of_change(&id, self.id.given.is_none()))
     }
 
     async fn call(&self, client: Client, id: &str) -> Result<(), Failure> {
@@ -151,7 +151,7 @@ impl Transfer {
     pub(super) fn run(&self, environment: &Environment) -> Result<(), Failure> {
         let id = self.id.get();
         client::run(&self.common, environment, |client| self.call(client, &id))
-            .map_err(|failure| failure.of_change(&id))
+            .map_err(|failure| failure.of_change(&id, self.id.given.is_none()))
     }
 
     async fn call(&self, client: Client, id: &str) -> Result<(), Failure> {

@@ -93,6 +93,14 @@ pub(super) enum Stop {
     Failed(Failure),
 }
 
+impl Stop {
+    /// Compaction took the `sequence` that `option` asks for.
+    pub(super) fn dropped(option: &str, sequence: u64, oldest: u64) -> Self {
+        let gone = format!("{option} {sequence}: the entries before sequence {oldest} were dropped");
+        Stop::Failed(Failure::Refused(gone))
+    }
+}
+
 impl From<Problem> for Stop {
     fn from(problem: Problem) -> Self {
         Stop::Failed(Failure::Damage(problem))

@@ -43,6 +43,8 @@ pub(super) enum Failure {
     Refused(String),
     /// Results cannot be written.
     Output(io::Error),
+    /// A change was done under this id, and that cannot be written.
+    Untold { error: io::Error, id: String },
     /// A data directory that is not whole, or cannot be read.
     Damage(Problem),
     /// Anything else.
@@ -121,15 +123,21 @@ impl From<&Problem> for PlaceRecord {
 }
 
 impl Failure {
-    /// The failure of a change that had `id`: says under which id it may be sent again when nobody knows how it ended.
-    pub(super) fn of_change(self, change_id: &str) -> Self {
+    /// The failure of a change that had `id`, which was made for it (`new`) or given: says under which id it may be sent again when
+    /// nobody knows how it ended, and a new one in any case that has to do with it.
+    pub(super) fn of_change(self, id: &str, new: bool) -> Self {
         match self {
             Failure::Call { status, note, .. } => {
-                let unknown = exit_of(status.code()) == Exit::Unreachable;
-                let again = || format!("it may have been done; sending it again with --id '{change_id}' is safe");
-                let note = note.or_else(|| unknown.then(again));
-                Failure::Call { status, note, id: Some(change_id.to_owned()) }
+                let own = match exit_of(status.code()) {
+                    Exit::Unreachable => {
+                        Some(format!("it may have been done; sending it again with --id '{id}' is safe"))
+                    }
+                    Exit::Refused if new => Some(its_id(id)),
+                    _ => None,
+                };
+                Failure::Call { status, note: note.or(own), id: Some(id.to_owned()) }
             }
+            Failure::Output(error) => Failure::Untold { error, id: id.to_owned() },
             other => other,
         }
     }
@@ -164,8 +172,10 @@ impl Failure {
             Failure::Usage(_) => Exit::Usage,
             Failure::Refused(_) => Exit::Refused,
             Failure::Call { status, .. } => exit_of(status.code()),
-            Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
-            Failure::Output(_) | Failure::Damage(_) | Failure::Other(_) => Exit::Failed,
+            Failure::Output(error) | Failure::Untold { error, .. } if error.kind() == io::ErrorKind::BrokenPipe => {
+                Exit::Done
+            }
+            Failure::Output(_) | Failure::Untold { .. } | Failure::Damage(_) | Failure::Other(_) => Exit::Failed,
         }
     }
 
@@ -175,7 +185,9 @@ impl Failure {
             Failure::Refused(_) => code_name(Code::FailedPrecondition),
             Failure::Call { status, .. } => code_name(status.code()),
             Failure::Damage(problem) if !problem.unreadable => code_name(Code::DataLoss),
-            Failure::Damage(_) | Failure::Output(_) | Failure::Other(_) => code_name(Code::Internal),
+            Failure::Damage(_) | Failure::Output(_) | Failure::Untold { .. } | Failure::Other(_) => {
+                code_name(Code::Internal)
+            }
         }
     }
 
@@ -186,6 +198,7 @@ impl Failure {
             Failure::Call { status, .. } => status.message().to_owned(),
             Failure::Damage(problem) => problem.to_string(),
             Failure::Output(error) => format!("cannot write the output: {error}"),
+            Failure::Untold { error, .. } => format!("it was done, but cannot be printed: {error}"),
         }
     }
 
@@ -208,6 +221,7 @@ impl Failure {
         }
         match self {
             Failure::Call { note: Some(note), .. } => writeln!(stderr, "  note: {}", escape(note)),
+            Failure::Untold { id, .. } => writeln!(stderr, "  note: {}", escape(&its_id(id))),
             _ => Ok(()),
         }
     }
@@ -215,6 +229,7 @@ impl Failure {
     fn say_json(&self, exit: Exit) -> io::Result<()> {
         let transaction_id = match self {
             Failure::Call { id, .. } => id.as_deref(),
+            Failure::Untold { id, .. } => Some(id.as_str()),
             _ => None,
         };
         let place = match self {
@@ -227,6 +242,10 @@ impl Failure {
         let line = serde_json::to_string(&BTreeMap::from([("error", error)]))?;
         writeln!(io::stderr().lock(), "{line}")
     }
+}
+
+fn its_id(id: &str) -> String {
+    format!("its transaction id is {id}")
 }
 
 /// What clap has to say: help and version on stdout, errors on stderr.

@@ -47,7 +47,7 @@ pub(super) struct Export {
     /// The first entry wanted [default: the oldest there is]
     #[arg(long, value_name = "SEQUENCE", requires = "entries")]
     from: Option<u64>,
-    /// Write to this file, over what was there, in place of stdout
+    /// Write to this file in place of stdout; it takes the place of what was there when it is whole
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -95,14 +95,25 @@ impl Export {
 
     fn entries(&self, directory: &Directory) -> Result<(), Failure> {
         let (from, through) = (self.from.unwrap_or(0), self.at.unwrap_or(u64::MAX));
+        if from > through {
+            return Err(Failure::Usage(format!("--from {from} is after --at {through}")));
+        }
         // Both would be on one screen.
-        let bar = Bar::of_bytes(self.output.is_none() && io::stdout().is_terminal());
+        let to_stdout = self.output.as_deref().is_none_or(|path| path == Path::new("-"));
+        let bar = Bar::of_bytes(to_stdout && io::stdout().is_terminal());
         let output = Output::json_to(self.output.as_deref())?;
-        let mut printer = Printer { output, from, through, begun: false, done: 0, total: directory.bytes(), bar };
+        let total = directory.bytes();
+        let mut printer = Printer { output, from, through, begun: false, header: None, done: 0, total, bar };
         let ended = walk(directory, directory.segment_of(from), &mut printer);
         printer.bar.clear();
         match ended {
-            Ok(_) | Err(Stop::Enough) => Ok(printer.output.finish()?),
+            Ok(end) if from > end.last_sequence() => {
+                Err(Failure::Refused(format!("--from {from}: the journal ends at sequence {}", end.last_sequence())))
+            }
+            Ok(_) | Err(Stop::Enough) => {
+                printer.print_header()?;
+                Ok(printer.output.finish()?)
+            }
             Err(Stop::Failed(failure)) => {
                 // What was read before the bad place is printed before the complaint about it.
                 printer.output.flush()?;
@@ -116,11 +127,19 @@ struct Printer {
     output: Output,
     from: u64,
     through: u64,
-    /// Whether the header was printed.
+    /// Whether a segment was seen.
     begun: bool,
+    /// The first line, until it is printed.
+    header: Option<EntriesHeader>,
     done: u64,
     total: u64,
     bar: Bar,
+}
+
+impl Printer {
+    fn print_header(&mut self) -> io::Result<()> {
+        self.header.take().map_or(Ok(()), |header| self.output.object(&header))
+    }
 }
 
 impl Visitor for Printer {
@@ -132,12 +151,14 @@ impl Visitor for Printer {
         }
         self.begun = true;
         let oldest = header.first_sequence;
-        if self.from > 0 && self.from < oldest {
-            let gone = format!("--from {}: the entries before sequence {oldest} were dropped", self.from);
-            return Err(Stop::Failed(Failure::Refused(gone)));
+        match (self.from, self.through) {
+            (from @ 1.., _) if from < oldest => return Err(Stop::dropped("--from", from, oldest)),
+            (_, at) if at < oldest && oldest > 1 => return Err(Stop::dropped("--at", at, oldest)),
+            _ => {}
         }
         let from = self.from.max(oldest);
-        Ok(self.output.object(&EntriesHeader { kind: ENTRIES, version: VERSION, ledger: hex(&header.ledger), from })?)
+        self.header = Some(EntriesHeader { kind: ENTRIES, version: VERSION, ledger: hex(&header.ledger), from });
+        Ok(())
     }
 
     fn batch(&mut self, batch: &Batch<'_>) -> Result<(), Stop> {
@@ -154,6 +175,7 @@ impl Visitor for Printer {
                 return Err(Stop::Enough);
             }
             if entry.sequence >= self.from {
+                self.print_header()?;
                 self.output.object(&EntryRecord::from(&entry))?;
             }
         }

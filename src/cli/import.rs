@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
-use uuid::Uuid;
 
 use super::exit::Failure;
 use super::exported::{Exported, Reader};
@@ -104,7 +103,7 @@ impl Input {
     fn spool(source: &mut dyn io::Read) -> Result<Self, Failure> {
         let folder = std::env::temp_dir();
         let cannot = |error| Failure::Other(format!("cannot keep the input in {}: {error}", folder.display()));
-        let path = folder.join(format!("equipoise-import-{}", Uuid::now_v7().simple()));
+        let path = folder.join(format!("equipoise-import-{}", super::new_uuid().simple()));
         let mut options = OpenOptions::new();
         let mut file = options.read(true).write(true).create_new(true).mode(0o600).open(&path).map_err(cannot)?;
         fs::remove_file(&path).map_err(cannot)?;

@@ -48,6 +48,7 @@ impl Inspect {
             left: self.limit.unwrap_or(u64::MAX),
             with_entries,
             sections: Sections::default(),
+            begun: false,
             first: true,
         };
         let end = match walk(&directory, directory.segment_of(from), &mut printer) {
@@ -62,7 +63,12 @@ impl Inspect {
         let (next_batch, next_sequence) = end.link.as_ref().map_or((1, 1), |link| (link.batch, link.sequence));
         let notes = [directory.notes(), &end.notes].concat();
         printer.output.record(&Line::End { next_batch, next_sequence, notes })?;
-        Ok(printer.output.flush()?)
+        printer.output.flush()?;
+        if from > end.last_sequence() {
+            let last = end.last_sequence();
+            return Err(Failure::Refused(format!("--from {from}: the journal ends at sequence {last}")));
+        }
+        Ok(())
     }
 }
 
@@ -72,6 +78,8 @@ struct Printer {
     left: u64,
     with_entries: bool,
     sections: Sections,
+    /// Whether a segment was seen.
+    begun: bool,
     /// Whether no batch was shown yet.
     first: bool,
 }
@@ -81,6 +89,9 @@ impl Visitor for Printer {
 
     fn segment(&mut self, file: &Path, header: &Header) -> Result<(), Stop> {
         let Header { number, first_batch, first_sequence, .. } = *header;
+        if !std::mem::replace(&mut self.begun, true) && (1..first_sequence).contains(&self.from) {
+            return Err(Stop::dropped("--from", self.from, first_sequence));
+        }
         let file = file.display().to_string();
         let ledger_id = hex(&header.ledger);
         Ok(self.output.record(&Line::Segment { file, number, ledger_id, first_batch, first_sequence })?)

@@ -7,9 +7,10 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Parser, Subcommand};
+use uuid::{NoContext, Timestamp, Uuid};
 
 use self::exit::Failure;
 use crate::config::{Config, Environment};
@@ -24,6 +25,7 @@ mod compact;
 mod consuming;
 #[cfg(feature = "kafka")]
 mod dead_letters;
+mod destination;
 mod entry;
 mod exit;
 mod export;
@@ -153,6 +155,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn id_window(flag: Option<Duration>, environment: &Environment) -> Result<Duration, Failure> {
     let file = environment.get_os("config").map(PathBuf::from);
     flag.map_or_else(|| Ok(Config::resolve(&[], environment, file.as_deref())?.id_window), Ok)
+}
+
+/// A UUID that nobody has: of this moment, or, where the clock is before 1970, of the first that there is.
+fn new_uuid() -> Uuid {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Uuid::new_v7(Timestamp::from_unix(NoContext, since.as_secs(), since.subsec_nanos()))
 }
 
 /// Something worth knowing that is no result.

@@ -1,13 +1,14 @@
 //! Where results go: stdout or a file, as text for people or as one JSON object a line.
 
 use std::fmt::{self, Display, Write as _};
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, StdoutLock, Write};
 use std::path::Path;
 
 use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
+
+use super::destination::Destination;
 
 /// How much is collected before it is written, in bytes.
 const BUFFER: usize = 64 * 1024;
@@ -20,8 +21,7 @@ pub(super) trait Record: Serialize {
 
 /// The output of a command. What was not flushed is not printed: [`Output::flush`] tells whether it could be.
 pub(super) struct Output {
-    out: BufWriter<Box<dyn Write>>,
-    file: Option<File>,
+    out: BufWriter<Sink>,
     json: bool,
     colour: bool,
 }
@@ -31,15 +31,15 @@ impl Output {
     pub(super) fn new(json: bool) -> Self {
         let stdout = io::stdout().lock();
         let colour = !json && AutoStream::choice(&stdout) != ColorChoice::Never;
-        Output { out: BufWriter::with_capacity(BUFFER, Box::new(stdout)), file: None, json, colour }
+        Output { out: BufWriter::with_capacity(BUFFER, Sink::Stdout(stdout)), json, colour }
     }
 
-    /// Writes records as JSON into the file `path`, over what was there, or to stdout.
+    /// Writes records as JSON to stdout, which is also called `-`, or into the file `path`: [`Output::finish`] puts it over what was
+    /// there.
     pub(super) fn json_to(path: Option<&Path>) -> io::Result<Self> {
-        let Some(path) = path else { return Ok(Output::new(true)) };
-        let file = File::create(path)?;
-        let out = BufWriter::with_capacity(BUFFER, Box::new(file.try_clone()?) as Box<dyn Write>);
-        Ok(Output { out, file: Some(file), json: true, colour: false })
+        let Some(path) = path.filter(|path| *path != Path::new("-")) else { return Ok(Output::new(true)) };
+        let file = Sink::File(Destination::create(path)?);
+        Ok(Output { out: BufWriter::with_capacity(BUFFER, file), json: true, colour: false })
     }
 
     /// The line above a table; nothing in JSON.
@@ -73,13 +73,32 @@ impl Output {
         self.out.flush()
     }
 
-    /// As [`Output::flush`], and a file is on disk then.
-    pub(super) fn finish(mut self) -> io::Result<()> {
-        self.flush()?;
-        match &self.file {
-            // Pipes and devices have nothing to keep.
-            Some(file) if file.metadata()?.is_file() => file.sync_all(),
-            _ => Ok(()),
+    /// As [`Output::flush`], and a file has its name and is on disk then.
+    pub(super) fn finish(self) -> io::Result<()> {
+        match self.out.into_inner().map_err(io::IntoInnerError::into_error)? {
+            Sink::Stdout(mut stdout) => stdout.flush(),
+            Sink::File(file) => file.finish(),
+        }
+    }
+}
+
+enum Sink {
+    Stdout(StdoutLock<'static>),
+    File(Destination),
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Sink::Stdout(stdout) => stdout.write(bytes),
+            Sink::File(file) => (&*file).write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Sink::Stdout(stdout) => stdout.flush(),
+            Sink::File(_) => Ok(()),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The commands that read the journal: `transaction`, `watch`.
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 
 use super::Common;
 use super::client::{self, Client};
@@ -38,8 +39,8 @@ pub(super) struct Watch {
     #[arg(long, value_name = "SEQUENCE", default_value_t = 0)]
     from: u64,
     /// Only transactions that touch it
-    #[arg(long, value_name = "ACCOUNT", default_value = "", hide_default_value = true, allow_hyphen_values = true)]
-    account: String,
+    #[arg(long, value_name = "ACCOUNT", allow_hyphen_values = true, value_parser = NonEmptyStringValueParser::new())]
+    account: Option<String>,
     #[command(flatten)]
     pub(super) common: Common,
 }
@@ -73,7 +74,8 @@ impl Watch {
 
     async fn follow(&self, client: &Client) -> Result<(), Failure> {
         let mut next = self.from;
-        let request = proto::WatchTransactionsRequest { from_sequence: self.from, account_id: self.account.clone() };
+        let account_id = self.account.clone().unwrap_or_default();
+        let request = proto::WatchTransactionsRequest { from_sequence: self.from, account_id };
         let ask = |mut stub: client::Stub, request| async move { stub.watch_transactions(request).await };
         let mut stream = client.open(request, ask).await?;
         let mut output = Output::new(self.common.json);

@@ -61,7 +61,7 @@ impl Accounts {
         let mut forward = Forward { replay, last: base, through, done: 0, total, progress };
         match walk(directory, start, &mut forward) {
             Ok(end) => {
-                let last = end.link.map_or(0, |link| link.sequence - 1);
+                let last = end.last_sequence();
                 if last < base {
                     let what = format!("a checkpoint at sequence {base}; the journal ends at {last}");
                     return Err(Problem::new(&directory.path.join("checkpoints"), what).into());

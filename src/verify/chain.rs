@@ -39,6 +39,13 @@ pub(crate) struct End {
     pub(crate) notes: Vec<String>,
 }
 
+impl End {
+    /// The last sequence in the journal; 0 when there is none.
+    pub(crate) fn last_sequence(&self) -> u64 {
+        self.link.as_ref().map_or(0, |link| link.sequence - 1)
+    }
+}
+
 /// Shows `visitor` the chain from the segment at `start` on.
 pub(crate) fn walk<V: Visitor>(directory: &Directory, start: usize, visitor: &mut V) -> Result<End, V::Error> {
     let mut walk = Walk { directory, index: start, segment: Vec::new(), link: None, visitor };

@@ -86,10 +86,7 @@ pub fn verify(path: &Path, options: &Options, progress: &mut dyn FnMut(u64, u64)
     let mut verifier = Verifier::new(&directory, options, &mut meter);
     let end = chain::walk(&directory, 0, &mut verifier)?;
     if let Some(run) = furthest {
-        run.is_within(
-            end.link.as_ref().map(|link| &link.ledger),
-            end.link.as_ref().map_or(0, |link| link.sequence - 1),
-        )?;
+        run.is_within(end.link.as_ref().map(|link| &link.ledger), end.last_sequence())?;
     }
     let mut report = verifier.end(end.link.as_ref())?;
     report.notes = [&directory.notes[..], &report.notes, &end.notes].concat();

@@ -1,8 +1,11 @@
 //! What the client commands answer, for people and as JSON.
 
+use std::fs::OpenOptions;
+use std::time::Duration;
+
 use serde_json::json;
 
-use crate::program::Service;
+use crate::program::{Service, run, run_for};
 
 /// A1 to A7 through the command line: create, transfer, read.
 #[test]
@@ -69,6 +72,53 @@ fn a_refusal_names_its_id_and_says_when_it_is_a_replay() {
     let people = service.run(&["update", "a", "-5", "--id", "r1"]);
     assert!(people.stderr.starts_with("error: Insufficient balance: current=0, delta=-5\n"), "{people:?}");
     assert!(people.stderr.contains("replayed"), "{people:?}");
+}
+
+/// B1: a change whose answer cannot be printed was done: that is said, with the id that nobody knows yet.
+#[test]
+fn a_change_that_cannot_be_printed_tells_its_id() {
+    let service = Service::start();
+    service.json(&["create", "a"]);
+    let full = || OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
+    let ended = run(service.command(&["update", "a", "5", "--json"]).stdout(full()));
+    let error = ended.error();
+    assert_eq!((ended.code, &error["code"]), (Some(4), &json!("INTERNAL")));
+    assert!(error["message"].as_str().expect("text").starts_with("it was done, but cannot be printed: "), "{error}");
+    let id = error["transaction_id"].as_str().expect("an id");
+    assert_eq!(service.json(&["update", "a", "5", "--id", id])[0]["replayed"], true);
+
+    let ended = run(service.command(&["update", "a", "5"]).stdout(full()));
+    let (_, id) = ended.stderr.trim_end().split_once("note: its transaction id is ").expect("a note");
+    assert_eq!(service.json(&["update", "a", "5", "--id", id])[0]["replayed"], true);
+}
+
+/// B1: a new id is printed with a refusal, too.
+#[test]
+fn a_refusal_tells_the_id_that_it_was_given() {
+    let service = Service::start();
+    service.json(&["create", "a"]);
+    let refused = service.run(&["update", "a", "-5"]);
+    let (_, id) = refused.stderr.trim_end().split_once("note: its transaction id is ").expect("a note");
+    assert_eq!(service.run(&["update", "a", "-5", "--id", id, "--json"]).error()["replayed"], true);
+    assert!(!service.run(&["update", "a", "-5", "--id", "r1"]).stderr.contains("r1"), "whoever gave it knows it");
+}
+
+/// B1: an id, or an account, that a script left empty is a mistake, not none.
+#[test]
+fn an_empty_id_is_not_the_same_as_none() {
+    let service = Service::start();
+    service.json(&["create", "a"]);
+    let commands: [&[&str]; 4] = [
+        &["create", "b", "--id", ""],
+        &["update", "a", "1", "--id", ""],
+        &["transfer", "a", "b", "1", "--id", ""],
+        &["watch", "--account", ""],
+    ];
+    for command in commands {
+        let ended = run_for(&mut service.command(command), Duration::from_secs(5));
+        assert_eq!(ended.code, Some(2), "{command:?}: {ended:?}");
+    }
+    assert_eq!(service.run(&["balance", "b"]).code, Some(1), "nothing was opened");
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! `equipoise export`.
 
-use std::fs::OpenOptions;
+use std::fs::{OpenOptions, Permissions};
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -138,6 +140,83 @@ fn a_file_takes_the_place_of_stdout() {
     let written = std::fs::read_to_string(&file).expect("a file");
     std::fs::remove_file(&file).expect("removed");
     assert_eq!((ended.stdout.as_str(), written), ("", succeeds("export", dir.path(), &[]).stdout));
+}
+
+/// An export that fails on the way leaves what an earlier one wrote, and nothing beside it.
+#[test]
+fn a_failed_export_keeps_the_one_before() {
+    let (dir, place) = (many(5_000), tempfile::tempdir().expect("a directory"));
+    let file = place.path().join("export.jsonl");
+    let path = file.to_str().expect("UTF-8");
+    std::fs::write(&file, "yesterday's").expect("written");
+    std::fs::set_permissions(&file, Permissions::from_mode(0o640)).expect("its own");
+    let (name, bytes) = files(dir.path()).into_iter().find(|(name, _)| name.ends_with("1.segment")).expect("a segment");
+    let mut damaged = bytes.clone();
+    let batches: Vec<_> = (0..bytes.len()).step_by(8).filter(|at| bytes[*at..].starts_with(b"EQBT")).collect();
+    damaged[batches[batches.len() / 2] + 50] ^= 1;
+    std::fs::write(&name, damaged).expect("written");
+    for rest in [&["--output", path][..], &["--entries", "--output", path]] {
+        assert_eq!(run(&mut on("export", dir.path(), rest)).code, Some(4), "{rest:?}");
+        let left = files(place.path());
+        assert!(left == [(path.to_owned(), b"yesterday's".to_vec())], "{rest:?}: {} files", left.len());
+    }
+    std::fs::write(&name, bytes).expect("written");
+    // A link goes on leading there, and whoever may read it may do so.
+    let link = place.path().join("link");
+    std::os::unix::fs::symlink("export.jsonl", &link).expect("a link");
+    succeeds("export", dir.path(), &["--output", link.to_str().expect("UTF-8")]);
+    assert_eq!(std::fs::read_to_string(&file).expect("a file"), succeeds("export", dir.path(), &[]).stdout);
+    assert_eq!(std::fs::metadata(&file).expect("a file").permissions().mode() & 0o777, 0o640);
+    assert_eq!(std::fs::read_dir(place.path()).expect("a folder").count(), 2);
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_named() {
+    let dir = small();
+    for (path, why) in
+        [("/nowhere/export.jsonl", "No such file"), ("/dev/full", "No space left"), ("/tmp", "Is a directory")]
+    {
+        let ended = run(&mut on("export", dir.path(), &["--output", path]));
+        assert_eq!(ended.code, Some(4), "{ended:?}");
+        assert!(ended.stderr.starts_with(&format!("error: cannot write the output: {path}: {why}")), "{ended:?}");
+    }
+}
+
+/// As of other programs, `-` is stdout.
+#[test]
+fn a_dash_is_stdout() {
+    let dir = small();
+    let dashed = run(on("export", dir.path(), &["--output", "-"]).current_dir(dir.path()));
+    assert_eq!(dashed.stdout, succeeds("export", dir.path(), &[]).stdout);
+    assert!(!dir.path().join("-").exists());
+}
+
+/// Entries that are not there are no empty success.
+#[test]
+fn entries_that_are_not_there_are_refused() {
+    let dir = small();
+    let refused = |directory: &Path, command: &[&str], code, why: &str| {
+        let ended = run(&mut on(command[0], directory, &command[1..]));
+        assert_eq!(
+            (ended.code, ended.stderr.as_str()),
+            (Some(code), format!("error: {why}\n").as_str()),
+            "{command:?}"
+        );
+        ended.stdout
+    };
+    let past_the_end = ["export", "--entries", "--from", "8"];
+    assert_eq!(refused(dir.path(), &past_the_end, 1, "--from 8: the journal ends at sequence 7"), "");
+    refused(dir.path(), &["export", "--entries", "--from", "6", "--at", "5"], 2, "--from 6 is after --at 5");
+    let shown = refused(dir.path(), &["inspect", "--from", "8"], 1, "--from 8: the journal ends at sequence 7");
+    assert!(shown.lines().last().expect("a line").starts_with("end of the journal"), "{shown}");
+
+    let long = Long::new();
+    let compacted = succeeds("compact", long.path(), &["--id-window", "0s", "--json"]).json();
+    let oldest = &compacted.last().expect("a line")["oldest_sequence"];
+    let dropped = |what: &str| format!("{what}: the entries before sequence {oldest} were dropped");
+    assert_eq!(refused(long.path(), &["inspect", "--from", "2"], 1, &dropped("--from 2")), "");
+    assert_eq!(refused(long.path(), &["export", "--entries", "--at", "2"], 1, &dropped("--at 2")), "");
+    succeeds("inspect", long.path(), &["--limit", "1"]);
 }
 
 /// Case A20: a reader that leaves is no failure, a full disk is one.

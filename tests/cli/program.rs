@@ -55,6 +55,20 @@ pub fn run(command: &mut Command) -> Ended {
     Ended { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
 }
 
+/// As [`run`], of what might not end: then it has no exit code.
+pub fn run_for(command: &mut Command, limit: Duration) -> Ended {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    let began = Instant::now();
+    while child.try_wait().expect("a child").is_none() && began.elapsed() < limit {
+        thread::sleep(Duration::from_millis(5));
+    }
+    // It may have ended already.
+    let _ = child.kill();
+    let Output { status, stdout, stderr } = child.wait_with_output().expect("an end");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    Ended { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
+}
+
 /// Sends `signal` (`TERM`, `INT`) to a child.
 pub fn signal(child: &Child, signal: &str) {
     let status = Command::new("sh").args(["-c", &format!("kill -{signal} {}", child.id())]).status();

@@ -8,7 +8,7 @@ use crate::audit::{Audit, Told};
 use crate::client::{Client, Order};
 use crate::ids_survive_a_restart;
 use crate::load::{Load, prepare};
-use crate::service::{Service, serve, serve_with, verified};
+use crate::service::{Service, equipoise, run, serve, serve_with, verified};
 use crate::shim::shimmed;
 
 const HOUR: i64 = 3_600;
@@ -141,6 +141,10 @@ async fn the_clock_is_at_1969() {
     let client = service.client().await;
     let mut told = prepare(&client).await;
     moving.set(back_to_1969());
+    // A client there makes new ids all the same.
+    let opens = equipoise(&["create", "opened in 1969", "--server", &service.address]);
+    let (code, said) = run(&mut shimmed(opens, moving.dir(), &[("CLOCK", moving.clock.to_str().unwrap())]));
+    assert_eq!(code, Some(0), "{said}");
     let load = Load::start(&service, "1969", 16, 1).await;
     load.answered(600).await;
     moving.set(0);
