@@ -198,7 +198,7 @@ impl Builder {
             progress: &mut self.progress,
             tell: &*observer,
         };
-        let whole = |ledger: Option<&LedgerId>, end| DiskIndex::missing_entries(files.root(), ledger, end);
+        let whole = |ledger: Option<&LedgerId>, end| no_ids_beyond(files.root(), ledger, end);
         let (disk, position, noted) =
             Disk::open(files.clone(), self.segment_bytes, recovery, self.observer.clone(), whole)?;
         lock.sign();
@@ -315,6 +315,21 @@ impl Builder {
         };
         Arc::new(Core::new(kernel, flusher, disk, directory, ids, clock, limits))
     }
+}
+
+/// Fails where the id index knows of entries that the journal, which ends with sequence `end`, does not have.
+fn no_ids_beyond(root: &Folder, ledger: Option<&LedgerId>, end: u64) -> Result<(), OpenError> {
+    let failed = |error: IndexError| OpenError::Io {
+        path: root.path().join(DiskIndex::FOLDER),
+        what: "read",
+        error: std::io::Error::other(error.to_string()),
+    };
+    let Some((file, last)) = DiskIndex::beyond(root, ledger, end).map_err(failed)? else { return Ok(()) };
+    let what = format!(
+        "it has the ids of entries up to sequence {last}, but the journal ends at {end}: a tail is missing. Put it back; to go on \
+         without it, remove the folder ids"
+    );
+    Err(OpenError::Damaged { file, offset: DiskIndex::SPAN_END, what })
 }
 
 fn too_many_accounts() -> OpenError {

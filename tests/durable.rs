@@ -172,7 +172,9 @@ fn entries_that_the_id_index_knows_and_the_journal_does_not_are_missed() {
     for (what, lose) in losses {
         lose();
         let before = files(dir.path());
-        let refused = Ledger::open(dir.path()).expect_err(what);
+        let (heard, observer) = events();
+        let refused = Ledger::builder().observer(observer).open(dir.path()).expect_err(what);
+        assert_eq!(*heard.lock().expect("no panic"), [], "{what}: nothing was cut, nor built again");
         let OpenError::Damaged { file, what: said, .. } = &refused else { panic!("{what}: {refused}") };
         assert!(file.starts_with(dir.path().join("ids")), "{what}: {refused}");
         assert!(said.contains("up to sequence 5") && said.contains("remove the folder ids"), "{what}: {refused}");

@@ -65,7 +65,6 @@ use crate::account::TransactionId;
 use crate::blocking::Blocking;
 use crate::folder::Folder;
 use crate::kernel::doorbell::{Doorbell, Latch, Watermark};
-use crate::opening::OpenError;
 
 use self::format::{Keys, Span};
 use self::run::Run;
@@ -74,9 +73,6 @@ use super::{Index, Indexed, Key, Record};
 
 /// Its presence says that damage was found.
 const DAMAGE_MARK: &str = "damaged";
-
-/// Where a run's header has the sequence that it goes up to.
-const SPAN_END: u64 = 40;
 
 /// Why the index could not be used. Nothing is new because of it.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -117,6 +113,8 @@ pub(crate) struct DiskIndex {
 impl DiskIndex {
     /// The name of its folder in a data directory.
     pub(crate) const FOLDER: &str = "ids";
+    /// Where in a run the last sequence of its span is.
+    pub(crate) const SPAN_END: u64 = 40;
 
     /// Its folder in the data directory `root`; makes it.
     ///
@@ -127,23 +125,20 @@ impl DiskIndex {
         made.map_err(|error| unwritable(&root.path().join(Self::FOLDER), &error))
     }
 
-    /// Fails where the index in the data directory `root` has ids of entries after sequence `end`, where the journal of `ledger` ends,
-    /// or has not begun: they were durable, so they are missing. Changes nothing.
+    /// The run in the data directory `root` with ids of entries after sequence `end`, where the journal of `ledger` ends, or has not
+    /// begun, and the last of these entries: they were durable, so they are missing. Changes nothing.
     ///
     /// # Errors
-    /// [`OpenError::Damaged`], [`OpenError::Io`].
-    pub(crate) fn missing_entries(root: &Folder, ledger: Option<&[u8; 16]>, end: u64) -> Result<(), OpenError> {
-        let path = root.path().join(Self::FOLDER);
-        let cannot = |error| OpenError::Io { path: path.clone(), what: "read", error };
-        let Some(dir) = root.find(Self::FOLDER).map_err(cannot)? else { return Ok(()) };
-        let beyond = chain::beyond(&dir, ledger, end).map_err(|error| cannot(io::Error::other(error.to_string())))?;
-        let Some(span) = beyond else { return Ok(()) };
-        let what = format!(
-            "it has the ids of entries up to sequence {}, but the journal ends at {end}: a tail is missing. Put it back; to go on \
-             without it, remove the folder ids",
-            span.last
-        );
-        Err(OpenError::Damaged { file: path.join(span.name()), offset: SPAN_END, what })
+    /// [`IndexError::Failed`] when the file system does not let it.
+    pub(crate) fn beyond(
+        root: &Folder,
+        ledger: Option<&[u8; 16]>,
+        end: u64,
+    ) -> Result<Option<(PathBuf, u64)>, IndexError> {
+        let found = root.find(Self::FOLDER).map_err(|error| unreadable(&root.path().join(Self::FOLDER), &error))?;
+        let Some(dir) = found else { return Ok(None) };
+        let beyond = chain::beyond(&dir, ledger, end)?;
+        Ok(beyond.map(|span| (dir.path().join(span.name()), span.last)))
     }
 
     /// Opens the index in `dir` of the ledger with this id, whose journal has the entries from `oldest` to `end`. What of it cannot

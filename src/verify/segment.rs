@@ -30,15 +30,23 @@ impl Header {
     pub(super) fn read(segment: &[u8]) -> bytes::Read<Self> {
         let mut bytes = Bytes::new(segment);
         let fields = Bytes::new(segment).take(FIELDS)?;
-        if &bytes.array::<8>()? != b"EQPSEGM1" {
-            return Err(Wrong { at: 0, what: "this is not a segment of a journal".to_owned() });
+        match &bytes.array::<8>()? {
+            b"EQPSEGM1" => {}
+            [b'E', b'Q', b'P', b'S', b'E', b'G', b'M', _] => {
+                let what = "a segment of another format than this program reads: a newer version wrote it";
+                return Err(Wrong { at: 0, what: what.to_owned() });
+            }
+            _ => return Err(Wrong { at: 0, what: "this is not a segment of a journal".to_owned() }),
         }
         if bytes.u32()? != crc32c::crc32c(&fields[12..]) {
             return Err(Wrong { at: 8, what: "the checksum of the segment's header does not match".to_owned() });
         }
         let version = bytes.u32()?;
         if version != 1 {
-            return Err(Wrong { at: 12, what: format!("format version {version}; this program reads version 1") });
+            return Err(Wrong {
+                at: 12,
+                what: format!("format version {version}, of a newer version of this program, which reads version 1"),
+            });
         }
         Ok(Header {
             number: bytes.u64()?,

@@ -275,7 +275,12 @@ impl<'a, 'm> Verifier<'a, 'm> {
         }
         for id in entry.members.iter().filter_map(|member| member.id) {
             if let Some(before) = self.ids.used(id, Used { sequence, time }) {
-                return Err(format!("transaction id {id} was used already, by sequence {}", before.sequence));
+                let window = self.options.id_window;
+                return Err(format!(
+                    "transaction id {id} was used already, by sequence {}, within an id window of {window:?}; if the window was shorter \
+                     when this was written, --id-window says so",
+                    before.sequence
+                ));
             }
         }
         if sequence == self.report.replayed_from && self.base_time.is_some_and(|base| base != time) {

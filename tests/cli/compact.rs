@@ -72,6 +72,10 @@ fn what_is_still_needed_stays_and_why_is_said() {
     std::fs::write(&checkpoint.0, &checkpoint.1[..150]).expect("written");
     freed_nothing(&["--id-window", "0s"], "two good checkpoints are needed, and there are 1 (");
 
+    let other = tempfile::tempdir().expect("a directory");
+    std::fs::create_dir(other.path().join("journal")).expect("a folder");
+    let ended = run(&mut on("compact", other.path(), &[]));
+    assert!(ended.code == Some(4) && ended.stderr.contains("there is no segment"), "{ended:?}");
     let dir = small();
     let ended = succeeds("compact", dir.path(), &["--id-window", "0s"]);
     assert!(ended.stdout.contains("kept 1 segments, 16777216 bytes, from sequence 1 on: the journal ends there"));

@@ -183,6 +183,11 @@ fn headers_must_continue_the_journal() {
         assert!(error.contains("0000000002.segment, offset "), "{error}");
         writer.segments.insert(2, good.clone());
     }
+    let segment = writer.segments.get_mut(&2).expect("a segment");
+    segment[7] = b'2';
+    let error = writer.wrong();
+    assert!(error.contains("another format than this program reads: a newer version wrote it"), "{error}");
+    writer.segments.insert(2, good.clone());
     // The salt: nothing in the segment is good with another one.
     let segment = writer.segments.get_mut(&2).expect("a segment");
     segment[56] ^= 1;

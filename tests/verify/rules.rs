@@ -144,7 +144,9 @@ fn unknown_as_of_is_true_of_that_sequence() {
 #[test]
 fn ids_come_once_within_the_window() {
     let again = Entry::of(&[update("ca", "a", 1, (11, 2))]);
-    says("id", again.clone(), "transaction id ca was used already, by sequence 1");
+    let expected =
+        "transaction id ca was used already, by sequence 1, within an id window of 86400s; if the window was shorter";
+    says("id", again.clone(), expected);
     let twice = [update("x", "a", 1, (11, 2)), update("x", "a", 1, (12, 3))];
     says("id-in-chain", Entry::of(&twice), "transaction id x was used already, by sequence 3");
     let refused = Entry::refused(&[update("cb", "a", -11, (10, 1))], 0, INSUFFICIENT, 0, 10);

@@ -138,6 +138,10 @@ pub(super) fn compact_in(
     let silent = &mut |_| ControlFlow::Continue(());
     recover(files, &mut Recovery { install: &mut |_| Ok(()), progress: silent, tell: &|_| {} })?;
     let extents = read_through(files, &mut Recovery { install: &mut |_| Ok(()), progress, tell: &|_| {} })?;
+    if extents.is_empty() {
+        let what = "there is no segment".to_owned();
+        return Err(OpenError::Damaged { file: files.path(JOURNAL), offset: 0, what });
+    }
     let (count, because) = droppable(files, &extents, options)?;
     let (dropped, kept) = extents.split_at(count);
     if !options.dry_run {

@@ -148,6 +148,7 @@ impl Disk {
         let ledger = found.end.as_ref().map(|_| &found.segments[0].header.ledger);
         whole(ledger, found.end.as_ref().map_or(0, |end| end.next.sequence - 1))?;
         // From here on it is good, and may be written to.
+        found.torn.iter().for_each(recovery.tell);
         tidy(&*files, &found.unused)?;
         let spare = Spare::new(files.clone(), segment_bytes, tell.clone());
         let (ledger, tail) = match &found.end {

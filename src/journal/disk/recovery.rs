@@ -57,6 +57,8 @@ pub(super) struct Found {
     pub(super) checkpoint: u64,
     /// What is noted at the end.
     pub(super) noted: Noted,
+    /// The torn batch there, to be told of when it is cut off.
+    pub(super) torn: Option<Event>,
 }
 
 /// The place after the last good batch.
@@ -129,7 +131,7 @@ pub(super) fn recover(files: &dyn Files, recovery: &mut Recovery<'_>) -> Result<
     while let Some(segment) = scan.step(segments.last())? {
         segments.push(segment);
     }
-    let (mut end, unused) = (scan.end, scan.unused);
+    let (mut end, unused, torn) = (scan.end, scan.unused, scan.torn);
     let noted = scan.fold.map(|fold| fold.noted).unwrap_or_default();
     if let (Some(end), Some(checkpoint)) = (&mut end, &checkpoint) {
         // The segment scanned may hold nothing, and time must not run back.
@@ -160,7 +162,7 @@ pub(super) fn recover(files: &dyn Files, recovery: &mut Recovery<'_>) -> Result<
     if let Some(End { segment, next, .. }) = &end {
         spare::check(files, &segment.header, next)?;
     }
-    Ok(Found { segments, end, unused, checkpoint: after, noted })
+    Ok(Found { segments, end, unused, checkpoint: after, noted, torn })
 }
 
 /// A segment that was read through.
@@ -251,6 +253,7 @@ struct Scan<'a, 'r> {
     images: std::vec::IntoIter<u64>,
     end: Option<End>,
     unused: Vec<u64>,
+    torn: Option<Event>,
     progress: Progress,
     /// What the last image was read into, for the next.
     buffer: Vec<u8>,
@@ -271,7 +274,8 @@ impl<'a, 'r> Scan<'a, 'r> {
         let progress = Progress { replayed: 0, bytes: 0, total_bytes };
         let images = Vec::from(numbers).into_iter();
         let (end, unused, buffer) = (None, Vec::new(), Vec::new());
-        Ok(Scan { files, recovery, covered, fold: None, noted: false, images, end, unused, progress, buffer })
+        let torn = None;
+        Ok(Scan { files, recovery, covered, fold: None, noted: false, images, end, unused, torn, progress, buffer })
     }
 
     fn image(&mut self, number: u64) -> Result<Image, OpenError> {
@@ -336,7 +340,7 @@ impl<'a, 'r> Scan<'a, 'r> {
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             let Some(batch) = Batch::read(rest, &header.salt) else {
                 if written(rest) > 0 {
-                    self.torn(image, at, &header)?;
+                    self.torn = Some(self.torn(image, at, &header)?);
                 }
                 break;
             };
@@ -370,7 +374,7 @@ impl<'a, 'r> Scan<'a, 'r> {
     }
 
     /// A batch that is bad and not zeros: the journal may end here, unless something good comes later.
-    fn torn(&self, image: &Image, at: usize, header: &segment::Header) -> Result<(), OpenError> {
+    fn torn(&self, image: &Image, at: usize, header: &segment::Header) -> Result<Event, OpenError> {
         let wrong = |what: String| Err(image.damaged(self.files, at as u64, what));
         if let Some(good) = batch::find(&image.bytes, at + 1, &header.salt) {
             return wrong(format!("a damaged batch, with a good one after it at offset {good}"));
@@ -382,8 +386,7 @@ impl<'a, 'r> Scan<'a, 'r> {
         }
         let written = written(&image.bytes[at..]);
         let file = self.files.path(&image.name);
-        (self.recovery.tell)(&Event::TornTail { file, offset: at as u64, bytes: written as u64 });
-        Ok(())
+        Ok(Event::TornTail { file, offset: at as u64, bytes: written as u64 })
     }
 
     fn replay(&mut self, batch: &Batch<'_>) -> Result<(), Stop> {

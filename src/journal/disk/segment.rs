@@ -16,6 +16,7 @@ pub(super) const COUNTS: std::ops::RangeInclusive<u64> = 1..=1 << 62;
 
 const MAGIC: [u8; 8] = *b"EQPSEGM1";
 const VERSION: u32 = 1;
+const NEWER: &str = "a segment of another format than this program reads: a newer version wrote it";
 /// How much of the header is checked.
 const CHECKED: usize = 128;
 /// One remembered place in so many bytes of a segment.
@@ -64,14 +65,16 @@ impl Header {
     pub(super) fn read(bytes: &[u8]) -> Result<Self, &'static str> {
         let checked = bytes.get(..CHECKED).ok_or("a segment without a whole header")?;
         let mut header = Bytes(checked);
-        if header.array() != Some(MAGIC) {
-            return Err("a segment that does not begin like one");
+        match header.array() {
+            Some(MAGIC) => {}
+            Some([kind @ .., _]) if kind == MAGIC[..7] => return Err(NEWER),
+            _ => return Err("a segment that does not begin like one"),
         }
         if header.u32() != Some(crc32c::crc32c(&checked[12..])) {
             return Err("a segment's header whose checksum is wrong");
         }
         if header.u32() != Some(VERSION) {
-            return Err("a segment of another format version");
+            return Err(NEWER);
         }
         let read = |mut header: Bytes<'_>| {
             Some(Header {
