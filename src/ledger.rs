@@ -453,18 +453,15 @@ impl Watermark for Endless {
 
 impl Drop for Front {
     fn drop(&mut self) {
-        let threads = std::mem::take(self.threads.get_mut());
+        let (core, threads) = (self.core.clone(), std::mem::take(self.threads.get_mut()));
         let own = std::thread::current().id();
-        if threads.iter().any(|thread| thread.thread().id() == own) {
-            // In the middle of its work, for which it holds what closing needs.
-            let core = self.core.clone();
-            let closing = std::thread::Builder::new().name("equipoise-close".to_owned());
-            if closing.spawn(move || close(&core, threads)).is_err() {
-                // It ends by itself, and the others do with it.
-                self.core.closed.set();
-            }
-        } else {
-            close(&self.core, threads);
+        if threads.iter().all(|thread| thread.thread().id() != own) {
+            return close(&core, threads);
+        }
+        // In the middle of its work, for which it holds what closing needs. Once that is done it ends by itself, and the others with it.
+        let closing = std::thread::Builder::new().name("equipoise-close".to_owned());
+        if closing.spawn(move || close(&core, threads)).is_err() {
+            self.core.closed.set();
         }
     }
 }
