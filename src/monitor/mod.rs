@@ -175,13 +175,13 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(serve_within(Duration::from_millis(500), listener, Arc::default(), std::future::pending()));
+        let began = Instant::now();
         let mut held = Vec::new();
         for number in 0..2 * MAX_CONNECTIONS {
             let mut stream = TcpStream::connect(address).await.unwrap();
             stream.write_all([&b""[..], b"GET / HTTP/1.1\r\n"][number % 2]).await.unwrap();
             held.push(stream);
         }
-        let began = Instant::now();
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         let mut text = String::new();
