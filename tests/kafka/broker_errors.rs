@@ -80,7 +80,7 @@ async fn errors_of_brokers_lose_nothing() {
         }
         written += SLICE;
         // A group that errors broke up again and again comes together slowly.
-        service.within(3 * PATIENCE, &format!("{request:?}"), |it| it.store.records() >= written).await;
+        service.within(6 * PATIENCE, &format!("{request:?}"), |it| it.store.records() >= written).await;
         service.until("the letters", |it| it.store.unpublished() == 0).await;
         cluster.clear_request_errors(request);
         cluster.clear_request_errors(Heartbeat);
