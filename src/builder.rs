@@ -327,7 +327,7 @@ fn no_ids_beyond(root: &Folder, ledger: Option<&LedgerId>, end: u64) -> Result<(
     let Some((file, last)) = DiskIndex::beyond(root, ledger, end).map_err(failed)? else { return Ok(()) };
     let what = format!(
         "it has the ids of entries up to sequence {last}, but the journal ends at {end}: a tail is missing. Put it back; to go on \
-         without it, remove the folder ids"
+         without it, remove the folder ids, and then what the next start names"
     );
     Err(OpenError::Damaged { file, offset: DiskIndex::SPAN_END, what })
 }

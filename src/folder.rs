@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, mkdirat, openat, renameat, unlinkat};
-use rustix::io::retry_on_intr;
+use rustix::io::{Errno, retry_on_intr};
 
 /// What files and folders are made with, less what the process's umask takes away.
 const FILE: Mode = Mode::from_raw_mode(0o666);
@@ -29,7 +29,11 @@ impl Folder {
         let path = self.path.join(name);
         match Self::at(&self.handle, Path::new(name), path.clone()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                mkdirat(&self.handle, name, FOLDER)?;
+                // Another process may be making it: whose it is, the lock tells.
+                match mkdirat(&self.handle, name, FOLDER) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(error) => return Err(error.into()),
+                }
                 Self::at(&self.handle, Path::new(name), path)
             }
             opened => opened,

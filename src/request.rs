@@ -266,7 +266,7 @@ impl Request {
                 Kind::Post { legs } if legs.len() > SMALL => legs.len(),
                 _ => return None,
             },
-            members if members.len() > SMALL => members.iter().map(|member| member.operation.accounts().len()).sum(),
+            members if members.len() > SMALL => members.iter().map(|member| member.operation.legs()).sum(),
             _ => return None,
         };
         Some((legs * LEG_BYTES) as u64)

@@ -14,9 +14,6 @@ use crate::outcome::Outcome;
 use crate::plan;
 use crate::request::{Kind, Member, Request, SMALL};
 
-/// Ids that a caller forgets for each of its own; more than one, so that the table shrinks back.
-const FORGOTTEN_BY_A_CALLER: usize = 2;
-
 /// Once the backlog is half full, one call in so many gives way to the flusher; once it is three quarters full, each does. Beside hundreds of
 /// runnable threads the flusher's turn on a processor comes as seldom as any caller's, while all of them make work for it: they would fill the
 /// backlog, and then be refused for seconds, until all of that is worked off.
@@ -189,14 +186,13 @@ impl Core {
         if accepted {
             self.note_opened(members, guard);
         }
-        let ids = members.iter().filter(|member| member.id.is_some()).count();
-        if ids > 0 {
+        if members.iter().any(|member| member.id.is_some()) {
             // The flusher does both, where there is one and it keeps up.
             if self.flusher.is_none() {
                 self.ids.note_claimed(&handle);
             }
             if self.flusher.is_none() || self.ids.is_overfull() {
-                self.ids.forget_excess(self.durable(), FORGOTTEN_BY_A_CALLER * ids);
+                self.ids.forget_for(self.durable(), &handle);
             }
         }
         if self.flusher.is_some() {

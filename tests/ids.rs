@@ -178,6 +178,24 @@ fn concurrent_creates_with_ids() {
     }
 }
 
+/// B5: the bound holds for chains, each of which brings many ids, or a single one that takes the room of many.
+#[test]
+fn ids_of_chains_are_forgotten_as_they_come() {
+    let every = |step| (0..512).map(|member| (member % step == 0).then_some(member)).collect();
+    for (ids, most) in [(vec![Some(0)], 1_000), ((0..9).map(Some).collect(), 520), (every(9), 200), (every(512), 3)] {
+        let ledger = open(Ledger::builder().id_capacity(1_000).build(), &[("a", 10_000_000), ("b", 0)]);
+        for number in 0..3_000 / ids.len().min(100) {
+            let member = |at: &Option<usize>| Member {
+                id: at.map(|at| id(&format!("{number}-{at}"))),
+                operation: transfer("a", "b", 1),
+            };
+            decide(&ledger, Request::chain(ids.iter().map(member).collect()).expect("a chain"));
+        }
+        let kept = ledger.stats().ids;
+        assert!(kept <= most, "{kept} ids of chains of {}", ids.len());
+    }
+}
+
 /// B2: also while old ids are being forgotten: duplicates among thousands of other ids, with room for 2,048.
 #[test]
 fn concurrent_duplicates_execute_once_while_the_sweep_runs() {

@@ -24,6 +24,9 @@ use crate::{grpc, telemetry};
 /// When the process ends, whatever still runs, counted from the signal: inside the 5 s of requirement E4.
 const LATEST_END: Duration = Duration::from_millis(4_500);
 
+/// How many calls may wait for a disk that does not answer before the others wait as well: each keeps a thread.
+const BLOCKED: usize = 8192;
+
 /// The ledger's name among the parts that must be ready.
 const LEDGER: &str = "ledger";
 
@@ -116,6 +119,7 @@ impl Serve {
         let shutdown = shutdown().map_err(|error| Failure::Other(format!("cannot wait for signals: {error}")))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
+            .max_blocking_threads(BLOCKED)
             .build()
             .map_err(|error| Failure::Other(format!("cannot start: {error}")))?;
         let result = runtime.block_on(serve(shutdown, config, log.losses()));

@@ -97,7 +97,7 @@ impl Books {
     }
 
     /// Up to `limit` of the next durable entries of the journal from sequence `from` on (0: the oldest kept), none only at its end.
-    /// Close to the end they are in memory; where not, they are read where waiting stops nobody.
+    /// Close to the end they are in memory, this process's or the system's; where not, they are read where waiting stops nobody.
     pub(super) async fn history(&self, from: u64, limit: usize) -> Result<Vec<Outcome>, Failure> {
         match self {
             Books::Ledger(ledger) => history(ledger, from, limit).await,

@@ -13,6 +13,7 @@ use crate::error::Exhausted;
 use crate::kernel::doorbell::{Counter, Doorbell, Latch};
 use crate::kernel::{Handle, Mutant, mutant};
 
+use super::table::more_room;
 use super::{Claim, Ids, Index, IndexError, Indexed, Record, ids_of};
 
 /// The first and the longest pause after a failed try.
@@ -27,6 +28,9 @@ const WAITING_ALWAYS: usize = 1 << 16;
 
 /// For how many ids a queue keeps room at most.
 const MOST_KEPT: usize = 1 << 20;
+
+/// Of how much room ids are forgotten by a caller, for that of its own; more than once, so that the table shrinks back.
+const FORGOTTEN_BY_A_CALLER: usize = 2;
 
 pub(super) struct Sweep {
     due_at: usize,
@@ -131,8 +135,9 @@ impl<I: Index> Ids<I> {
         for handle in batch {
             let Some(decision) = handle.decision() else { continue };
             let (sequence, time) = (decision.sequence, decision.time);
+            let more = more_room(handle.request());
             for (id, member) in ids_of(handle.request()) {
-                let claim = self.table.claim_of(id, handle, member);
+                let claim = self.table.claim_of(id, handle, member, more);
                 room += claim.room();
                 queue.claims.push(claim);
                 queue.records.push(Record { key: index.key(id), indexed: Indexed { sequence, time, member } });
@@ -239,8 +244,9 @@ impl<I: Index> Ids<I> {
 
     #[inline]
     fn note(&self, handle: &Handle<Balance>) {
+        let more = more_room(handle.request());
         for (id, member) in ids_of(handle.request()) {
-            self.table.note_claimed(self.table.claim_of(id, handle, member));
+            self.table.note_claimed(self.table.claim_of(id, handle, member, more));
         }
     }
 
@@ -250,7 +256,14 @@ impl<I: Index> Ids<I> {
         self.index.is_none() && self.table.is_overfull()
     }
 
-    /// Without an index: forgets what is past the capacity and not after `durable`, at most `most` ids.
+    /// Without an index: forgets what is past the capacity and not after `durable`, as much as a caller does for those of
+    /// `handle`.
+    pub(crate) fn forget_for(&self, durable: u64, handle: &Handle<Balance>) {
+        let ids = ids_of(handle.request()).count();
+        self.forget_excess(durable, FORGOTTEN_BY_A_CALLER * ids * (1 + more_room(handle.request()) as usize));
+    }
+
+    /// Without an index: forgets what is past the capacity and not after `durable`, until that took the room of `most` ids.
     pub(crate) fn forget_excess(&self, durable: u64, most: usize) {
         if self.index.is_none() {
             let is_durable =

@@ -123,9 +123,9 @@ impl Hasher for Hashed {
 /// What an id takes in memory, about, in bytes, with a small transaction.
 const ID_BYTES: u64 = 690;
 
-/// Of how many more ids than it has `request` takes the room, for each that it has.
+/// Of how many more ids than it has `request` takes the room, for each that it has. To be asked once a request.
 #[inline]
-fn more_room(request: &Request) -> u32 {
+pub(super) fn more_room(request: &Request) -> u32 {
     let Some(weight) = request.weight() else { return 0 };
     let ids = ids_of(request).count().max(1) as u64;
     (weight / ID_BYTES / ids) as u32
@@ -170,10 +170,10 @@ impl Table {
         Wanted { hash: self.hasher.hash_one(id.as_str()), id }
     }
 
-    /// What claims `id`, a member's of `handle`'s request.
+    /// What claims `id`, a member's of `handle`'s request, which takes the room of so many `more`.
     #[inline]
-    pub(super) fn claim_of(&self, id: &TransactionId, handle: &Handle<Balance>, member: u32) -> Claim {
-        Claim { hash: self.wanted(id).hash, handle: handle.clone(), member, more: more_room(handle.request()) }
+    pub(super) fn claim_of(&self, id: &TransactionId, handle: &Handle<Balance>, member: u32, more: u32) -> Claim {
+        Claim { hash: self.wanted(id).hash, handle: handle.clone(), member, more }
     }
 
     /// Whose `id` is. The transaction may be undecided, its gate unsettled.
@@ -261,7 +261,7 @@ impl Table {
         usize::try_from(self.more.get().cast_signed()).unwrap_or(0)
     }
 
-    /// Forgets the ids noted first, while they take the room of more than `keep`; at most `most`, so that no caller pays for many.
+    /// Forgets the ids noted first, while they take the room of more than `keep`, until they took that of `most`: no caller pays for many.
     /// One that `may_go` not yet holds up the ones after it.
     pub(super) fn forget(&self, keep: usize, most: usize, may_go: impl Fn(&Claim) -> bool) {
         let Some(mut oldest) = self.forgetting.try_lock() else { return };
@@ -280,7 +280,6 @@ impl Table {
             if now == 0 {
                 return;
             }
-            left -= now;
             let guard = &self.claims.guard();
             // Each removal ends with a write that nothing overtakes. So first all are read.
             let present = oldest.iter().take(now).filter(|claim| self.claims.contains_key(&Own(claim), guard)).count();
@@ -291,6 +290,7 @@ impl Table {
                 }
                 if let Some(claim) = oldest.pop_front() {
                     self.remove(&claim, guard);
+                    left = left.saturating_sub(claim.room());
                     if claim.more > 0 {
                         self.more.add(-i64::from(claim.more));
                         // That may do.

@@ -46,7 +46,13 @@ pub(super) fn check(settings: &Settings, positions: &[Position]) -> Vec<(i32, St
         match extent {
             Ok(extent) if is_comparable(*position, extent) => to_compare.push((*position, extent)),
             Ok(extent) => {
-                let young = || look.young(position.partition, settings.id_window);
+                let young = || {
+                    look.young(
+                        position.partition,
+                        settings.id_window,
+                        PATIENCE.saturating_sub(begun.elapsed()).min(ANSWER),
+                    )
+                };
                 steps.push((position.partition, placed(settings, *position, extent, young)));
             }
             Err(error) => {
@@ -57,7 +63,8 @@ pub(super) fn check(settings: &Settings, positions: &[Position]) -> Vec<(i32, St
     }
     let found = look.fingerprints(&to_compare, PATIENCE.saturating_sub(begun.elapsed()).max(ANSWER));
     for (position, extent) in to_compare {
-        let young = || look.young(position.partition, settings.id_window);
+        let young =
+            || look.young(position.partition, settings.id_window, PATIENCE.saturating_sub(begun.elapsed()).min(ANSWER));
         let step = match found.get(&position.partition) {
             Some(Found::Record(print)) if *print != position.fingerprint => {
                 another_topic(settings, position, extent, young)
@@ -195,13 +202,13 @@ impl<'a> Look<'a> {
 
     /// The first record of which the id is remembered if it was consumed before; None when there is none. An eighth of the window is
     /// left for clocks that differ, and for the time that it takes.
-    fn young(&self, partition: i32, window: Duration) -> KafkaResult<Option<i64>> {
+    fn young(&self, partition: i32, window: Duration, patience: Duration) -> KafkaResult<Option<i64>> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let since = now.saturating_sub(window - window / 8).as_millis();
         let mut list = TopicPartitionList::new();
         let since = Offset::Offset(i64::try_from(since).unwrap_or(i64::MAX));
         list.add_partition_offset(self.topic, partition, since)?;
-        let found = self.consumer.offsets_for_times(list, ANSWER)?;
+        let found = self.consumer.offsets_for_times(list, patience)?;
         let Some(found) = found.find_partition(self.topic, partition) else { return Ok(None) };
         found.error()?;
         Ok(found.offset().to_raw().filter(|offset| *offset >= 0))

@@ -198,7 +198,7 @@ async fn a_cancelled_request_is_not_started() {
         let codec = tonic_prost::ProstCodec::<_, UpdateBalanceResponse>::default();
         let stream = tokio_stream::wrappers::ReceiverStream::new(requests);
         let call = grpc.client_streaming(tonic::Request::new(stream), path, codec);
-        tokio::time::timeout(Duration::from_millis(20), call).await.expect_err("the request has not ended");
+        tokio::time::timeout(Duration::from_millis(100), call).await.expect_err("the request has not ended");
     }
     let logged = async {
         while about(&log, "CANCELLED").len() < before + 20 {

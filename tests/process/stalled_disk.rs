@@ -43,14 +43,15 @@ async fn calls_that_wait_for_the_disk_hold_up_no_others() {
         }
         sleep(Duration::from_millis(200)).await;
         let others = async {
+            // Without ids, for which a filter of the index may send one in a thousand to the disk.
             for number in 0..100 {
                 balance(&client, "a").await.unwrap();
-                assert!(!Order::update(&format!("{on}{number}"), "a", 0).send(&client).await.unwrap()[0].replayed);
+                Order::create("", &format!("{on}{number}"), 0).send(&client).await.unwrap();
             }
             snapshot(&client).await.unwrap()
         };
         let (_, accounts) = timeout(SOON, others).await.expect("nothing of that needs the disk's reads");
-        assert_eq!((accounts.len(), accounts[0].balance), (1, 1_000));
+        assert_eq!(accounts.iter().map(|account| account.balance).sum::<i64>(), 1_000);
         assert!(waiting.try_join_next().is_none(), "the disk is stalled");
         fs::remove_file(&stalled).unwrap();
         timeout(SOON, waiting.join_all()).await.expect("the disk is there again");

@@ -185,6 +185,10 @@ fn a_fenced_partition_is_closed_before_it_is_assigned_again() {
     let lanes = shared.lanes.state.lock();
     std::thread::scope(|scope| {
         scope.spawn(|| shared.fenced(&[(partition, generation)]));
+        // Until it is inside.
+        while shared.assignment.try_lock().is_some_and(|it| !it.any_fenced()) {
+            std::thread::yield_now();
+        }
         let until = Instant::now() + Duration::from_millis(300);
         while Instant::now() < until {
             let seen = shared.assignment.try_lock_for(Duration::from_millis(10)).is_some_and(|it| it.any_fenced());
