@@ -25,8 +25,7 @@ impl Destination {
         let mut unfinished = place.clone().into_os_string();
         unfinished.push(format!(".{}.tmp", super::new_uuid().simple()));
         let unfinished = PathBuf::from(unfinished);
-        let file = OpenOptions::new().write(true).create_new(true).open(&unfinished);
-        let file = file.map_err(|error| name(&unfinished, &error))?;
+        let file = OpenOptions::new().write(true).create_new(true).open(&unfinished).map_err(named)?;
         let destination = Destination { path: place, file, unfinished: Some(unfinished) };
         if let Ok(there) = there {
             destination.file.set_permissions(there.permissions()).map_err(named)?;
