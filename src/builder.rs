@@ -220,7 +220,7 @@ impl Builder {
 
     /// Opens the id index in the data directory `root` and gives it what it lacks of the journal's ids.
     fn open_ids(&mut self, root: &Folder, disk: &Disk, end: u64) -> Result<Ids, OpenError> {
-        let path = root.path().join(DiskIndex::FOLDER);
+        let path = root.path_of(DiskIndex::FOLDER);
         let failed =
             |what, error: String| OpenError::Io { path: path.clone(), what, error: std::io::Error::other(error) };
         let unusable = |what| {
@@ -320,7 +320,7 @@ impl Builder {
 /// Fails where the id index knows of entries that the journal, which ends with sequence `end`, does not have.
 fn no_ids_beyond(root: &Folder, ledger: Option<&LedgerId>, end: u64) -> Result<(), OpenError> {
     let failed = |error: IndexError| OpenError::Io {
-        path: root.path().join(DiskIndex::FOLDER),
+        path: root.path_of(DiskIndex::FOLDER),
         what: "read",
         error: std::io::Error::other(error.to_string()),
     };

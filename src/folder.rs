@@ -26,7 +26,7 @@ impl Folder {
 
     /// The folder `name` in this one, made if it is not there.
     pub(crate) fn make(&self, name: &str) -> io::Result<Self> {
-        let path = self.path.join(name);
+        let path = self.path_of(name);
         match Self::at(&self.handle, Path::new(name), path.clone()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // Another process may be making it: whose it is, the lock tells.
@@ -42,7 +42,7 @@ impl Folder {
 
     /// The folder `name` in this one, if it is there.
     pub(crate) fn find(&self, name: &str) -> io::Result<Option<Self>> {
-        match Self::at(&self.handle, Path::new(name), self.path.join(name)) {
+        match Self::at(&self.handle, Path::new(name), self.path_of(name)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             opened => opened.map(Some),
         }
@@ -57,6 +57,11 @@ impl Folder {
     /// Where it was when it was opened, for people.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// As [`Folder::path`], of `name` in it.
+    pub(crate) fn path_of(&self, name: &str) -> PathBuf {
+        self.path.join(name)
     }
 
     /// Opens it once more: whoever locks that lets go of the lock by dropping it.

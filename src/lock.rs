@@ -20,7 +20,7 @@ pub(crate) struct Lock {
 impl Lock {
     /// Takes the lock of `root`, without waiting for it.
     pub(crate) fn take(root: &Folder) -> Result<Self, OpenError> {
-        let cannot = |error| OpenError::Io { path: root.path().join(NAME), what: "lock", error };
+        let cannot = |error| OpenError::Io { path: root.path_of(NAME), what: "lock", error };
         let mut file = root.write_or_create(NAME).map_err(cannot)?;
         let directory = root.again().ok();
         let locked = file.try_lock().and_then(|()| match directory.as_ref().map(File::try_lock) {

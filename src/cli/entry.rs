@@ -101,6 +101,11 @@ impl Stop {
     }
 }
 
+/// The journal ends with sequence `last`, before the one that `--from` asks for.
+pub(super) fn not_there_yet(from: u64, last: u64) -> Failure {
+    Failure::Refused(format!("--from {from}: the journal ends at sequence {last}"))
+}
+
 impl From<Problem> for Stop {
     fn from(problem: Problem) -> Self {
         Stop::Failed(Failure::Damage(problem))

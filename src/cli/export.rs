@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use super::entry::{EntryRecord, Stop};
+use super::entry::{EntryRecord, Stop, not_there_yet};
 use super::exit::Failure;
 use super::exported::{ACCOUNTS, ENTRIES, Header, VERSION};
 use super::output::Output;
@@ -107,9 +107,7 @@ impl Export {
         let ended = walk(directory, directory.segment_of(from), &mut printer);
         printer.bar.clear();
         match ended {
-            Ok(end) if from > end.last_sequence() => {
-                Err(Failure::Refused(format!("--from {from}: the journal ends at sequence {}", end.last_sequence())))
-            }
+            Ok(end) if from > end.last_sequence() => Err(not_there_yet(from, end.last_sequence())),
             Ok(_) | Err(Stop::Enough) => {
                 printer.print_header()?;
                 Ok(printer.output.finish()?)

@@ -7,7 +7,7 @@ use clap::Args;
 use clap::builder::RangedU64ValueParser;
 use serde::Serialize;
 
-use super::entry::{EntryRecord, Stop};
+use super::entry::{EntryRecord, Stop, not_there_yet};
 use super::exit::Failure;
 use super::output::{Output, Page, Record, escape};
 use super::record::nanoseconds;
@@ -64,11 +64,10 @@ impl Inspect {
         let notes = [directory.notes(), &end.notes].concat();
         printer.output.record(&Line::End { next_batch, next_sequence, notes })?;
         printer.output.flush()?;
-        if from > end.last_sequence() {
-            let last = end.last_sequence();
-            return Err(Failure::Refused(format!("--from {from}: the journal ends at sequence {last}")));
+        match end.last_sequence() {
+            last if from > last => Err(not_there_yet(from, last)),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 

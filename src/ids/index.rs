@@ -122,7 +122,7 @@ impl DiskIndex {
     /// As [`Self::open`].
     pub(crate) fn folder(root: &Folder) -> Result<Folder, IndexError> {
         let made = root.make(Self::FOLDER).and_then(|dir| root.sync().map(|()| dir));
-        made.map_err(|error| unwritable(&root.path().join(Self::FOLDER), &error))
+        made.map_err(|error| unwritable(&root.path_of(Self::FOLDER), &error))
     }
 
     /// The run in the data directory `root` with ids of entries after sequence `end`, where the journal of `ledger` ends, or has not
@@ -135,10 +135,10 @@ impl DiskIndex {
         ledger: Option<&[u8; 16]>,
         end: u64,
     ) -> Result<Option<(PathBuf, u64)>, IndexError> {
-        let found = root.find(Self::FOLDER).map_err(|error| unreadable(&root.path().join(Self::FOLDER), &error))?;
+        let found = root.find(Self::FOLDER).map_err(|error| unreadable(&root.path_of(Self::FOLDER), &error))?;
         let Some(dir) = found else { return Ok(None) };
         let beyond = chain::beyond(&dir, ledger, end)?;
-        Ok(beyond.map(|span| (dir.path().join(span.name()), span.last)))
+        Ok(beyond.map(|span| (dir.path_of(&span.name()), span.last)))
     }
 
     /// Opens the index in `dir` of the ledger with this id, whose journal has the entries from `oldest` to `end`. What of it cannot

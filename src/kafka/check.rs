@@ -34,6 +34,8 @@ pub(super) fn check(settings: &Settings, positions: &[Position]) -> Vec<(i32, St
         Ok(look) => look,
         Err(error) => return positions.iter().map(|it| (it.partition, again(*it, &error))).collect(),
     };
+    let left = || PATIENCE.saturating_sub(begun.elapsed());
+    let young = |partition| look.young(partition, settings.id_window, left().min(ANSWER));
     let mut steps = Vec::new();
     let mut to_compare = Vec::new();
     let mut unanswered = None;
@@ -41,19 +43,12 @@ pub(super) fn check(settings: &Settings, positions: &[Position]) -> Vec<(i32, St
         let extent = match &unanswered {
             // A broker that let us wait would let us wait for each of the others.
             Some(error) => Err(KafkaError::clone(error)),
-            None => look.extent(position.partition, PATIENCE.saturating_sub(begun.elapsed()).min(ANSWER)),
+            None => look.extent(position.partition, left().min(ANSWER)),
         };
         match extent {
             Ok(extent) if is_comparable(*position, extent) => to_compare.push((*position, extent)),
             Ok(extent) => {
-                let young = || {
-                    look.young(
-                        position.partition,
-                        settings.id_window,
-                        PATIENCE.saturating_sub(begun.elapsed()).min(ANSWER),
-                    )
-                };
-                steps.push((position.partition, placed(settings, *position, extent, young)));
+                steps.push((position.partition, placed(settings, *position, extent, || young(position.partition))));
             }
             Err(error) => {
                 steps.push((position.partition, again(*position, &error)));
@@ -61,10 +56,9 @@ pub(super) fn check(settings: &Settings, positions: &[Position]) -> Vec<(i32, St
             }
         }
     }
-    let found = look.fingerprints(&to_compare, PATIENCE.saturating_sub(begun.elapsed()).max(ANSWER));
+    let found = look.fingerprints(&to_compare, left().max(ANSWER));
     for (position, extent) in to_compare {
-        let young =
-            || look.young(position.partition, settings.id_window, PATIENCE.saturating_sub(begun.elapsed()).min(ANSWER));
+        let young = || young(position.partition);
         let step = match found.get(&position.partition) {
             Some(Found::Record(print)) if *print != position.fingerprint => {
                 another_topic(settings, position, extent, young)

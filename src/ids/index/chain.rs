@@ -106,5 +106,5 @@ fn names(dir: &Folder) -> Result<Vec<String>, IndexError> {
 }
 
 fn remove(dir: &Folder, name: &str) -> Result<(), IndexError> {
-    dir.remove(name).map_err(|error| unwritable(&dir.path().join(name), &error))
+    dir.remove(name).map_err(|error| unwritable(&dir.path_of(name), &error))
 }

@@ -24,7 +24,7 @@ pub(super) struct Run {
 impl Run {
     /// Reads everything but the records of a run of this ledger; of any, without one.
     pub(super) fn open(dir: &Folder, span: Span, ledger: Option<&[u8; 16]>) -> Result<Run, IndexError> {
-        let path = dir.path().join(span.name());
+        let path = dir.path_of(&span.name());
         let cannot = |error: io::Error| unreadable(&path, &error);
         let wrong = |what: &str| damaged(&path, what);
         let file = dir.read(&span.name()).map_err(cannot)?;

@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
 
 use super::fences::Fences;
 use super::filter::Filter;
@@ -37,7 +36,7 @@ impl<'a> Writer<'a> {
     /// Begins the run of `span`, of at most `ids` ids.
     pub(super) fn begin(dir: &'a Folder, ledger: [u8; 16], span: Span, ids: u64) -> Result<Writer<'a>, IndexError> {
         let unfinished = span.unfinished_name();
-        let file = dir.create(&unfinished).map_err(|error| unwritable(&dir.path().join(unfinished), &error))?;
+        let file = dir.create(&unfinished).map_err(|error| unwritable(&dir.path_of(&unfinished), &error))?;
         let filter = Filter::for_ids(ids);
         // All at once: what a buffer leaves behind as it grows is a size that nobody else wants.
         let mut buffer = Vec::with_capacity(BUFFER);
@@ -71,18 +70,13 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// The whole path of `name`, for people.
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
     fn end_page(&mut self) -> Result<(), IndexError> {
         let begin = self.buffer.len() - self.in_page * RECORD;
         self.buffer.resize(begin + PAGE, 0);
         seal(&mut self.buffer[begin..], self.first_keys.len() as u64 - 1, self.header.span);
         self.in_page = 0;
         if self.buffer.len() >= BUFFER {
-            let unfinished = |writer: &Self| writer.path(&writer.header.span.unfinished_name());
+            let unfinished = |writer: &Self| writer.dir.path_of(&writer.header.span.unfinished_name());
             self.write().map_err(|error| unwritable(&unfinished(self), &error))?;
         }
         Ok(())
@@ -129,7 +123,7 @@ impl<'a> Writer<'a> {
         if self.in_page > 0 {
             self.end_page()?;
         }
-        let path = self.path(&self.header.span.name());
+        let path = self.dir.path_of(&self.header.span.name());
         let named = |writer: &mut Self| {
             writer.write_tail()?;
             let file = writer.file.try_clone()?;

@@ -36,7 +36,7 @@ pub(crate) trait Files: Send + Sync {
 
     /// The whole path of `name`, for people.
     fn path(&self, name: &str) -> PathBuf {
-        self.root().path().join(name)
+        self.root().path_of(name)
     }
 }
 
