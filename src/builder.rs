@@ -87,8 +87,8 @@ impl Builder {
         self
     }
 
-    /// How many ids are kept (default 100,000). Past it the ones used first are forgotten: sending one of those again
-    /// executes again.
+    /// How many ids stay in memory (default 100,000). Without a data directory older ones are forgotten: sending one of
+    /// those again executes again. With one they are looked up on disk.
     #[must_use]
     pub fn id_capacity(mut self, ids: usize) -> Self {
         self.id_capacity = ids;
@@ -208,7 +208,7 @@ impl Builder {
         let (kernel, consumer) = Kernel::with_consumer(position.sequence, position.time);
         let flusher = Flusher::new(disk.clone(), consumer);
         let core = self.core(kernel, Some(flusher), Some((disk, lock, noted)), restoration.finish(), ids, clock);
-        core.opened.add(i64::from(core.directory.recovered()));
+        core.opened.add(u64::from(core.directory.recovered()));
         let threads = upkeep::start(&core, position.checkpoint);
         let threads = threads.map_err(|error| OpenError::Io {
             path: files.root().path().to_owned(),
@@ -333,5 +333,5 @@ fn no_ids_beyond(root: &Folder, ledger: Option<&LedgerId>, end: u64) -> Result<(
 }
 
 fn too_many_accounts() -> OpenError {
-    OpenError::Setting { setting: "accounts", expected: "at most 4294967295", value: "more".to_owned() }
+    OpenError::TooManyAccounts { limit: u32::MAX }
 }

@@ -11,7 +11,8 @@ use crate::error::{InvalidRequest, SubmitError};
 use crate::ids::{Ids, Indexed, Seen};
 use crate::journal::disk::Disk;
 use crate::journal::{Flushed, Flusher, HistoryError, Note, NoteError, Noted, Notes, Noting};
-use crate::kernel::doorbell::{Counter, Doorbell, Latch};
+use crate::kernel::cells::{Counter, Gauge, Latch};
+use crate::kernel::doorbell::Doorbell;
 use crate::kernel::{Handle, Kernel, pin};
 use crate::lock::Lock;
 use crate::opening::Event;
@@ -38,7 +39,7 @@ pub(crate) struct Core {
     /// How many stretches of accounts were trimmed by callers.
     pub(crate) trimmed: Counter,
     /// Bytes of the large requests that were decided and are not durable.
-    pub(crate) large: Counter,
+    pub(crate) large: Gauge,
     pub(crate) newest: ArcSwapWeak<Open>,
     pub(crate) newest_durable: ArcSwapWeak<Open>,
     pub(crate) clock: Clock,
@@ -94,7 +95,7 @@ impl Core {
             closed: Latch::new(),
             opened: Counter::new(),
             trimmed: Counter::new(),
-            large: Counter::new(),
+            large: Gauge::new(),
             newest: ArcSwapWeak::default(),
             newest_durable: ArcSwapWeak::default(),
             clock,
@@ -188,7 +189,7 @@ impl Core {
 
     /// What follows a flush of `batch`, which ends with sequence `through`.
     fn became_durable(&self, batch: &[Handle<Balance>], through: u64) {
-        self.large.add(-(batch.iter().filter_map(|entry| entry.request().weight()).sum::<u64>() as i64));
+        self.large.subtract(batch.iter().filter_map(|entry| entry.request().weight()).sum());
         self.ids.durable(batch, through);
     }
 

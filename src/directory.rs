@@ -14,7 +14,7 @@ use crossbeam_skiplist::base::SkipList;
 
 use crate::account::{AccountId, Balance};
 use crate::error::Exhausted;
-use crate::kernel::doorbell::Latch;
+use crate::kernel::cells::Latch;
 use crate::kernel::hints::{self, Hints};
 use crate::kernel::slab::{Index, Loaded, Slab};
 use crate::kernel::{Account, Guard, pin};

@@ -148,6 +148,12 @@ pub enum OpenError {
         /// What it was.
         value: String,
     },
+    /// The data directory holds more accounts than a ledger can have.
+    #[error("too many accounts, the limit is {limit}")]
+    TooManyAccounts {
+        /// How many there may be.
+        limit: u32,
+    },
     /// The progress callback asked for an end.
     #[error("opening was cancelled")]
     Cancelled,

@@ -197,7 +197,7 @@ impl Core {
         }
         if self.flusher.is_some() {
             if let Some(bytes) = handle.request().weight() {
-                self.large.add(bytes as i64);
+                self.large.add(bytes);
             }
             if next == Next::Returns {
                 self.bell.ring();
@@ -232,8 +232,7 @@ impl Core {
             self.bell.ring();
             return Err(Exhausted::Backlog { entries, limit: self.limits.backlog }.into());
         }
-        // A flush may take off what its caller has not added yet.
-        let bytes = u64::try_from(self.large.get().cast_signed()).unwrap_or(0);
+        let bytes = self.large.get();
         if bytes > LARGE_BACKLOG {
             self.bell.ring();
             return Err(Exhausted::BacklogBytes { bytes, limit: LARGE_BACKLOG }.into());

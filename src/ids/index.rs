@@ -64,7 +64,8 @@ use thiserror::Error;
 use crate::account::TransactionId;
 use crate::blocking::Blocking;
 use crate::folder::Folder;
-use crate::kernel::doorbell::{Doorbell, Latch, Watermark};
+use crate::kernel::cells::{Latch, Watermark};
+use crate::kernel::doorbell::Doorbell;
 
 use self::format::{Keys, Span};
 use self::run::Run;

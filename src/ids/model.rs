@@ -11,7 +11,7 @@ use shuttle::thread;
 use super::probe::Probed;
 use super::{Ids, Index, IndexError, Indexed, Key, Record, Seen};
 use crate::account::{AccountId, Balance, Change, TransactionId};
-use crate::kernel::doorbell::Watermark;
+use crate::kernel::cells::Watermark;
 use crate::kernel::{Account, Consumer, Gate, Handle, Kernel, Leg, Owned, Plan, pin};
 use crate::request::{Member, Operation, Request};
 

@@ -10,7 +10,8 @@ use parking_lot::Mutex;
 
 use crate::account::Balance;
 use crate::error::Exhausted;
-use crate::kernel::doorbell::{Counter, Doorbell, Latch};
+use crate::kernel::cells::{Flag, Gauge, Latch};
+use crate::kernel::doorbell::Doorbell;
 use crate::kernel::{Handle, Mutant, mutant};
 
 use super::table::more_room;
@@ -38,9 +39,9 @@ pub(super) struct Sweep {
     /// What a sweep has taken and not yet published. Whoever holds it sweeps.
     taken: Mutex<Queue>,
     /// Ids that are durable and not published, a large transaction's for as many as it takes the room of.
-    waiting: Counter,
+    waiting: Gauge,
     bell: Doorbell,
-    failing: Counter,
+    failing: Flag,
     failure: Mutex<Option<String>>,
 }
 
@@ -60,9 +61,9 @@ impl Sweep {
             due_at: (capacity / 2).max(1),
             queue: Mutex::default(),
             taken: Mutex::default(),
-            waiting: Counter::new(),
+            waiting: Gauge::new(),
             bell: Doorbell::new(),
-            failing: Counter::new(),
+            failing: Flag::new(),
             failure: Mutex::default(),
         }
     }
@@ -79,16 +80,12 @@ impl Sweep {
     /// After a failure whatever waits is enough: until a sweep has opened the index again nobody can look an id up, and
     /// nothing more may ever come.
     fn is_due(&self) -> bool {
-        self.waiting() >= self.due_at || self.failing.get() != 0
+        self.waiting() >= self.due_at || self.failing.is_set()
     }
 
     fn note(&self, failure: Option<&IndexError>) {
         let mut noted = self.failure.lock();
-        match (noted.is_some(), failure.is_some()) {
-            (false, true) => drop(self.failing.add(1)),
-            (true, false) => drop(self.failing.add(-1)),
-            _ => {}
-        }
+        self.failing.set_to(failure.is_some());
         *noted = failure.map(ToString::to_string);
     }
 }
@@ -145,7 +142,7 @@ impl<I: Index> Ids<I> {
         }
         queue.through = through;
         // Before a sweep can take them.
-        self.sweep.waiting.add(room as i64);
+        self.sweep.waiting.add(room as u64);
         drop(queue);
         if self.sweep.is_due() {
             self.sweep.bell.ring();
@@ -182,7 +179,7 @@ impl<I: Index> Ids<I> {
         ingested?;
         index.publish(through);
         taken.records.clear();
-        self.sweep.waiting.add(-(taken.claims.iter().map(Claim::room).sum::<usize>() as i64));
+        self.sweep.waiting.subtract(taken.claims.iter().map(Claim::room).sum::<usize>() as u64);
         taken.claims.drain(..).for_each(|claim| self.table.note_claimed(claim));
         taken.give_back(self.sweep.usual());
         // Nothing is noted that was not published before.
@@ -221,7 +218,7 @@ impl<I: Index> Ids<I> {
     /// Refuses a request that carries ids while too many wait for the index. To be asked before anything is claimed.
     #[inline]
     pub(crate) fn admit(&self) -> Result<(), Exhausted> {
-        let failing = self.sweep.failing.get() != 0;
+        let failing = self.sweep.failing.is_set();
         let limit = match failing {
             true => self.table.capacity.saturating_mul(WAITING),
             false => self.table.capacity.saturating_mul(WAITING).saturating_add(WAITING_ALWAYS),

@@ -12,7 +12,7 @@ use seize::{Collector, Guard as _};
 use smallvec::SmallVec;
 
 use crate::account::{Balance, TransactionId};
-use crate::kernel::doorbell::Counter;
+use crate::kernel::cells::Gauge;
 use crate::kernel::{GROUP, Gate, Handle};
 use crate::request::Request;
 
@@ -138,7 +138,7 @@ pub(super) struct Table {
     /// The claims of transactions whose gate is open, the next to be forgotten first.
     order: SegQueue<Claim>,
     /// Of how many more ids those take the room.
-    more: Counter,
+    more: Gauge,
     /// One at a time forgets; here lie those whose turn it is, while they may not go yet.
     forgetting: Mutex<VecDeque<Claim>>,
     pub(super) capacity: usize,
@@ -155,7 +155,7 @@ impl Table {
                 .build(),
             hasher: RandomState::default(),
             order: SegQueue::new(),
-            more: Counter::new(),
+            more: Gauge::new(),
             forgetting: Mutex::default(),
             capacity,
         }
@@ -240,7 +240,7 @@ impl Table {
     #[inline]
     pub(super) fn note_claimed(&self, claim: Claim) {
         if claim.more > 0 {
-            self.more.add(i64::from(claim.more));
+            self.more.add(u64::from(claim.more));
         }
         self.order.push(claim);
     }
@@ -258,7 +258,7 @@ impl Table {
     }
 
     fn more(&self) -> usize {
-        usize::try_from(self.more.get().cast_signed()).unwrap_or(0)
+        usize::try_from(self.more.get()).unwrap_or(usize::MAX)
     }
 
     /// Forgets the ids noted first, while they take the room of more than `keep`, until they took that of `most`: no caller pays for many.
@@ -292,7 +292,7 @@ impl Table {
                     self.remove(&claim, guard);
                     left = left.saturating_sub(claim.room());
                     if claim.more > 0 {
-                        self.more.add(-i64::from(claim.more));
+                        self.more.subtract(u64::from(claim.more));
                         // That may do.
                         break;
                     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{DiskIndex, Ids, Index, IndexError, Indexed, Key, Record, Seen};
 use crate::account::{AccountId, Balance, Change, TransactionId};
 use crate::folder::Folder;
-use crate::kernel::doorbell::Latch;
+use crate::kernel::cells::Latch;
 use crate::kernel::{Account, Consumer, Gate, Handle, Kernel, Leg, Owned, Plan, pin};
 use crate::request::{Member, Operation, Request};
 

@@ -25,6 +25,8 @@
 #![expect(unsafe_code, reason = "the one place for it; every block names its invariant")]
 
 mod block;
+#[cfg(not(equipoise_loom))]
+pub(crate) mod cells;
 mod commit;
 mod contention;
 #[cfg(not(equipoise_loom))]

@@ -67,7 +67,7 @@ impl<T> Slab<T> {
         self.chunks.get_mut(chunk)?.get_mut()?.get_mut(offset)?.0.get_mut()
     }
 
-    /// The entry at `index`; None only for an index of another slab.
+    /// The entry at `index`; None where nothing is stored yet.
     #[inline]
     pub(crate) fn get(&self, index: Index) -> Option<&T> {
         let Some(later) = index.0.checked_sub(self.loaded.count) else { return self.loaded.get(index.0) };

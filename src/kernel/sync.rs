@@ -8,9 +8,9 @@ use std::cell::UnsafeCell;
 #[cfg(equipoise_loom)]
 pub(crate) use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64};
 #[cfg(equipoise_shuttle)]
-pub(crate) use shuttle::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64};
+pub(crate) use shuttle::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU64};
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64};
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU64};
 
 pub(crate) use std::sync::atomic::Ordering;
 
@@ -79,7 +79,7 @@ pub(crate) fn prefetch<T>(address: *const T) {
     let _ = address;
 }
 
-/// Lets other threads run; under a model checker, lets it schedule them.
+/// Hints that the thread waits for another one; under a model checker, yields to the others.
 #[inline]
 pub(crate) fn spin() {
     #[cfg(equipoise_loom)]

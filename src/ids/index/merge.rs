@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::folder::Folder;
-use crate::kernel::doorbell::Latch;
+use crate::kernel::cells::Latch;
 
 use super::format::{PER_PAGE, Span};
 use super::run::{Records, Run};

@@ -10,7 +10,7 @@ use super::files::{File, Files, JOURNAL, PIECE, pieces, read_full, write_all, wr
 use super::segment::{self, HEADER, Header};
 use super::tail::Next;
 use crate::error::Exhausted;
-use crate::kernel::doorbell::Counter;
+use crate::kernel::cells::Flag;
 use crate::opening::{Event, OpenError};
 
 const NAME: &str = "journal/spare";
@@ -26,8 +26,8 @@ pub(super) struct Spare {
     state: Mutex<State>,
     changed: Condvar,
     tell: Arc<dyn Fn(&Event) + Send + Sync>,
-    /// 1 while there is none and none can be made: a look at it takes no lock.
-    short: Counter,
+    /// Whether there is none and none can be made: as `state.failure` says, and set under its lock.
+    short: Flag,
 }
 
 #[derive(Default)]
@@ -43,12 +43,12 @@ struct State {
 
 impl Spare {
     pub(super) fn new(files: Arc<dyn Files>, length: u64, tell: Arc<dyn Fn(&Event) + Send + Sync>) -> Self {
-        Spare { files, length, state: Mutex::default(), changed: Condvar::new(), tell, short: Counter::new() }
+        Spare { files, length, state: Mutex::default(), changed: Condvar::new(), tell, short: Flag::new() }
     }
 
     /// Why there is none and none can be made; None while all is well.
     pub(super) fn shortage(&self) -> Option<Exhausted> {
-        if self.short.get() == 0 {
+        if !self.short.is_set() {
             return None;
         }
         let path = self.files.path(JOURNAL).display().to_string();
@@ -181,18 +181,21 @@ impl Spare {
 
     /// There is one again, or it has its name.
     fn recovered(&self) {
-        if self.state.lock().failure.take().is_some() {
-            self.short.add(-1);
+        let mut state = self.state.lock();
+        let failed = state.failure.take().is_some();
+        self.short.set_to(false);
+        drop(state);
+        if failed {
             (self.tell)(&Event::RoomAgain);
         }
     }
 
     /// Notes what failed, tells of it unless it is the same as before, and waits until it is time for another try.
     fn rest_after(&self, failure: Event) {
-        let before = self.state.lock().failure.replace(failure.clone());
-        if before.is_none() {
-            self.short.add(1);
-        }
+        let mut state = self.state.lock();
+        let before = state.failure.replace(failure.clone());
+        self.short.set_to(true);
+        drop(state);
         if before.as_ref() != Some(&failure) {
             (self.tell)(&failure);
         }
