@@ -54,7 +54,7 @@ impl Account {
     /// Adds `delta`; the state after it.
     ///
     /// # Errors
-    /// When the balance would leave `0..=i64::MAX`.
+    /// [`Error::Refused`]: the balance would leave `0..=i64::MAX`. [`Error::NotDecided`] as for [`Ledger::submit`].
     pub fn update(&self, delta: i64) -> Result<AccountState, Error> {
         let core = self.ledger.core();
         let request = Request::single(Operation::update(self.id.clone(), delta), None);

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use smallvec::SmallVec;
@@ -14,12 +13,19 @@ use crate::core::{Core, Next};
 use crate::error::{Error, Exhausted, InvalidRequest, SubmitError};
 use crate::handle::Account;
 use crate::journal::{HistoryError, HistoryGone, Note, NoteError, Parked, SourcePosition};
-use crate::kernel::{Contended, Guard, garbage, pin};
+use crate::kernel::{Guard, pin};
 use crate::opening::OpenError;
 use crate::outcome::Outcome;
 use crate::request::{Operation, Posting, Request};
 use crate::snapshot::Snapshot;
-use crate::wait::{Closed, Ticket, Waiters, Watermark, block_on};
+use crate::wait::{Closed, Ticket, block_on};
+
+mod stats;
+mod waiting;
+
+use waiting::Endless;
+
+pub use stats::Stats;
 
 /// The accounts touched by an operation, after it, in the order of its fields.
 pub type Accounts = SmallVec<[AccountState; 2]>;
@@ -130,7 +136,8 @@ impl Ledger {
     /// Opens `account` with `initial` units.
     ///
     /// # Errors
-    /// A negative `initial`, or an account that exists.
+    /// [`Error::Refused`]: an account that exists. [`Error::NotDecided`]: a negative `initial`, and as for
+    /// [`Ledger::submit`].
     pub fn create(&self, account: &AccountId, initial: i64) -> Result<Accounts, Error> {
         self.execute(Operation::create(account.clone(), initial)?)
     }
@@ -138,7 +145,8 @@ impl Ledger {
     /// Adds `delta` to `account`.
     ///
     /// # Errors
-    /// An unknown account, or one whose balance would leave `0..=i64::MAX`.
+    /// [`Error::Refused`]: an unknown account, or one whose balance would leave `0..=i64::MAX`.
+    /// [`Error::NotDecided`] as for [`Ledger::submit`].
     pub fn update(&self, account: &AccountId, delta: i64) -> Result<Accounts, Error> {
         self.execute(Operation::update(account.clone(), delta))
     }
@@ -146,8 +154,9 @@ impl Ledger {
     /// Moves `amount` from one account to another.
     ///
     /// # Errors
-    /// In this order: one account twice, an amount that is not positive, an unknown source, an unknown destination, a
-    /// lack of funds, a balance past `i64::MAX`.
+    /// [`Error::NotDecided`]: one account twice, then an amount that is not positive, then as for [`Ledger::submit`].
+    /// [`Error::Refused`], in this order: an unknown source, an unknown destination, a lack of funds, a balance past
+    /// `i64::MAX`.
     pub fn transfer(&self, from: &AccountId, to: &AccountId, amount: i64) -> Result<Accounts, Error> {
         self.execute(Operation::transfer(from.clone(), to.clone(), amount)?)
     }
@@ -155,7 +164,8 @@ impl Ledger {
     /// Adds each delta to its account; the deltas add up to 0.
     ///
     /// # Errors
-    /// As for [`Operation::post`] and [`Ledger::transfer`].
+    /// [`Error::NotDecided`] as for [`Operation::post`], then as for [`Ledger::submit`]. [`Error::Refused`] as for
+    /// [`Ledger::transfer`].
     pub fn post(&self, legs: Vec<Posting>) -> Result<Accounts, Error> {
         self.execute(Operation::post(legs)?)
     }
@@ -348,25 +358,6 @@ impl Ledger {
         std::future::poll_fn(move |context| std::pin::Pin::new(&mut ticket).poll(context).map(|_| ()))
     }
 
-    /// Numbers about the ledger.
-    #[must_use]
-    pub fn stats(&self) -> Stats {
-        let core = self.core();
-        let Contended { helps, retries, waiting } = core.kernel.contended();
-        Stats {
-            accounts: core.opened.get(),
-            ids: core.ids.len() as u64,
-            sequence: self.sequence(),
-            durable: self.durable(),
-            open_snapshots: u64::from(core.kernel.open_snapshots()),
-            helps,
-            retries,
-            waiting,
-            garbage_bytes: garbage::bytes(),
-            history_oldest: core.flusher.as_ref().map_or(self.sequence() + 1, |flusher| flusher.sink().oldest()),
-        }
-    }
-
     /// Refuses new requests from now on, makes what was committed durable, and wakes whoever waits for more. Reads go
     /// on. Idempotent.
     pub fn close(&self) {
@@ -422,35 +413,6 @@ pub(crate) fn state_of(id: &AccountId, (sequence, state): (u64, Balance)) -> Opt
     })
 }
 
-impl Watermark for Ledger {
-    fn waiters(&self) -> &Waiters {
-        &self.core().waiters
-    }
-
-    fn is_durable(&self, sequence: u64) -> bool {
-        let core = self.core();
-        let Some(flusher) = &core.flusher else { return true };
-        if core.kernel.durable() >= sequence {
-            return true;
-        }
-        core.flush_soon(flusher);
-        core.kernel.durable() >= sequence
-    }
-}
-
-/// A ledger whose watermark never comes: who waits for it waits for the end.
-struct Endless(Ledger);
-
-impl Watermark for Endless {
-    fn waiters(&self) -> &Waiters {
-        self.0.waiters()
-    }
-
-    fn is_durable(&self, _: u64) -> bool {
-        false
-    }
-}
-
 impl Drop for Front {
     fn drop(&mut self) {
         let (core, threads) = (self.core.clone(), std::mem::take(self.threads.get_mut()));
@@ -472,29 +434,4 @@ fn close(core: &Core, threads: Vec<JoinHandle<()>>) {
         // None of them panics; if one did, that was printed.
         let _ = thread.join();
     }
-}
-
-/// Numbers about a ledger.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stats {
-    /// Accounts opened.
-    pub accounts: u64,
-    /// Ids kept in memory.
-    pub ids: u64,
-    /// The newest commit sequence.
-    pub sequence: u64,
-    /// The durable sequence.
-    pub durable: u64,
-    /// Snapshots open now; equal sequences share one.
-    pub open_snapshots: u64,
-    /// How often a thread finished a transaction that was not its own.
-    pub helps: u64,
-    /// How often a thread was overtaken on an account or on the commit list, and tried again.
-    pub retries: u64,
-    /// How long threads were held up by others, all threads together: helping them, and trying again.
-    pub waiting: Duration,
-    /// Bytes that wait for a pinned thread, over the whole process.
-    pub garbage_bytes: u64,
-    /// The oldest sequence of the history, or the next one to come.
-    pub history_oldest: u64,
 }

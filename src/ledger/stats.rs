@@ -1,0 +1,52 @@
+//! What a ledger tells about itself in numbers.
+
+use std::time::Duration;
+
+use super::Ledger;
+use crate::kernel::{Contended, garbage};
+
+/// Numbers about a ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// Accounts opened.
+    pub accounts: u64,
+    /// Ids kept in memory.
+    pub ids: u64,
+    /// The newest commit sequence.
+    pub sequence: u64,
+    /// The durable sequence.
+    pub durable: u64,
+    /// Snapshots open now; equal sequences share one.
+    pub open_snapshots: u64,
+    /// How often a thread finished a transaction that was not its own.
+    pub helps: u64,
+    /// How often a thread was overtaken on an account or on the commit list, and tried again.
+    pub retries: u64,
+    /// How long threads were held up by others, all threads together: helping them, and trying again.
+    pub waiting: Duration,
+    /// Bytes that wait for a pinned thread, over the whole process.
+    pub garbage_bytes: u64,
+    /// The oldest sequence of the history, or the next one to come.
+    pub history_oldest: u64,
+}
+
+impl Ledger {
+    /// Numbers about the ledger.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let core = self.core();
+        let Contended { helps, retries, waiting } = core.kernel.contended();
+        Stats {
+            accounts: core.opened.get(),
+            ids: core.ids.len() as u64,
+            sequence: self.sequence(),
+            durable: self.durable(),
+            open_snapshots: u64::from(core.kernel.open_snapshots()),
+            helps,
+            retries,
+            waiting,
+            garbage_bytes: garbage::bytes(),
+            history_oldest: core.flusher.as_ref().map_or(self.sequence() + 1, |flusher| flusher.sink().oldest()),
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! What a ticket of a ledger waits on: its durable sequence, or its end.
+
+use super::Ledger;
+use crate::wait::{Waiters, Watermark};
+
+impl Watermark for Ledger {
+    fn waiters(&self) -> &Waiters {
+        &self.core().waiters
+    }
+
+    fn is_durable(&self, sequence: u64) -> bool {
+        let core = self.core();
+        let Some(flusher) = &core.flusher else { return true };
+        if core.kernel.durable() >= sequence {
+            return true;
+        }
+        core.flush_soon(flusher);
+        core.kernel.durable() >= sequence
+    }
+}
+
+/// A ledger whose watermark never comes: who waits for it waits for the end.
+pub(super) struct Endless(pub(super) Ledger);
+
+impl Watermark for Endless {
+    fn waiters(&self) -> &Waiters {
+        self.0.waiters()
+    }
+
+    fn is_durable(&self, _: u64) -> bool {
+        false
+    }
+}
