@@ -2,14 +2,15 @@
 
 use thiserror::Error;
 
-use crate::account::{AccountId, TransactionId};
+use crate::account::{AccountId, MAX_ID_BYTES, TransactionId};
+use crate::request::MAX_LEGS;
 
 /// A request that is wrong in itself, whatever the accounts hold. It changes nothing and uses no id up.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum InvalidRequest {
     /// An id that is empty or too long.
-    #[error("{field} must be 1 to 128 bytes long, got {bytes}")]
+    #[error("{field} must be 1 to {MAX_ID_BYTES} bytes long, got {bytes}")]
     IdLength {
         /// Which id, by its name in the contract.
         field: &'static str,
@@ -39,7 +40,7 @@ pub enum InvalidRequest {
     #[error("a linked group needs at least one operation")]
     EmptyChain,
     /// More accounts than one transaction may touch.
-    #[error("a linked group has at most 1024 legs, got {legs}")]
+    #[error("a transaction has at most {MAX_LEGS} legs, got {legs}")]
     TooManyLegs {
         /// How many there were.
         legs: usize,
@@ -50,6 +51,9 @@ pub enum InvalidRequest {
         /// The id.
         id: TransactionId,
     },
+    /// A posting without legs.
+    #[error("a posting needs at least one leg")]
+    EmptyPosting,
     /// One account in two legs of a posting.
     #[error("account {account} appears twice in one posting")]
     PostingTwice {
@@ -63,7 +67,7 @@ pub enum InvalidRequest {
         sum: i128,
     },
     /// The id belongs to a request that said something else.
-    #[error("transaction_id {id} was used with another {field}")]
+    #[error("transaction_id {id} was used with {} {field}", if *field == "legs" { "other" } else { "another" })]
     IdReused {
         /// The id.
         id: TransactionId,

@@ -58,7 +58,7 @@ pub enum Kind {
     },
     /// Changes several accounts so that the sum stays the same.
     Post {
-        /// Two or more accounts, each once; the deltas add up to 0.
+        /// One or more accounts, each once; the deltas add up to 0.
         legs: Vec<Posting>,
     },
 }
@@ -98,8 +98,12 @@ impl Operation {
     /// Changes several accounts at once; the deltas must add up to 0, so nothing is made or lost.
     ///
     /// # Errors
-    /// [`InvalidRequest::TooManyLegs`], [`InvalidRequest::PostingTwice`], [`InvalidRequest::PostingUnbalanced`].
+    /// In this order: [`InvalidRequest::EmptyPosting`], [`InvalidRequest::TooManyLegs`],
+    /// [`InvalidRequest::PostingTwice`], [`InvalidRequest::PostingUnbalanced`].
     pub fn post(legs: Vec<Posting>) -> Result<Self, InvalidRequest> {
+        if legs.is_empty() {
+            return Err(InvalidRequest::EmptyPosting);
+        }
         if legs.len() > MAX_LEGS {
             return Err(InvalidRequest::TooManyLegs { legs: legs.len() });
         }
@@ -109,7 +113,7 @@ impl Operation {
             return Err(InvalidRequest::PostingTwice { account: twice[0].clone() });
         }
         let sum: i128 = legs.iter().map(|leg| i128::from(leg.delta)).sum();
-        if sum != 0 || legs.is_empty() {
+        if sum != 0 {
             return Err(InvalidRequest::PostingUnbalanced { sum });
         }
         Ok(Operation(Kind::Post { legs }))
@@ -175,7 +179,7 @@ impl Operation {
         }
     }
 
-    /// The changes that it makes, each with the account's position.
+    /// The change at `position` of [`Self::accounts`].
     #[inline]
     pub(crate) fn change(&self, position: usize) -> Change {
         match &self.0 {

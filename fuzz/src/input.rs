@@ -116,6 +116,10 @@ fn post(legs: &[(Name, Amount)], balanced: bool) -> Option<Operation> {
             assert!(valid, "{operation:?}");
             Some(operation)
         }
+        Err(InvalidRequest::EmptyPosting) => {
+            assert!(accounts.is_empty());
+            None
+        }
         Err(InvalidRequest::PostingTwice { .. }) => {
             assert!(twice);
             None

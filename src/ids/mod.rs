@@ -26,8 +26,9 @@
 //!
 //! Measured with 10 million random ids of 36 bytes in runs of 50,000, on two cores and a disk that others kept busy: 0.36 µs of
 //! CPU an id with all merging, 38 MB resident in all. A look-up beside ingestion without a pause, each after a rest of 0.2 ms: of an
-//! absent id 3 µs (99th percentile 19 µs, longest 0.9 ms), of a present one 10 µs (29 µs, 3.3 ms); alone and one after
-//! the other 2.5 µs (4 µs) and 7.6 µs (6.5 µs), with pauses of up to 0.12 s when others had the cores. Pages were in
+//! absent id 3 µs on average (99th percentile 19 µs, longest 0.9 ms), of a present one 10 µs (29 µs, 3.3 ms); alone and one
+//! after the other 2.5 µs (99th percentile 4 µs) and 7.6 µs (6.5 µs: the average has a few pauses of up to 0.12 s in it, when
+//! others had the cores). Pages were in
 //! the system's cache: an id that was not used for long costs a read of the disk more. Opening 12 million took 0.12 s.
 //! A repeated request's answer is read out of the journal as well, a whole batch of it: as long again as the look-up (`benches/durable.rs`).
 

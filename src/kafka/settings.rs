@@ -118,7 +118,7 @@ impl Settings {
     /// |---|---|---|
     /// | `KAFKA_BROKERS` | some brokers, `host:port` with commas between | must be there |
     /// | `KAFKA_TOPIC` | the events | `inventory-events` |
-    /// | `KAFKA_DEAD_LETTER_TOPIC` | where records go that are no events; must exist, or be created by the broker | the topic's name and `-dead-letters` |
+    /// | `KAFKA_DEAD_LETTER_TOPIC` | where records go that are no events; made if it is not there | the topic's name and `-dead-letters` |
     /// | `KAFKA_GROUP_ID` | the consumer group | `equipoise` |
     /// | `KAFKA_AUTO_OFFSET_RESET` | where a partition begins that was never consumed: `earliest`, `latest`, or `none` to stop it | `earliest` |
     /// | `KAFKA_ON_LOST_RECORDS` | `stop` a partition whose next records retention took, or go on with the `earliest` | `stop` |
