@@ -1,23 +1,18 @@
 //! A ledger in a data directory: what was answered is there after the next start.
 
-#[path = "common/mod.rs"]
 mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
+use common::account;
 use equipoise::{
     AccountId, Durability, Event, Ledger, Member, OpenError, Operation, Request, SubmitError, TransactionId,
 };
-
-fn account(name: &str) -> AccountId {
-    AccountId::new(name).expect("an id")
-}
 
 fn events() -> (Arc<Mutex<Vec<Event>>>, impl Fn(&Event) + Send + Sync + 'static) {
     let events = Arc::new(Mutex::new(Vec::new()));

@@ -2,10 +2,8 @@
 
 #![cfg(feature = "server")]
 
-#[path = "common/mod.rs"]
 mod common;
 
-use std::future::Future;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 

@@ -1,9 +1,7 @@
 //! Notes about sources: durable with the entries they stand for, never before, and compared with what is there.
 
-#[path = "common/mod.rs"]
 mod common;
 
-use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
