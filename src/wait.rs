@@ -1,7 +1,6 @@
 //! Waiting for the durable watermark: tickets that any runtime, or a plain thread, can wait on.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};

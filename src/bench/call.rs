@@ -1,7 +1,5 @@
 //! One call after the other, to a service or to a ledger.
 
-use std::future::Future;
-
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::unbounded_channel;
 
 use super::check::Expected;
 use super::choice::Choices;
@@ -157,7 +157,7 @@ impl Threads<'_> {
                 let _ = go.send(window);
             }
             let (rate, interrupt) = (self.asked.settings.rate, self.interrupt);
-            let pacing = rate.map(|rate| scope.spawn(move || pace(rate, window, intended, interrupt)));
+            let pacing = rate.map(|rate| scope.spawn(move || open::pace(rate, window, &intended, interrupt)));
             let mut seen = self.watch(window, told);
             for thread in joins {
                 let recorder = thread.join().map_err(|_| Error::Other("a thread panicked".to_owned()))??;
@@ -229,10 +229,6 @@ impl Threads<'_> {
         let recorder = Recorder::new(window);
         Seen { recorder, window, end, usage: [before.0, after.0], metrics: [before.1, after.1] }
     }
-}
-
-fn pace(rate: f64, window: Window, intended: Vec<UnboundedSender<Instant>>, interrupt: &Interrupt) {
-    open::pace(rate, window, &intended, interrupt);
 }
 
 /// The part of `all` that falls to number `one` of `over`.

@@ -1,7 +1,6 @@
 //! The connection of the client commands: where the service is, how long to wait for it, and when to ask again.
 
 use std::error::Error;
-use std::future::Future;
 use std::io;
 use std::time::Duration;
 

@@ -1,6 +1,5 @@
 //! Calls of health and reflection, which know nothing of the service's end.
 
-use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 

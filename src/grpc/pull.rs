@@ -1,7 +1,6 @@
 //! Answers in many messages, made one at a time when the client's flow control asks for the next: a client that does
 //! not read costs one message of memory, whatever happens meanwhile.
 
-use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;

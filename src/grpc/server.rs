@@ -1,6 +1,5 @@
 //! The wiring: accepts connections, within limits, and ends them all soon after it is told to.
 
-use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;

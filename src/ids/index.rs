@@ -59,6 +59,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use rustix::io::Errno;
 use thiserror::Error;
 
 use crate::account::TransactionId;
@@ -298,9 +299,8 @@ fn unwritable(path: &Path, error: &io::Error) -> IndexError {
 
 /// The error of a call that reads: what a disk cannot read any more is damaged.
 fn unreadable(path: &Path, error: &io::Error) -> IndexError {
-    const EIO: i32 = 5;
     let lost = matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData);
-    match lost || error.raw_os_error() == Some(EIO) {
+    match lost || Errno::from_io_error(error) == Some(Errno::IO) {
         true => damaged(path, &error.to_string()),
         false => IndexError::Failed { path: path.to_owned(), what: error.to_string() },
     }

@@ -1,7 +1,6 @@
 //! The notes that wait for their entries, and what was noted.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};

@@ -1,6 +1,5 @@
 //! What meeting others in one place costs: transactions finished for them, lost CASes, and the time of both.
 
-use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::{Duration, Instant};
 
@@ -68,16 +67,9 @@ impl Contention {
 fn own_shard() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
-        static OWN: Cell<Option<usize>> = const { Cell::new(None) };
+        static OWN: usize = NEXT.fetch_add(1, Relaxed) % SHARDS;
     }
-    OWN.try_with(|own| {
-        own.get().unwrap_or_else(|| {
-            let drawn = NEXT.fetch_add(1, Relaxed) % SHARDS;
-            own.set(Some(drawn));
-            drawn
-        })
-    })
-    .unwrap_or_default()
+    OWN.with(|own| *own)
 }
 
 /// What one drive meets. Free where it meets nothing: the clock is read only where somebody was in the way.

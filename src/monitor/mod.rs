@@ -11,7 +11,6 @@ mod log;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
