@@ -109,7 +109,7 @@ impl<I: Index> Ids<I> {
     /// `probed`.
     #[inline]
     fn settle(&self, handle: &Handle<Balance>, probed: Option<Probed>, now: u64) -> Result<Gate, IndexError> {
-        if let gate @ (Gate::Open | Gate::Closed(_)) = handle.gate() {
+        if let gate @ (Gate::Open | Gate::Closed) = handle.gate() {
             return Ok(gate);
         }
         let mut members: Members<'_> = ids_of(handle.request()).collect();
@@ -117,10 +117,10 @@ impl<I: Index> Ids<I> {
         let verdict = self.verdict(handle, &members, probed, now);
         let gate = handle.settle(match verdict {
             Ok(gate) => gate,
-            Err(_) => Gate::Closed(0),
+            Err(_) => Gate::Closed,
         });
         let withdrawn = match gate {
-            Gate::Closed(_) => true,
+            Gate::Closed => true,
             // Settled, driven and swept by others while we claimed: what we put back must go again.
             _ => self.is_published(handle),
         };
@@ -145,7 +145,7 @@ impl<I: Index> Ids<I> {
     ) -> Result<Gate, IndexError> {
         for (id, index) in members {
             if !self.claim_member(id, handle, *index, now)? {
-                return Ok(Gate::Closed(u64::from(*index)));
+                return Ok(Gate::Closed);
             }
         }
         let Some(index) = &self.index else { return Ok(Gate::Open) };
@@ -154,9 +154,9 @@ impl<I: Index> Ids<I> {
             None => mutant(Mutant::DrivenBeforeProbe),
         };
         if !seen_all {
-            for (id, place) in members {
+            for (id, _) in members {
                 if self.indexed(index.key(id), now)?.is_some() {
-                    return Ok(Gate::Closed(u64::from(*place)));
+                    return Ok(Gate::Closed);
                 }
             }
         }

@@ -183,7 +183,7 @@ impl Table {
         loop {
             let guard = &self.claims.guard();
             let (claim, ()) = self.claims.get_key_value(&wanted, guard)?;
-            if !matches!(claim.handle.gate(), Gate::Closed(_)) {
+            if claim.handle.gate() != Gate::Closed {
                 return Some(claim.clone());
             }
             self.remove(claim, guard);

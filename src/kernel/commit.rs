@@ -131,6 +131,7 @@ impl<S: State> Kernel<S> {
     /// The newest commit sequence; everything up to it is decided.
     #[inline]
     pub(crate) fn now(&self, guard: &Guard) -> u64 {
+        #[cfg(equipoise_mutants)]
         if mutant(Mutant::SequenceBeforePublish) {
             return self.drawn.load(SeqCst);
         }
@@ -154,6 +155,7 @@ impl<S: State> Kernel<S> {
         let entry = draft.as_ptr();
         // Safety: I5, the draft lives until it is linked, and with its transaction after that.
         let filled = unsafe { &*entry };
+        #[cfg(equipoise_mutants)]
         if mutant(Mutant::SequenceBeforePublish) {
             return self.append_by_ticket(transaction, refusal, draft);
         }
@@ -218,7 +220,6 @@ impl<S: State> Kernel<S> {
     #[inline]
     pub(super) fn link(&self, current: *mut Entry<S>, entry: *mut Entry<S>) -> bool {
         if mutant(Mutant::RelaxedList) {
-            use super::sync::Ordering::Relaxed;
             return self.list.compare_exchange(current, entry, Relaxed, Relaxed).is_ok();
         }
         // SeqCst: as in `head`; also publishes the entry's body. No ABA: `current` was loaded under our guard.
@@ -226,8 +227,8 @@ impl<S: State> Kernel<S> {
     }
 
     /// The seeded bug "draw a number, then publish": two transactions may publish in the other order.
-    fn append_by_ticket(&self, transaction: &Transaction<S>, refusal: Option<(u32, S::Reject)>, draft: Draft<S>) {
-        let mut draft = draft;
+    #[cfg(equipoise_mutants)]
+    fn append_by_ticket(&self, transaction: &Transaction<S>, refusal: Option<(u32, S::Reject)>, mut draft: Draft<S>) {
         let entry = draft.as_ptr();
         let sequence = self.drawn.fetch_add(1, SeqCst) + 1;
         let body = EntryBody { transaction, sequence, time: 0, refusal, older: 0, prev: std::ptr::null_mut() };

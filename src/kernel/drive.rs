@@ -5,6 +5,7 @@ use smallvec::SmallVec;
 use super::contention::{Contended, Meter, Started};
 use super::group::GROUP;
 use super::seqlock::{Body, Chain, REFUSED, UNDECIDED, Version};
+use super::snapshot::Kept;
 use super::step::{Step, step};
 use super::sync::{Guard, Mutant, count_kept, mutant, retire, spin};
 use super::transaction::{ACTIVE, Decision, Gate, Handle, Leg, Transaction, accepted_sequence};
@@ -238,25 +239,16 @@ impl<S: State> Kernel<S> {
     #[cold]
     fn overcome(&self, transaction: &Transaction<S>, guard: &Guard, meter: &mut Meter) {
         let started = meter.start();
-        if !self.outwaited(transaction) {
+        if !outwaited(transaction) {
             meter.helped();
             self.finish(transaction, guard, meter);
         }
         meter.stop(started);
     }
 
-    /// Whether `transaction` is decided after a moment. A model checker tries both without.
-    fn outwaited(&self, transaction: &Transaction<S>) -> bool {
-        !cfg!(any(equipoise_loom, equipoise_shuttle))
-            && (0..PATIENCE).any(|_| {
-                spin();
-                transaction.state() != ACTIVE
-            })
-    }
-
     /// Retires what the installation took out of the chain.
     #[inline]
-    fn retire_replaced(&self, head: *mut Version<S>, kept: &super::snapshot::Kept<S>, guard: &Guard) {
+    fn retire_replaced(&self, head: *mut Version<S>, kept: &Kept<S>, guard: &Guard) {
         // Safety: I1, still protected by the guard.
         let Some(replaced) = (unsafe { head.as_ref() }) else { return };
         if std::ptr::eq(kept.chain.head(), head) {
@@ -278,6 +270,15 @@ impl<S: State> Kernel<S> {
     pub(crate) fn contended(&self) -> Contended {
         self.contention.sum()
     }
+}
+
+/// Whether `transaction` is decided after a moment. No spinning under a model checker: it explores both outcomes anyway.
+fn outwaited<S: State>(transaction: &Transaction<S>) -> bool {
+    !cfg!(any(equipoise_loom, equipoise_shuttle))
+        && (0..PATIENCE).any(|_| {
+            spin();
+            transaction.state() != ACTIVE
+        })
 }
 
 /// Those before `transaction` in its group that may be driven and are not decided, the nearest first.

@@ -77,7 +77,7 @@ impl<'k, S: State> Group<'k, S> {
     fn drive_open(&self, guard: &Guard) {
         let mut meter = Meter::default();
         let open = |handle: &&Handle<S>| match handle.gate() {
-            Gate::Unsettled => handle.settle(Gate::Closed(0)) == Gate::Open,
+            Gate::Unsettled => handle.settle(Gate::Closed) == Gate::Open,
             gate => gate == Gate::Open,
         };
         let open: SmallVec<[&Handle<S>; GROUP]> = self.handles.iter().filter(open).collect();

@@ -96,7 +96,8 @@ pub(crate) struct Kernel<S: State> {
     /// Whether a [`Consumer`] takes the entries; otherwise each is let go when its successor is linked.
     consumed: bool,
     consumed_to: AtomicPtr<Entry<S>>,
-    /// Drawn from by a seeded bug only.
+    /// What a seeded bug draws sequences from.
+    #[cfg(equipoise_mutants)]
     drawn: AtomicU64,
     contention: contention::Contention,
 }
@@ -117,6 +118,7 @@ impl<S: State> Kernel<S> {
             genesis,
             consumed: false,
             consumed_to: AtomicPtr::new(genesis),
+            #[cfg(equipoise_mutants)]
             drawn: AtomicU64::new(sequence),
             contention: contention::Contention::default(),
         }

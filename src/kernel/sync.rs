@@ -147,6 +147,7 @@ pub(crate) enum Mutant {
     StateBeforeSequence,
     PredecessorNotFinalized,
     SnapshotNotFinalized,
+    #[cfg(equipoise_mutants)]
     SequenceBeforePublish,
     RelaxedCell,
     RelaxedList,

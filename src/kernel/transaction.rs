@@ -22,6 +22,8 @@ pub(super) const ACTIVE: u64 = 0;
 const UNSETTLED: u64 = 0;
 /// The gate's word once the transaction may be driven.
 const OPEN: u64 = 1;
+/// The gate's word once it never may.
+const CLOSED: u64 = 2;
 
 /// What a state word says to a version's cache: the sequence, or [`REFUSED`].
 #[inline]
@@ -128,8 +130,8 @@ pub(crate) enum Gate {
     Unsettled,
     /// It may be driven, by anyone.
     Open,
-    /// It never runs; the number is the caller's reason.
-    Closed(u64),
+    /// It never runs.
+    Closed,
 }
 
 impl Gate {
@@ -137,7 +139,7 @@ impl Gate {
         match self {
             Gate::Unsettled => UNSETTLED,
             Gate::Open => OPEN,
-            Gate::Closed(reason) => reason.saturating_add(2),
+            Gate::Closed => CLOSED,
         }
     }
 
@@ -145,7 +147,7 @@ impl Gate {
         match word {
             UNSETTLED => Gate::Unsettled,
             OPEN => Gate::Open,
-            word => Gate::Closed(word - 2),
+            _ => Gate::Closed,
         }
     }
 }
@@ -353,7 +355,7 @@ impl<S: State> Handle<S> {
         // AcqRel: whoever sees the gate settled sees what its settler saw.
         match self.gate.compare_exchange(UNSETTLED, gate.word(), AcqRel, Acquire) {
             Ok(_) => {
-                if let Gate::Closed(_) = gate {
+                if gate == Gate::Closed {
                     // Safety: I3, a closed transaction is never linked, so the list's reference is nobody's; only the
                     // winner of this CAS gets here.
                     unsafe { Transaction::drop_reference(self.0.as_ptr(), &pin()) };

@@ -419,7 +419,7 @@ fn the_first_to_settle_a_gate_decides_for_all() {
                 settled
             })
         };
-        let threads = [settle(Gate::Open), settle(Gate::Closed(4)), settle(Gate::Open)];
+        let threads = [settle(Gate::Open), settle(Gate::Closed), settle(Gate::Open)];
         let settled = threads.map(|thread| thread.join().unwrap());
         assert!(settled.iter().all(|gate| *gate == settled[0]), "one gate, one answer: {settled:?}");
         assert_eq!(world.balance(0), if settled[0] == Gate::Open { 7 } else { 10 });
