@@ -7,8 +7,8 @@ use arc_swap::ArcSwapWeak;
 
 use crate::account::{Balance, TransactionId};
 use crate::directory::Directory;
-use crate::error::{InvalidRequest, SubmitError};
-use crate::ids::{Ids, Indexed, Seen};
+use crate::error::SubmitError;
+use crate::ids::{Found, Ids, Indexed};
 use crate::journal::disk::Disk;
 use crate::journal::{Flushed, Flusher, HistoryError, Note, NoteError, Noted, Notes, Noting};
 use crate::kernel::cells::{Counter, Gauge, Latch};
@@ -17,7 +17,6 @@ use crate::kernel::{Handle, Kernel, pin};
 use crate::lock::Lock;
 use crate::opening::Event;
 use crate::outcome::{Outcome, Record};
-use crate::request::{Member, Request};
 use crate::snapshot::Open;
 use crate::wait::Waiters;
 
@@ -116,14 +115,13 @@ impl Core {
         let found = self.ids.find(id).map_err(|error| HistoryError::Unreadable { what: error.to_string() })?;
         match found {
             None => Ok(None),
-            Some(Seen::Recorded { entry, .. }) => {
+            Some(Found::Recorded(entry)) => {
                 Ok(Some(Outcome::recorded(self.recorded(entry)?, Some(entry.member), false)))
             }
-            Some(Seen::Claimed { claim, .. }) => {
+            Some(Found::Claimed(claim)) => {
                 let decided = claim.handle.decision().is_some();
                 Ok(decided.then(|| Outcome::new(claim.handle, Some(claim.member), false)))
             }
-            Some(Seen::Unknown(_)) => Ok(None),
         }
     }
 
@@ -263,24 +261,4 @@ impl Clock {
 
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// Whether `request`, whose member `index` carries an id of `owner`'s member `place`, says the same as it.
-pub(crate) fn check_replay(
-    owner: &Request,
-    place: usize,
-    request: &Request,
-    index: usize,
-) -> Result<(), InvalidRequest> {
-    let Some(Member { id: Some(id), operation }) = request.members().get(index) else { return Ok(()) };
-    let differs = match owner.members().get(place) {
-        Some(known) if request.members().len() == 1 => {
-            known.operation.first_difference(operation).map(|field| InvalidRequest::IdReused { id: id.clone(), field })
-        }
-        _ => owner.first_difference(request).map(|difference| match difference {
-            Some((id, field)) => InvalidRequest::IdReused { id, field },
-            None => InvalidRequest::IdOfAnother { id: id.clone(), index },
-        }),
-    };
-    differs.map_or(Ok(()), Err)
 }

@@ -84,6 +84,13 @@ pub enum InvalidRequest {
     },
 }
 
+impl InvalidRequest {
+    /// Whether it says something of an earlier request, which may not be durable yet.
+    pub(crate) fn rests_on_earlier_use(&self) -> bool {
+        matches!(self, InvalidRequest::IdReused { .. } | InvalidRequest::IdOfAnother { .. })
+    }
+}
+
 /// An operation that was decided, journaled and refused: it changed nothing, and its id keeps this answer.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]

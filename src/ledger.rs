@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use crate::account::{AccountId, AccountState, Balance, TransactionId};
 use crate::builder::{Builder, Durability};
 use crate::core::{Core, Next};
-use crate::error::{Error, Exhausted, InvalidRequest, SubmitError};
+use crate::error::{Error, Exhausted, SubmitError};
 use crate::handle::Account;
 use crate::journal::{HistoryError, HistoryGone, Note, NoteError, Parked, SourcePosition};
 use crate::kernel::{Guard, pin};
@@ -376,10 +376,7 @@ impl Ledger {
     fn observed(&self, result: &Result<Outcome, SubmitError>) -> u64 {
         match result {
             Ok(outcome) => outcome.sequence(),
-            // The id's first use may not be durable yet.
-            Err(SubmitError::Invalid(InvalidRequest::IdReused { .. } | InvalidRequest::IdOfAnother { .. })) => {
-                self.sequence()
-            }
+            Err(SubmitError::Invalid(invalid)) if invalid.rests_on_earlier_use() => self.sequence(),
             Err(_) => 0,
         }
     }

@@ -276,9 +276,25 @@ impl Request {
         Some((legs * LEG_BYTES) as u64)
     }
 
+    /// Whether it asks for the same as `owner`, where its member `index` carries the id of `owner`'s member `place`.
+    pub(crate) fn check_replay(&self, index: usize, owner: &Request, place: usize) -> Result<(), InvalidRequest> {
+        let Some(Member { id: Some(id), operation }) = self.members.get(index) else { return Ok(()) };
+        let differs = match owner.members.get(place) {
+            Some(known) if self.members.len() == 1 => known
+                .operation
+                .first_difference(operation)
+                .map(|field| InvalidRequest::IdReused { id: id.clone(), field }),
+            _ => owner.first_difference(self).map(|difference| match difference {
+                Some((id, field)) => InvalidRequest::IdReused { id, field },
+                None => InvalidRequest::IdOfAnother { id: id.clone(), index },
+            }),
+        };
+        differs.map_or(Ok(()), Err)
+    }
+
     /// How `other` differs: the first member and field that say something else under the same ids, or nothing that can
     /// be named, when the ids themselves are others.
-    pub(crate) fn first_difference(&self, other: &Request) -> Option<Option<(TransactionId, &'static str)>> {
+    fn first_difference(&self, other: &Request) -> Option<Option<(TransactionId, &'static str)>> {
         if self == other {
             return None;
         }

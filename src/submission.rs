@@ -3,10 +3,10 @@
 use smallvec::{SmallVec, smallvec};
 
 use crate::account::{AccountId, Balance};
-use crate::core::{Core, Next, check_replay};
+use crate::core::{Core, Next};
 use crate::directory::Sought;
 use crate::error::{Exhausted, SubmitError};
-use crate::ids::{Claim, IndexError, Indexed, Seen};
+use crate::ids::{Claim, Found, IndexError, Indexed, Seen};
 use crate::journal::HistoryError;
 use crate::kernel::slab::Index;
 use crate::kernel::{Account, GROUP, Gate, Group, Guard, Handle, Owned, Plan, garbage, pin};
@@ -35,8 +35,8 @@ impl Core {
             let time = self.clock.now();
             // Not pinned: it may read the disk.
             let probed = match self.ids.known(&request, time).map_err(unknowable)? {
-                Seen::Claimed { claim, member } => return self.answer_claimed(&request, claim, member),
-                Seen::Recorded { entry, member } => return self.answer_recorded(&request, entry, member),
+                Seen::Known(Found::Claimed(claim), member) => return self.answer_claimed(&request, claim, member),
+                Seen::Known(Found::Recorded(entry), member) => return self.answer_recorded(&request, entry, member),
                 Seen::Unknown(probed) => probed,
             };
             let handle = {
@@ -242,7 +242,7 @@ impl Core {
 
     /// The answer to a request whose member `index` carries an id that is in memory.
     fn answer_claimed(&self, request: &Request, claim: Claim, index: usize) -> Result<Outcome, SubmitError> {
-        check_replay(claim.handle.request(), claim.member as usize, request, index)?;
+        request.check_replay(index, claim.handle.request(), claim.member as usize)?;
         self.kernel.drive(&claim.handle, &pin());
         let asked = (request.members().len() == 1).then_some(claim.member);
         Ok(Outcome::new(claim.handle, asked, true))
@@ -260,7 +260,7 @@ impl Core {
                 None => SubmitError::IdsUnreadable { what },
             });
         }
-        check_replay(&record.request, entry.member as usize, request, index)?;
+        request.check_replay(index, &record.request, entry.member as usize)?;
         let asked = (request.members().len() == 1).then_some(entry.member);
         Ok(Outcome::recorded(record, asked, true))
     }

@@ -59,10 +59,7 @@ const LAYERS: [(&str, &[&str]); 33] = [
     ("config", &["config"]),
     ("telemetry", &["telemetry", "config"]),
     // Keeps what the engine decides, in the engine's own words.
-    (
-        "postgres",
-        &["postgres", "inventory", "account", "error", "request", "outcome", "core::check_replay", "kernel::State"],
-    ),
+    ("postgres", &["postgres", "inventory", "account", "error", "request", "outcome", "kernel::State"]),
     (
         "cli",
         &[

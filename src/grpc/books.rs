@@ -11,8 +11,7 @@ use tokio::task::JoinSet;
 #[cfg(feature = "postgres")]
 use crate::postgres::{Listing, PgStore, Queued};
 use crate::{
-    AccountId, AccountState, Closed, HistoryError, InvalidRequest, Ledger, Outcome, Request, Snapshot, SubmitError,
-    TransactionId,
+    AccountId, AccountState, Closed, HistoryError, Ledger, Outcome, Request, Snapshot, SubmitError, TransactionId,
 };
 
 use super::status::Failure;
@@ -190,8 +189,9 @@ fn told(ledger: &Ledger, result: Result<Outcome, SubmitError>, observed: &mut u6
             Ok(outcome)
         }
         Err(error) => {
-            if let SubmitError::Invalid(InvalidRequest::IdReused { .. } | InvalidRequest::IdOfAnother { .. }) = error {
-                // The id's first use may not be durable yet.
+            if let SubmitError::Invalid(invalid) = &error
+                && invalid.rests_on_earlier_use()
+            {
                 *observed = ledger.sequence();
             }
             Err(Failure::undecided(error, ledger))

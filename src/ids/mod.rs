@@ -48,7 +48,7 @@ use sweep::Sweep;
 use table::Table;
 
 pub(crate) use index::{DiskIndex, IndexError};
-pub(crate) use probe::Seen;
+pub(crate) use probe::{Found, Seen};
 pub(crate) use table::Claim;
 
 /// Where the index says that an id was used: an entry of the journal, and which of its members carries it.

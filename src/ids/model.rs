@@ -9,7 +9,7 @@ use shuttle::sync::{Arc, Mutex};
 use shuttle::thread;
 
 use super::probe::Probed;
-use super::{Ids, Index, IndexError, Indexed, Key, Record, Seen};
+use super::{Found, Ids, Index, IndexError, Indexed, Key, Record, Seen};
 use crate::account::{AccountId, Balance, Change, TransactionId};
 use crate::kernel::cells::Watermark;
 use crate::kernel::{Account, Consumer, Gate, Handle, Kernel, Leg, Owned, Plan, pin};
@@ -122,8 +122,8 @@ impl World {
             return Ok(Err(probed));
         }
         Ok(match self.ids.known(request, 1)? {
-            Seen::Claimed { claim, .. } => Ok(self.drive(&claim.handle)),
-            Seen::Recorded { entry, .. } => Ok(entry.sequence),
+            Seen::Known(Found::Claimed(claim), _) => Ok(self.drive(&claim.handle)),
+            Seen::Known(Found::Recorded(entry), _) => Ok(entry.sequence),
             Seen::Unknown(probed) => Err(probed),
         })
     }

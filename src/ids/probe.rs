@@ -30,12 +30,18 @@ use super::{Claim, Ids, Index, IndexError, Indexed, Key, TOGETHER, ids_of};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Probed(u64);
 
+/// Whose an id is.
+pub(crate) enum Found {
+    /// A transaction's in memory.
+    Claimed(Claim),
+    /// That of an entry of the journal.
+    Recorded(Indexed),
+}
+
 /// What is known of the ids of a request.
 pub(crate) enum Seen {
-    /// A member's id is the claim's: its gate is open, it may be driven.
-    Claimed { claim: Claim, member: usize },
-    /// A member's id was used by an entry of the journal.
-    Recorded { entry: Indexed, member: usize },
+    /// The id of this member is in use. The gate of a claim is open: it may be driven.
+    Known(Found, usize),
     /// None is in use: they may be claimed.
     Unknown(Probed),
 }
@@ -52,12 +58,12 @@ impl<I: Index> Ids<I> {
         for (member, asked) in request.members().iter().enumerate() {
             let Some(id) = &asked.id else { continue };
             if let Some(claim) = self.claimed(id, now)? {
-                return Ok(Seen::Claimed { claim, member });
+                return Ok(Seen::Known(Found::Claimed(claim), member));
             }
             if let Some(index) = &self.index
                 && let Some(entry) = self.indexed(index.key(id), now)?
             {
-                return Ok(Seen::Recorded { entry, member });
+                return Ok(Seen::Known(Found::Recorded(entry), member));
             }
         }
         Ok(Seen::Unknown(probed))
@@ -90,12 +96,12 @@ impl<I: Index> Ids<I> {
     }
 
     /// What was decided for `id`, however long ago: a claim in memory (perhaps not decided yet), or a journal entry.
-    pub(crate) fn find(&self, id: &TransactionId) -> Result<Option<Seen>, IndexError> {
+    pub(crate) fn find(&self, id: &TransactionId) -> Result<Option<Found>, IndexError> {
         if let Some(claim) = self.table.find(id) {
-            return Ok(Some(Seen::Claimed { claim, member: 0 }));
+            return Ok(Some(Found::Claimed(claim)));
         }
         let entry = self.index.as_ref().map_or(Ok(None), |index| index.find(index.key(id)))?;
-        Ok(entry.map(|entry| Seen::Recorded { entry, member: 0 }))
+        Ok(entry.map(Found::Recorded))
     }
 
     /// Claims the ids of a planned transaction, for which [`Ids::known`] found none. Open: it is to be driven, by

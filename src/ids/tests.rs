@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::{DiskIndex, Ids, Index, IndexError, Indexed, Key, Record, Seen};
+use super::{DiskIndex, Found, Ids, Index, IndexError, Indexed, Key, Record, Seen};
 use crate::account::{AccountId, Balance, Change, TransactionId};
 use crate::folder::Folder;
 use crate::kernel::cells::Latch;
@@ -91,8 +91,8 @@ impl World {
         let request = request(names);
         loop {
             match self.ids.known(&request, time)? {
-                Seen::Claimed { claim, .. } => return Ok((self.drive(&claim.handle), false)),
-                Seen::Recorded { entry, .. } => return Ok((entry.sequence, false)),
+                Seen::Known(Found::Claimed(claim), _) => return Ok((self.drive(&claim.handle), false)),
+                Seen::Known(Found::Recorded(entry), _) => return Ok((entry.sequence, false)),
                 Seen::Unknown(probed) => {
                     let handle = self.plan(&request, time);
                     if self.ids.claim(&handle, probed, time)? == Gate::Open {
@@ -139,7 +139,7 @@ fn swept_ids_are_honoured() {
         assert_eq!(world.submit(&[name], 2), Ok((sequence, false)));
     }
     assert_eq!(world.submit(&["new", "x0"], 2), Ok((1, false)), "a chain that carries one of them is not new");
-    assert!(matches!(world.ids.find(&id("x0")), Ok(Some(Seen::Recorded { entry: Indexed { sequence: 1, .. }, .. }))));
+    assert!(matches!(world.ids.find(&id("x0")), Ok(Some(Found::Recorded(Indexed { sequence: 1, .. })))));
 }
 
 /// B2, B4: of several requests those before the first with an id in use are new, wherever that id is; one that cannot be
@@ -215,7 +215,7 @@ fn large_transactions_leave_memory_sooner() {
     world.flush();
     world.ids.sweep(false).expect("one large one is reason enough");
     assert_eq!(world.ids.len(), 1, "the small one stays");
-    assert!(matches!(world.ids.known(&large, 2), Ok(Seen::Recorded { .. })));
+    assert!(matches!(world.ids.known(&large, 2), Ok(Seen::Known(Found::Recorded(_), _))));
     for number in 0..CAPACITY / 4 {
         world.submit(&[&format!("x{number}")], 1).expect("decided");
     }

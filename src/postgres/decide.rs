@@ -8,7 +8,6 @@ use foldhash::fast::RandomState;
 
 use super::batch::{AccountChange, Used, UsedId};
 use crate::account::{AccountId, Balance, TransactionId};
-use crate::core::check_replay;
 use crate::kernel::State as _;
 use crate::outcome::Record;
 use crate::{InvalidRequest, Ledger, Operation, Outcome, Request, SubmitError};
@@ -95,7 +94,7 @@ impl<'a> Deciding<'a> {
     fn decide(&mut self, ask: &Ask) -> Result<Verdict, SubmitError> {
         if let Some((used, index)) = self.recorded(&ask.request) {
             let member = (ask.request.members().len() == 1).then_some(used.member);
-            return Ok(match check_replay(&used.record.request, used.member as usize, &ask.request, index) {
+            return Ok(match ask.request.check_replay(index, &used.record.request, used.member as usize) {
                 Ok(()) => Verdict::Recorded { record: used.record.clone(), member },
                 Err(invalid) => Verdict::Invalid(invalid),
             });
