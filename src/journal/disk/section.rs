@@ -7,10 +7,10 @@ use super::frame::Malformed;
 use super::segment::COUNTS;
 use crate::journal::{Noted, Parked, Record, SourcePosition};
 
-/// The section goes on what the batch before began.
-const CONTINUES: u8 = 1;
-/// The next batch goes on.
-const GOES_ON: u8 = 2;
+/// The section goes on with what the batch before began.
+const HAS_PREVIOUS: u8 = 1;
+/// The next batch goes on with it.
+const HAS_NEXT: u8 = 2;
 
 const POSITION: u8 = 1;
 const PARKED: u8 = 2;
@@ -122,10 +122,10 @@ impl<'a> Sections<'a> {
     /// The next section, of at most `most` bytes or of two: its first byte, and the others.
     pub(super) fn next(&mut self, most: usize) -> (u8, &'a [u8]) {
         let (section, rest) = self.rest.split_at(self.rest.len().min(most.max(2) - 1));
-        let continues = if self.begun { CONTINUES } else { 0 };
-        let goes_on = if rest.is_empty() { 0 } else { GOES_ON };
+        let previous = if self.begun { HAS_PREVIOUS } else { 0 };
+        let next = if rest.is_empty() { 0 } else { HAS_NEXT };
         (self.rest, self.begun) = (rest, true);
-        (continues | goes_on, section)
+        (previous | next, section)
     }
 }
 
@@ -147,12 +147,12 @@ impl Fold {
         // A process that died before it wrote the last section left nothing that counts.
         let begun = self.begun.take();
         let Some((flags, section)) = section.split_first() else { return Ok(()) };
-        let continued = match (flags & CONTINUES != 0, begun) {
+        let continued = match (flags & HAS_PREVIOUS != 0, begun) {
             (true, None) => return Err("notes that go on what was not begun"),
             (true, begun) => begun,
             (false, _) => None,
         };
-        match (flags & !(CONTINUES | GOES_ON), flags & GOES_ON != 0, continued) {
+        match (flags & !(HAS_PREVIOUS | HAS_NEXT), flags & HAS_NEXT != 0, continued) {
             (0, true, continued) => {
                 let mut begun = continued.unwrap_or_default();
                 begun.extend_from_slice(section);
