@@ -1,5 +1,6 @@
 //! How a request ended, and what the journal says about it.
 
+use std::iter::Peekable;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -68,27 +69,16 @@ impl Outcome {
     /// What a journal has to tell of the whole transaction, whichever member was asked about.
     #[cfg(feature = "postgres")]
     pub(crate) fn to_record(&self) -> Record {
-        let effects = match &self.source {
-            Source::Live(handle) => effects(handle),
-            Source::Recorded(record) => record.effects(),
-        };
-        let mut effects = effects.into_iter().peekable();
+        let mut effects = Effects::from(self.source.effects());
         let mut states = SmallVec::new();
         for (member, place) in self.request().members().iter().zip(0_u32..) {
-            for position in 0..member.operation.accounts().len() {
-                let effect = effects.next_if(|effect| (effect.place, effect.position) == (place, position));
-                states.push(effect.map_or(Balance::ABSENT, |effect| effect.state));
-            }
+            states.extend((0..member.operation.leg_count()).map(|position| effects.state_at(place, position)));
         }
-        let refusal = match &self.source {
-            Source::Live(handle) => handle.decision().and_then(|decision| decision.refusal),
-            Source::Recorded(record) => record.refusal,
-        };
         Record {
             request: self.request().clone(),
             sequence: self.sequence(),
             time: self.time(),
-            refusal,
+            refusal: self.source.refusal(),
             as_of: self.as_of(),
             states,
         }
@@ -169,11 +159,8 @@ impl Outcome {
         match self.refused(self.first_place()) {
             Some(refusal) => Err(refusal),
             None => {
-                let mut accounts = SmallVec::new();
-                for (_, state) in self.states().take_while(|(place, _)| *place == self.first_place()) {
-                    accounts.push(state);
-                }
-                Ok(accounts)
+                let mine = self.states().take_while(|(place, _)| *place == self.first_place());
+                Ok(mine.map(|(_, state)| state).collect())
             }
         }
     }
@@ -204,12 +191,11 @@ impl Outcome {
     /// nothing: it shows the balance and version that it met (version 0: nobody had opened the account).
     #[must_use]
     pub fn changes(&self) -> Vec<AccountChange> {
-        let mut effects = self.effects().into_iter().peekable();
+        let mut effects = Effects::from(self.effects());
         let mut changes = Vec::new();
         for (member, place) in self.members().iter().zip(self.first_place()..) {
             for (account, position) in member.operation.accounts().into_iter().zip(0..) {
-                let state = effects.next_if(|effect| (effect.place, effect.position) == (place, position));
-                let state = state.map_or(Balance::ABSENT, |effect| effect.state);
+                let state = effects.state_at(place, position);
                 changes.push(AccountChange {
                     account: account.clone(),
                     delta: member.operation.delta(position),
@@ -227,10 +213,7 @@ impl Outcome {
 
     /// Why the member at `place` was refused.
     fn refused(&self, place: u32) -> Option<Refusal> {
-        let (refused, reject) = match &self.source {
-            Source::Live(handle) => handle.decision()?.refusal?,
-            Source::Recorded(record) => record.refusal?,
-        };
+        let (refused, reject) = self.source.refusal()?;
         if refused != place {
             return Some(Refusal::Group { index: refused as usize });
         }
@@ -250,10 +233,7 @@ impl Outcome {
 
     /// What the asked members' changes led to, in the order of the request.
     fn effects(&self) -> SmallVec<[Effect; 2]> {
-        let mut effects = match &self.source {
-            Source::Live(handle) => effects(handle),
-            Source::Recorded(record) => record.effects(),
-        };
+        let mut effects = self.source.effects();
         if let Some(asked) = self.member {
             effects.retain(|effect| effect.place == asked);
         }
@@ -267,16 +247,57 @@ impl Outcome {
     }
 }
 
+impl Source {
+    /// What the changes led to, in the order of the request.
+    fn effects(&self) -> SmallVec<[Effect; 2]> {
+        match self {
+            Source::Live(handle) => effects(handle),
+            Source::Recorded(record) => record.effects(),
+        }
+    }
+
+    /// Which member was refused, and why.
+    fn refusal(&self) -> Option<(u32, Reject)> {
+        match self {
+            Source::Live(handle) => handle.decision()?.refusal,
+            Source::Recorded(record) => record.refusal,
+        }
+    }
+}
+
 /// What one change of one member led to.
-pub(crate) struct Effect {
-    pub(crate) place: u32,
-    pub(crate) position: usize,
-    pub(crate) state: Balance,
+struct Effect {
+    place: u32,
+    position: usize,
+    state: Balance,
+}
+
+/// What the changes of a transaction led to, to be asked about in the order of the request.
+pub(crate) struct Effects(Peekable<smallvec::IntoIter<[Effect; 2]>>);
+
+impl Effects {
+    /// What those of a decided transaction led to.
+    pub(crate) fn of(handle: &Handle<Balance>) -> Self {
+        effects(handle).into()
+    }
+
+    /// The account at `position` of the member at `place`, after it; an account that was not found is absent.
+    #[inline]
+    pub(crate) fn state_at(&mut self, place: u32, position: usize) -> Balance {
+        let effect = self.0.next_if(|effect| (effect.place, effect.position) == (place, position));
+        effect.map_or(Balance::ABSENT, |effect| effect.state)
+    }
+}
+
+impl From<SmallVec<[Effect; 2]>> for Effects {
+    fn from(effects: SmallVec<[Effect; 2]>) -> Self {
+        Effects(effects.into_iter().peekable())
+    }
 }
 
 /// What a decided transaction's changes led to, in the order of the request; nothing for accounts that were not found.
 /// Asks the transaction and not the accounts: an outcome may outlive its ledger.
-pub(crate) fn effects(handle: &Handle<Balance>) -> SmallVec<[Effect; 2]> {
+fn effects(handle: &Handle<Balance>) -> SmallVec<[Effect; 2]> {
     let Some(decision) = handle.decision() else { return SmallVec::new() };
     let accepted = decision.refusal.is_none();
     let mut effects = SmallVec::<[Effect; 2]>::new();
@@ -296,8 +317,7 @@ pub(crate) fn effects(handle: &Handle<Balance>) -> SmallVec<[Effect; 2]> {
 impl Record {
     fn effects(&self) -> SmallVec<[Effect; 2]> {
         let members = self.request.members().iter().zip(0_u32..);
-        let places =
-            members.flat_map(|(member, place)| (0..member.operation.accounts().len()).map(move |at| (place, at)));
+        let places = members.flat_map(|(member, place)| (0..member.operation.leg_count()).map(move |at| (place, at)));
         places.zip(&self.states).map(|((place, position), state)| Effect { place, position, state: *state }).collect()
     }
 }

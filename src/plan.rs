@@ -43,7 +43,7 @@ fn legs<'g>(
     let mut legs = Legs::new();
     let mut steps = SmallVec::<[Step<'g>; 0]>::new();
     let mut refusal: Option<(u32, Reject)> = None;
-    let few = request.members().iter().map(|member| member.operation.legs()).sum::<usize>() <= FEW;
+    let few = request.members().iter().map(|member| member.operation.leg_count()).sum::<usize>() <= FEW;
     for (member, place) in request.members().iter().zip(0_u32..) {
         for position in 0_u16.. {
             let Some(id) = member.operation.account(usize::from(position)) else { break };

@@ -147,7 +147,7 @@ impl Operation {
     }
 
     /// How many accounts it touches.
-    pub(crate) fn legs(&self) -> usize {
+    pub(crate) fn leg_count(&self) -> usize {
         match &self.0 {
             Kind::Create { .. } | Kind::Update { .. } => 1,
             Kind::Transfer { .. } => 2,
@@ -244,7 +244,7 @@ impl Request {
         if members.is_empty() {
             return Err(InvalidRequest::EmptyChain);
         }
-        let legs = members.iter().map(|member| member.operation.accounts().len()).sum();
+        let legs = members.iter().map(|member| member.operation.leg_count()).sum();
         if legs > MAX_LEGS {
             return Err(InvalidRequest::TooManyLegs { legs });
         }
@@ -254,6 +254,14 @@ impl Request {
             return Err(InvalidRequest::IdTwiceInChain { id: twice[0].clone() });
         }
         Ok(Request { members: members.into() })
+    }
+
+    /// One operation, or a chain of several.
+    pub(crate) fn of_members(members: Vec<Member>) -> Result<Self, InvalidRequest> {
+        match <[Member; 1]>::try_from(members) {
+            Ok([member]) => Ok(Request::single(member.operation, member.id)),
+            Err(members) => Request::chain(members),
+        }
     }
 
     /// The operations, in order.
@@ -270,7 +278,7 @@ impl Request {
                 Kind::Post { legs } if legs.len() > SMALL => legs.len(),
                 _ => return None,
             },
-            members if members.len() > SMALL => members.iter().map(|member| member.operation.legs()).sum(),
+            members if members.len() > SMALL => members.iter().map(|member| member.operation.leg_count()).sum(),
             _ => return None,
         };
         Some((legs * LEG_BYTES) as u64)

@@ -112,7 +112,7 @@ pub(super) fn transactions(outcome: &Outcome) -> Vec<proto::Transaction> {
             transaction_id: member.id.as_ref().map(|id| id.as_str().to_owned()).unwrap_or_default(),
             commit_time: Some(timestamp(outcome.time())),
             operation: member.operation.name().to_owned(),
-            legs: legs.by_ref().take(member.operation.accounts().len()).collect(),
+            legs: legs.by_ref().take(member.operation.leg_count()).collect(),
             code,
             message,
         }

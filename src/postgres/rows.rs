@@ -179,7 +179,7 @@ fn record(rows: &[Row]) -> Result<Record, String> {
         if let Some(reason) = reason {
             let leg: Option<i16> = row.try_get("refused_account").map_err(read)?;
             let leg = leg.unwrap_or_default().cast_unsigned();
-            if members.last().is_none_or(|member| usize::from(leg) >= member.operation.accounts().len()) {
+            if members.last().is_none_or(|member| usize::from(leg) >= member.operation.leg_count()) {
                 return Err("the journal has a refusal by an account that is not there".to_owned());
             }
             refusal = Some((index, Reject { reason, leg, current: number("refused_current")?.unwrap_or_default() }));
@@ -187,10 +187,7 @@ fn record(rows: &[Row]) -> Result<Record, String> {
     }
     let first = rows.first().ok_or("an entry without rows")?;
     let number = |column: &str| first.try_get::<_, Option<i64>>(column).map_err(read);
-    let request = match <[Member; 1]>::try_from(members) {
-        Ok([member]) => Request::single(member.operation, member.id),
-        Err(members) => Request::chain(members).map_err(|error| error.to_string())?,
-    };
+    let request = Request::of_members(members).map_err(|error| error.to_string())?;
     Ok(Record {
         request,
         sequence: number("sequence")?.unwrap_or_default().cast_unsigned(),

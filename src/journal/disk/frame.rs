@@ -5,11 +5,18 @@ use smallvec::SmallVec;
 use super::bytes::{Bytes, put_text};
 use crate::account::{AccountId, Balance, Reason, Reject, TransactionId};
 use crate::kernel::Handle;
-use crate::outcome::{Record, effects};
+use crate::outcome::{Effects, Record};
 use crate::request::{Kind, MAX_LEGS, Member, Operation, Posting, Request};
 
+/// Flags of a frame.
 const REFUSED: u8 = 1;
 const AS_OF: u8 = 2;
+
+/// Kinds of a member.
+const CREATE: u8 = 1;
+const UPDATE: u8 = 2;
+const TRANSFER: u8 = 3;
+const POST: u8 = 4;
 
 /// What is wrong with a frame.
 pub(super) type Malformed = &'static str;
@@ -34,26 +41,24 @@ pub(super) fn encode(handle: &Handle<Balance>, into: &mut Vec<u8>) -> u64 {
     if let Some(as_of) = as_of {
         into.extend_from_slice(&as_of.to_le_bytes());
     }
-    let mut effects = effects(handle).into_iter().peekable();
+    let mut effects = Effects::of(handle);
     for (member, place) in members.iter().zip(0_u32..) {
         let mut state = |position: usize, into: &mut Vec<u8>| {
-            let effect = effects.next_if(|effect| (effect.place, effect.position) == (place, position));
-            // No effect: an account that nobody had opened.
-            let state = effect.map_or(Balance { amount: 0, version: 0 }, |effect| effect.state);
+            let state = effects.state_at(place, position);
             into.extend_from_slice(&state.amount.to_le_bytes());
             into.extend_from_slice(&state.version.to_le_bytes());
         };
         let id = member.id.as_ref().map_or("", TransactionId::as_str);
         match member.operation.kind() {
             Kind::Create { account, initial_balance: amount } | Kind::Update { account, delta: amount } => {
-                into.push(if matches!(member.operation.kind(), Kind::Create { .. }) { 1 } else { 2 });
+                into.push(if matches!(member.operation.kind(), Kind::Create { .. }) { CREATE } else { UPDATE });
                 put_text(id, into);
                 put_text(account.as_str(), into);
                 into.extend_from_slice(&amount.to_le_bytes());
                 state(0, into);
             }
             Kind::Transfer { from, to, amount } => {
-                into.push(3);
+                into.push(TRANSFER);
                 put_text(id, into);
                 put_text(from.as_str(), into);
                 put_text(to.as_str(), into);
@@ -62,7 +67,7 @@ pub(super) fn encode(handle: &Handle<Balance>, into: &mut Vec<u8>) -> u64 {
                 state(1, into);
             }
             Kind::Post { legs } => {
-                into.push(4);
+                into.push(POST);
                 put_text(id, into);
                 into.extend_from_slice(&(legs.len() as u16).to_le_bytes());
                 for (position, leg) in legs.iter().enumerate() {
@@ -187,13 +192,10 @@ impl<'a> Frame<'a> {
             states.extend(member.changes.iter().map(|change| change.state));
             members.push(member.member().ok_or("an operation that could not have been asked for")?);
         }
-        let request = match <[Member; 1]>::try_from(members) {
-            Ok([member]) => Request::single(member.operation, member.id),
-            Err(members) => Request::chain(members).map_err(|_| "a chain that could not have been asked for")?,
-        };
+        let request = Request::of_members(members).map_err(|_| "a chain that could not have been asked for")?;
         let refused_at = self.refusal.map_or(0, |(place, reject)| {
             let operation = request.members().get(place as usize).map(|member| &member.operation);
-            operation.map_or(0, |operation| operation.accounts().len().saturating_sub(usize::from(reject.leg)))
+            operation.map_or(0, |operation| operation.leg_count().saturating_sub(usize::from(reject.leg)))
         });
         if self.refusal.is_some() && refused_at == 0 {
             return Err("a refusal of a member that is not there");
@@ -209,17 +211,17 @@ impl<'a> MemberFrame<'a> {
         let state = |rest: &mut Bytes<'a>| Some(Balance { amount: rest.i64()?, version: rest.u64()? });
         let mut changes = SmallVec::new();
         let kind = match code {
-            1 | 2 => {
+            CREATE | UPDATE => {
                 changes.push(ChangeFrame { account: rest.text()?, amount: rest.i64()?, state: state(rest)? });
-                if code == 1 { KindFrame::Create } else { KindFrame::Update }
+                if code == CREATE { KindFrame::Create } else { KindFrame::Update }
             }
-            3 => {
+            TRANSFER => {
                 let (from, to, amount) = (rest.text()?, rest.text()?, rest.i64()?);
                 changes.push(ChangeFrame { account: from, amount, state: state(rest)? });
                 changes.push(ChangeFrame { account: to, amount, state: state(rest)? });
                 KindFrame::Transfer
             }
-            4 => {
+            POST => {
                 for _ in 0..rest.u16()? {
                     changes.push(ChangeFrame { account: rest.text()?, amount: rest.i64()?, state: state(rest)? });
                 }
