@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use crate::account::{Balance, TransactionId};
 use crate::blocking::Blocking;
-use crate::core::{Clock, Core, Limits};
+use crate::clock::{Clock, nanoseconds};
+use crate::core::{Core, Limits};
 use crate::directory::Directory;
+use crate::event::Event;
 use crate::folder::Folder;
 use crate::ids::{DiskIndex, Ids, Index as _, IndexError, Indexed, Record};
 use crate::journal::disk::files::{Files, OnDisk};
@@ -18,7 +20,8 @@ use crate::journal::{Flusher, Memory, Noted, Sink as _};
 use crate::kernel::Kernel;
 use crate::ledger::Ledger;
 use crate::lock::Lock;
-use crate::opening::{Event, OpenError, Progress};
+use crate::opening::{OpenError, Progress};
+use crate::request::DEFAULT_ID_WINDOW;
 use crate::restoration::Restoration;
 use crate::upkeep;
 
@@ -70,7 +73,7 @@ impl Default for Builder {
             max_backlog: None,
             segment_bytes: 16 << 20,
             checkpoint_every: 1_000_000,
-            id_window: Duration::from_secs(24 * 60 * 60),
+            id_window: DEFAULT_ID_WINDOW,
             progress: Box::new(|_| ControlFlow::Continue(())),
             observer: Arc::new(|_| {}),
             blocking: Blocking::default(),
@@ -256,8 +259,8 @@ impl Builder {
             }
             from = through + 1;
         }
-        let window = u64::try_from(self.id_window.as_nanos()).unwrap_or(u64::MAX);
-        Ok(Ids::with_index(self.id_capacity, self.reserve_ids, index.reading(self.blocking.clone()), window))
+        let index = index.reading(self.blocking.clone());
+        Ok(Ids::with_index(self.id_capacity, self.reserve_ids, index, nanoseconds(self.id_window)))
     }
 
     /// Makes a ledger in memory.

@@ -32,9 +32,6 @@ const ENTRIES: RangeInclusive<u64> = 1..=1_000_000_000;
 /// How many connections a setting may ask for.
 const CONNECTIONS: RangeInclusive<u64> = 1..=10_000_000;
 
-/// How long a segment of the journal may be.
-const SEGMENT_BYTES: RangeInclusive<u64> = 1 << 20..=1 << 30;
-
 /// Every setting's name.
 pub const KEYS: [&str; 11] = [
     "listen",
@@ -98,7 +95,7 @@ impl Default for Config {
             data_dir: None,
             in_memory: false,
             ids: 100_000,
-            id_window: Duration::from_secs(24 * 60 * 60),
+            id_window: crate::DEFAULT_ID_WINDOW,
             segment_bytes: 16 << 20,
             checkpoint_every: 1_000_000,
             history: 100_000,
@@ -318,7 +315,7 @@ impl Reading {
             }),
             "ids" => value::count(text, ENTRIES).map(|ids| config.ids = size(ids)),
             "id_window" => value::window(text).map(|window| config.id_window = window),
-            "segment_bytes" => value::count(text, SEGMENT_BYTES).map(|bytes| config.segment_bytes = bytes),
+            "segment_bytes" => value::count(text, crate::SEGMENT_BYTES).map(|bytes| config.segment_bytes = bytes),
             "checkpoint_every" => value::count(text, ENTRIES).map(|entries| config.checkpoint_every = entries),
             "history" => value::count(text, ENTRIES).map(|entries| config.history = size(entries)),
             "max_connections" => value::count(text, CONNECTIONS).map(|most| config.max_connections = size(most)),

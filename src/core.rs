@@ -1,21 +1,21 @@
 //! The parts of a ledger, and what follows a commit.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapWeak;
 
 use crate::account::{Balance, TransactionId};
+use crate::clock::Clock;
 use crate::directory::Directory;
 use crate::error::SubmitError;
+use crate::event::Event;
 use crate::ids::{Found, Ids, Indexed};
 use crate::journal::disk::Disk;
-use crate::journal::{Flushed, Flusher, HistoryError, Note, NoteError, Noted, Notes, Noting};
+use crate::journal::{Flushed, Flusher, Flushing, HistoryError, Note, NoteError, Noted, Notes, Noting};
 use crate::kernel::cells::{Counter, Gauge, Latch};
 use crate::kernel::doorbell::Doorbell;
 use crate::kernel::{Handle, Kernel, pin};
 use crate::lock::Lock;
-use crate::opening::Event;
 use crate::outcome::{Outcome, Record};
 use crate::snapshot::Open;
 use crate::wait::Waiters;
@@ -133,16 +133,14 @@ impl Core {
     /// Makes everything committed durable, and sees to what follows that.
     pub(crate) fn flush(&self) {
         if let Some(flusher) = &self.flusher {
-            let became_durable = |batch: &[_], through| self.became_durable(batch, through);
-            flusher.flush(&self.kernel, &self.waiters, &self.notes, became_durable);
+            self.flushing(|of| flusher.flush(of));
             self.note_failure(flusher);
         }
     }
 
     /// Makes what is committed durable, unless somebody is at it; if others wait for more by then, the flusher hears of it.
     fn try_flush(&self, flusher: &Flusher) -> Flushed {
-        let became_durable = |batch: &[_], through| self.became_durable(batch, through);
-        let flushed = flusher.try_flush(&self.kernel, &self.waiters, &self.notes, became_durable);
+        let flushed = self.flushing(|of| flusher.try_flush(of));
         self.note_failure(flusher);
         if flushed == Flushed::More {
             self.bell.ring();
@@ -183,6 +181,11 @@ impl Core {
         if self.kernel.durable() < sequence && !self.waiters.is_awaited(self.kernel.now(&pin())) {
             self.try_flush(flusher);
         }
+    }
+
+    fn flushing<T>(&self, flush: impl FnOnce(&Flushing<'_>) -> T) -> T {
+        let durable = |batch: &[_], through| self.became_durable(batch, through);
+        flush(&Flushing { kernel: &self.kernel, waiters: &self.waiters, notes: &self.notes, durable: &durable })
     }
 
     /// What follows a flush of `batch`, which ends with sequence `through`.
@@ -238,27 +241,4 @@ impl Core {
         self.bell.ring();
         self.checkpoint_bell.ring();
     }
-}
-
-/// The journal's time: the wall clock at the start and monotonic time since, so that no jump of a clock shows.
-pub(crate) struct Clock {
-    started: Instant,
-    origin: u64,
-}
-
-impl Clock {
-    /// A clock that is never before `newest`, the time of the newest entry.
-    pub(crate) fn start(newest: u64) -> Self {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Clock { started: Instant::now(), origin: nanoseconds(since_epoch).max(newest) }
-    }
-
-    /// Nanoseconds since the Unix epoch.
-    pub(crate) fn now(&self) -> u64 {
-        self.origin.saturating_add(nanoseconds(self.started.elapsed()))
-    }
-}
-
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -11,6 +11,11 @@ use rustix::io::{Errno, retry_on_intr};
 const FILE: Mode = Mode::from_raw_mode(0o666);
 const FOLDER: Mode = Mode::from_raw_mode(0o777);
 
+/// Whether a call that writes failed for want of room, on the disk or in somebody's share of it.
+pub(crate) fn is_out_of_room(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// An open directory. Names are those of what is right in it.
 #[derive(Debug)]
 pub(crate) struct Folder {

@@ -145,11 +145,15 @@ mod blocking;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 mod builder;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+mod clock;
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 mod core;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 mod directory;
 #[cfg(not(equipoise_loom))]
 mod error;
+#[cfg(not(equipoise_loom))]
+mod event;
 #[cfg(not(equipoise_loom))]
 mod folder;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
@@ -210,6 +214,8 @@ pub use builder::{Builder, Durability};
 #[cfg(not(equipoise_loom))]
 pub use error::{Error, Exhausted, InvalidRequest, Refusal, SubmitError};
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+pub use event::Event;
+#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 pub use handle::Account;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 pub use journal::disk::compact::{CompactOptions, Compacted, DroppedSegment, Kept, compact};
@@ -221,7 +227,7 @@ pub use journal::{
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 pub use ledger::{Accounts, Ledger, Stats};
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
-pub use opening::{Event, OpenError, Progress};
+pub use opening::{OpenError, Progress};
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 pub use outcome::{AccountChange, MemberResult, Outcome};
 #[cfg(not(equipoise_loom))]
@@ -230,3 +236,5 @@ pub use request::{Kind, MAX_BATCH_OPERATIONS, MAX_LEGS, Member, Operation, Posti
 pub use snapshot::Snapshot;
 #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
 pub use wait::Closed;
+#[cfg(feature = "server")]
+pub(crate) use {journal::disk::SEGMENT_BYTES, request::DEFAULT_ID_WINDOW};

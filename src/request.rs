@@ -1,5 +1,7 @@
 //! What can be asked: operations, checked when they are made, and requests that carry an id.
 
+use std::time::Duration;
+
 use smallvec::{SmallVec, smallvec};
 
 use crate::account::{AccountId, Change, TransactionId};
@@ -10,6 +12,9 @@ pub const MAX_BATCH_OPERATIONS: usize = 10_000;
 
 /// The most legs in one transaction: accounts touched, counted once an operation.
 pub const MAX_LEGS: usize = 1_024;
+
+/// How long an id is honoured, unless a setting says otherwise.
+pub(crate) const DEFAULT_ID_WINDOW: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A request is small up to so many members, or legs of a posting.
 pub(crate) const SMALL: usize = 8;

@@ -6,11 +6,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::core::Core;
+use crate::event::Event;
 use crate::ids::IndexError;
 use crate::journal::disk::Disk;
 use crate::journal::disk::checkpoint::Moment;
 use crate::kernel::pin;
-use crate::opening::Event;
 
 /// How long the flusher of a sink in memory collects before it looks again, while nobody waits for it.
 const BREATHER: Duration = Duration::from_millis(1);

@@ -19,7 +19,7 @@ const REQUIREMENTS: [&str; 42] = [
 const RACE_CHECKERS: [&str; 3] = ["loom", "shuttle", "thread"];
 
 /// Which of our modules a module may name. What is not listed here may name everything.
-const LAYERS: [(&str, &[&str]); 33] = [
+const LAYERS: [(&str, &[&str]); 35] = [
     ("kernel", &["kernel"]),
     ("blocking", &[]),
     ("folder", &[]),
@@ -34,12 +34,14 @@ const LAYERS: [(&str, &[&str]); 33] = [
     ("ids", &["account", "blocking", "error", "folder", "request", "ids", "kernel"]),
     ("wait", &["wait"]),
     ("opening", &["opening"]),
+    ("event", &["event"]),
+    ("clock", &["clock"]),
     ("lock", &["folder", "lock", "opening"]),
     (
         "journal",
         &[
-            "account", "blocking", "error", "folder", "request", "outcome", "opening", "lock", "journal", "wait",
-            "kernel",
+            "account", "blocking", "clock", "error", "event", "folder", "request", "outcome", "opening", "lock",
+            "journal", "wait", "kernel",
         ],
     ),
     // The ledger's own parts.
@@ -95,6 +97,8 @@ const ENGINE: &[&str] = &[
     "ids",
     "wait",
     "opening",
+    "event",
+    "clock",
     "lock",
     "journal",
     "core",

@@ -64,7 +64,7 @@ use thiserror::Error;
 
 use crate::account::TransactionId;
 use crate::blocking::Blocking;
-use crate::folder::Folder;
+use crate::folder::{Folder, is_out_of_room};
 use crate::kernel::cells::{Latch, Watermark};
 use crate::kernel::doorbell::Doorbell;
 
@@ -287,14 +287,12 @@ impl Index for DiskIndex {
 
 /// The error of a call that writes.
 fn unwritable(path: &Path, error: &io::Error) -> IndexError {
-    match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            // It is the folder that has no room, not a file in it.
-            let folder = path.extension().and_then(|_| path.parent());
-            IndexError::NoSpace { path: folder.unwrap_or(path).to_owned() }
-        }
-        _ => IndexError::Failed { path: path.to_owned(), what: error.to_string() },
+    if !is_out_of_room(error) {
+        return IndexError::Failed { path: path.to_owned(), what: error.to_string() };
     }
+    // It is the folder that has no room, not a file in it.
+    let folder = path.extension().and_then(|_| path.parent());
+    IndexError::NoSpace { path: folder.unwrap_or(path).to_owned() }
 }
 
 /// The error of a call that reads: what a disk cannot read any more is damaged.

@@ -27,6 +27,15 @@ struct Working {
     batch: Vec<Handle<Balance>>,
 }
 
+/// Of what a flush makes everything durable.
+pub(crate) struct Flushing<'a> {
+    pub(crate) kernel: &'a Kernel<Balance>,
+    pub(crate) waiters: &'a Waiters,
+    pub(crate) notes: &'a Notes,
+    /// Sees each batch once it is durable, and its last sequence.
+    pub(crate) durable: &'a dyn Fn(&[Handle<Balance>], u64),
+}
+
 /// What an attempt to flush came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flushed {
@@ -53,37 +62,18 @@ impl Flusher {
         self.failure.get()
     }
 
-    /// Makes what was committed at the call durable, unless somebody is at it. `durable` sees the batch once it is, and its last
-    /// sequence. Not more: a caller does not work for others without an end.
-    pub(crate) fn try_flush(
-        &self,
-        kernel: &Kernel<Balance>,
-        waiters: &Waiters,
-        notes: &Notes,
-        mut durable: impl FnMut(&[Handle<Balance>], u64),
-    ) -> Flushed {
-        match self
-            .working
-            .try_lock()
-            .map(|mut working| self.flush_batch(&mut working, kernel, waiters, notes, &mut durable))
-        {
-            Some(true) => Flushed::More,
-            Some(false) => Flushed::Done,
-            None => Flushed::Busy,
-        }
+    /// Makes what was committed at the call durable, unless somebody is at it. Not more: a caller does not work for others
+    /// without an end.
+    pub(crate) fn try_flush(&self, of: &Flushing<'_>) -> Flushed {
+        let Some(mut working) = self.working.try_lock() else { return Flushed::Busy };
+        if self.flush_batch(&mut working, of) { Flushed::More } else { Flushed::Done }
     }
 
     /// Makes everything committed durable, also what comes meanwhile as long as somebody waits for it.
-    pub(crate) fn flush(
-        &self,
-        kernel: &Kernel<Balance>,
-        waiters: &Waiters,
-        notes: &Notes,
-        mut durable: impl FnMut(&[Handle<Balance>], u64),
-    ) {
+    pub(crate) fn flush(&self, of: &Flushing<'_>) {
         loop {
             let mut working = self.working.lock();
-            let more = self.flush_batch(&mut working, kernel, waiters, notes, &mut durable);
+            let more = self.flush_batch(&mut working, of);
             // Under load there is always more: whoever wants it to stand still is next.
             MutexGuard::unlock_fair(working);
             if !more {
@@ -100,14 +90,8 @@ impl Flusher {
     }
 
     /// Makes what is committed durable; whether somebody waits for more.
-    fn flush_batch(
-        &self,
-        working: &mut Working,
-        kernel: &Kernel<Balance>,
-        waiters: &Waiters,
-        notes: &Notes,
-        durable: &mut impl FnMut(&[Handle<Balance>], u64),
-    ) -> bool {
+    fn flush_batch(&self, working: &mut Working, of: &Flushing<'_>) -> bool {
+        let Flushing { kernel, waiters, notes, durable } = *of;
         if self.failure.get().is_some() {
             return false;
         }

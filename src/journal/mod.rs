@@ -16,7 +16,7 @@ use crate::error::Exhausted;
 use crate::kernel::Handle;
 use crate::outcome::Outcome;
 
-pub(crate) use flusher::{Flushed, Flusher};
+pub(crate) use flusher::{Flushed, Flusher, Flushing};
 pub(crate) use memory::Memory;
 pub(crate) use notes::{Noted, Notes, Noting, Record};
 pub use source::{Advance, MAX_PARKED_BYTES, MAX_SOURCE_BYTES, MAX_SOURCES, Note, NoteError, Parked, SourcePosition};

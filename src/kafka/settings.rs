@@ -144,7 +144,7 @@ impl Settings {
             never_consumed: NeverConsumed::default(),
             on_lost_records: OnMismatch::default(),
             on_another_topic: OnMismatch::default(),
-            id_window: Duration::from_secs(24 * 60 * 60),
+            id_window: crate::DEFAULT_ID_WINDOW,
             properties: properties::DEFAULTS.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
         };
         for (variable, value) in &variables {

@@ -43,7 +43,7 @@ impl Settings {
             application_name: "equipoise".to_owned(),
             batch: 5_000,
             patience: Duration::from_secs(5),
-            id_window: Duration::from_secs(24 * 60 * 60),
+            id_window: crate::DEFAULT_ID_WINDOW,
             statement_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),
             wait_for_start: Duration::ZERO,

@@ -7,7 +7,8 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 
 use super::recovery::{Recovered, Recovery};
-use crate::opening::{Event, OpenError, Progress};
+use crate::event::Event;
+use crate::opening::{OpenError, Progress};
 
 /// How many accounts and changes are handed over together: what fits into a processor's cache.
 const TOGETHER: usize = 1 << 10;
@@ -176,7 +177,7 @@ mod tests {
             let mut recovery = Recovery {
                 install: &mut |_| {
                     applied += 1;
-                    let error = OpenError::Setting { setting: "a", expected: "b", value: String::new() };
+                    let error = OpenError::Setting { setting: "a", expected: "b".to_owned(), value: String::new() };
                     if Some(applied) == refused { Err(error) } else { Ok(()) }
                 },
                 progress: &mut |_| ControlFlow::Continue(()),

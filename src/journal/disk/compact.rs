@@ -10,8 +10,10 @@ use super::checkpoint::{self, Covered};
 use super::files::{CHECKPOINTS, Files, JOURNAL, OnDisk};
 use super::recovery::{Extent, Recovery, read_through, recover};
 use super::segment::{self, LedgerId};
+use crate::clock::nanoseconds;
 use crate::lock::Lock;
 use crate::opening::{OpenError, Progress};
+use crate::request::DEFAULT_ID_WINDOW;
 
 /// What [`compact`] has to keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +28,7 @@ pub struct CompactOptions {
 
 impl Default for CompactOptions {
     fn default() -> Self {
-        CompactOptions { keep_entries: 0, id_window: Duration::from_secs(24 * 60 * 60), dry_run: false }
+        CompactOptions { keep_entries: 0, id_window: DEFAULT_ID_WINDOW, dry_run: false }
     }
 }
 
@@ -166,7 +168,7 @@ fn droppable(files: &dyn Files, extents: &[Extent], options: &CompactOptions) ->
         Ok(older) => older,
         Err(few) => return Ok((0, if extents.len() == 1 { Kept::Tail } else { few })),
     };
-    let window = u64::try_from(options.id_window.as_nanos()).unwrap_or(u64::MAX);
+    let window = nanoseconds(options.id_window);
     let newest = tail.next - 1;
     let why = |extent: &Extent| {
         let last = extent.next - 1;

@@ -98,11 +98,13 @@ use super::{HistoryError, JournalError, Noted, Record as NoteRecord, Sink};
 use crate::account::{AccountId, Balance};
 use crate::blocking::Blocking;
 use crate::error::Exhausted;
+use crate::event::Event;
+use crate::folder::is_out_of_room;
 use crate::kernel::Handle;
-use crate::opening::{Event, OpenError};
+use crate::opening::OpenError;
 use crate::outcome::{Outcome, Record};
 
-pub(crate) use self::segment::LedgerId;
+pub(crate) use self::segment::{LedgerId, SEGMENT_BYTES};
 
 /// The journal in a data directory.
 pub(crate) struct Disk {
@@ -138,8 +140,8 @@ impl Disk {
         tell: Arc<dyn Fn(&Event) + Send + Sync>,
         whole: impl FnOnce(Option<&LedgerId>, u64) -> Result<(), OpenError>,
     ) -> Result<(Self, Position, Noted), OpenError> {
-        if !segment::LENGTHS.contains(&segment_bytes) {
-            let expected = "from 1048576 to 1073741824 bytes";
+        if !SEGMENT_BYTES.contains(&segment_bytes) {
+            let expected = format!("from {} to {} bytes", SEGMENT_BYTES.start(), SEGMENT_BYTES.end());
             return Err(OpenError::Setting { setting: "segment_bytes", expected, value: segment_bytes.to_string() });
         }
         let segment_bytes = segment_bytes.next_multiple_of(batch::ALIGNMENT as u64);
@@ -302,11 +304,9 @@ fn tidy(files: &dyn Files, unused: &[u64]) -> Result<(), OpenError> {
 /// Begins a journal where there is none.
 fn begin(files: &dyn Files, spare: &Spare) -> Result<(LedgerId, Tail), OpenError> {
     let path = files.path(JOURNAL);
-    let no_room = |error: io::Error| match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            OpenError::NoRoom { path: path.clone(), needed: 2 * spare.length, error }
-        }
-        _ => OpenError::Io { path: path.clone(), what: "begin a journal in", error },
+    let no_room = |error: io::Error| match is_out_of_room(&error) {
+        true => OpenError::NoRoom { path: path.clone(), needed: 2 * spare.length, error },
+        false => OpenError::Io { path: path.clone(), what: "begin a journal in", error },
     };
     let mut random = [0; 32];
     getrandom::fill(&mut random).map_err(|error| no_room(io::Error::other(error)))?;

@@ -16,10 +16,11 @@ use super::segment::{self, Segment};
 use super::spare;
 use super::tail::{Next, Tail};
 use crate::account::{AccountId, Balance};
+use crate::event::Event;
 use crate::journal::Noted;
 use crate::kernel::Account;
 use crate::kernel::slab::Loaded;
-use crate::opening::{Event, OpenError, Progress};
+use crate::opening::{OpenError, Progress};
 
 /// What is found, in this order.
 pub(crate) enum Recovered {

@@ -8,8 +8,8 @@ use super::files::JOURNAL;
 
 /// Batches begin here.
 pub(super) const HEADER: u64 = 4096;
-/// The shortest and the longest segment.
-pub(super) const LENGTHS: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 30;
+/// How long a segment may be, in bytes.
+pub(crate) const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 30;
 
 /// Segments, batches and entries are counted from 1, and nobody comes to the end.
 pub(super) const COUNTS: std::ops::RangeInclusive<u64> = 1..=1 << 62;
@@ -88,7 +88,7 @@ impl Header {
             })
         };
         let header = read(header).ok_or("a segment without a whole header")?;
-        if !LENGTHS.contains(&header.length) || !header.length.is_multiple_of(batch::ALIGNMENT as u64) {
+        if !SEGMENT_BYTES.contains(&header.length) || !header.length.is_multiple_of(batch::ALIGNMENT as u64) {
             return Err("a segment of an impossible length");
         }
         let counts = [header.number, header.batch, header.first];

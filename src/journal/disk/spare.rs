@@ -10,8 +10,10 @@ use super::files::{File, Files, JOURNAL, PIECE, pieces, read_full, write_all, wr
 use super::segment::{self, HEADER, Header};
 use super::tail::Next;
 use crate::error::Exhausted;
+use crate::event::Event;
+use crate::folder::is_out_of_room;
 use crate::kernel::cells::Flag;
-use crate::opening::{Event, OpenError};
+use crate::opening::OpenError;
 
 const NAME: &str = "journal/spare";
 const UNFINISHED: &str = "journal/spare.tmp";
@@ -207,9 +209,9 @@ impl Spare {
 
     fn failed(&self, error: &io::Error) -> Event {
         let (path, needed, what) = (self.files.path(JOURNAL), self.length, error.to_string());
-        match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Event::NoRoom { path, needed, error: what },
-            _ => Event::SegmentFailed { path, error: what },
+        match is_out_of_room(error) {
+            true => Event::NoRoom { path, needed, error: what },
+            false => Event::SegmentFailed { path, error: what },
         }
     }
 }
