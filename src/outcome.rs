@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use crate::account::{AccountId, AccountState, Balance, Reason, Reject};
 use crate::error::Refusal;
-use crate::kernel::{Handle, State};
+use crate::kernel::{Handle, Refused, State};
 use crate::request::{Kind, Member, Operation, Request};
 
 /// One operation's end: the accounts touched, in the order of the contract's fields, or why it was refused.
@@ -38,7 +38,7 @@ pub(crate) struct Record {
     pub(crate) sequence: u64,
     /// Nanoseconds since the Unix epoch.
     pub(crate) time: u64,
-    pub(crate) refusal: Option<(u32, Reject)>,
+    pub(crate) refusal: Option<Refused<Reject>>,
     pub(crate) as_of: Option<u64>,
     /// The account after each change, in the order of the request; of a refused one, the account that it met.
     pub(crate) states: SmallVec<[Balance; 2]>,
@@ -213,12 +213,12 @@ impl Outcome {
 
     /// Why the member at `place` was refused.
     fn refused(&self, place: u32) -> Option<Refusal> {
-        let (refused, reject) = self.source.refusal()?;
-        if refused != place {
-            return Some(Refusal::Group { index: refused as usize });
+        let refused = self.source.refusal()?;
+        if refused.place != place {
+            return Some(Refusal::Group { index: refused.place as usize });
         }
         let member = self.request().members().get(place as usize)?;
-        Some(refusal(&member.operation, reject))
+        Some(refusal(&member.operation, refused.reject))
     }
 
     /// The accounts after each accepted change, with its member's place, in the order of the request.
@@ -257,7 +257,7 @@ impl Source {
     }
 
     /// Which member was refused, and why.
-    fn refusal(&self) -> Option<(u32, Reject)> {
+    fn refusal(&self) -> Option<Refused<Reject>> {
         match self {
             Source::Live(handle) => handle.decision()?.refusal,
             Source::Recorded(record) => record.refusal,

@@ -3,11 +3,11 @@
 use smallvec::SmallVec;
 
 use crate::account::{AccountId, Balance, Change, Reason, Reject};
-use crate::kernel::{Account, Leg, Plan};
+use crate::kernel::{Account, Leg, Plan, Refused, earlier};
 use crate::request::Request;
 
 /// One change, on its way to its leg.
-struct Step<'g> {
+struct PlannedChange<'g> {
     account: &'g Account<Balance>,
     place: u32,
     change: Change,
@@ -39,38 +39,38 @@ const FEW: usize = 8;
 fn legs<'g>(
     request: &Request,
     mut known: impl FnMut(&AccountId) -> Option<&'g Account<Balance>>,
-) -> (Legs, Option<(u32, Reject)>) {
+) -> (Legs, Option<Refused<Reject>>) {
     let mut legs = Legs::new();
-    let mut steps = SmallVec::<[Step<'g>; 0]>::new();
-    let mut refusal: Option<(u32, Reject)> = None;
+    let mut changes = SmallVec::<[PlannedChange<'g>; 0]>::new();
+    let mut refusal = None;
     let few = request.members().iter().map(|member| member.operation.leg_count()).sum::<usize>() <= FEW;
     for (member, place) in request.members().iter().zip(0_u32..) {
         for position in 0_u16.. {
             let Some(id) = member.operation.account(usize::from(position)) else { break };
             let Some(account) = known(id) else {
-                let unknown = (place, Reject { reason: Reason::NotFound, leg: position, current: 0 });
-                refusal = Some(refusal.map_or(unknown, |first| first.min(unknown)));
+                let reject = Reject { reason: Reason::NotFound, leg: position, current: 0 };
+                refusal = earlier(refusal, Some(Refused { place, reject }));
                 continue;
             };
             // Wanted when the ids are claimed.
             account.prefetch();
-            let step = Step { account, place, change: member.operation.change(usize::from(position)) };
+            let planned = PlannedChange { account, place, change: member.operation.change(usize::from(position)) };
             if few {
-                step.insert(&mut legs);
+                planned.insert(&mut legs);
             } else {
-                steps.push(step);
+                changes.push(planned);
             }
         }
     }
     // Stable: the changes of one account stay in the order of the request.
-    steps.sort_by(|a, b| a.account.key().cmp(b.account.key()));
-    for step in steps {
-        step.append(&mut legs);
+    changes.sort_by(|a, b| a.account.key().cmp(b.account.key()));
+    for planned in changes {
+        planned.append(&mut legs);
     }
     (legs, refusal)
 }
 
-impl Step<'_> {
+impl PlannedChange<'_> {
     /// Adds it to the leg of its account, or makes one at its place in their order.
     fn insert(self, legs: &mut Legs) {
         let key = self.account.key();

@@ -27,7 +27,7 @@ const LAYERS: [(&str, &[&str]); 35] = [
     ("account", &["account", "error", "request", "kernel::State"]),
     ("request", &["account", "error", "request"]),
     ("error", &["account", "error", "request"]),
-    ("outcome", &["account", "error", "request", "outcome", "kernel::State", "kernel::Handle"]),
+    ("outcome", &["account", "error", "request", "outcome", "kernel::State", "kernel::Handle", "kernel::Refused"]),
     ("plan", &["account", "error", "request", "plan", "directory", "kernel"]),
     ("restoration", &["account", "directory", "error", "journal", "kernel"]),
     ("directory", &["account", "error", "directory", "kernel"]),
@@ -61,7 +61,10 @@ const LAYERS: [(&str, &[&str]); 35] = [
     ("config", &["config"]),
     ("telemetry", &["telemetry", "config"]),
     // Keeps what the engine decides, in the engine's own words.
-    ("postgres", &["postgres", "inventory", "account", "error", "request", "outcome", "kernel::State"]),
+    (
+        "postgres",
+        &["postgres", "inventory", "account", "error", "request", "outcome", "kernel::State", "kernel::Refused"],
+    ),
     (
         "cli",
         &[

@@ -11,7 +11,7 @@ use super::sync::{
     Plain, mutant, pin, retire, spin,
 };
 use super::transaction::{ACTIVE, Handle, Transaction};
-use super::{Kernel, State};
+use super::{Kernel, Refused, State};
 
 /// A transaction's link in the list.
 pub(super) struct Entry<S: State> {
@@ -19,15 +19,43 @@ pub(super) struct Entry<S: State> {
     before: Plain<SmallVec<[S; 2]>>,
 }
 
+/// What an entry says; immutable once it is linked.
 pub(super) struct EntryBody<S: State> {
     /// Null for the entry that the list began with.
     pub(super) transaction: *const Transaction<S>,
     pub(super) sequence: u64,
     pub(super) time: u64,
-    pub(super) refusal: Option<(u32, S::Reject)>,
+    pub(super) refusal: Option<Refused<S::Reject>>,
     /// How many entries were linked with it, before it.
     pub(super) older: u32,
     pub(super) prev: *mut Entry<S>,
+}
+
+/// An entry's sequence and time.
+#[derive(Clone, Copy)]
+pub(super) struct Moment {
+    sequence: u64,
+    time: u64,
+}
+
+impl<S: State> EntryBody<S> {
+    /// What the entry says that is linked to `prev`, which is of moment `before`, together with `older` ones before it.
+    #[inline]
+    pub(super) fn after(
+        before: Moment,
+        prev: *mut Entry<S>,
+        transaction: &Transaction<S>,
+        refusal: Option<Refused<S::Reject>>,
+        older: u32,
+    ) -> Self {
+        let (sequence, time) = (before.sequence + 1, before.time.max(transaction.plan.time));
+        EntryBody { transaction, sequence, time, refusal, older, prev }
+    }
+
+    #[inline]
+    pub(super) fn moment(&self) -> Moment {
+        Moment { sequence: self.sequence, time: self.time }
+    }
 }
 
 impl<S: State> Entry<S> {
@@ -146,7 +174,7 @@ impl<S: State> Kernel<S> {
     pub(super) fn append(
         &self,
         transaction: &Transaction<S>,
-        refusal: Option<(u32, S::Reject)>,
+        refusal: Option<Refused<S::Reject>>,
         before: SmallVec<[S; 2]>,
         guard: &Guard,
         meter: &mut Meter,
@@ -172,21 +200,14 @@ impl<S: State> Kernel<S> {
                 meter.stop(started);
                 return;
             }
-            let body = EntryBody {
-                transaction,
-                sequence: predecessor.sequence + 1,
-                time: predecessor.time.max(transaction.plan.time),
-                refusal,
-                older: 0,
-                prev: current,
-            };
+            let body = EntryBody::after(predecessor.moment(), current, transaction, refusal, 0);
             // Safety: the draft is ours alone until it is linked.
             unsafe { filled.fill(body) };
             step(Step::Link);
             if self.link(current, entry) {
                 draft.linked();
                 self.finalize(entry, guard);
-                self.succeeded(current, guard);
+                self.release_replaced(current, guard);
                 meter.stop(started);
                 return;
             }
@@ -197,7 +218,7 @@ impl<S: State> Kernel<S> {
 
     /// Where nobody consumes the list, gives back its references to what was linked with the head `replaced`.
     #[inline]
-    pub(super) fn succeeded(&self, replaced: *const Entry<S>, guard: &Guard) {
+    pub(super) fn release_replaced(&self, replaced: *const Entry<S>, guard: &Guard) {
         if !self.consumed {
             // Safety: I3, it was the head when loaded under `guard`.
             let older = unsafe { &*replaced }.body().older;
@@ -228,7 +249,7 @@ impl<S: State> Kernel<S> {
 
     /// The seeded bug "draw a number, then publish": two transactions may publish in the other order.
     #[cfg(equipoise_mutants)]
-    fn append_by_ticket(&self, transaction: &Transaction<S>, refusal: Option<(u32, S::Reject)>, mut draft: Draft<S>) {
+    fn append_by_ticket(&self, transaction: &Transaction<S>, refusal: Option<Refused<S::Reject>>, mut draft: Draft<S>) {
         let entry = draft.as_ptr();
         let sequence = self.drawn.fetch_add(1, SeqCst) + 1;
         let body = EntryBody { transaction, sequence, time: 0, refusal, older: 0, prev: std::ptr::null_mut() };

@@ -8,8 +8,8 @@ use super::seqlock::{Body, Chain, REFUSED, UNDECIDED, Version};
 use super::snapshot::Kept;
 use super::step::{Step, step};
 use super::sync::{Guard, Mutant, count_kept, mutant, retire, spin};
-use super::transaction::{ACTIVE, Decision, Gate, Handle, Leg, Transaction, accepted_sequence};
-use super::{Kernel, State};
+use super::transaction::{ACTIVE, Decision, Gate, Handle, Leg, Transaction, cached_word};
+use super::{Kernel, Refused, State, earlier};
 
 /// How often a writer looks again before it helps an undecided transaction in its way.
 const PATIENCE: usize = 64;
@@ -21,7 +21,7 @@ impl<S: State> Spare<S> {
     fn fill(&mut self, body: Body<S>) -> *mut Version<S> {
         let version = match &mut self.0 {
             Some(version) => {
-                // Safety: never published, `installed` would have taken it.
+                // Safety: never published: `installed` would have taken it.
                 unsafe { version.rewrite(body) };
                 version
             }
@@ -41,12 +41,12 @@ impl<S: State> Spare<S> {
 /// What a driver found out about one leg.
 struct Installed<S: State> {
     before: S,
-    refusal: Option<(u32, S::Reject)>,
+    refusal: Option<Refused<S::Reject>>,
 }
 
 /// What a driver found out about all legs, once they are installed.
 pub(super) struct Ready<S: State> {
-    pub(super) refusal: Option<(u32, S::Reject)>,
+    pub(super) refusal: Option<Refused<S::Reject>>,
     pub(super) before: SmallVec<[S; 2]>,
 }
 
@@ -112,7 +112,7 @@ impl<S: State> Kernel<S> {
             if mutant(Mutant::VerdictBeforeInstall) {
                 let base = leg.account().read(guard).1;
                 if let Err(reject) = leg.fold(base) {
-                    refusal = Some(refusal.map_or(reject, |first| first.min(reject)));
+                    refusal = earlier(refusal, Some(reject));
                     before.push(base);
                     break;
                 }
@@ -120,12 +120,9 @@ impl<S: State> Kernel<S> {
             let installed = self.install(transaction, leg, &mut spare, guard, meter)?;
             step(Step::Installed);
             before.push(installed.before);
-            let earlier = refusal.is_some();
-            refusal = match (refusal, installed.refusal) {
-                (Some(first), Some(second)) => Some(first.min(second)),
-                (first, second) => first.or(second),
-            };
-            if mutant(Mutant::DecidedBeforeLastLeg) && !earlier && refusal.is_some() {
+            let was_refused = refusal.is_some();
+            refusal = earlier(refusal, installed.refusal);
+            if mutant(Mutant::DecidedBeforeLastLeg) && !was_refused && refusal.is_some() {
                 break;
             }
         }
@@ -194,7 +191,7 @@ impl<S: State> Kernel<S> {
         step(Step::Resolved);
         let folded = leg.fold(base);
         let kept = early.unwrap_or_else(|| self.keep(version, base_sequence));
-        let installed = spare.fill(Body {
+        let candidate = spare.fill(Body {
             transaction,
             new: folded.unwrap_or(base),
             old_sequence: base_sequence,
@@ -205,7 +202,7 @@ impl<S: State> Kernel<S> {
             transaction.note_kept();
         }
         step(Step::Install);
-        if account.install(head, installed) {
+        if account.install(head, candidate) {
             spare.installed();
             self.retire_replaced(head, &kept, guard);
             return Try::Installed(Installed { before: base, refusal: folded.err() });
@@ -227,7 +224,7 @@ impl<S: State> Kernel<S> {
             if transaction.state() == ACTIVE {
                 self.overcome(transaction, guard, meter);
             }
-            decision = accepted_sequence(transaction.state());
+            decision = cached_word(transaction.state());
             if !mutant(Mutant::UncachedOnReplace) {
                 version.cache(decision);
             }

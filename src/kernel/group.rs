@@ -14,7 +14,7 @@ use super::seqlock::Account;
 use super::step::{Step, step};
 use super::sync::{Guard, Mutant, mutant, pin, spin};
 use super::transaction::{ACTIVE, Gate, Handle, Plan, Transaction};
-use super::{Kernel, State};
+use super::{Kernel, Refused, State};
 
 /// How many transactions a group has at most.
 pub(crate) const GROUP: usize = 16;
@@ -36,7 +36,7 @@ pub(crate) struct Group<'k, S: State> {
 /// A transaction whose legs are all installed, and its entry.
 struct Complete<'g, S: State> {
     transaction: &'g Transaction<S>,
-    refusal: Option<(u32, S::Reject)>,
+    refusal: Option<Refused<S::Reject>>,
     draft: Draft<S>,
 }
 
@@ -103,8 +103,8 @@ impl<'g, S: State> Pending<'g, S> {
         Pending { complete: SmallVec::new(), accounts: SmallVec::new() }
     }
 
-    /// Whether `transaction` has to come after those in a link of its own.
-    fn is_in_the_way_of(&self, transaction: &Transaction<S>) -> bool {
+    /// Whether `transaction` touches an account of theirs, and so has to come after them in a link of its own.
+    fn overlaps(&self, transaction: &Transaction<S>) -> bool {
         transaction.plan.legs.iter().any(|leg| self.accounts.contains(&leg.account))
     }
 
@@ -130,7 +130,7 @@ impl<S: State> Kernel<S> {
                 self.finish(transaction, guard, meter);
                 continue;
             }
-            if pending.is_in_the_way_of(transaction) {
+            if pending.overlaps(transaction) {
                 self.append_all(&mut pending, guard, meter);
             }
             if let Some(ready) = self.install_all(transaction, guard, meter) {
@@ -152,19 +152,15 @@ impl<S: State> Kernel<S> {
         loop {
             let current = self.head();
             let mut newest = current;
-            let (mut sequence, mut time) = {
-                let predecessor = self.finalize(current, guard);
-                (predecessor.sequence, predecessor.time)
-            };
+            let mut moment = self.finalize(current, guard).moment();
             // A decided one was finished by somebody else, and those before it too.
             if !mutant(Mutant::GroupKeepsDecided) {
                 complete.retain(|one| one.transaction.state() == ACTIVE);
             }
             for (one, older) in complete.iter_mut().zip(0..) {
                 let transaction = one.transaction;
-                sequence += 1;
-                time = time.max(transaction.plan.time);
-                let body = EntryBody { transaction, sequence, time, refusal: one.refusal, older, prev: newest };
+                let body = EntryBody::after(moment, newest, transaction, one.refusal, older);
+                moment = body.moment();
                 newest = one.draft.as_ptr();
                 // Safety: I5, the draft lives until it is linked, and with its transaction after that.
                 let entry = unsafe { &*newest };
@@ -178,7 +174,7 @@ impl<S: State> Kernel<S> {
             if self.link(current, newest) {
                 complete.into_iter().for_each(|one| one.draft.linked());
                 self.finalize(newest, guard);
-                self.succeeded(current, guard);
+                self.release_replaced(current, guard);
                 break;
             }
             started = started.or(meter.lost());

@@ -87,6 +87,23 @@ pub(crate) trait State: Copy + Eq + Send + Sync + 'static {
     fn apply(&self, op: &Self::Op) -> Result<Self, Self::Reject>;
 }
 
+/// An operation that was refused, and why. The earlier of two is the smaller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Refused<R> {
+    /// Its place in the request.
+    pub(crate) place: u32,
+    pub(crate) reject: R,
+}
+
+/// The earlier of two refusals, of which none, one or both are there.
+#[inline]
+pub(crate) fn earlier<R: Ord>(one: Option<Refused<R>>, other: Option<Refused<R>>) -> Option<Refused<R>> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
 /// The commit list, the snapshots and the watermark of one ledger.
 pub(crate) struct Kernel<S: State> {
     list: CachePadded<AtomicPtr<Entry<S>>>,

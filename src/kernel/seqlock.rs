@@ -11,7 +11,7 @@ use super::sync::{
     Ordering::{AcqRel, Acquire, Relaxed, Release},
     Plain, count_kept, mutant, prefetch,
 };
-use super::transaction::{ACTIVE, Transaction, accepted_sequence};
+use super::transaction::{ACTIVE, Transaction, cached_word};
 
 /// Cached in a version of a transaction that was decided and refused: its before-image counts.
 pub(super) const REFUSED: u64 = u64::MAX;
@@ -126,7 +126,7 @@ impl<S: State> Version<S> {
             UNDECIDED => {
                 // Safety: I2, the cached sequence was undecided after the pin.
                 let state = unsafe { &*self.body().transaction }.state();
-                if state == ACTIVE { Fate::Undecided } else { Fate::of(accepted_sequence(state)) }
+                if state == ACTIVE { Fate::Undecided } else { Fate::of(cached_word(state)) }
             }
             decision => Fate::of(decision),
         }

@@ -31,6 +31,7 @@ impl Index {
     }
 }
 
+/// Entries that are never moved nor removed; any thread may add some.
 pub(crate) struct Slab<T> {
     loaded: Loaded<T>,
     /// Of those behind the loaded ones.

@@ -5,7 +5,6 @@ use std::ptr::NonNull;
 
 use smallvec::SmallVec;
 
-use super::State;
 use super::block::Block;
 use super::commit::{Entry, EntryBody};
 use super::seqlock::{Account, REFUSED, UNDECIDED};
@@ -14,6 +13,7 @@ use super::sync::{
     Ordering::{AcqRel, Acquire, Relaxed, Release},
     mutant, pin, prefetch, retire_bytes,
 };
+use super::{Refused, State};
 
 /// A transaction's state word before its decision; after it, `sequence << 1 | accepted`.
 pub(super) const ACTIVE: u64 = 0;
@@ -25,9 +25,9 @@ const OPEN: u64 = 1;
 /// The gate's word once it never may.
 const CLOSED: u64 = 2;
 
-/// What a state word says to a version's cache: the sequence, or [`REFUSED`].
+/// What the state word of a decided transaction says to a version's cache: the sequence, or [`REFUSED`].
 #[inline]
-pub(super) fn accepted_sequence(state: u64) -> u64 {
+pub(super) fn cached_word(state: u64) -> u64 {
     if state & 1 == 1 { state >> 1 } else { REFUSED }
 }
 
@@ -64,10 +64,11 @@ impl<S: State> Leg<S> {
         unsafe { &*self.account }
     }
 
-    /// The state after all operations on top of `base`, or the first refusal and its place.
+    /// The state after all operations on top of `base`, or the first that is refused.
     #[inline]
-    pub(super) fn fold(&self, base: S) -> Result<S, (u32, S::Reject)> {
-        self.ops.iter().try_fold(base, |state, (place, op)| state.apply(op).map_err(|reject| (*place, reject)))
+    pub(super) fn fold(&self, base: S) -> Result<S, Refused<S::Reject>> {
+        let mut ops = self.ops.iter();
+        ops.try_fold(base, |state, (place, op)| state.apply(op).map_err(|reject| Refused { place: *place, reject }))
     }
 }
 
@@ -80,8 +81,8 @@ unsafe impl<S: State> Sync for Leg<S> {}
 pub(crate) struct Plan<S: State> {
     /// One leg an account, in ascending id order.
     pub(crate) legs: SmallVec<[Leg<S>; 2]>,
-    /// A refusal that is known before any leg is looked at (an unknown account), with its place in the request.
-    pub(crate) refusal: Option<(u32, S::Reject)>,
+    /// A refusal that is known before any leg is looked at: an unknown account.
+    pub(crate) refusal: Option<Refused<S::Reject>>,
     /// The sequence up to which `refusal` holds for certain: read before its account was looked for.
     pub(crate) as_of: u64,
     /// Nanoseconds since the epoch; the entry's time is at least its predecessor's.
@@ -99,6 +100,7 @@ impl<S: State> Plan<S> {
     }
 }
 
+/// A plan on its way to its decision, which any thread can bring it to.
 pub(crate) struct Transaction<S: State> {
     state: AtomicU64,
     entry: AtomicPtr<Entry<S>>,
@@ -230,7 +232,7 @@ impl<S: State> Transaction<S> {
 
     /// Caches the decision in those of its versions that are still heads.
     pub(super) fn release(&self, guard: &Guard) {
-        let decision = accepted_sequence(self.state());
+        let decision = cached_word(self.state());
         for leg in &self.plan.legs {
             let (_, Some(head)) = leg.account().head(guard) else { continue };
             if head.cached() == UNDECIDED && std::ptr::eq(head.body().transaction, self) {
@@ -444,7 +446,7 @@ pub(crate) struct Decision<'a, S: State> {
     /// Nanoseconds since the epoch, never before an earlier entry's.
     pub(crate) time: u64,
     /// The first operation that was refused, and why; None when all were applied.
-    pub(crate) refusal: Option<(u32, S::Reject)>,
+    pub(crate) refusal: Option<Refused<S::Reject>>,
     /// The legs, in ascending account order.
     pub(crate) legs: &'a [Leg<S>],
     /// The state of each leg's account before the transaction.

@@ -8,6 +8,7 @@ use tokio_postgres::{Error, Row};
 
 use super::batch::Used;
 use crate::account::{AccountId, Balance, Reason, Reject, TransactionId};
+use crate::kernel::Refused;
 use crate::outcome::Record;
 use crate::request::Kind;
 use crate::{Member, Operation, Request};
@@ -99,7 +100,7 @@ impl<'a> Entries<'a> {
         };
         let after = states.next().copied().unwrap_or(Balance { amount: 0, version: 0 });
         let other = counterparty.and_then(|_| states.next());
-        let refused = record.refusal.filter(|(refused, _)| *refused == index).map(|(_, reject)| reject);
+        let refused = record.refusal.filter(|refused| refused.place == index).map(|refused| refused.reject);
         self.place.push(place as i32);
         self.member.push((index > 0).then_some(index as i32));
         self.transaction.push(member.id.as_ref().map(TransactionId::as_str));
@@ -182,7 +183,8 @@ fn record(rows: &[Row]) -> Result<Record, String> {
             if members.last().is_none_or(|member| usize::from(leg) >= member.operation.leg_count()) {
                 return Err("the journal has a refusal by an account that is not there".to_owned());
             }
-            refusal = Some((index, Reject { reason, leg, current: number("refused_current")?.unwrap_or_default() }));
+            let reject = Reject { reason, leg, current: number("refused_current")?.unwrap_or_default() };
+            refusal = Some(Refused { place: index, reject });
         }
     }
     let first = rows.first().ok_or("an entry without rows")?;

@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use super::bytes::{Bytes, put_text};
 use crate::account::{AccountId, Balance, Reason, Reject, TransactionId};
-use crate::kernel::Handle;
+use crate::kernel::{Handle, Refused};
 use crate::outcome::{Effects, Record};
 use crate::request::{Kind, MAX_LEGS, Member, Operation, Posting, Request};
 
@@ -32,7 +32,7 @@ pub(super) fn encode(handle: &Handle<Balance>, into: &mut Vec<u8>) -> u64 {
     into.extend_from_slice(&decision.time.to_le_bytes());
     into.push(flags);
     into.extend_from_slice(&(members.len() as u16).to_le_bytes());
-    if let Some((place, reject)) = decision.refusal {
+    if let Some(Refused { place, reject }) = decision.refusal {
         into.extend_from_slice(&place.to_le_bytes());
         into.push(reason_code(reject.reason));
         into.extend_from_slice(&reject.leg.to_le_bytes());
@@ -105,7 +105,7 @@ fn reason(code: u8) -> Option<Reason> {
 /// A frame, read as far as its members.
 pub(super) struct Frame<'a> {
     pub(super) time: u64,
-    pub(super) refusal: Option<(u32, Reject)>,
+    pub(super) refusal: Option<Refused<Reject>>,
     as_of: Option<u64>,
     count: u16,
     rest: Bytes<'a>,
@@ -153,7 +153,8 @@ impl<'a> Frame<'a> {
             0 => None,
             _ => {
                 let place = rest.u32()?;
-                Some((place, Reject { reason: reason(rest.u8()?)?, leg: rest.u16()?, current: rest.i64()? }))
+                let reject = Reject { reason: reason(rest.u8()?)?, leg: rest.u16()?, current: rest.i64()? };
+                Some(Refused { place, reject })
             }
         };
         let as_of = if flags & AS_OF == 0 { None } else { Some(rest.u64()?) };
@@ -193,7 +194,7 @@ impl<'a> Frame<'a> {
             members.push(member.member().ok_or("an operation that could not have been asked for")?);
         }
         let request = Request::of_members(members).map_err(|_| "a chain that could not have been asked for")?;
-        let refused_at = self.refusal.map_or(0, |(place, reject)| {
+        let refused_at = self.refusal.map_or(0, |Refused { place, reject }| {
             let operation = request.members().get(place as usize).map(|member| &member.operation);
             operation.map_or(0, |operation| operation.leg_count().saturating_sub(usize::from(reject.leg)))
         });

@@ -6,6 +6,7 @@ use super::server::{POISON, Server};
 use super::world::{Answered, TOPIC};
 use crate::account::{AccountId, Balance, Reason, TransactionId};
 use crate::inventory::{Content, Event};
+use crate::kernel::Refused;
 use crate::outcome::{Outcome, Record};
 use crate::postgres::PgError;
 use crate::request::Kind;
@@ -91,7 +92,7 @@ impl Plain {
 
     fn replay(&mut self, record: &Record, author: usize) -> Result<(), String> {
         match record.refusal {
-            Some((place, reject)) => {
+            Some(Refused { place, reject }) => {
                 let absent = self.absent(record, author)?;
                 let mut accounts = self.accounts.clone();
                 accounts.retain(|account, _| !absent.contains(account));
