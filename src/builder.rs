@@ -12,7 +12,7 @@ use crate::core::{Core, Limits};
 use crate::directory::Directory;
 use crate::event::Event;
 use crate::folder::Folder;
-use crate::ids::{DiskIndex, Ids, Index as _, IndexError, Indexed, Record};
+use crate::ids::{DiskIndex, IdRecord, Ids, Index as _, IndexError, Indexed};
 use crate::journal::disk::files::{Files, OnDisk};
 use crate::journal::disk::recovery::Recovery;
 use crate::journal::disk::{Disk, LedgerId};
@@ -201,9 +201,9 @@ impl Builder {
             progress: &mut self.progress,
             tell: &*observer,
         };
-        let whole = |ledger: Option<&LedgerId>, end| no_ids_beyond(files.root(), ledger, end);
+        let nothing_beyond = |ledger: Option<&LedgerId>, end| no_ids_beyond(files.root(), ledger, end);
         let (disk, position, noted) =
-            Disk::open(files.clone(), self.segment_bytes, recovery, self.observer.clone(), whole)?;
+            Disk::open(files.clone(), self.segment_bytes, recovery, self.observer.clone(), nothing_beyond)?;
         lock.sign();
         let ids = self.open_ids(files.root(), &disk, position.sequence)?;
         let disk = Arc::new(disk.reading(self.blocking.clone()));
@@ -245,7 +245,7 @@ impl Builder {
             let mut run = Vec::new();
             let mut malformed = None;
             let read = disk.ids(from, through, |id, sequence, time, member| match TransactionId::new(id) {
-                Ok(id) => run.push(Record { key: index.key(&id), indexed: Indexed { sequence, time, member } }),
+                Ok(id) => run.push(IdRecord { key: index.key(&id), indexed: Indexed { sequence, time, member } }),
                 Err(error) => malformed = Some(error),
             });
             read.map_err(|error| failed("read the ids of the journal for", error.to_string()))?;

@@ -169,7 +169,7 @@ impl Core {
     /// Sees to it that what is committed becomes durable, without waiting for a device.
     pub(crate) fn flush_soon(&self, flusher: &Flusher) {
         // Where the sink is memory, to flush costs less than to wait for the flusher's thread.
-        if flusher.sink().waits() || self.try_flush(flusher) == Flushed::Busy {
+        if flusher.sink().blocks() || self.try_flush(flusher) == Flushed::Busy {
             self.bell.ring();
         }
     }

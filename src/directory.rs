@@ -16,7 +16,7 @@ use crate::account::{AccountId, Balance};
 use crate::error::Exhausted;
 use crate::kernel::cells::Latch;
 use crate::kernel::hints::{self, Hints};
-use crate::kernel::slab::{Index, Loaded, Slab};
+use crate::kernel::slab::{Loaded, Slab, SlabIndex};
 use crate::kernel::{Account, Guard, pin};
 
 /// The place rides in the key: flurry keeps values behind a pointer of their own, one more cache miss a look-up.
@@ -26,7 +26,7 @@ type Map = flurry::HashMap<Place, (), foldhash::fast::RandomState>;
 #[derive(Clone)]
 struct Place {
     id: AccountId,
-    index: Index,
+    index: SlabIndex,
 }
 
 impl Borrow<AccountId> for Place {
@@ -71,7 +71,7 @@ pub(crate) struct Directory {
     sorted: u32,
     /// They are there too by now.
     settled: Latch,
-    order: SkipList<AccountId, Index>,
+    order: SkipList<AccountId, SlabIndex>,
     cache: Option<Cache>,
     /// How many accounts, the slab's first, were open in an earlier process.
     recovered: u32,
@@ -91,7 +91,7 @@ impl Cache {
         Cache { map: Map::with_capacity_and_hasher(capacity, hasher.clone()), hints: Hints::new(), hasher }
     }
 
-    fn insert(&self, id: &AccountId, index: Index, guard: &flurry::Guard<'_>) {
+    fn insert(&self, id: &AccountId, index: SlabIndex, guard: &flurry::Guard<'_>) {
         self.hints.insert(self.hasher.hash_one(id), index);
         self.map.insert(Place { id: id.clone(), index }, (), guard);
     }
@@ -118,7 +118,7 @@ impl Directory {
 
     /// Where the account called `id` lies.
     #[inline]
-    pub(crate) fn index(&self, id: &AccountId, guard: &Guard) -> Option<Index> {
+    pub(crate) fn index(&self, id: &AccountId, guard: &Guard) -> Option<SlabIndex> {
         let Some(cache) = &self.cache else { return self.look_up(id, guard) };
         let hinted = cache.hints.load().find(cache.hasher.hash_one(id));
         if let Some(index) = hinted
@@ -138,7 +138,7 @@ impl Directory {
     }
 
     /// As [`Self::index`], past the cache.
-    fn look_up(&self, id: &AccountId, guard: &Guard) -> Option<Index> {
+    fn look_up(&self, id: &AccountId, guard: &Guard) -> Option<SlabIndex> {
         let sorted = self.sorted();
         let place = self.accounts.partition_point(sorted, |account| account.key() < id);
         match self.accounts.range(place, sorted).next() {
@@ -149,7 +149,7 @@ impl Directory {
 
     /// The account at `index`.
     #[inline]
-    pub(crate) fn at(&self, index: Index) -> Option<&Account<Balance>> {
+    pub(crate) fn at(&self, index: SlabIndex) -> Option<&Account<Balance>> {
         self.accounts.get(index)
     }
 
@@ -161,7 +161,7 @@ impl Directory {
         self.accounts.get(self.make(id, guard)?).ok_or(Exhausted::Accounts)
     }
 
-    fn make(&self, id: &AccountId, guard: &Guard) -> Result<Index, Exhausted> {
+    fn make(&self, id: &AccountId, guard: &Guard) -> Result<SlabIndex, Exhausted> {
         // Whoever loses a race for one id leaves a slot of the slab empty-handed; that is bounded by the races.
         let made = self.accounts.push(Account::new(id.clone())).map_err(|_| Exhausted::Accounts)?;
         let entry = self.order.get_or_insert(id.clone(), made, guard);
@@ -226,7 +226,7 @@ impl Directory {
     }
 
     /// Where the account called `id` lies, which was open in an earlier process; made, if it is not one of the checkpoint's. To be asked once an id.
-    pub(crate) fn find_or_make_open(&mut self, id: &AccountId) -> Result<Index, Exhausted> {
+    pub(crate) fn find_or_make_open(&mut self, id: &AccountId) -> Result<SlabIndex, Exhausted> {
         let guard = &pin();
         if self.sorted > 0
             && let Some(index) = self.look_up(id, guard)
@@ -239,7 +239,7 @@ impl Directory {
     }
 
     /// Gives the account at `index` the state that it had after commit `sequence` of an earlier process.
-    pub(crate) fn restore(&mut self, index: Index, sequence: u64, state: Balance) {
+    pub(crate) fn restore(&mut self, index: SlabIndex, sequence: u64, state: Balance) {
         if let Some(account) = self.accounts.get_mut(index) {
             account.restore(sequence, state);
         }
@@ -312,7 +312,7 @@ impl Ahead<'_> {
 
     /// Where it probably lies, which its id there tells, and has that come from memory.
     #[inline]
-    pub(crate) fn find(&self, Sought(hash): Sought) -> Option<Index> {
+    pub(crate) fn find(&self, Sought(hash): Sought) -> Option<SlabIndex> {
         let index = self.hints.find(hash)?;
         self.directory.accounts.prefetch(index);
         Some(index)

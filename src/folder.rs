@@ -30,7 +30,7 @@ impl Folder {
     }
 
     /// The folder `name` in this one, made if it is not there.
-    pub(crate) fn make(&self, name: &str) -> io::Result<Self> {
+    pub(crate) fn open_or_create_folder(&self, name: &str) -> io::Result<Self> {
         let path = self.path_of(name);
         match Self::at(&self.handle, Path::new(name), path.clone()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -70,7 +70,7 @@ impl Folder {
     }
 
     /// Opens it once more: whoever locks that lets go of the lock by dropping it.
-    pub(crate) fn again(&self) -> io::Result<File> {
+    pub(crate) fn reopen(&self) -> io::Result<File> {
         Ok(Self::at(&self.handle, Path::new("."), PathBuf::new())?.handle)
     }
 
@@ -88,21 +88,21 @@ impl Folder {
     }
 
     /// Opens a file for reading.
-    pub(crate) fn read(&self, name: &str) -> io::Result<File> {
+    pub(crate) fn open_read(&self, name: &str) -> io::Result<File> {
         self.file(name, OFlags::RDONLY)
     }
 
     /// Opens a file for reading and writing.
-    pub(crate) fn write(&self, name: &str) -> io::Result<File> {
+    pub(crate) fn open_rw(&self, name: &str) -> io::Result<File> {
         self.file(name, OFlags::RDWR)
     }
 
-    /// As [`Folder::write`], and makes the file if it is not there.
-    pub(crate) fn write_or_create(&self, name: &str) -> io::Result<File> {
+    /// As [`Folder::open_rw`], and makes the file if it is not there.
+    pub(crate) fn open_rw_or_create(&self, name: &str) -> io::Result<File> {
         self.file(name, OFlags::RDWR | OFlags::CREATE)
     }
 
-    /// As [`Folder::write_or_create`], empty whatever was there.
+    /// As [`Folder::open_rw_or_create`], empty whatever was there.
     pub(crate) fn create(&self, name: &str) -> io::Result<File> {
         self.file(name, OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC)
     }
@@ -142,7 +142,7 @@ mod tests {
         let (path, moved) = (above.path().join("data"), above.path().join("moved"));
         fs::create_dir(&path).expect("made");
         let root = Folder::open(&path).expect("opens");
-        let inner = root.make("inner").expect("made");
+        let inner = root.open_or_create_folder("inner").expect("made");
         for name in ["a", "b"] {
             inner.create(name).and_then(|mut file| file.write_all(b"old")).expect("written");
         }
@@ -153,8 +153,8 @@ mod tests {
         assert_eq!(inner.path(), path.join("inner"), "people know it by that name");
         inner.rename("a", "c").expect("renamed");
         inner.remove("b").expect("removed");
-        inner.write("c").and_then(|mut file| file.write_all(b"new")).expect("written");
-        inner.write_or_create("d").expect("created");
+        inner.open_rw("c").and_then(|mut file| file.write_all(b"new")).expect("written");
+        inner.open_rw_or_create("d").expect("created");
         inner.sync().expect("durable");
         let mut names = inner.list().expect("listed");
         names.sort_unstable();
@@ -162,10 +162,10 @@ mod tests {
         assert_eq!(fs::read(moved.join("inner/c")).expect("read"), b"new");
         assert_eq!(fs::read(path.join("inner/a")).expect("read"), b"copied");
         assert_eq!(fs::read_dir(path.join("inner")).expect("read").count(), 1);
-        let again = root.make("inner").expect("opened").list().expect("listed");
+        let again = root.open_or_create_folder("inner").expect("opened").list().expect("listed");
         assert_eq!(again.len(), 2, "the one that was made before");
-        assert!(root.again().expect("opened").try_lock().is_ok());
-        assert_eq!(inner.read("a").expect_err("renamed").kind(), io::ErrorKind::NotFound);
+        assert!(root.reopen().expect("opened").try_lock().is_ok());
+        assert_eq!(inner.open_read("a").expect_err("renamed").kind(), io::ErrorKind::NotFound);
     }
 
     /// C2: a name that is a file's is no folder; nothing is made of it.
@@ -174,7 +174,7 @@ mod tests {
         let above = tempfile::tempdir().expect("a folder");
         let root = Folder::open(above.path()).expect("opens");
         root.create("file").expect("created");
-        assert_eq!(root.make("file").expect_err("a file").kind(), io::ErrorKind::NotADirectory);
+        assert_eq!(root.open_or_create_folder("file").expect_err("a file").kind(), io::ErrorKind::NotADirectory);
         assert!(Folder::open(&above.path().join("none")).is_err());
         assert_eq!(root.list().expect("listed"), ["file"]);
     }

@@ -6,7 +6,7 @@ use crate::account::{AccountId, AccountState, Balance};
 use crate::core::Core;
 use crate::error::Error;
 use crate::kernel::pin;
-use crate::kernel::slab::Index;
+use crate::kernel::slab::SlabIndex;
 use crate::ledger::Ledger;
 use crate::request::{Operation, Request};
 
@@ -15,7 +15,7 @@ use crate::request::{Operation, Request};
 pub struct Account {
     ledger: Ledger,
     id: AccountId,
-    index: Index,
+    index: SlabIndex,
 }
 
 impl std::fmt::Debug for Account {
@@ -25,7 +25,7 @@ impl std::fmt::Debug for Account {
 }
 
 impl Account {
-    pub(crate) fn new(ledger: Ledger, id: AccountId, index: Index) -> Self {
+    pub(crate) fn new(ledger: Ledger, id: AccountId, index: SlabIndex) -> Self {
         Account { ledger, id, index }
     }
 

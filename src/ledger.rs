@@ -224,7 +224,7 @@ impl Ledger {
     /// [`Exhausted::Snapshots`].
     pub fn snapshot(&self) -> Result<Snapshot, Exhausted> {
         let core = self.core();
-        Snapshot::open(self, &core.newest, core.kernel.now(&pin()), || core.kernel.open(&pin()))
+        Snapshot::open(self, &core.newest, core.kernel.now(&pin()), || core.kernel.open_snapshot(&pin()))
     }
 
     /// Every account at the durable sequence.
@@ -236,7 +236,7 @@ impl Ledger {
         if core.flusher.is_none() {
             return self.snapshot();
         }
-        Snapshot::open(self, &core.newest_durable, core.kernel.durable(), || core.kernel.open_durable())
+        Snapshot::open(self, &core.newest_durable, core.kernel.durable(), || core.kernel.open_durable_snapshot())
     }
 
     /// What was decided for the request with this id; None when it was never seen, or forgotten.

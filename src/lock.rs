@@ -21,8 +21,8 @@ impl Lock {
     /// Takes the lock of `root`, without waiting for it.
     pub(crate) fn take(root: &Folder) -> Result<Self, OpenError> {
         let cannot = |error| OpenError::Io { path: root.path_of(NAME), what: "lock", error };
-        let mut file = root.write_or_create(NAME).map_err(cannot)?;
-        let directory = root.again().ok();
+        let mut file = root.open_rw_or_create(NAME).map_err(cannot)?;
+        let directory = root.reopen().ok();
         let locked = file.try_lock().and_then(|()| match directory.as_ref().map(File::try_lock) {
             Some(Err(TryLockError::WouldBlock)) => Err(TryLockError::WouldBlock),
             _ => Ok(()),

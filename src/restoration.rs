@@ -9,7 +9,7 @@ use crate::account::{AccountId, Balance};
 use crate::directory::Directory;
 use crate::error::Exhausted;
 use crate::journal::disk::recovery::{Recorded, Recovered};
-use crate::kernel::slab::Index;
+use crate::kernel::slab::SlabIndex;
 
 /// A directory that takes the state of an earlier process.
 pub(crate) struct Restoration {
@@ -19,7 +19,7 @@ pub(crate) struct Restoration {
 }
 
 struct Changed {
-    index: Index,
+    index: SlabIndex,
     state: Balance,
     sequence: u64,
 }

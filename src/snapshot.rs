@@ -28,7 +28,7 @@ pub(crate) struct Open {
 impl Drop for Open {
     fn drop(&mut self) {
         if let Some(registered) = self.registered.take() {
-            self.ledger.core().kernel.close(registered);
+            self.ledger.core().kernel.close_snapshot(registered);
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::directory::Sought;
 use crate::error::{Exhausted, SubmitError};
 use crate::ids::{Claim, Found, IndexError, Indexed, Seen};
 use crate::journal::HistoryError;
-use crate::kernel::slab::Index;
+use crate::kernel::slab::SlabIndex;
 use crate::kernel::{Account, GROUP, Gate, Group, Guard, Handle, Owned, Plan, garbage, pin};
 use crate::outcome::Outcome;
 use crate::plan;
@@ -112,7 +112,7 @@ impl Core {
         &self,
         group: &mut Group<'_, Balance>,
         requests: impl Iterator<Item = Request>,
-        ahead: SmallVec<[Index; 2 * GROUP]>,
+        ahead: SmallVec<[SlabIndex; 2 * GROUP]>,
         time: u64,
     ) -> SmallVec<[Request; 1]> {
         let guard = &pin();
@@ -147,7 +147,7 @@ impl Core {
 
     /// Where the accounts of `requests` probably lie, in the order in which their plans ask for them, as far as that is at hand. They come
     /// from memory together, while the ids are looked for.
-    fn look_ahead(&self, requests: &[Request]) -> SmallVec<[Index; 2 * GROUP]> {
+    fn look_ahead(&self, requests: &[Request]) -> SmallVec<[SlabIndex; 2 * GROUP]> {
         let Some(ahead) = self.directory.ahead() else { return SmallVec::new() };
         let mut sought = SmallVec::<[Sought; 2 * GROUP]>::new();
         first_accounts(requests, |id| sought.push(ahead.seek(id)));

@@ -54,7 +54,7 @@ fn flush_until_closed(core: &Core) {
         });
         core.flush();
         core.ids.forget_excess(core.kernel.durable(), usize::MAX);
-        if !flusher.sink().waits() && !core.closed.is_set() {
+        if !flusher.sink().blocks() && !core.closed.is_set() {
             std::thread::sleep(BREATHER);
         }
     }
@@ -104,7 +104,7 @@ fn write_checkpoint(core: &Core, disk: &Disk) -> io::Result<u64> {
     let Some(flusher) = &core.flusher else { return Ok(0) };
     // So that the next start need not go further back for ids; if it fails, it does.
     let _ = core.ids.sweep(true);
-    let moment = flusher.paused(|| (core.kernel.open_durable(), core.notes.durable(), disk.newest()));
+    let moment = flusher.paused(|| (core.kernel.open_durable_snapshot(), core.notes.durable(), disk.newest()));
     let (registered, noted, (batch, time)) = moment.ok_or_else(|| io::Error::other("the journal failed"))?;
     let registered = registered.ok_or_else(|| io::Error::other("too many snapshots are open"))?;
     let sequence = registered.sequence;
@@ -128,6 +128,6 @@ fn write_checkpoint(core: &Core, disk: &Disk) -> io::Result<u64> {
         }
         Ok(false)
     });
-    core.kernel.close(registered);
+    core.kernel.close_snapshot(registered);
     written.map(|()| sequence)
 }

@@ -76,26 +76,26 @@ impl Waiters {
 }
 
 /// What a ticket waits on.
-pub(crate) trait Watermark {
+pub(crate) trait Durable {
     fn waiters(&self) -> &Waiters;
     /// Whether `sequence` is durable; may do the flusher's work where that is cheap.
     fn is_durable(&self, sequence: u64) -> bool;
 }
 
 /// Resolves when a sequence is durable.
-pub(crate) struct Ticket<W: Watermark> {
+pub(crate) struct Ticket<W: Durable> {
     watermark: W,
     sequence: u64,
     number: Option<u64>,
 }
 
-impl<W: Watermark> Ticket<W> {
+impl<W: Durable> Ticket<W> {
     pub(crate) fn new(watermark: W, sequence: u64) -> Self {
         Ticket { watermark, sequence, number: None }
     }
 }
 
-impl<W: Watermark + Unpin> Future for Ticket<W> {
+impl<W: Durable + Unpin> Future for Ticket<W> {
     type Output = Result<(), Closed>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -113,7 +113,7 @@ impl<W: Watermark + Unpin> Future for Ticket<W> {
     }
 }
 
-impl<W: Watermark> Drop for Ticket<W> {
+impl<W: Durable> Drop for Ticket<W> {
     fn drop(&mut self) {
         if let Some(number) = self.number {
             self.watermark.waiters().leave(self.sequence, number);

@@ -71,7 +71,7 @@ use crate::kernel::doorbell::Doorbell;
 use self::format::{Keys, Span};
 use self::run::Run;
 use self::writer::Writer;
-use super::{Index, Indexed, Key, Record};
+use super::{IdRecord, Index, Indexed, Key};
 
 /// Its presence says that damage was found.
 const DAMAGE_MARK: &str = "damaged";
@@ -123,7 +123,7 @@ impl DiskIndex {
     /// # Errors
     /// As [`Self::open`].
     pub(crate) fn folder(root: &Folder) -> Result<Folder, IndexError> {
-        let made = root.make(Self::FOLDER).and_then(|dir| root.sync().map(|()| dir));
+        let made = root.open_or_create_folder(Self::FOLDER).and_then(|dir| root.sync().map(|()| dir));
         made.map_err(|error| unwritable(&root.path_of(Self::FOLDER), &error))
     }
 
@@ -182,7 +182,7 @@ impl DiskIndex {
     }
 
     /// While a ledger is opened: takes the ids of the entries after [`Index::published`] up to `through`.
-    pub(crate) fn catch_up(&self, run: &mut Vec<Record>, through: u64) -> Result<(), IndexError> {
+    pub(crate) fn catch_up(&self, run: &mut Vec<IdRecord>, through: u64) -> Result<(), IndexError> {
         self.ingest(run, through)?;
         self.publish(through);
         Ok(())
@@ -256,7 +256,7 @@ impl Index for DiskIndex {
         candidates
     }
 
-    fn ingest(&self, run: &mut Vec<Record>, through: u64) -> Result<(), IndexError> {
+    fn ingest(&self, run: &mut Vec<IdRecord>, through: u64) -> Result<(), IndexError> {
         let _one = self.ingesting.lock();
         let first = self.published() + 1;
         if through < first {

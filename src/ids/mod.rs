@@ -66,7 +66,7 @@ pub(crate) struct Key(u128);
 
 /// An id and its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Record {
+pub(crate) struct IdRecord {
     pub(crate) key: Key,
     pub(crate) indexed: Indexed,
 }
@@ -90,7 +90,7 @@ pub(crate) trait Index: Send + Sync {
 
     /// Takes the ids of a run of entries that ends with sequence `through`, the first run after `published`. When it
     /// returns they are found, also after a crash. Idempotent; an error leaves `run`, in any order, to be handed over again.
-    fn ingest(&self, run: &mut Vec<Record>, through: u64) -> Result<(), IndexError>;
+    fn ingest(&self, run: &mut Vec<IdRecord>, through: u64) -> Result<(), IndexError>;
 
     /// Raises `published`.
     fn publish(&self, through: u64);

@@ -9,7 +9,7 @@ use shuttle::sync::{Arc, Mutex};
 use shuttle::thread;
 
 use super::probe::Probed;
-use super::{Found, Ids, Index, IndexError, Indexed, Key, Record, Seen};
+use super::{Found, IdRecord, Ids, Index, IndexError, Indexed, Key, Seen};
 use crate::account::{AccountId, Balance, Change, TransactionId};
 use crate::kernel::cells::Watermark;
 use crate::kernel::{Account, Consumer, Gate, Handle, Kernel, Leg, Owned, Plan, pin};
@@ -55,8 +55,8 @@ impl Index for Toy {
         Ok(self.ids.lock().unwrap().get(&key).copied())
     }
 
-    fn ingest(&self, run: &mut Vec<Record>, _through: u64) -> Result<(), IndexError> {
-        for Record { key, indexed } in run.drain(..) {
+    fn ingest(&self, run: &mut Vec<IdRecord>, _through: u64) -> Result<(), IndexError> {
+        for IdRecord { key, indexed } in run.drain(..) {
             thread::yield_now();
             self.ids.lock().unwrap().insert(key, indexed);
         }

@@ -15,7 +15,7 @@ use crate::kernel::doorbell::Doorbell;
 use crate::kernel::{Handle, Mutant, mutant};
 
 use super::table::more_room;
-use super::{Claim, Ids, Index, IndexError, Indexed, Record, ids_of};
+use super::{Claim, IdRecord, Ids, Index, IndexError, Indexed, ids_of};
 
 /// The first and the longest pause after a failed try.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -50,7 +50,7 @@ pub(super) struct Sweep {
 #[derive(Default)]
 struct Queue {
     claims: Vec<Claim>,
-    records: Vec<Record>,
+    records: Vec<IdRecord>,
     /// The last durable sequence, with or without an id.
     through: u64,
 }
@@ -137,7 +137,7 @@ impl<I: Index> Ids<I> {
                 let claim = self.table.claim_of(id, handle, member, more);
                 room += claim.room();
                 queue.claims.push(claim);
-                queue.records.push(Record { key: index.key(id), indexed: Indexed { sequence, time, member } });
+                queue.records.push(IdRecord { key: index.key(id), indexed: Indexed { sequence, time, member } });
             }
         }
         queue.through = through;
@@ -279,7 +279,7 @@ mod tests {
     #[test]
     fn room_for_more_than_usual_is_given_back() {
         let mut queue = Queue::default();
-        let record = Record { key: Key(1), indexed: Indexed { sequence: 1, time: 1, member: 0 } };
+        let record = IdRecord { key: Key(1), indexed: Indexed { sequence: 1, time: 1, member: 0 } };
         queue.make_room(100);
         queue.records.extend([record; 100]);
         queue.records.clear();

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::{DiskIndex, Found, Ids, Index, IndexError, Indexed, Key, Record, Seen};
+use super::{DiskIndex, Found, IdRecord, Ids, Index, IndexError, Indexed, Key, Seen};
 use crate::account::{AccountId, Balance, Change, TransactionId};
 use crate::folder::Folder;
 use crate::kernel::cells::Latch;
@@ -40,7 +40,7 @@ impl Index for Faulty {
         self.disk.candidates(keys)
     }
 
-    fn ingest(&self, run: &mut Vec<Record>, through: u64) -> Result<(), IndexError> {
+    fn ingest(&self, run: &mut Vec<IdRecord>, through: u64) -> Result<(), IndexError> {
         match *self.full.lock() {
             true => Err(IndexError::NoSpace { path: "disk".into() }),
             false => self.disk.ingest(run, through),

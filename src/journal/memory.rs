@@ -80,7 +80,7 @@ impl Sink for Memory {
         self.ring.read().oldest
     }
 
-    fn waits(&self) -> bool {
+    fn blocks(&self) -> bool {
         false
     }
 

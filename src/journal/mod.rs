@@ -32,7 +32,7 @@ pub(crate) trait Sink: Send + Sync {
     /// The oldest sequence kept, or the next one to come.
     fn oldest(&self) -> u64;
     /// Whether [`Sink::append`] takes a device's time, so that only the flusher should call it, and who would block for it anyway.
-    fn waits(&self) -> bool;
+    fn blocks(&self) -> bool;
     /// Why there is no place for what comes next; None while all is well.
     fn shortage(&self) -> Option<Exhausted>;
     /// From now on [`Sink::append`] fails rather than wait for room.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 
-use super::slab::Index;
+use super::slab::SlabIndex;
 use super::sync::{AtomicU64, Ordering::Relaxed, prefetch};
 
 /// Lines of a new table, 4 KiB.
@@ -36,7 +36,7 @@ impl Hints {
 
     /// Remembers that what has this `hash` lies at `index`, and forgets something else if need be. Not lock-free while it grows: then
     /// it may also forget what others store meanwhile.
-    pub(crate) fn insert(&self, hash: u64, index: Index) {
+    pub(crate) fn insert(&self, hash: u64, index: SlabIndex) {
         if self.table.load().is_small_for(index) {
             let _growing = self.growing.lock();
             while self.table.load().is_small_for(index) {
@@ -59,7 +59,7 @@ impl Table {
     }
 
     /// Whether it would crowd what it should remember, were the slab filled up to `index`.
-    fn is_small_for(&self, index: Index) -> bool {
+    fn is_small_for(&self, index: SlabIndex) -> bool {
         self.0.len() < MOST && index.number() as usize >= self.0.len() * WAYS / 5 * 4
     }
 
@@ -71,13 +71,13 @@ impl Table {
             let word = way.load(Relaxed);
             if word != 0 {
                 // A word begins as the hash did.
-                doubled.insert(word, Index::numbered(word as u32));
+                doubled.insert(word, SlabIndex::numbered(word as u32));
             }
         }
         doubled
     }
 
-    fn insert(&self, hash: u64, index: Index) {
+    fn insert(&self, hash: u64, index: SlabIndex) {
         let ways = &self.0[self.line(hash)].0;
         let word = tag(hash) | u64::from(index.number());
         // Relaxed: a hint is believed only after a look at the entry, which the slab publishes. Of two that store here at once one may be lost.
@@ -87,11 +87,11 @@ impl Table {
 
     /// Where what has this `hash` may lie.
     #[inline]
-    pub(crate) fn find(&self, hash: u64) -> Option<Index> {
+    pub(crate) fn find(&self, hash: u64) -> Option<SlabIndex> {
         let ways = &self.0[self.line(hash)].0;
         // Relaxed: as in `insert`.
         let mut words = ways.iter().map(|way| way.load(Relaxed));
-        words.find(|word| *word != 0 && tag(*word) == tag(hash)).map(|word| Index::numbered(word as u32))
+        words.find(|word| *word != 0 && tag(*word) == tag(hash)).map(|word| SlabIndex::numbered(word as u32))
     }
 
     /// Has the line that [`Self::find`] looks at come from memory.
@@ -123,23 +123,23 @@ mod tests {
         let hash = |number: u32| u64::from(number + 1) << 32 | 0xffff;
         assert_eq!(hints.load().find(hash(0)), None, "before anything was stored");
         for number in 0..100 {
-            hints.insert(hash(number), Index::numbered(number));
-            assert_eq!(hints.load().find(hash(number)), Some(Index::numbered(number)));
+            hints.insert(hash(number), SlabIndex::numbered(number));
+            assert_eq!(hints.load().find(hash(number)), Some(SlabIndex::numbered(number)));
         }
         let table = hints.load();
         let kept: Vec<_> = (0..100).filter_map(|number| Some((number, table.find(hash(number))?))).collect();
         assert_eq!(kept.len(), WAYS);
-        assert!(kept.iter().all(|(number, found)| *found == Index::numbered(*number)), "{kept:?}");
+        assert!(kept.iter().all(|(number, found)| *found == SlabIndex::numbered(*number)), "{kept:?}");
         assert!((100..200).all(|number| table.find(hash(number)).is_none()));
     }
 
-    /// Index 0 is one like any other, also where the hash's upper half is 0.
+    /// SlabIndex 0 is one like any other, also where the hash's upper half is 0.
     #[test]
     fn the_first_entry_is_found() {
         let hints = Hints::new();
-        hints.insert(1 << 32, Index::numbered(0));
-        assert_eq!(hints.load().find(1 << 32), Some(Index::numbered(0)));
-        hints.insert(0, Index::numbered(0));
+        hints.insert(1 << 32, SlabIndex::numbered(0));
+        assert_eq!(hints.load().find(1 << 32), Some(SlabIndex::numbered(0)));
+        hints.insert(0, SlabIndex::numbered(0));
         assert_eq!(hints.load().find(0), None, "looks like a place where nothing was stored");
     }
 
@@ -150,13 +150,14 @@ mod tests {
         let hash = |number: u32| u64::from(number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut lines = FEWEST;
         for number in 0..1_000_000 {
-            hints.insert(hash(number), Index::numbered(number));
+            hints.insert(hash(number), SlabIndex::numbered(number));
             let now = hints.load().0.len();
             if now != lines {
                 assert_eq!(now, 2 * lines);
                 lines = now;
                 let table = hints.load();
-                let found = (0..=number).filter(|number| table.find(hash(*number)) == Some(Index::numbered(*number)));
+                let found =
+                    (0..=number).filter(|number| table.find(hash(*number)) == Some(SlabIndex::numbered(*number)));
                 let share = found.count() as f64 / f64::from(number + 1);
                 assert!(share > 0.9, "{share} of {number}");
             }

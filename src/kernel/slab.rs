@@ -19,11 +19,11 @@ struct Slot<T>(OnceLock<T>);
 
 /// Where an entry lies in its slab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Index(u32);
+pub(crate) struct SlabIndex(u32);
 
-impl Index {
+impl SlabIndex {
     pub(super) fn numbered(number: u32) -> Self {
-        Index(number)
+        SlabIndex(number)
     }
 
     pub(super) fn number(self) -> u32 {
@@ -50,7 +50,7 @@ impl<T> Slab<T> {
     }
 
     /// Stores `value` for good; gives it back when the slab is full (4 billion entries).
-    pub(crate) fn push(&self, value: T) -> Result<Index, T> {
+    pub(crate) fn push(&self, value: T) -> Result<SlabIndex, T> {
         // Relaxed: only uniqueness matters; the slot's OnceLock publishes the value.
         let later = self.next.fetch_add(1, Relaxed);
         let Ok(later) = u32::try_from(later) else { return Err(value) };
@@ -58,11 +58,11 @@ impl<T> Slab<T> {
         let (chunk, offset) = place(later);
         let Some(chunk_cell) = self.chunks.get(chunk) else { return Err(value) };
         let slots = chunk_cell.get_or_init(|| (0..(FIRST / 4) << (chunk / 4)).map(|_| Slot(OnceLock::new())).collect());
-        slots[offset].0.set(value).map(|()| Index(index))
+        slots[offset].0.set(value).map(|()| SlabIndex(index))
     }
 
     /// The entry at `index`, while nobody else can see it.
-    pub(crate) fn get_mut(&mut self, index: Index) -> Option<&mut T> {
+    pub(crate) fn get_mut(&mut self, index: SlabIndex) -> Option<&mut T> {
         let Some(later) = index.0.checked_sub(self.loaded.count) else { return self.loaded.get_mut(index.0) };
         let (chunk, offset) = place(later);
         self.chunks.get_mut(chunk)?.get_mut()?.get_mut(offset)?.0.get_mut()
@@ -70,7 +70,7 @@ impl<T> Slab<T> {
 
     /// The entry at `index`; None where nothing is stored yet.
     #[inline]
-    pub(crate) fn get(&self, index: Index) -> Option<&T> {
+    pub(crate) fn get(&self, index: SlabIndex) -> Option<&T> {
         let Some(later) = index.0.checked_sub(self.loaded.count) else { return self.loaded.get(index.0) };
         let (chunk, offset) = place(later);
         self.chunks.get(chunk)?.get()?.get(offset)?.0.get()
@@ -78,7 +78,7 @@ impl<T> Slab<T> {
 
     /// Has the entry at `index` come from memory.
     #[inline]
-    pub(crate) fn prefetch(&self, index: Index) {
+    pub(crate) fn prefetch(&self, index: SlabIndex) {
         let Some(later) = index.0.checked_sub(self.loaded.count) else {
             self.loaded.get(index.0).into_iter().for_each(|entry| super::sync::prefetch(entry));
             return;
@@ -90,8 +90,8 @@ impl<T> Slab<T> {
     }
 
     /// The entries from place `from` up to `to`, in the order they came; ends at the first that is not stored yet.
-    pub(crate) fn range(&self, from: u32, to: u32) -> impl Iterator<Item = (Index, &T)> {
-        (from..to).map_while(|index| Some((Index(index), self.get(Index(index))?)))
+    pub(crate) fn range(&self, from: u32, to: u32) -> impl Iterator<Item = (SlabIndex, &T)> {
+        (from..to).map_while(|index| Some((SlabIndex(index), self.get(SlabIndex(index))?)))
     }
 
     /// How many of the first `count` entries are `before`, which none is that comes after one that is not.
@@ -99,7 +99,7 @@ impl<T> Slab<T> {
         let (mut least, mut most) = (0, count);
         while least < most {
             let middle = least + (most - least) / 2;
-            if self.get(Index(middle)).is_some_and(&mut before) {
+            if self.get(SlabIndex(middle)).is_some_and(&mut before) {
                 least = middle + 1;
             } else {
                 most = middle;
@@ -110,14 +110,14 @@ impl<T> Slab<T> {
 
     /// Every entry stored before this call, in the order they came.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
-        (0..self.end()).filter_map(|index| self.get(Index(index)))
+        (0..self.end()).filter_map(|index| self.get(SlabIndex(index)))
     }
 
     /// A stretch of at most `length` entries: another one each `turn`, until all had theirs.
     pub(crate) fn stretch(&self, turn: u64, length: u32) -> impl Iterator<Item = &T> {
         let end = self.end();
         let from = (turn % u64::from(end.div_ceil(length).max(1))) as u32 * length;
-        (from..end.min(from.saturating_add(length))).filter_map(|index| self.get(Index(index)))
+        (from..end.min(from.saturating_add(length))).filter_map(|index| self.get(SlabIndex(index)))
     }
 
     /// The end of the places that are taken.
@@ -196,7 +196,7 @@ mod tests {
         }
         assert!(slab.iter().copied().eq(0..5000));
         assert!(slab.range(1000, 5000).map(|(index, n)| (Some(n), slab.get(index))).eq((1000..5000).map(|n| {
-            let n = slab.get(Index(n));
+            let n = slab.get(SlabIndex(n));
             (n, n)
         })));
     }
@@ -209,13 +209,13 @@ mod tests {
             assert_eq!(loaded.count() as usize, count);
             let mut slab = Slab::over(loaded);
             assert!(slab.iter().copied().eq(0..count), "{count}");
-            assert!((count..count + 5_000).all(|n| slab.push(n) == Ok(Index(n as u32))));
+            assert!((count..count + 5_000).all(|n| slab.push(n) == Ok(SlabIndex(n as u32))));
             assert!(slab.iter().copied().eq(0..count + 5_000), "{count}");
             assert_eq!(slab.partition_point(count as u32 + 5_000, |n| *n < count + 7), count as u32 + 7);
-            for index in [0, count.saturating_sub(1), count, count + 4_999].map(|n| Index(n as u32)) {
+            for index in [0, count.saturating_sub(1), count, count + 4_999].map(|n| SlabIndex(n as u32)) {
                 assert_eq!(slab.get_mut(index).copied(), Some(index.0 as usize));
             }
-            assert_eq!((slab.get(Index(count as u32 + 5_000)), slab.get(Index(u32::MAX))), (None, None));
+            assert_eq!((slab.get(SlabIndex(count as u32 + 5_000)), slab.get(SlabIndex(u32::MAX))), (None, None));
         }
     }
 

@@ -106,7 +106,7 @@ impl Snapshots {
     }
 
     /// How many snapshots are open, the flusher's two slots apart.
-    fn open(&self) -> u32 {
+    fn count(&self) -> u32 {
         (self.occupied.load(SeqCst) & !FLUSHER).count_ones()
     }
 
@@ -173,7 +173,7 @@ impl<S: State> Kept<S> {
     }
 }
 
-/// A registered sequence: every account's state at it stays readable until [`Kernel::close`].
+/// A registered sequence: every account's state at it stays readable until [`Kernel::close_snapshot`].
 #[derive(Debug)]
 pub(crate) struct Registered {
     slot: usize,
@@ -182,7 +182,7 @@ pub(crate) struct Registered {
 
 impl<S: State> Kernel<S> {
     /// Registers the newest commit sequence; None when too many snapshots are open.
-    pub(crate) fn open(&self, guard: &Guard) -> Option<Registered> {
+    pub(crate) fn open_snapshot(&self, guard: &Guard) -> Option<Registered> {
         let early = mutant(Mutant::RegisterAfterClock).then(|| self.now(guard));
         let slot = self.snapshots.occupy()?;
         let sequence = early.unwrap_or_else(|| self.now(guard));
@@ -190,8 +190,8 @@ impl<S: State> Kernel<S> {
         Some(Registered { slot, sequence })
     }
 
-    /// As [`Kernel::open`], at the durable sequence.
-    pub(crate) fn open_durable(&self) -> Option<Registered> {
+    /// As [`Kernel::open_snapshot`], at the durable sequence.
+    pub(crate) fn open_durable_snapshot(&self) -> Option<Registered> {
         let early = mutant(Mutant::DurableBeforeRegistering).then(|| self.durable());
         let slot = self.snapshots.occupy()?;
         let sequence = early.unwrap_or_else(|| self.durable());
@@ -200,13 +200,13 @@ impl<S: State> Kernel<S> {
     }
 
     /// Lets the states at the sequence go.
-    pub(crate) fn close(&self, registered: Registered) {
+    pub(crate) fn close_snapshot(&self, registered: Registered) {
         self.snapshots.vacate(registered.slot);
     }
 
     /// How many snapshots are open.
-    pub(crate) fn open_snapshots(&self) -> u32 {
-        self.snapshots.open()
+    pub(crate) fn snapshot_count(&self) -> u32 {
+        self.snapshots.count()
     }
 
     /// The durable watermark D: everything up to it can no longer be lost.
@@ -246,9 +246,9 @@ impl<S: State> Kernel<S> {
                 }
                 spin();
             }
-            if let Some(registered) = self.open_durable() {
+            if let Some(registered) = self.open_durable_snapshot() {
                 let found = account.read_at(registered.sequence, guard);
-                self.close(registered);
+                self.close_snapshot(registered);
                 if let Ok(found) = found {
                     return found;
                 }

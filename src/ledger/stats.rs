@@ -41,7 +41,7 @@ impl Ledger {
             ids: core.ids.len() as u64,
             sequence: self.sequence(),
             durable: self.durable(),
-            open_snapshots: u64::from(core.kernel.open_snapshots()),
+            open_snapshots: u64::from(core.kernel.snapshot_count()),
             helps,
             retries,
             waiting,

@@ -1,9 +1,9 @@
 //! What a ticket of a ledger waits on: its durable sequence, or its end.
 
 use super::Ledger;
-use crate::wait::{Waiters, Watermark};
+use crate::wait::{Durable, Waiters};
 
-impl Watermark for Ledger {
+impl Durable for Ledger {
     fn waiters(&self) -> &Waiters {
         &self.core().waiters
     }
@@ -22,7 +22,7 @@ impl Watermark for Ledger {
 /// A ledger whose watermark never comes: who waits for it waits for the end.
 pub(super) struct Endless(pub(super) Ledger);
 
-impl Watermark for Endless {
+impl Durable for Endless {
     fn waiters(&self) -> &Waiters {
         self.0.waiters()
     }

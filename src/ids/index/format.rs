@@ -2,7 +2,7 @@
 
 use crate::account::TransactionId;
 
-use super::{Indexed, Key, Record};
+use super::{IdRecord, Indexed, Key};
 
 pub(super) const MAGIC: [u8; 8] = *b"EQPIDRN1";
 pub(super) const VERSION: u32 = 1;
@@ -64,7 +64,7 @@ impl Keys {
     }
 }
 
-impl Record {
+impl IdRecord {
     pub(super) fn bytes(&self) -> [u8; RECORD] {
         let mut bytes = [0; RECORD];
         bytes[..16].copy_from_slice(&self.key.0.to_be_bytes());
@@ -74,9 +74,9 @@ impl Record {
         bytes
     }
 
-    pub(super) fn read(bytes: &[u8; RECORD]) -> Record {
+    pub(super) fn read(bytes: &[u8; RECORD]) -> IdRecord {
         let indexed = Indexed { sequence: u64_at(bytes, 16), time: u64_at(bytes, 24), member: u32_at(bytes, 32) };
-        Record { key: Key(u128::from_be_bytes(array_at(bytes, 0))), indexed }
+        IdRecord { key: Key(u128::from_be_bytes(array_at(bytes, 0))), indexed }
     }
 }
 

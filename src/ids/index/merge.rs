@@ -14,7 +14,7 @@ use crate::kernel::cells::Latch;
 use super::format::{PER_PAGE, Span};
 use super::run::{Records, Run};
 use super::writer::Writer;
-use super::{DiskIndex, Index as _, IndexError, Record};
+use super::{DiskIndex, IdRecord, Index as _, IndexError};
 
 /// Runs that are merged into one.
 pub(super) const FANOUT: usize = 8;
@@ -166,7 +166,7 @@ fn retire(dir: &Folder, runs: &[Arc<Run>]) -> Result<(), IndexError> {
 /// The records of several runs in order; of an id's only the newest.
 struct Merged<'a> {
     /// With the next record of each, the oldest run first.
-    inputs: Vec<(Records<'a>, Record)>,
+    inputs: Vec<(Records<'a>, IdRecord)>,
 }
 
 impl<'a> Merged<'a> {
@@ -181,7 +181,7 @@ impl<'a> Merged<'a> {
         Ok(Merged { inputs })
     }
 
-    fn next(&mut self) -> Result<Option<Record>, IndexError> {
+    fn next(&mut self) -> Result<Option<IdRecord>, IndexError> {
         let heads = self.inputs.iter().map(|(_, record)| record);
         // Of equals the last is found, of the newest run.
         let Some(least) = heads.rev().min_by_key(|record| record.key).copied() else { return Ok(None) };

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use super::fences::Fences;
 use super::filter::Filter;
 use super::format::{FENCE, Header, PAGE, Span, records};
-use super::{IndexError, Indexed, Key, Record, damaged, unreadable};
+use super::{IdRecord, IndexError, Indexed, Key, damaged, unreadable};
 use crate::folder::Folder;
 
 /// An open run. Its file may have been removed meanwhile; it is read all the same.
@@ -27,7 +27,7 @@ impl Run {
         let path = dir.path_of(&span.name());
         let cannot = |error: io::Error| unreadable(&path, &error);
         let wrong = |what: &str| damaged(&path, what);
-        let file = dir.read(&span.name()).map_err(cannot)?;
+        let file = dir.open_read(&span.name()).map_err(cannot)?;
         let mut page = [0; PAGE];
         file.read_exact_at(&mut page, 0).map_err(cannot)?;
         let header = Header::read(&page).map_err(wrong)?;
@@ -75,7 +75,7 @@ impl Run {
             self.read(&mut page, number)?;
             let records = records(&page, number, &self.header).map_err(|what| damaged(&self.path, what))?;
             match records.binary_search_by(|record| record[..16].cmp(&key.0.to_be_bytes()[..])) {
-                Ok(place) => return Ok(Some(Record::read(&records[place]).indexed)),
+                Ok(place) => return Ok(Some(IdRecord::read(&records[place]).indexed)),
                 // Before the first: it may be in the page before.
                 Err(0) => {}
                 Err(_) => return Ok(None),
@@ -116,7 +116,7 @@ pub(super) struct Records<'a> {
 }
 
 impl Records<'_> {
-    pub(super) fn next(&mut self) -> Result<Option<Record>, IndexError> {
+    pub(super) fn next(&mut self) -> Result<Option<IdRecord>, IndexError> {
         let header = &self.run.header;
         let at_end = self.pages.is_empty() || self.place == header.records_in(self.number + self.page as u64);
         if at_end && !self.turn()? {
@@ -124,7 +124,7 @@ impl Records<'_> {
         }
         let page = &self.pages[self.page * PAGE..][..PAGE];
         let (records, _) = page.as_chunks();
-        let record = Record::read(&records[self.place]);
+        let record = IdRecord::read(&records[self.place]);
         self.place += 1;
         Ok(Some(record))
     }

@@ -19,12 +19,12 @@ fn key(number: u64) -> Key {
     Keys::new(&LEDGER).key(&id(number))
 }
 
-fn record(number: u64, sequence: u64) -> Record {
-    Record { key: key(number), indexed: entry(sequence) }
+fn record(number: u64, sequence: u64) -> IdRecord {
+    IdRecord { key: key(number), indexed: entry(sequence) }
 }
 
 /// Ids `from..through` under their own numbers as sequences, in no order.
-fn run(from: u64, through: u64) -> Vec<Record> {
+fn run(from: u64, through: u64) -> Vec<IdRecord> {
     (from..=through).rev().map(|number| record(number, number)).collect()
 }
 

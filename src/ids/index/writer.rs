@@ -8,7 +8,7 @@ use super::fences::Fences;
 use super::filter::Filter;
 use super::format::{Header, PAGE, PER_PAGE, RECORD, Span, seal};
 use super::run::Run;
-use super::{IndexError, Key, Record, unwritable};
+use super::{IdRecord, IndexError, Key, unwritable};
 use crate::folder::Folder;
 
 /// Written at once.
@@ -56,7 +56,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Adds a record; their keys ascend.
-    pub(super) fn push(&mut self, record: &Record) -> Result<(), IndexError> {
+    pub(super) fn push(&mut self, record: &IdRecord) -> Result<(), IndexError> {
         if self.in_page == 0 {
             self.first_keys.push(record.key);
         }

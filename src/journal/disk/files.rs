@@ -120,7 +120,8 @@ impl OnDisk {
     pub(crate) fn new(root: &Path) -> io::Result<Self> {
         fs::create_dir_all(root)?;
         let folder = Folder::open(root)?;
-        let (journal, checkpoints) = (folder.make(JOURNAL)?, folder.make(CHECKPOINTS)?);
+        let (journal, checkpoints) =
+            (folder.open_or_create_folder(JOURNAL)?, folder.open_or_create_folder(CHECKPOINTS)?);
         // Whether we made them or a process that died of a power cut: their names are to be durable before anything in them.
         folder.sync()?;
         for above in root.canonicalize()?.ancestors().skip(1) {
@@ -156,7 +157,7 @@ impl Files for OnDisk {
 
     fn open(&self, name: &str) -> io::Result<Box<dyn File>> {
         let (folder, name) = self.place(name);
-        Ok(Box::new(folder.write(name)?))
+        Ok(Box::new(folder.open_rw(name)?))
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn File>> {

@@ -131,14 +131,14 @@ pub(crate) struct Position {
 
 impl Disk {
     /// Opens the journal in `files` and hands its state to `recovery`. Segments made from now on are `segment_bytes` long. Before
-    /// anything is written `whole` is asked whether nothing else knows of later entries than the last one: it is told the ledger, if the
-    /// journal has begun, and that entry's sequence.
+    /// anything is written, `nothing_beyond` fails if something else knows of later entries than the last one: it is told the ledger, if
+    /// the journal has begun, and that entry's sequence.
     pub(crate) fn open(
         files: Arc<dyn Files>,
         segment_bytes: u64,
         mut recovery: Recovery<'_>,
         tell: Arc<dyn Fn(&Event) + Send + Sync>,
-        whole: impl FnOnce(Option<&LedgerId>, u64) -> Result<(), OpenError>,
+        nothing_beyond: impl FnOnce(Option<&LedgerId>, u64) -> Result<(), OpenError>,
     ) -> Result<(Self, Position, Noted), OpenError> {
         if !SEGMENT_BYTES.contains(&segment_bytes) {
             let expected = format!("from {} to {} bytes", SEGMENT_BYTES.start(), SEGMENT_BYTES.end());
@@ -148,7 +148,7 @@ impl Disk {
         let cannot = |error| OpenError::Io { path: files.path(JOURNAL), what: "start a thread to read", error };
         let found = ahead(&mut recovery, |recovery| recover(&*files, recovery)).map_err(cannot)??;
         let ledger = found.end.as_ref().map(|_| &found.segments[0].header.ledger);
-        whole(ledger, found.end.as_ref().map_or(0, |end| end.next.sequence - 1))?;
+        nothing_beyond(ledger, found.end.as_ref().map_or(0, |end| end.next.sequence - 1))?;
         // From here on it is good, and may be written to.
         found.torn.iter().for_each(recovery.tell);
         tidy(&*files, &found.unused)?;
@@ -267,7 +267,7 @@ impl Sink for Disk {
         self.first_kept()
     }
 
-    fn waits(&self) -> bool {
+    fn blocks(&self) -> bool {
         true
     }
 

@@ -38,12 +38,12 @@ fn a_snapshot_is_whole() {
         let reader = read(&world, |world| {
             let guard = pin();
             let (seen, _) = world.accounts[0].read(&guard);
-            let snapshot = world.kernel.open(&guard).unwrap();
+            let snapshot = world.kernel.open_snapshot(&guard).unwrap();
             let at = |account: usize| world.accounts[account].read_at(snapshot.sequence, &guard).expect("trimmed").1;
             let total = at(0) + at(1);
             assert!(total == 10 || total == 15, "a torn snapshot: {total}");
             assert!(snapshot.sequence >= seen, "a snapshot older than a read before it");
-            world.kernel.close(snapshot);
+            world.kernel.close_snapshot(snapshot);
         });
         for writer in writers {
             assert!(writer.join().unwrap());
@@ -61,10 +61,10 @@ fn a_snapshot_is_whole_beside_a_disjoint_writer() {
         let writers = [spawn(&world, &[(0, -3), (1, 3)]), spawn(&world, &[(2, 5)])];
         let reader = read(&world, |world| {
             let guard = pin();
-            let snapshot = world.kernel.open(&guard).unwrap();
+            let snapshot = world.kernel.open_snapshot(&guard).unwrap();
             let at = |account: usize| world.accounts[account].read_at(snapshot.sequence, &guard).expect("trimmed").1;
             assert_eq!(at(0) + at(1), 10, "a torn snapshot");
-            world.kernel.close(snapshot);
+            world.kernel.close_snapshot(snapshot);
         });
         for writer in writers {
             assert!(writer.join().unwrap());
@@ -170,10 +170,10 @@ fn a_snapshot_registers_against_a_trimming_writer() {
         });
         let reader = read(&world, |world| {
             let guard = pin();
-            let snapshot = world.kernel.open(&guard).unwrap();
+            let snapshot = world.kernel.open_snapshot(&guard).unwrap();
             let found = world.accounts[0].read_at(snapshot.sequence, &guard).expect("a needed version was trimmed");
             assert_eq!(found.1, 9 + snapshot.sequence as i64);
-            world.kernel.close(snapshot);
+            world.kernel.close_snapshot(snapshot);
         });
         writer.join().unwrap();
         reader.join().unwrap();
@@ -196,10 +196,10 @@ fn a_durable_snapshot_beside_a_flush_and_a_trim() {
             }
         });
         let reader = read(&world, |world| {
-            let snapshot = world.kernel.open_durable().unwrap();
+            let snapshot = world.kernel.open_durable_snapshot().unwrap();
             let found = world.accounts[0].read_at(snapshot.sequence, &pin()).expect("a needed version was trimmed");
             assert_eq!(found.1, if snapshot.sequence == 0 { 0 } else { 9 + snapshot.sequence as i64 });
-            world.kernel.close(snapshot);
+            world.kernel.close_snapshot(snapshot);
         });
         writer.join().unwrap();
         reader.join().unwrap();
@@ -243,13 +243,13 @@ fn a_group_is_seen_in_its_order() {
         let reader = read(&world, |world| {
             let guard = pin();
             let (seen, _) = world.accounts[1].read(&guard);
-            let snapshot = world.kernel.open(&guard).unwrap();
+            let snapshot = world.kernel.open_snapshot(&guard).unwrap();
             let at = |account: usize| world.accounts[account].read_at(snapshot.sequence, &guard).expect("trimmed").1;
             let (second, first) = (at(1), at(0));
             assert!(second == 3 || first == 2, "the second without the first");
             assert!(snapshot.sequence >= seen, "a snapshot older than a read before it");
             assert_eq!(6 - first - second, snapshot.sequence as i64 - 2, "what is on the clock is decided");
-            world.kernel.close(snapshot);
+            world.kernel.close_snapshot(snapshot);
         });
         owner.join().unwrap();
         reader.join().unwrap();

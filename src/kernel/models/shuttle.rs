@@ -107,7 +107,7 @@ fn bank(accounts: usize, writers: usize, transfers: usize, readers: usize) {
             let mut last = 0;
             for _ in 0..3 {
                 let seen = world.accounts[thread_rng().gen_range(0..accounts)].read(&guard).0;
-                let snapshot = world.kernel.open(&guard).unwrap();
+                let snapshot = world.kernel.open_snapshot(&guard).unwrap();
                 assert!(snapshot.sequence >= last && snapshot.sequence >= seen, "a snapshot went back");
                 last = snapshot.sequence;
                 let read = |account: &super::super::Account<i64>| {
@@ -115,7 +115,7 @@ fn bank(accounts: usize, writers: usize, transfers: usize, readers: usize) {
                 };
                 let total: i64 = world.accounts.iter().map(read).sum();
                 assert_eq!(total, 5 * accounts as i64, "a torn snapshot");
-                world.kernel.close(snapshot);
+                world.kernel.close_snapshot(snapshot);
             }
         }));
     }
@@ -153,12 +153,12 @@ fn grouped_bank(accounts: usize, groups: usize, size: usize) {
     let reader = thread::spawn(move || {
         let (guard, mut seen) = (pin(), Vec::new());
         for _ in 0..2 {
-            let snapshot = reader.world.kernel.open(&guard).unwrap();
+            let snapshot = reader.world.kernel.open_snapshot(&guard).unwrap();
             for (index, account) in reader.world.accounts.iter().enumerate() {
                 let read = account.read_at(snapshot.sequence, &guard).expect("a needed version was trimmed");
                 seen.push((index, snapshot.sequence, read.1));
             }
-            reader.world.kernel.close(snapshot);
+            reader.world.kernel.close_snapshot(snapshot);
         }
         seen
     });
@@ -231,7 +231,7 @@ fn a_bank_of_disjoint_accounts() {
 /// A11: durable reads equal the journal's prefix, with an older snapshot open, while flushes come and go.
 fn durable_reads(held_open: bool) {
     let journaled = Journaled::new(&[20, 20]);
-    let held = held_open.then(|| journaled.world.kernel.open(&pin()).unwrap());
+    let held = held_open.then(|| journaled.world.kernel.open_snapshot(&pin()).unwrap());
     let mut threads = Vec::new();
     for _ in 0..2 {
         let journaled = journaled.clone();
@@ -267,7 +267,7 @@ fn durable_reads(held_open: bool) {
     let seen: Vec<_> = readers.into_iter().flat_map(|reader| reader.join().unwrap()).collect();
     journaled.check_reads(&seen);
     journaled.check_dense();
-    held.into_iter().for_each(|held| journaled.world.kernel.close(held));
+    held.into_iter().for_each(|held| journaled.world.kernel.close_snapshot(held));
 }
 
 #[test]
@@ -285,7 +285,7 @@ fn durable_reads_equal_the_journal_beside_an_old_snapshot() {
 fn a_durable_reader_over_a_gap() {
     check(|| {
         let journaled = Journaled::new(&[100]);
-        let held = journaled.world.kernel.open(&pin()).unwrap();
+        let held = journaled.world.kernel.open_snapshot(&pin()).unwrap();
         let writer = journaled.clone();
         let writer = thread::spawn(move || {
             for _ in 0..5 {
@@ -299,7 +299,7 @@ fn a_durable_reader_over_a_gap() {
             assert_eq!(balance, 100 + 10 * (durable as i64 - 1), "stale at {durable}");
         }
         writer.join().unwrap();
-        journaled.world.kernel.close(held);
+        journaled.world.kernel.close_snapshot(held);
     });
 }
 
@@ -334,12 +334,13 @@ fn snapshots_beside_a_janitor_and_a_flusher() {
                 let guard = pin();
                 let mut seen = Vec::new();
                 for _ in 0..2 {
-                    let snapshot = if durable { kernel.open_durable() } else { kernel.open(&guard) }.unwrap();
+                    let snapshot =
+                        if durable { kernel.open_durable_snapshot() } else { kernel.open_snapshot(&guard) }.unwrap();
                     for (index, account) in journaled.world.accounts.iter().enumerate() {
                         let read = account.read_at(snapshot.sequence, &guard).expect("a needed version was trimmed");
                         seen.push((index, snapshot.sequence, read.1));
                     }
-                    kernel.close(snapshot);
+                    kernel.close_snapshot(snapshot);
                 }
                 seen
             }));
@@ -366,14 +367,14 @@ fn a_durable_snapshot_opened_while_a_flush_passes() {
         let flusher = journaled.clone();
         let flusher = thread::spawn(move || (0..2).for_each(|_| flusher.flush()));
         let guard = pin();
-        let snapshot = journaled.world.kernel.open_durable().unwrap();
+        let snapshot = journaled.world.kernel.open_durable_snapshot().unwrap();
         let first = journaled.world.accounts[0].read_at(snapshot.sequence, &guard).expect("trimmed").1;
         writer.join().unwrap();
         flusher.join().unwrap();
         let again = journaled.world.accounts[0].read_at(snapshot.sequence, &guard).expect("trimmed").1;
         assert_eq!(first, again, "a snapshot moved");
         assert_eq!(first, 100 + snapshot.sequence as i64 - 1);
-        journaled.world.kernel.close(snapshot);
+        journaled.world.kernel.close_snapshot(snapshot);
     });
 }
 

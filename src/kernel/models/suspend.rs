@@ -78,7 +78,7 @@ fn a_writer_suspended_at_any_step_holds_nobody_up() {
             };
             assert_eq!(odd, expected, "seqlock words at {step:?} {nth}");
             let guard = pin();
-            let snapshot = world.kernel.open(&guard).expect("a free slot");
+            let snapshot = world.kernel.open_snapshot(&guard).expect("a free slot");
             let sum = |at| {
                 let read = |account: usize| world.accounts[account].read_at(at, &guard).expect("registered").1;
                 read(0) + read(1)
@@ -97,7 +97,7 @@ fn a_writer_suspended_at_any_step_holds_nobody_up() {
             assert_eq!(sum(snapshot.sequence), 300, "the snapshot stays whole");
             let asks = world.accounts.iter().any(|account| account.asks_transaction(&guard));
             assert!(!asks, "a replaced version has its decision cached, at {step:?} {nth}");
-            world.kernel.close(snapshot);
+            world.kernel.close_snapshot(snapshot);
             drop(guard);
 
             resume.send(()).expect("the writer waits");
@@ -209,12 +209,12 @@ fn the_owner_of_a_group_suspended_at_any_step_holds_nobody_up() {
             assert!(world.apply(&[(2, 1)]).accepted);
             assert!(world.apply(&[(1, -2)]).accepted);
             let guard = pin();
-            let snapshot = world.kernel.open(&guard).expect("a free slot");
+            let snapshot = world.kernel.open_snapshot(&guard).expect("a free slot");
             let at = |account: usize| world.accounts[account].read_at(snapshot.sequence, &guard).expect("registered").1;
             let [first, second, third] = [at(0), at(1), at(2)];
             assert!(second != 197 || first != 100, "the second without the first, at {step:?} {nth}");
             assert!(third == 301 || (first, second) == (89, 197), "the later without the earlier, at {step:?} {nth}");
-            world.kernel.close(snapshot);
+            world.kernel.close_snapshot(snapshot);
             drop(guard);
             resume.send(()).expect("the owner waits");
             let outcomes = owner.join().expect("the owner finishes");

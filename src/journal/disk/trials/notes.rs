@@ -287,7 +287,7 @@ fn a_checkpoint_of_a_later_batch_than_its_sequence_loses_nothing() {
     block_on(ledger.note(large(&ledger, None))).expect("kept");
     let core = ledger.core();
     let journal = core.disk.as_ref().expect("on disk");
-    let registered = core.kernel.open_durable().expect("few are open");
+    let registered = core.kernel.open_durable_snapshot().expect("few are open");
     let sequence = registered.sequence;
     fill(&ledger, 1, 100);
     ledger.wait_durable(ledger.sequence()).expect("open");
@@ -305,7 +305,7 @@ fn a_checkpoint_of_a_later_batch_than_its_sequence_loses_nothing() {
         Ok(true)
     });
     written.expect("room");
-    core.kernel.close(registered);
+    core.kernel.close_snapshot(registered);
     let mut known = Known::default();
     known.check(&ledger, &Shown::default());
     let killed = disk.after(End::Killed);
