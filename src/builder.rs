@@ -98,8 +98,8 @@ impl Builder {
         self
     }
 
-    /// Whether a hash map stands in front of the accounts' order (default true): about 90 bytes an account for a look-up that
-    /// costs a fraction. After [`Builder::open`] it is filled beside the traffic.
+    /// Whether a hash map stands in front of the accounts' order (default true): it takes about 90 bytes per account, and a
+    /// look-up takes a fraction of the time. After [`Builder::open`] it is filled beside the traffic.
     #[must_use]
     pub fn look_up_cache(mut self, on: bool) -> Self {
         self.look_up_cache = on;
@@ -122,8 +122,9 @@ impl Builder {
         self
     }
 
-    /// How many decided transactions may wait to become durable (default 100,000 on disk, 1,000,000 in memory) before writes are refused with
-    /// [`Exhausted::Backlog`](crate::Exhausted::Backlog). From half of that on some calls give way to other threads first, near the limit each does.
+    /// How many decided transactions may wait to become durable (default 100,000 on disk, 1,000,000 in memory) before writes
+    /// are refused with [`Exhausted::Backlog`](crate::Exhausted::Backlog). From half of that on some calls yield the processor
+    /// first; near the limit each does.
     #[must_use]
     pub fn max_backlog(mut self, entries: u64) -> Self {
         self.max_backlog = Some(entries);

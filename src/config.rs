@@ -9,8 +9,7 @@
 //! `KAFKA_…` are known by these names everywhere: they are read as they are, and from the environment alone, since they
 //! carry passwords.
 //!
-//! Where `in_memory` is true, a `data_dir` from a weaker source gives
-//! way; one from the same or a stronger source contradicts it.
+//! Where `in_memory` is true, a `data_dir` from a weaker source gives way; one from the same or a stronger source contradicts it.
 
 use std::collections::BTreeMap;
 use std::fmt;

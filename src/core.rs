@@ -138,7 +138,7 @@ impl Core {
         }
     }
 
-    /// Makes what is committed durable, unless somebody is at it; if others wait for more by then, the flusher hears of it.
+    /// Makes what is committed durable, unless somebody else is flushing. If others wait for more by then, wakes the flusher.
     fn try_flush(&self, flusher: &Flusher) -> Flushed {
         let flushed = self.flushing(|of| flusher.try_flush(of));
         self.note_failure(flusher);
@@ -148,7 +148,7 @@ impl Core {
         flushed
     }
 
-    /// Takes a note, and sees to it that it is written with its entries, or without any.
+    /// Takes a note, which is written with its entries, or alone where these are durable already.
     pub(crate) fn note(&self, note: Note) -> Noting {
         if self.closed.is_set() {
             return Noting::refused(NoteError::Closed(self.why_closed()));
@@ -174,8 +174,9 @@ impl Core {
         }
     }
 
-    /// Makes everything committed durable on a thread that would otherwise sleep until `sequence` is, if nobody else waits and nobody is at it: handing
-    /// that to the flusher and being woken by it takes as long as the disk. Where others wait, they and this one share the flusher's next batch.
+    /// Makes everything committed durable on the calling thread, which waits for `sequence`, unless somebody else waits or
+    /// flushes. It saves two hand-overs to and from the flusher, which take as long as the disk. Where others wait, all of
+    /// them share the flusher's next batch.
     pub(crate) fn flush_alone(&self, sequence: u64) {
         let Some(flusher) = &self.flusher else { return };
         if self.kernel.durable() < sequence && !self.waiters.is_awaited(self.kernel.now(&pin())) {

@@ -1,5 +1,5 @@
-//! Accounts by id: a skiplist that is the authority, a hash map in front of it for point look-ups, and hints in front of that, of which
-//! several can be asked for together.
+//! Accounts by id: a skiplist that is the authority, a hash map in front of it for point look-ups, and hints in front of
+//! that, which can be prefetched.
 //!
 //! A checkpoint's accounts come in the order of their ids and are the slab's first entries as they come, sorted and
 //! found by halves: putting them into the skiplist would take most of a start. That, and filling the hash map, is done beside the
@@ -19,7 +19,7 @@ use crate::kernel::hints::{self, Hints};
 use crate::kernel::slab::{Loaded, Slab, SlabIndex};
 use crate::kernel::{Account, Guard, pin};
 
-/// The place rides in the key: flurry keeps values behind a pointer of their own, one more cache miss a look-up.
+/// The place rides in the key: flurry keeps values behind a pointer of their own, which would be one more cache miss per look-up.
 type Map = flurry::HashMap<Place, (), foldhash::fast::RandomState>;
 
 /// An id and where its account lies; equal and hashed as the id.
@@ -77,8 +77,8 @@ pub(crate) struct Directory {
     recovered: u32,
 }
 
-/// The look-up cache: a map of all accounts, which waits for memory twice a look-up, and in front of it hints, which do once, and can be
-/// had to come beforehand.
+/// The look-up cache: a map of all accounts, whose look-up waits for memory twice, and hints in front of it, whose look-up
+/// waits once and can be prefetched.
 struct Cache {
     map: Map,
     hints: Hints,
@@ -132,7 +132,7 @@ impl Directory {
         }
     }
 
-    /// Looks for accounts that are about to be asked for.
+    /// Prefetches accounts that are about to be looked up; None without a look-up cache.
     pub(crate) fn ahead(&self) -> Option<Ahead<'_>> {
         self.cache.as_ref().map(|cache| Ahead { directory: self, cache, hints: cache.hints.load() })
     }
@@ -225,7 +225,8 @@ impl Directory {
         self.accounts = Slab::over(accounts);
     }
 
-    /// Where the account called `id` lies, which was open in an earlier process; made, if it is not one of the checkpoint's. To be asked once an id.
+    /// Where the account called `id` lies, which was open in an earlier process. It is made if the checkpoint did not bring
+    /// it. Call it once per id.
     pub(crate) fn find_or_make_open(&mut self, id: &AccountId) -> Result<SlabIndex, Exhausted> {
         let guard = &pin();
         if self.sorted > 0
@@ -280,7 +281,7 @@ impl Directory {
         in_order.take_while(move |account| account.key().as_str().starts_with(prefix)).take(limit)
     }
 
-    /// Some accounts: others each `turn`, until all had theirs.
+    /// A stretch of the accounts; as `turn` rises each account gets its turn.
     pub(crate) fn some(&self, turn: u64) -> impl Iterator<Item = &Account<Balance>> {
         self.accounts.stretch(turn, STRIDE)
     }
@@ -291,7 +292,7 @@ impl Directory {
     }
 }
 
-/// Finds accounts of which several will be asked for, in two steps: what one asks of the memory comes while the others ask.
+/// Prefetches accounts that will be looked up, in two steps over all of them, so that their cache misses overlap.
 pub(crate) struct Ahead<'d> {
     directory: &'d Directory,
     cache: &'d Cache,
@@ -302,7 +303,7 @@ pub(crate) struct Ahead<'d> {
 pub(crate) struct Sought(u64);
 
 impl Ahead<'_> {
-    /// Announces that the account called `id` will be looked for.
+    /// Prefetches the hint to the account called `id`.
     #[inline]
     pub(crate) fn seek(&self, id: &AccountId) -> Sought {
         let hash = self.cache.hasher.hash_one(id);
@@ -310,7 +311,7 @@ impl Ahead<'_> {
         Sought(hash)
     }
 
-    /// Where it probably lies, which its id there tells, and has that come from memory.
+    /// Where the account probably lies, whose id there has the last word; prefetches it.
     #[inline]
     pub(crate) fn find(&self, Sought(hash): Sought) -> Option<SlabIndex> {
         let index = self.hints.find(hash)?;

@@ -35,7 +35,7 @@ impl Account {
         &self.id
     }
 
-    /// Its newest committed state. Never waits, for nobody.
+    /// Its newest committed state. Never waits for another thread.
     #[must_use]
     pub fn read(&self) -> AccountState {
         let guard = &pin();

@@ -104,7 +104,7 @@ impl Ledger {
 
     /// As [`Ledger::submit`], of each request for itself and in their order: a later one sees the earlier ones, and none has a
     /// lower sequence than one before it, replays apart. Takes less time than as many calls: those that touch different accounts
-    /// share the step at which writers meet, and what they need comes from memory at once.
+    /// share the step at which writers meet, and their cache misses overlap.
     ///
     /// ```
     /// # use equipoise::{AccountId, Ledger, Operation, Request};
@@ -188,7 +188,7 @@ impl Ledger {
         Ok(self.submit(Request::single(operation, None))?.result()?)
     }
 
-    /// The newest committed state of `account`; None when nobody opened it. Never waits, for nobody.
+    /// The newest committed state of `account`; None when nobody opened it. Never waits for another thread.
     #[must_use]
     pub fn balance(&self, account: &AccountId) -> Option<AccountState> {
         let guard = &pin();
@@ -256,7 +256,7 @@ impl Ledger {
         self.history_within(from, limit, usize::MAX)
     }
 
-    /// The same, but that it ends with the entry with which those that were read from a disk take `bytes` there.
+    /// As [`Ledger::history`], but stops after the entry that brings the bytes read from disk to `bytes`.
     pub(crate) fn history_within(&self, from: u64, limit: usize, bytes: usize) -> Result<Vec<Outcome>, HistoryError> {
         match &self.core().flusher {
             Some(flusher) => flusher.sink().read(from, self.durable(), limit, bytes),
@@ -273,7 +273,7 @@ impl Ledger {
         self.core().kernel.now(&pin())
     }
 
-    /// The durable sequence: nothing up to it can be lost any more, as far as the journal's place goes. Without a
+    /// The durable sequence: nothing up to it can be lost any more (in memory: until the process ends). Without a
     /// history it is the newest one.
     #[must_use]
     pub fn durable(&self) -> u64 {
@@ -417,7 +417,8 @@ impl Drop for Front {
         if threads.iter().all(|thread| thread.thread().id() != own) {
             return close(&core, threads);
         }
-        // In the middle of its work, for which it holds what closing needs. Once that is done it ends by itself, and the others with it.
+        // The last handle was dropped by one of our own threads, in the middle of its task: closing here would wait for
+        // itself, so another thread closes.
         let closing = std::thread::Builder::new().name("equipoise-close".to_owned());
         if closing.spawn(move || close(&core, threads)).is_err() {
             self.core.closed.set();

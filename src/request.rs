@@ -10,7 +10,7 @@ use crate::error::InvalidRequest;
 /// The most operations in one batch.
 pub const MAX_BATCH_OPERATIONS: usize = 10_000;
 
-/// The most legs in one transaction: accounts touched, counted once an operation.
+/// The most legs in one transaction. An account touched by two operations counts twice.
 pub const MAX_LEGS: usize = 1_024;
 
 /// How long an id is honoured, unless a setting says otherwise.

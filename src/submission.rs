@@ -14,9 +14,9 @@ use crate::outcome::Outcome;
 use crate::plan;
 use crate::request::{Kind, Member, Request, SMALL};
 
-/// Once the backlog is half full, one call in so many gives way to the flusher; once it is three quarters full, each does. Beside hundreds of
-/// runnable threads the flusher's turn on a processor comes as seldom as any caller's, while all of them make work for it: they would fill the
-/// backlog, and then be refused for seconds, until all of that is worked off.
+/// Once the backlog is half full, one call in so many yields the processor to the flusher; once it is three quarters full,
+/// each does. Among hundreds of runnable threads the flusher runs as seldom as any caller, and all of them make work for it:
+/// without this they would fill the backlog, and then be refused for seconds, until all of it is written.
 const GIVES_WAY_ONCE_IN: u64 = 4;
 
 /// Bytes of large requests that may wait to become durable. Small ones are bounded by their number.
@@ -73,8 +73,8 @@ impl Core {
         results
     }
 
-    /// Decides the first of `requests` together, and returns those that are to follow one by one: with ids that are in use, or that
-    /// somebody was faster with.
+    /// Decides up to [`GROUP`] requests together. Returns those to submit singly: an id of theirs is in use, or was lost to
+    /// another claimant.
     fn submit_group(
         &self,
         requests: &mut impl Iterator<Item = Request>,
@@ -84,7 +84,7 @@ impl Core {
         let time = self.clock.now();
         let requests: SmallVec<[Request; GROUP]> = requests.take(GROUP).collect();
         let admitted = self.receive(&requests).map_or_else(|(admitted, _)| admitted, |()| requests.len());
-        // A large one is not to stay for the others of a group, nor they for it.
+        // A block is freed as a whole: a large one is not to be kept by others of its group, nor they by it.
         let admitted = requests[..admitted].iter().position(|request| request.weight().is_some()).unwrap_or(admitted);
         let ahead = self.look_ahead(&requests[..admitted]);
         // Not pinned: it may read the disk.
@@ -139,14 +139,14 @@ impl Core {
             self.ids.admit().map_err(|refusal| (first, refusal.into()))?;
         }
         if gives_way(behind, self.limits.backlog) {
-            // Nothing is held here, and nobody in particular waited for.
+            // Nothing is held here, and no particular thread is waited for.
             std::thread::yield_now();
         }
         Ok(())
     }
 
-    /// Where the accounts of `requests` probably lie, in the order in which their plans ask for them, as far as that is at hand. They come
-    /// from memory together, while the ids are looked for.
+    /// Where the accounts of `requests` probably lie, in the order in which their plans ask for them, as far as hints tell.
+    /// Prefetches them while the ids are looked up.
     fn look_ahead(&self, requests: &[Request]) -> SmallVec<[SlabIndex; 2 * GROUP]> {
         let Some(ahead) = self.directory.ahead() else { return SmallVec::new() };
         let mut sought = SmallVec::<[Sought; 2 * GROUP]>::new();
@@ -282,7 +282,7 @@ fn gives_way(behind: u64, limit: u64) -> bool {
     behind > limit / 2 && (behind > limit - limit / 4 || behind.is_multiple_of(GIVES_WAY_ONCE_IN))
 }
 
-/// Visits the accounts that requests name first. Loops: chained iterators take longer than what they are for.
+/// Visits the accounts that requests name first. Plain loops: iterator chains cost more than the prefetch saves.
 #[inline]
 fn first_accounts(requests: &[Request], mut visit: impl FnMut(&AccountId)) {
     for request in requests {

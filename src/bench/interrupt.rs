@@ -1,4 +1,4 @@
-//! The wish to end early.
+//! Cooperative cancellation of a run.
 
 use std::sync::OnceLock;
 use std::time::Instant;

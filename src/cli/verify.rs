@@ -17,8 +17,9 @@ use crate::verify::{self, Options, Report};
 /// Check that a data directory is whole, by doing every entry of its journal again
 ///
 /// Checks the chain of the journal, that every change, refusal and balance follows from the ones before, that no
-/// transaction id was used twice, that no source goes back, and that checkpoints and id index say the same. The code that does it shares nothing
-/// with the service. It needs memory for the accounts, and 40 to 80 bytes for each id of the last two --id-window.
+/// transaction id was used twice, that no source goes back, and that checkpoints and id index say the same. The code
+/// that does it shares nothing with the service. It needs memory for the accounts, and 40 to 80 bytes for each id of
+/// the last two --id-window.
 ///
 /// Ends with 4 at the first bad place, and names it. A torn tail, as a crash leaves it, is not one: it is noted, and the
 /// next start cuts it. Beside a running service it checks the journal and the id index up to now; otherwise no service can

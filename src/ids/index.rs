@@ -15,9 +15,12 @@
 //! | 56 | 8 | count of the filter's blocks |
 //! | 64 | 4 | CRC32C of fences and filter |
 //! | 68 | 4,028 | zeros |
-//! | 4,096 | | pages of 4,096 bytes: 113 records (the last has what is left, and zeros), number of the page from 0 (u64), first and last sequence of the span (u64 each), CRC32C of all that (u32) |
+//! | 4,096 | | pages of 4,096 bytes, see below |
 //! | | | fences: of each page the first key (16) |
 //! | | | the filter: blocks of eight u64 |
+//!
+//! A **page** has 113 records (the last page what is left, then zeros), its number from 0 (u64), the first and the last
+//! sequence of the span (u64 each), and the CRC32C of all that (u32).
 //!
 //! A **record** is a key (16), sequence (u64), time (u64), and the member's place (u32). The key is the first 16 bytes of
 //! the id's BLAKE3, keyed with the ledger's id twice: two ids with one key are not to be expected, nor to be found on
@@ -27,11 +30,11 @@
 //!
 //! # Finding
 //!
-//! Filters, and of fences the upper 32 bits, are in memory: 10.3 bits an id in the large runs and 20.3 in the small ones, of which
+//! Filters, and of fences the upper 32 bits, are in memory: 10.3 bits per id in the large runs and 20.3 in the small ones, of which
 //! there are more: a filter that lets an absent id pass costs the reading of a page, as much as some hundred looks at a filter. Runs
 //! are asked from the newest to the oldest: one cache line each, and where the filter does not know better, one page read
-//! from the file. Several ids are asked about run by run, while the lines of the next run come from memory: most are new,
-//! and that is all that they cost here. No lock is taken, and nothing waited for: the set of runs is swapped whole, and a run that was
+//! from the file. Several ids are asked about run by run, while the lines of the next run are prefetched: most are new,
+//! and cost no more than that. No lock is taken, and nothing waited for: the set of runs is swapped whole, and a run that was
 //! merged away is readable as long as somebody has it.
 //!
 //! # Writing
@@ -247,7 +250,7 @@ impl Index for DiskIndex {
         runs.first().into_iter().for_each(prefetch);
         let mut candidates = 0;
         for (run, next) in runs.iter().zip(1..) {
-            // What one run has in memory comes while the run before it is looked at.
+            // The next run's lines are prefetched while this one is read.
             runs.get(next).into_iter().for_each(prefetch);
             for (key, place) in keys.iter().zip(0..) {
                 candidates |= u64::from(run.filter.may_hold(*key)) << place;

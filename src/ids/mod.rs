@@ -8,21 +8,23 @@
 //! # What an id costs
 //!
 //! In memory about 690 bytes while it is in the table: its transaction with plan, request and results, and the table's
-//! own entry; an id of a large transaction counts for as many as take its room. A ledger without an index keeps `capacity` ids and forgets older ones. With an index a sweep runs when
+//! own entry. An id of a large transaction counts as many ids, by the memory that it takes. A ledger without an index keeps
+//! `capacity` ids and forgets older ones. With an index a sweep runs when
 //! half the capacity waits for it and leaves half the capacity in the table, so about `capacity` ids are in memory, and
 //! what is decided while a sweep runs. Requests that carry ids are refused when the index fails and twice the capacity
-//! waits, or when it is only slow and 65,536 more than that wait ([`Ids::admit`]). What waits for the index takes 72 bytes
-//! more, and room for that is kept, for three quarters of the capacity, twice. The index itself keeps 10.3 bits an id in memory in runs of
-//! more than 1,048,576 ids, 20.3 in smaller ones, 13 to 17 MB with 10 million ids, whatever their length; merging and a run that is
-//! written add a few MB, and the filter of the run that is made. It holds one file open a run, some 30 and at most about 70.
+//! waits, or when it is only slow and 65,536 more than that wait ([`Ids::admit`]). An id that waits for the index takes 72
+//! bytes more; memory for three quarters of the capacity is kept for that, twice. The index itself keeps 10.3 bits per id in
+//! memory in runs of more than 1,048,576 ids, and 20.3 in smaller ones: 13 to 17 MB with 10 million ids, whatever their length.
+//! Merging, and a run that is being written, add a few MB and that run's filter. Each run holds one file open: some 30 files,
+//! at most about 70.
 //!
-//! In time most of it is memory that has left the processor's caches: the table's slots, the runs' filters, transactions that were
-//! decided a hundred thousand ids ago. So a group of requests asks for all its ids together, first in the table, then run by
-//! run ([`Ids::count_new`]); what the index is to hold is noted when ids become durable, from transactions that were just
-//! encoded; the table keeps no copy of an id, and its hash, so that neither growing it nor a removal reads a transaction.
+//! In time most of it are cache misses: the table's slots, the runs' filters, transactions that were decided a hundred
+//! thousand ids ago. So a group of requests asks for all its ids together, first in the table, then run by run
+//! ([`Ids::count_new`]). What the index is to hold is noted when ids become durable, from transactions that were just encoded.
+//! The table keeps no copy of an id but its hash, so that neither growing nor a removal reads a transaction.
 //!
-//! On disk an id takes 37.6 bytes in a large run and 38.9 in a small one, whatever its length, and up to twice that while runs are merged. It is kept as long as the
-//! index is; an id used again after the window takes no second place once its runs are merged.
+//! On disk an id takes 37.6 bytes in a large run and 38.9 in a small one, whatever its length, and up to twice that while
+//! runs are merged. It is kept as long as the index is; an id used again after the window takes no second place once its runs are merged.
 //!
 //! Measured with 10 million random ids of 36 bytes in runs of 50,000, on two cores and a disk that others kept busy: 0.36 µs of
 //! CPU an id with all merging, 38 MB resident in all. A look-up beside ingestion without a pause, each after a rest of 0.2 ms: of an
@@ -30,7 +32,8 @@
 //! after the other 2.5 µs (99th percentile 4 µs) and 7.6 µs (6.5 µs: the average has a few pauses of up to 0.12 s in it, when
 //! others had the cores). Pages were in
 //! the system's cache: an id that was not used for long costs a read of the disk more. Opening 12 million took 0.12 s.
-//! A repeated request's answer is read out of the journal as well, a whole batch of it: as long again as the look-up (`benches/durable.rs`).
+//! The answer to a repeated request is also read from the journal, with its whole batch: that takes as long again as the
+//! look-up (`benches/durable.rs`).
 
 mod index;
 #[cfg(all(test, equipoise_shuttle))]

@@ -24,13 +24,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How many times the capacity may wait.
 const WAITING: usize = 2;
 
-/// While the index works, as many more may wait, so that a small capacity does not refuse what one batch brings.
+/// While the index works, so many more may wait: otherwise a small capacity would refuse what one batch brings.
 const WAITING_ALWAYS: usize = 1 << 16;
 
-/// For how many ids a queue keeps room at most.
+/// The most ids for which a queue keeps its memory.
 const MOST_KEPT: usize = 1 << 20;
 
-/// Of how much room ids are forgotten by a caller, for that of its own; more than once, so that the table shrinks back.
+/// A caller forgets this many times the memory that it adds, so the table shrinks back.
 const FORGOTTEN_BY_A_CALLER: usize = 2;
 
 pub(super) struct Sweep {
@@ -38,7 +38,7 @@ pub(super) struct Sweep {
     queue: Mutex<Queue>,
     /// What a sweep has taken and not yet published. Whoever holds it sweeps.
     taken: Mutex<Queue>,
-    /// Ids that are durable and not published, a large transaction's for as many as it takes the room of.
+    /// Ids that are durable and not published; those of a large transaction count more than once, as [`Claim::room`] says.
     waiting: Gauge,
     bell: Doorbell,
     failing: Flag,
@@ -91,7 +91,7 @@ impl Sweep {
 }
 
 impl Queue {
-    /// Takes the room that `usual` ids need at once: growing to it leaves as much behind again, in sizes that nobody else wants.
+    /// Reserves room for `usual` ids at once: a growing Vec leaves freed blocks that the allocator cannot use again.
     fn make_room(&mut self, usual: usize) {
         if self.claims.capacity() == 0 {
             self.claims.reserve_exact(usual);
@@ -187,7 +187,8 @@ impl<I: Index> Ids<I> {
         Ok(())
     }
 
-    /// The indexer's thread; `failed` hears of the first failure in a row. Ends after [`Ids::wake`] once `closed` is set; what waits then is left to [`Ids::sweep`].
+    /// The indexer's thread. `failed` is told of the first failure in a row. Ends after [`Ids::wake`] once `closed` is set;
+    /// what waits then is left to [`Ids::sweep`].
     pub(crate) fn sweep_until_closed(&self, closed: &Latch, failed: impl Fn(&IndexError)) {
         let mut pause = FIRST_PAUSE;
         while !closed.is_set() {
@@ -215,7 +216,7 @@ impl<I: Index> Ids<I> {
         self.sweep.failure.lock().clone()
     }
 
-    /// Refuses a request that carries ids while too many wait for the index. To be asked before anything is claimed.
+    /// Refuses a request that carries ids while too many wait for the index. Call it before anything is claimed.
     #[inline]
     pub(crate) fn admit(&self) -> Result<(), Exhausted> {
         let failing = self.sweep.failing.is_set();
@@ -231,7 +232,8 @@ impl<I: Index> Ids<I> {
         Err(Exhausted::Ids { ids: ids as u64, limit: limit as u64, why: self.degraded() })
     }
 
-    /// Notes that `handle`'s ids are claimed and its gate open, where nothing tells what is durable: otherwise [`Ids::durable`] does, or the sweep.
+    /// Notes that `handle`'s ids are claimed and its gate open, in a ledger without an index. With one [`Ids::durable`] and
+    /// the sweep do that.
     #[inline]
     pub(crate) fn note_claimed(&self, handle: &Handle<Balance>) {
         if self.index.is_none() {

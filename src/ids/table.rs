@@ -21,12 +21,12 @@ use super::ids_of;
 /// How many removed entries papaya reclaims together: each batch costs a barrier that interrupts every thread.
 const RECLAIM_BATCH: usize = 1024;
 
-/// After how many claims a thread has what it retired reclaimed, however little that is. Every few hundred thousand ids papaya moves to another table,
-/// and whoever moves the last entry retires the old one: a single thing for a batch, but megabytes, and the transactions of ids that left it meanwhile.
-/// A caller retires little else, so it would keep a thousand of them.
+/// After how many claims a thread flushes its batch of retired entries, however few they are. Every few hundred thousand ids
+/// papaya moves to a new table, and whoever moves the last entry retires the old one: one entry of the batch, but megabytes
+/// of memory. A caller retires little else, so without the flush it would keep a thousand old tables.
 const RECLAIM_EVERY: u32 = 1 << 12;
 
-/// Ids that are forgotten under one guard: enough to hide what their transactions take to come from memory.
+/// Ids that are forgotten under one guard: enough for the cache misses of their transactions to overlap.
 const FORGOTTEN_AT_ONCE: usize = 16;
 
 thread_local! {
@@ -39,12 +39,12 @@ pub(crate) struct Claim {
     hash: u64,
     pub(crate) handle: Handle<Balance>,
     pub(crate) member: u32,
-    /// Of how many more ids its transaction takes the room, shared among its own: a large one counts for them.
+    /// For how many extra ids' worth of memory this id is charged: a large transaction's memory is shared among its ids.
     more: u32,
 }
 
 impl Claim {
-    /// Of how many ids it takes the room.
+    /// For how many ids' worth of memory it counts.
     pub(super) fn room(&self) -> usize {
         1 + self.more as usize
     }
@@ -123,7 +123,7 @@ impl Hasher for Hashed {
 /// What an id takes in memory, about, in bytes, with a small transaction.
 const ID_BYTES: u64 = 690;
 
-/// Of how many more ids than it has `request` takes the room, for each that it has. To be asked once a request.
+/// For how many extra ids' worth of memory each id of `request` is charged. Walks all members: call it once per request.
 #[inline]
 pub(super) fn more_room(request: &Request) -> u32 {
     let Some(weight) = request.weight() else { return 0 };
@@ -135,11 +135,11 @@ pub(super) struct Table {
     // Handles free through crossbeam-epoch, so it does not matter that papaya reclaims by seize (I6).
     claims: HashMap<Claim, (), BuildHasherDefault<Hashed>>,
     hasher: RandomState,
-    /// The claims of transactions whose gate is open, the next to be forgotten first.
+    /// The claims of transactions whose gate is open, oldest first: in this order they are forgotten.
     order: SegQueue<Claim>,
-    /// Of how many more ids those take the room.
+    /// For how many extra ids' worth of memory those count.
     more: Gauge,
-    /// One at a time forgets; here lie those whose turn it is, while they may not go yet.
+    /// Taken off `order`, and not allowed to go yet. Whoever holds the lock forgets.
     forgetting: Mutex<VecDeque<Claim>>,
     pub(super) capacity: usize,
 }
@@ -190,8 +190,8 @@ impl Table {
         }
     }
 
-    /// Which of some ids is the first that is claimed, in whatever state the claim is. Nothing but reads, one soon after the other:
-    /// the processor has several come from memory at once.
+    /// Which of some ids is the first that is claimed, in whatever state the claim is. Nothing but reads in a row, so their
+    /// cache misses overlap.
     pub(super) fn first_claimed<'a>(&self, ids: impl Iterator<Item = &'a TransactionId>) -> Option<usize> {
         let wanted: SmallVec<[Wanted<'a>; GROUP]> = ids.map(|id| self.wanted(id)).collect();
         let guard = &self.claims.guard();
@@ -236,7 +236,7 @@ impl Table {
         self.claims.remove(&Own(claim), guard);
     }
 
-    /// Notes that a transaction's ids are claimed and its gate open: the turn of this one to be forgotten comes after those before.
+    /// Appends a claim whose gate is open to those that wait to be forgotten.
     #[inline]
     pub(super) fn note_claimed(&self, claim: Claim) {
         if claim.more > 0 {
@@ -251,7 +251,7 @@ impl Table {
         self.order.len()
     }
 
-    /// Whether so many more ids are kept than the bound says that callers must help to forget.
+    /// Whether the table is so far past its bound that callers must help to forget.
     #[inline]
     pub(super) fn is_overfull(&self) -> bool {
         self.order.len() + self.more() > self.capacity.saturating_add(self.capacity / 8)
@@ -261,8 +261,8 @@ impl Table {
         usize::try_from(self.more.get()).unwrap_or(usize::MAX)
     }
 
-    /// Forgets the ids noted first, while they take the room of more than `keep`, until they took that of `most`: no caller pays for many.
-    /// One that `may_go` not yet holds up the ones after it.
+    /// Forgets the oldest ids while more than `keep` ids' worth of memory is in use, and at most `most` ids' worth: no caller
+    /// pays for many. An id for which `may_go` says no holds up the ones after it.
     pub(super) fn forget(&self, keep: usize, most: usize, may_go: impl Fn(&Claim) -> bool) {
         let Some(mut oldest) = self.forgetting.try_lock() else { return };
         let mut left = most;

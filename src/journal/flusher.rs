@@ -121,7 +121,7 @@ impl Flusher {
         waiters.is_awaited(kernel.now(&pin()))
     }
 
-    /// Notes that no entry waits with; whether they are kept.
+    /// Writes notes that accompany no entries; whether that succeeded.
     fn keep_notes(&self, due: Due, waiters: &Waiters, notes: &Notes) -> bool {
         let kept = if due.records.is_empty() { Ok(()) } else { self.sink.append(&[], &due.records) };
         match kept {

@@ -26,8 +26,8 @@ pub(crate) trait Sink: Send + Sync {
     /// Keeps `batch`, dense and in commit order, and what was noted, never before the last entry of `batch`; when it returns both are
     /// as safe as the sink can make it. After an error nothing can be appended any more.
     fn append(&self, batch: &[Handle<Balance>], noted: &[Record]) -> Result<(), JournalError>;
-    /// Up to `limit` entries from sequence `from` (0: the oldest kept) to `through`, which is durable. Where entries must be made
-    /// anew, the last one is that with which they take `bytes` in the sink's form.
+    /// Up to `limit` entries from sequence `from` (0: the oldest kept) to `through`, which is durable. A sink that decodes
+    /// stops after the entry that brings the bytes read to `bytes`.
     fn read(&self, from: u64, through: u64, limit: usize, bytes: usize) -> Result<Vec<Outcome>, HistoryError>;
     /// The oldest sequence kept, or the next one to come.
     fn oldest(&self) -> u64;

@@ -244,8 +244,8 @@ impl Assignment {
     }
 }
 
-/// Whether a partition that was stopped there stays so. Another topic may have grown past its offset by now, which fits only if somebody has
-/// corrected it, or the record before it is known and was compared.
+/// Whether a partition that was stopped there stays so. Another topic may have grown past its offset by now, which fits
+/// only if somebody has corrected it, or the record before it is known and was compared.
 fn tells_nothing_new(found: &Step, stopped: Position) -> bool {
     match found {
         Step::Ready { position, .. } => position.next == stopped.next && position.fingerprint == UNKNOWN,

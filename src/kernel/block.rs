@@ -1,5 +1,5 @@
-//! Blocks: the transactions of a group lie together. They are made, journalled and given back soon after each other, so their lines come
-//! from memory in a row, and one allocation goes round instead of as many as there are.
+//! Blocks: the transactions of a group lie together. They are made, journalled and freed soon after each other, so the
+//! processor prefetches them, and one allocation serves all.
 
 use std::mem::MaybeUninit;
 

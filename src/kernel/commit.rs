@@ -1,4 +1,4 @@
-//! The commit list: one link a transaction, densely numbered. Its head is the clock.
+//! The commit list: one link per transaction, densely numbered. Its head is the clock.
 
 use smallvec::SmallVec;
 

@@ -164,13 +164,13 @@ impl<S: State> Kernel<S> {
         if mutant(Mutant::StateBeforeHead) && transaction.state() != ACTIVE {
             return Try::Decided;
         }
-        // (1) The head first,
+        // (1) Load the head before anything else.
         let (head, version) = account.head(guard);
         step(Step::HeadLoaded);
         if mutant(Mutant::StateBeforeSequence) && transaction.state() != ACTIVE {
             return Try::Decided;
         }
-        // (2) then: is it ours already? The cached sequence is asked first, for addresses recur.
+        // (2) Then see whether it is ours already. Its cached sequence is looked at first, since addresses are used again.
         if let Some(version) = version
             && version.cached() == UNDECIDED
             && std::ptr::eq(version.body().transaction, transaction)
@@ -178,8 +178,8 @@ impl<S: State> Kernel<S> {
             let before = version.body().old;
             return Try::Installed(Installed { before, refusal: leg.fold(before).err() });
         }
-        // (3) and the state last: a transaction decided by now had all its legs installed before (1) was loaded,
-        // or the CAS below fails. This order is what prevents a second application.
+        // (3) Load the state last: a transaction that is decided by now had all its legs installed before (1), or the CAS
+        // below fails. This order is what prevents a second application.
         let late = mutant(Mutant::StateBeforeHead) || mutant(Mutant::StateBeforeSequence);
         if !late && transaction.state() != ACTIVE {
             return Try::Decided;

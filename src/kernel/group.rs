@@ -1,4 +1,5 @@
-//! Groups: transactions of one thread, in their order, linked into the commit list together as far as they touch different accounts.
+//! Groups: transactions of one thread, in their order. Those that touch different accounts are linked into the commit list
+//! together.
 //!
 //! Each is a transaction of its own, with its own place in the list. What they share is the CAS that links them: until then a group
 //! is nothing but some writers, each stopped between its last leg and the list, and whoever meets one of them finishes it, after
@@ -103,7 +104,7 @@ impl<'g, S: State> Pending<'g, S> {
         Pending { complete: SmallVec::new(), accounts: SmallVec::new() }
     }
 
-    /// Whether `transaction` touches an account of theirs, and so has to come after them in a link of its own.
+    /// Whether `transaction` touches an account of theirs: then it is linked after them, with another CAS.
     fn overlaps(&self, transaction: &Transaction<S>) -> bool {
         transaction.plan.legs.iter().any(|leg| self.accounts.contains(&leg.account))
     }

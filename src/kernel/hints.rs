@@ -1,5 +1,5 @@
-//! Where the entries of a slab probably lie, by a hash of what they are called: one line of memory a question, and one that can be had
-//! to come before it is asked. Entries crowd each other out, so whoever finds none here, or another one, asks elsewhere.
+//! Where the entries of a slab probably lie, by a hash of their name. A look-up reads one cache line, which can be
+//! prefetched. Hints crowd each other out, so whoever finds none, or a wrong one, asks elsewhere.
 
 use std::sync::Arc;
 
@@ -34,8 +34,8 @@ impl Hints {
         Hints { table: ArcSwap::from_pointee(Table::new(FEWEST)), growing: Mutex::new(()) }
     }
 
-    /// Remembers that what has this `hash` lies at `index`, and forgets something else if need be. Not lock-free while it grows: then
-    /// it may also forget what others store meanwhile.
+    /// Remembers that the entry whose name has this `hash` lies at `index`; may forget another one. Not lock-free while the
+    /// table grows: then it may also forget what others store meanwhile.
     pub(crate) fn insert(&self, hash: u64, index: SlabIndex) {
         if self.table.load().is_small_for(index) {
             let _growing = self.growing.lock();
@@ -80,7 +80,8 @@ impl Table {
     fn insert(&self, hash: u64, index: SlabIndex) {
         let ways = &self.0[self.line(hash)].0;
         let word = tag(hash) | u64::from(index.number());
-        // Relaxed: a hint is believed only after a look at the entry, which the slab publishes. Of two that store here at once one may be lost.
+        // Relaxed: a hint is only believed after a look at the entry, which the slab publishes. Of two stores at once one may
+        // be lost.
         let way = ways.iter().find(|way| way.load(Relaxed) == 0).unwrap_or(&ways[index.number() as usize % WAYS]);
         way.store(word, Relaxed);
     }
@@ -94,7 +95,7 @@ impl Table {
         words.find(|word| *word != 0 && tag(*word) == tag(hash)).map(|word| SlabIndex::numbered(word as u32))
     }
 
-    /// Has the line that [`Self::find`] looks at come from memory.
+    /// Prefetches the line that [`Self::find`] reads.
     #[inline]
     pub(crate) fn prefetch(&self, hash: u64) {
         prefetch(&raw const self.0[self.line(hash)]);

@@ -1,7 +1,7 @@
 //! The kernel: balances of any kind, changed by many threads at once, in one order that everybody sees.
 //!
-//! It knows no money, no I/O and no async; all unsafe code and every `Ordering` of the crate live here. What it keeps
-//! is a [`State`] an account. A [`Transaction`](transaction::Transaction) installs a version in each of its accounts,
+//! It knows no money, no I/O and no async; all unsafe code and every `Ordering` of the crate live here. It keeps one
+//! [`State`] per account. A [`Transaction`](transaction::Transaction) installs a version in each of its accounts,
 //! ascending by id ([`drive`]), and is then linked into the commit list ([`commit`]); one store on its state word
 //! decides it, everywhere at once. Whoever meets an undecided transaction finishes it, so a writer suspended between
 //! any two instructions holds nobody up.
@@ -14,7 +14,7 @@
 //! |---|---|---|
 //! | I1 | cell → version, `prev` → version | an epoch pin taken before the load; a version is retired only by the CAS that took it out of the one chain it was in |
 //! | I2 | version → transaction, only while the version's cached sequence is undecided | a replaced version had its decision cached *before* the replacing CAS; a driver with a handle caches it in the remaining heads; the last reference does where no driver got there. A later pin reads the cache, an earlier one holds the free back |
-//! | I3 | list head → entry, entry → transaction | one counted reference a linked transaction, made with it and given back once its successor is linked (and the consumer has passed it); loads need a guard |
+//! | I3 | list head → entry, entry → transaction | one counted reference per linked transaction, made with it and given back once its successor is linked (and the consumer has passed it); loads need a guard |
 //! | I4 | entry → `prev` | only the consumer and the kernel's Drop follow it down to the entry that the consumer kept; anyone follows it among entries that were linked together while the newest of them is undecided: nothing undecided is given back |
 //! | I5 | a helper's boxed entry | never linked: freed at once by its maker; linked: dies with its transaction |
 //! | I6 | handle → transaction | the count; the last one frees through the epoch |

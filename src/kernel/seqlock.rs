@@ -156,7 +156,7 @@ impl<S: State> Account<S> {
         &self.key
     }
 
-    /// Has its newest version come from memory.
+    /// Prefetches its newest version.
     #[inline]
     pub(crate) fn prefetch(&self) {
         // Relaxed: a hint, which is not followed.
@@ -274,6 +274,7 @@ impl<S: State> Drop for Account<S> {
         // Relaxed: `&mut self`, nobody else is left.
         let head = self.cell.load(Relaxed);
         let freed = super::drive::free_chain(Chain::new(head, 1));
+        // All but the head were counted as kept.
         count_kept::<Version<S>>(1 - freed.max(1));
     }
 }

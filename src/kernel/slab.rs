@@ -7,11 +7,10 @@ use super::sync::{
     Ordering::{Acquire, Relaxed},
 };
 
-/// Entries of the first four chunks together; of the next four there are twice as many, and so on: what no entry has yet is at most a
-/// quarter of what there are.
+/// Entries of the first four chunks together. Chunks double every fourth, so little is allocated ahead.
 const FIRST: usize = 1024;
 const CHUNKS: usize = 4 * 22;
-/// Entries of a chunk of those that were loaded.
+/// Entries of a chunk of loaded ones.
 const LOADED: usize = 1 << 14;
 
 #[repr(align(64))]
@@ -76,7 +75,7 @@ impl<T> Slab<T> {
         self.chunks.get(chunk)?.get()?.get(offset)?.0.get()
     }
 
-    /// Has the entry at `index` come from memory.
+    /// Prefetches the entry at `index`.
     #[inline]
     pub(crate) fn prefetch(&self, index: SlabIndex) {
         let Some(later) = index.0.checked_sub(self.loaded.count) else {
@@ -94,7 +93,7 @@ impl<T> Slab<T> {
         (from..to).map_while(|index| Some((SlabIndex(index), self.get(SlabIndex(index))?)))
     }
 
-    /// How many of the first `count` entries are `before`, which none is that comes after one that is not.
+    /// As [`slice::partition_point`], over the first `count` entries.
     pub(crate) fn partition_point(&self, count: u32, mut before: impl FnMut(&T) -> bool) -> u32 {
         let (mut least, mut most) = (0, count);
         while least < most {
@@ -113,7 +112,7 @@ impl<T> Slab<T> {
         (0..self.end()).filter_map(|index| self.get(SlabIndex(index)))
     }
 
-    /// A stretch of at most `length` entries: another one each `turn`, until all had theirs.
+    /// A stretch of at most `length` entries; as `turn` rises each entry gets its turn.
     pub(crate) fn stretch(&self, turn: u64, length: u32) -> impl Iterator<Item = &T> {
         let end = self.end();
         let from = (turn % u64::from(end.div_ceil(length).max(1))) as u32 * length;
@@ -146,7 +145,7 @@ impl<T> Loaded<T> {
         self.count
     }
 
-    /// Stores `value` behind the others; gives it back when there are as many as a slab can have.
+    /// Stores `value` behind the others; gives it back when the slab is full.
     pub(crate) fn push(&mut self, value: T) -> Result<(), T> {
         let Some(count) = self.count.checked_add(1) else { return Err(value) };
         self.count = count;

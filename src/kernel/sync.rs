@@ -36,7 +36,7 @@ pub(crate) unsafe fn retire<T>(guard: &Guard, garbage: *mut T) {
     unsafe { retire_bytes(guard, garbage, size_of::<T>()) };
 }
 
-/// As [`retire`], where so many `bytes` go with it in all.
+/// As [`retire`], where `bytes` are freed with it in all.
 ///
 /// # Safety
 /// As for [`retire`].
@@ -66,7 +66,7 @@ pub(crate) fn count_kept<T>(more: i64) {
     super::garbage::count(more * size_of::<T>() as i64);
 }
 
-/// Has the line at `address` come from memory meanwhile. Any address will do.
+/// Prefetches the cache line at `address`, which may be any.
 #[inline]
 pub(crate) fn prefetch<T>(address: *const T) {
     #[cfg(target_arch = "x86_64")]
@@ -90,7 +90,7 @@ pub(crate) fn spin() {
     std::hint::spin_loop();
 }
 
-/// loom treats SeqCst accesses as AcqRel; this is the order that C++20 already gives them elsewhere.
+/// Under loom only: restores the total order of SeqCst, which loom does not model.
 #[inline]
 pub(crate) fn loom_fence() {
     #[cfg(equipoise_loom)]

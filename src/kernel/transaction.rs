@@ -79,7 +79,7 @@ unsafe impl<S: State> Sync for Leg<S> {}
 
 /// What a transaction is to do, complete before anyone sees it.
 pub(crate) struct Plan<S: State> {
-    /// One leg an account, in ascending id order.
+    /// One leg per account, in ascending id order.
     pub(crate) legs: SmallVec<[Leg<S>; 2]>,
     /// A refusal that is known before any leg is looked at: an unknown account.
     pub(crate) refusal: Option<Refused<S::Reject>>,
@@ -92,7 +92,7 @@ pub(crate) struct Plan<S: State> {
 }
 
 impl<S: State> Plan<S> {
-    /// What it takes in memory beside itself, in bytes, but for the request.
+    /// Bytes that it has allocated outside itself, without those of the request.
     fn spilled_bytes(&self) -> usize {
         let legs = if self.legs.spilled() { self.legs.len() * size_of::<Leg<S>>() } else { 0 };
         let spilled = self.legs.iter().filter(|leg| leg.ops.spilled());
@@ -308,7 +308,7 @@ impl<S: State> Drop for Transaction<S> {
     }
 }
 
-/// A transaction that stands alone, and that nobody else has seen.
+/// A transaction outside of any group, which nobody else has seen.
 pub(crate) struct Owned<S: State>(Box<Transaction<S>>);
 
 impl<S: State> Owned<S> {
@@ -368,7 +368,7 @@ impl<S: State> Handle<S> {
         }
     }
 
-    /// Has the transaction come from memory.
+    /// Prefetches the transaction.
     #[inline]
     pub(crate) fn prefetch(&self) {
         prefetch(self.0.as_ptr());

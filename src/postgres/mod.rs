@@ -3,14 +3,16 @@
 //! A [`PgStore`] keeps what the gRPC calls and the inventory events change. It decides with the engine, and what it decided
 //! exists when PostgreSQL has committed it, not before: nobody is shown anything earlier.
 //!
-//! # One transaction a batch
+//! # One transaction per batch
 //!
-//! Each instance has one committer (`committer.rs`). What waits while it commits is its next batch: group commit without a
-//! timer. When much waits it is decided meanwhile, on what the batch before will have made of the accounts (`ahead.rs`). It looks up what it does not remember, decides the batch with a ledger in memory that holds those accounts
-//! (`decide.rs`), and writes all of it at once: accounts, ids, journal, offsets, dead letters (`write.rs`). While nobody interferes that is
-//! one round trip: the statements end the transaction themselves where something is not as expected, so COMMIT is sent with them. After that happened they are asked first, for a while. A batch that was
-//! decided from what is not so any more is decided again, its accounts' rows locked this time, so two instances on one product take
-//! turns. Which of the checks failed says what is to be done:
+//! Each instance has one committer (`committer.rs`). What waits while it commits is its next batch: group commit
+//! without a timer. When much waits it is decided meanwhile, on what the batch before will have made of the accounts
+//! (`ahead.rs`). It looks up what it does not remember, decides the batch with a ledger in memory that holds those
+//! accounts (`decide.rs`), and writes all of it at once: accounts, ids, journal, offsets, dead letters (`write.rs`).
+//! While nobody interferes that is one round trip: the statements end the transaction themselves where something is not
+//! as expected, so COMMIT is sent with them. After that happened they are asked first, for a while. A batch that was
+//! decided from what is not so any more is decided again, its accounts' rows locked this time, so two instances on one
+//! product take turns. Which of the checks failed says what is to be done:
 //!
 //! | not as expected | because | so |
 //! |---|---|---|
@@ -24,16 +26,16 @@
 //!
 //! # The order of commits
 //!
-//! The commit sequence is dense over all instances: it is drawn from one row, locked by the very last statement before COMMIT.
-//! Whoever sees a sequence sees all before it, and the view `journal` lists them in that order. The rows of the journal refer to their batch,
-//! so all but one small row are written before that lock is taken.
+//! The commit sequence is dense over all instances: it is drawn from one row, locked by the very last statement before
+//! COMMIT. Whoever sees a sequence sees all before it, and the view `journal` lists them in that order. The rows of the
+//! journal refer to their batch, so all but one small row are written before that lock is taken.
 //!
 //! # When an answer is lost
 //!
-//! A COMMIT that was not answered has gone through or not, and its batch number tells: the number is put into `commits` as
-//! given up. If it is there already, the batch went through; if not, it never will. So also a request without an id is answered with its own outcome. If
-//! PostgreSQL does not come back within [`Settings::patience`], callers are told `Unavailable`; asking again with the same
-//! id, or for the same offsets, finds out.
+//! A COMMIT that was not answered has gone through or not, and its batch number tells: the number is put into `commits`
+//! as given up. If it is there already, the batch went through; if not, it never will. So even a request without an id
+//! is answered with its own outcome. If PostgreSQL does not come back within [`Settings::patience`], callers are told
+//! `Unavailable`; asking again with the same id, or for the same offsets, finds out.
 //!
 //! # A database that is put back to an earlier state
 //!
@@ -49,9 +51,10 @@
 //!
 //! # What PostgreSQL refuses
 //!
-//! By its class an error is about the data (22, 23, 54), about the moment (08, 40, 53, 55, 57, a standby's 25006 and 0A000, a
-//! statement that has to be prepared again) or about something that a person has to see to (all others). Data that is refused is traced to the events that bring it, by trials
-//! that are rolled back; they become dead letters, everything else is kept.
+//! By its class an error is about the data (22, 23, 54), about the moment (08, 40, 53, 55, 57, a standby's 25006 and
+//! 0A000, a statement that has to be prepared again) or about something that a person has to see to (all others). Data
+//! that is refused is traced to the events that bring it, by trials that are rolled back; they become dead letters,
+//! everything else is kept.
 //!
 //! # Reads
 //!

@@ -1,7 +1,8 @@
-//! The statements of the committer, prepared once a connection.
+//! The statements of the committer, prepared once per connection.
 //!
 //! Rows are always taken in one order, so that two instances never wait for each other in a circle: accounts that are
-//! there, by id; new accounts, by id; ids of transactions, in order; partitions; and, last, the one row that the commit sequence is drawn from.
+//! there, by id; new accounts, by id; ids of transactions, in order; partitions; and, last, the one row that the commit
+//! sequence is drawn from.
 
 use tokio_postgres::{Client, Error, Statement};
 

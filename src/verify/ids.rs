@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// The ids of one window and of the one before it, by 128 bits of their BLAKE3: about 40 bytes an id (up to
-/// twice that when the table has just grown), however long it is. Two ids that agree in 128 bits are not to be expected, nor to be found on purpose.
+/// The ids of one window and of the one before it, by 128 bits of their BLAKE3: about 40 bytes an id (up to twice that
+/// when the table has just grown), however long it is. Two ids that agree in 128 bits are not to be expected, nor to be
+/// found on purpose.
 #[derive(Debug)]
 pub(super) struct RecentIds {
     window: u64,

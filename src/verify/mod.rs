@@ -13,8 +13,8 @@
 //!    entry that it is refused when it is done again, for the same reason, and that it changed nothing.
 //! 7. Each checkpoint, when the replay is at its sequence: checksums, order, count, total, and every account as the
 //!    replay has it.
-//! 8. What is noted of sources: no position goes back unless it says so, parked records are numbered one after the other, what is taken back was parked;
-//!    and what each checkpoint says of it, as of its batch.
+//! 8. What is noted of sources: no position goes back unless it says so, parked records are numbered one after the
+//!    other, what is taken back was parked; and what each checkpoint says of it, as of its batch.
 //! 9. The end: no run of the id index and no checkpoint beyond it, and with [`Options::head`] that a batch has that hash, which stands
 //!    for all before it.
 //! 10. The id index: each of its runs (checksums, order, filter), that they are one chain, and every id of every entry up

@@ -78,7 +78,7 @@ impl Filter {
         all(0..PROBES / 2) && all(PROBES / 2..PROBES)
     }
 
-    /// Has the line for `key` come from memory.
+    /// Prefetches the line for `key`.
     #[inline]
     pub(super) fn prefetch(&self, key: Key) {
         if let Some(block) = self.0.get(self.place(key)) {

@@ -38,7 +38,7 @@ impl<'a> Writer<'a> {
         let unfinished = span.unfinished_name();
         let file = dir.create(&unfinished).map_err(|error| unwritable(&dir.path_of(&unfinished), &error))?;
         let filter = Filter::for_ids(ids);
-        // All at once: what a buffer leaves behind as it grows is a size that nobody else wants.
+        // Reserved at once: a growing Vec leaves freed blocks that the allocator cannot use again.
         let mut buffer = Vec::with_capacity(BUFFER);
         // The header's place, until all of it is known.
         buffer.resize(PAGE, 0);

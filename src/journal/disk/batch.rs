@@ -114,7 +114,7 @@ fn hash(before: &Hash, batch: &[u8]) -> Hash {
     *hasher.finalize().as_bytes()
 }
 
-/// Room that a draft has from the start: what a buffer leaves behind as it grows is a size that nobody else wants.
+/// Reserved for a draft at once: a growing Vec leaves freed blocks that the allocator cannot use again.
 const ROOM: usize = 1 << 20;
 
 /// A batch that is being put together.

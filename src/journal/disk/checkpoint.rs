@@ -192,7 +192,7 @@ impl<'a> Writing<'a> {
         let notes_of = (!noted.is_blank()).then_some(section);
         let header = Header { sequence, time, ledger, accounts: 0, total: 0, notes: notes_of };
         let offset = header.accounts_at();
-        // All at once: what a buffer leaves behind as it grows is a size that nobody else wants.
+        // Reserved at once: a growing Vec leaves freed blocks that the allocator cannot use again.
         let mut block = Vec::with_capacity(LONGEST_BLOCK);
         block.resize(8, 0);
         let writing = Writing { files, unfinished, file, header, block, offset, finished: false };

@@ -38,7 +38,7 @@
 //! | 36 | 4 | bit 0: closing |
 //! | 40 | 8 | time of its newest entry, nanoseconds since the Unix epoch |
 //! | 48 | 32 | BLAKE3 of the hash before, bytes 8 to 48, and the body |
-//! | 80 | | a section of notes, then one frame an entry |
+//! | 80 | | a section of notes, then one frame per entry |
 //!
 //! **Notes** are what the requests' sources need to go on, never in a batch before that of the entries they stand for. A section is a
 //! byte of flags (bit 0: it goes on what the batch before began, bit 1: the next batch goes on) and changes, cut anywhere: they count
@@ -47,16 +47,17 @@
 //! parked record: its number (u64), dense from 1, and the record behind its length (u32); 3 a number (u64) that is parked no more; 4 a
 //! position that is before the one it had, on purpose: the source is another one of its name.
 //!
-//! A **frame** has the length of what follows (u32), the time (u64), flags (u8; bit 0 refused, bit 1 with "as of"), the count of
-//! members (u16); of a refused entry the member's place (u32), the reason (u8; 1 exists, 2 not found, 3 insufficient, 4 out of
-//! range), the account's position (u16) and its balance (i64); with "as of" that sequence (u64); then the members. A member is
-//! its kind (u8; 1 create, 2 update, 3 transfer, 4 post) and id; then account, amount and state (create, update), or both accounts, the amount
-//! and both states (transfer), or a count (u16) of accounts with delta and state (post). Texts stand behind their length (u8); a state is balance
-//! (i64) and version (u64) after the change, or, of a refused entry, as it was met.
+//! A **frame** has the length of what follows (u32), the time (u64), flags (u8; bit 0 refused, bit 1 with "as of"), the
+//! count of members (u16); of a refused entry the member's place (u32), the reason (u8; 1 exists, 2 not found, 3
+//! insufficient, 4 out of range), the account's position (u16) and its balance (i64); with "as of" that sequence (u64);
+//! then the members. A member is its kind (u8; 1 create, 2 update, 3 transfer, 4 post) and id; then account, amount and
+//! state (create, update), or both accounts, the amount and both states (transfer), or a count (u16) of accounts with
+//! delta and state (post). Texts stand behind their length (u8); a state is balance (i64) and version (u64) after the
+//! change, or, of a refused entry, as it was met.
 //!
-//! A **checkpoint** is a header of 128 bytes (`EQPCHKP1`, CRC32C of bytes 12 to 128, version, sequence, its time, the ledger's id, count of
-//! accounts, their sum as i128, zeros), then blocks: length (u32), CRC32C (u32), and accounts in ascending order of their ids, each with balance,
-//! version and the sequence of its last change.
+//! A **checkpoint** is a header of 128 bytes (`EQPCHKP1`, CRC32C of bytes 12 to 128, version, sequence, its time, the
+//! ledger's id, count of accounts, their sum as i128, zeros), then blocks: length (u32), CRC32C (u32), and accounts in
+//! ascending order of their ids, each with balance, version and the sequence of its last change.
 //!
 //! Its version is 1 while nothing was ever noted. Version 2 has, after the sum, the number of the newest batch whose notes are in there,
 //! the length of a section (u64), the highest number of a parked record, and the section's CRC32C; the section stands between header
