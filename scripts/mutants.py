@@ -11,7 +11,7 @@ import sys
 import time
 
 # Where the tests that once caught a mutant are recorded: they are asked first.
-RECORD = "ARCHITECTURE.md"
+RECORD = "docs/mutants.md"
 MODELS = ("kernel::models::", "ids::model::")
 # In the order in which they are asked: what costs least first.
 CHECKERS = ["unit", "shuttle", "loom"]

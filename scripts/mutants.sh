@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every model, as scripts/models.sh does; then seeds each bug of `enum Mutant` (src/kernel/sync.rs) into the kernel
 # and the id protocol, one at a time, and fails unless a model or test catches every one of them, those first that
-# ARCHITECTURE.md records. Prints the table for there.
+# docs/mutants.md records. Prints the table for there.
 #   scripts/mutants.sh --bounded         what CI runs
 #   scripts/mutants.sh                   many more schedules before a mutant counts as missed
 #   scripts/mutants.sh [--bounded] NAME  that mutant only

@@ -140,7 +140,7 @@ impl<T> Plain<T> {
 }
 
 /// A seeded bug, chosen by the environment variable `EQUIPOISE_MUTANT` in a build with `--cfg equipoise_mutants`.
-/// `scripts/mutants.sh` runs them all; ARCHITECTURE.md says which model catches which.
+/// `scripts/mutants.sh` runs them all; docs/mutants.md says which model catches which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mutant {
     StateBeforeHead,
