@@ -1,5 +1,7 @@
 //! Account and transaction ids, and what an account's state is.
 
+#![warn(clippy::arithmetic_side_effects)]
+
 use std::borrow::Borrow;
 use std::fmt;
 

@@ -1,5 +1,7 @@
 //! How a request ended, and what the journal says about it.
 
+#![warn(clippy::arithmetic_side_effects)]
+
 use std::iter::Peekable;
 use std::sync::Arc;
 
@@ -139,7 +141,7 @@ impl Outcome {
     pub fn members(&self) -> &[Member] {
         let members = self.request().members();
         match self.member {
-            Some(index) => members.get(index as usize..index as usize + 1).unwrap_or(members),
+            Some(index) => members.get(index as usize).map_or(members, std::slice::from_ref),
             None => members,
         }
     }
@@ -347,7 +349,7 @@ fn refusal(operation: &Operation, reject: Reject) -> Refusal {
             Refusal::InsufficientIn { account, current, required: i128::from(*amount) }
         }
         (Reason::Insufficient, Kind::Post { legs }) => {
-            Refusal::InsufficientIn { account, current, required: -i128::from(legs[leg].delta) }
+            Refusal::InsufficientIn { account, current, required: i128::from(legs[leg].delta).saturating_neg() }
         }
         (Reason::OutOfRange, Kind::Transfer { amount, .. }) => {
             Refusal::OutOfRangeIn { account, current, amount: *amount }

@@ -1,5 +1,7 @@
 //! From a request to the kernel's plan: which accounts it touches, in ascending id order, with what.
 
+#![warn(clippy::arithmetic_side_effects)]
+
 use smallvec::SmallVec;
 
 use crate::account::{AccountId, Balance, Change, Reason, Reject};

@@ -1,5 +1,7 @@
 //! What can be asked: operations, checked when they are made, and requests that carry an id.
 
+#![warn(clippy::arithmetic_side_effects)]
+
 use std::time::Duration;
 
 use smallvec::{SmallVec, smallvec};
@@ -286,7 +288,7 @@ impl Request {
             members if members.len() > SMALL => members.iter().map(|member| member.operation.leg_count()).sum(),
             _ => return None,
         };
-        Some((legs * LEG_BYTES) as u64)
+        Some(legs.saturating_mul(LEG_BYTES) as u64)
     }
 
     /// Whether it asks for the same as `owner`, where its member `index` carries the id of `owner`'s member `place`.
