@@ -8,7 +8,8 @@ use thiserror::Error;
 
 use super::checkpoint::{self, Covered};
 use super::files::{CHECKPOINTS, Files, JOURNAL, OnDisk};
-use super::recovery::{Extent, Recovery, read_through, recover};
+use super::recovery::{Recovery, recover};
+use super::scan::{Extent, read_through};
 use super::segment::{self, LedgerId};
 use crate::clock::nanoseconds;
 use crate::lock::Lock;

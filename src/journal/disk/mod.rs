@@ -73,6 +73,7 @@ mod frame;
 mod load;
 mod read;
 pub(crate) mod recovery;
+mod scan;
 mod section;
 mod segment;
 mod spare;

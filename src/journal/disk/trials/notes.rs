@@ -10,7 +10,8 @@ use super::depth;
 use super::disk::{Disk, End, Fault};
 use super::workload::{Events, Known, Shown, begin, checkpoint, fill, open, reopen, roll};
 use crate::journal::disk::checkpoint::Moment;
-use crate::journal::disk::recovery::{Recovery, read_through};
+use crate::journal::disk::recovery::Recovery;
+use crate::journal::disk::scan::read_through;
 use crate::kernel::pin;
 use crate::wait::block_on;
 

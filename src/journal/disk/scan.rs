@@ -1,0 +1,302 @@
+//! Reading the segments of a journal one after the other: what is torn, what is damaged, and what its entries made of the accounts.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::batch::{self, Batch};
+use super::bytes::written;
+use super::checkpoint::Covered;
+use super::files::{File, Files, JOURNAL, read_full, written_pieces};
+use super::frame::Frame;
+use super::recovery::{End, Recorded, Recovered, Recovery};
+use super::section::Fold;
+use super::segment::{self, Segment};
+use super::tail::Next;
+use crate::account::AccountId;
+use crate::event::Event;
+use crate::opening::{OpenError, Progress};
+
+/// A segment that was read through.
+pub(super) struct Extent {
+    pub(super) header: segment::Header,
+    /// The number of its last batch, or of the one before it.
+    pub(super) batch: u64,
+    /// The sequence after its last entry.
+    pub(super) next: u64,
+    /// The journal's time at its end.
+    pub(super) time: u64,
+    /// Whether one of its batches has notes.
+    pub(super) noted: bool,
+}
+
+/// Reads the whole journal, from the oldest segment there is.
+pub(super) fn read_through(files: &dyn Files, recovery: &mut Recovery<'_>) -> Result<Vec<Extent>, OpenError> {
+    let mut scan = Scan::new(files, recovery, Covered::NOTHING, &numbers(files)?)?;
+    let mut extents = Vec::new();
+    let mut last = None;
+    while let Some(segment) = scan.step(last.as_ref())? {
+        let (batch, next, time) = scan.end.as_ref().map_or((segment.header.batch, segment.header.first, 0), |end| {
+            (end.next.batch, end.next.sequence, end.next.time)
+        });
+        let (header, noted) = (segment.header, std::mem::take(&mut scan.noted));
+        extents.push(Extent { header, batch: batch - 1, next, time, noted });
+        last = Some(segment);
+    }
+    Ok(extents)
+}
+
+/// Goes through the segments from the checkpoint on.
+pub(super) struct Scan<'a, 'r> {
+    files: &'a dyn Files,
+    recovery: &'a mut Recovery<'r>,
+    covered: Covered,
+    /// None: notes are not looked into.
+    pub(super) fold: Option<Fold>,
+    /// Whether a batch has notes.
+    noted: bool,
+    /// The segments that were not read yet.
+    numbers: std::vec::IntoIter<u64>,
+    pub(super) end: Option<End>,
+    /// Segments behind the end that hold nothing.
+    pub(super) unused: Vec<u64>,
+    /// The torn batch at the end.
+    pub(super) torn: Option<Event>,
+    progress: Progress,
+    /// What the last image was read into, for the next.
+    buffer: Vec<u8>,
+}
+
+impl<'a, 'r> Scan<'a, 'r> {
+    pub(super) fn new(
+        files: &'a dyn Files,
+        recovery: &'a mut Recovery<'r>,
+        covered: Covered,
+        numbers: &[u64],
+    ) -> Result<Self, OpenError> {
+        let mut total_bytes = 0;
+        for number in numbers {
+            let name = segment::name(*number);
+            total_bytes += open(files, &name)?.length().map_err(cannot("read", files.path(&name)))?;
+        }
+        let progress = Progress { replayed: 0, bytes: 0, total_bytes };
+        let numbers = Vec::from(numbers).into_iter();
+        let (end, unused, buffer) = (None, Vec::new(), Vec::new());
+        let torn = None;
+        Ok(Scan { files, recovery, covered, fold: None, noted: false, numbers, end, unused, torn, progress, buffer })
+    }
+
+    fn image(&mut self, number: u64) -> Result<Image, OpenError> {
+        let name = segment::name(number);
+        let file = open(self.files, &name)?;
+        let failed = || cannot("read", self.files.path(&name));
+        let length = file.length().map_err(failed())?;
+        let header = read_header(self.files, number)?;
+        let (mut bytes, mut blank) = (Vec::new(), false);
+        match header {
+            Ok(header) => {
+                bytes = std::mem::take(&mut self.buffer);
+                bytes.resize(usize::try_from(length.min(header.length)).unwrap_or(usize::MAX), 0);
+                let read = read_full(&*file, &mut bytes, 0).map_err(failed())?;
+                bytes.truncate(read);
+            }
+            Err(_) => blank = written_pieces(&*file, segment::HEADER, length, |_| Ok(())).map_err(failed())? == 0,
+        }
+        Ok(Image { name, header, bytes, length, blank })
+    }
+
+    /// Reads the next segment, which follows on `before`, unless the journal ended before it.
+    pub(super) fn step(&mut self, before: Option<&Arc<Segment>>) -> Result<Option<Arc<Segment>>, OpenError> {
+        let Some(number) = self.numbers.next() else { return Ok(None) };
+        let image = self.image(number)?;
+        match image.header {
+            Ok(header) => {
+                let segment = self.segment(&image, header, before)?;
+                self.buffer = image.bytes;
+                Ok(Some(segment))
+            }
+            Err(_) if self.numbers.len() == 0 && image.blank => {
+                self.unused.push(number);
+                Ok(None)
+            }
+            Err(what) => Err(image.damaged(self.files, 0, what)),
+        }
+    }
+
+    /// Replays one segment.
+    fn segment(
+        &mut self,
+        image: &Image,
+        header: segment::Header,
+        before: Option<&Arc<Segment>>,
+    ) -> Result<Arc<Segment>, OpenError> {
+        let wrong = |offset, what: &str| Err(image.damaged(self.files, offset, what));
+        if before.is_some_and(|before| !before.header.may_precede(&header)) {
+            return wrong(0, "a segment that does not continue the one before");
+        }
+        let mut next = Next { batch: header.batch, sequence: header.first, before: header.before, time: 0 };
+        if let Some(end) = &self.end {
+            let expected = Next { time: 0, ..end.next };
+            if expected != next || end.segment.header.ledger != header.ledger {
+                return wrong(0, "a segment that does not continue the one before: batches are missing");
+            }
+            next.time = end.next.time;
+        }
+        let segment = Arc::new(Segment::new(header));
+        let bytes = image.bytes.as_slice();
+        let (mut at, mut last) = (segment::HEADER as usize, None);
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            let Some(batch) = Batch::read(rest, &header.salt) else {
+                if written(rest) > 0 {
+                    self.torn = Some(self.torn(image, at, &header)?);
+                }
+                break;
+            };
+            if batch.header.number != next.batch
+                || batch.header.first != next.sequence
+                || !batch.continues(&next.before)
+            {
+                return wrong(at as u64, "a batch that does not continue the one before");
+            }
+            self.replay(&batch).map_err(|what| match what {
+                Stop::Malformed(what) => image.damaged(self.files, at as u64, what),
+                Stop::Error(error) => error,
+            })?;
+            segment.note(batch.header.first, at as u64);
+            next = Next {
+                batch: next.batch + 1,
+                sequence: batch.header.next(),
+                before: batch.header.hash,
+                time: batch.header.time.max(next.time),
+            };
+            last = Some(at as u64);
+            at += batch.header.span();
+            self.report(batch.header.span() as u64)?;
+        }
+        if self.numbers.len() > 0 && image.length != header.length {
+            return wrong(bytes.len() as u64, "a segment of another length than its header says");
+        }
+        self.report(bytes.len().saturating_sub(at) as u64)?;
+        self.end = Some(End { segment: segment.clone(), offset: at as u64, last, next });
+        Ok(segment)
+    }
+
+    /// A batch that is bad and not zeros: the journal may end here, unless something good comes later.
+    fn torn(&self, image: &Image, at: usize, header: &segment::Header) -> Result<Event, OpenError> {
+        let wrong = |what: String| Err(image.damaged(self.files, at as u64, what));
+        if let Some(good) = batch::find(&image.bytes, at + 1, &header.salt) {
+            return wrong(format!("a damaged batch, with a good one after it at offset {good}"));
+        }
+        if let Some(later) = self.numbers.as_slice().first()
+            && let Ok(later) = read_header(self.files, *later)?
+        {
+            return wrong(format!("a damaged batch, with segment {} after it", later.number));
+        }
+        let written = written(&image.bytes[at..]);
+        let file = self.files.path(&image.name);
+        Ok(Event::TornTail { file, offset: at as u64, bytes: written as u64 })
+    }
+
+    fn replay(&mut self, batch: &Batch<'_>) -> Result<(), Stop> {
+        if let Some(fold) = &mut self.fold
+            && !self.covered.notes_of(&batch.header)
+        {
+            fold.take(batch.notes()).map_err(Stop::Malformed)?;
+        }
+        self.noted |= batch.header.notes > 0;
+        let mut frames = batch.frames();
+        for sequence in batch.header.first..batch.header.next() {
+            let frame =
+                Frame::next(&mut frames).unwrap_or(Err("a batch with too few frames")).map_err(Stop::Malformed)?;
+            if sequence <= self.covered.sequence || frame.refusal.is_some() {
+                continue;
+            }
+            for member in frame.members() {
+                for change in member.map_err(Stop::Malformed)?.changes {
+                    let id = AccountId::new(change.account)
+                        .map_err(|_| Stop::Malformed("an account's id that cannot be"))?;
+                    let changed = Recovered::Changed(Recorded { id, state: change.state, sequence });
+                    (self.recovery.install)(changed).map_err(Stop::Error)?;
+                }
+            }
+        }
+        if !frames.0.is_empty() {
+            return Err(Stop::Malformed("a batch with more bytes than frames"));
+        }
+        let replayed = batch.header.next().saturating_sub(batch.header.first.max(self.covered.sequence + 1));
+        self.progress.replayed += replayed;
+        Ok(())
+    }
+
+    /// Tells how far it is after `bytes` more.
+    fn report(&mut self, bytes: u64) -> Result<(), OpenError> {
+        let before = self.progress.bytes;
+        self.progress.bytes += bytes;
+        // Often enough for a signal to be heeded, seldom enough to cost nothing.
+        if before >> 18 == self.progress.bytes >> 18 {
+            return Ok(());
+        }
+        match (self.recovery.progress)(self.progress) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(OpenError::Cancelled),
+        }
+    }
+}
+
+/// A segment in memory.
+struct Image {
+    name: String,
+    header: Result<segment::Header, &'static str>,
+    /// As much of it as its header says, if the file is as long; nothing without a header.
+    bytes: Vec<u8>,
+    /// How long the file is.
+    length: u64,
+    /// Whether nothing was ever written after the header, or behind the file's end; looked at when the header is bad.
+    blank: bool,
+}
+
+impl Image {
+    fn damaged(&self, files: &dyn Files, offset: u64, what: impl Into<String>) -> OpenError {
+        damaged(files.path(&self.name), offset, what)
+    }
+}
+
+/// Why a batch cannot be replayed.
+enum Stop {
+    Malformed(&'static str),
+    Error(OpenError),
+}
+
+/// The segments' numbers, dense.
+pub(super) fn numbers(files: &dyn Files) -> Result<Vec<u64>, OpenError> {
+    let names = files.list(JOURNAL).map_err(cannot("list", files.path(JOURNAL)))?;
+    let mut numbers: Vec<u64> = names.iter().filter_map(|name| segment::number(name)).collect();
+    numbers.sort_unstable();
+    match numbers.windows(2).find(|pair| pair[0] + 1 != pair[1]) {
+        Some(gap) => Err(damaged(files.path(&segment::name(gap[0] + 1)), 0, "the segment is missing")),
+        None => Ok(numbers),
+    }
+}
+
+pub(super) fn open(files: &dyn Files, name: &str) -> Result<Box<dyn File>, OpenError> {
+    files.open(name).map_err(cannot("open", files.path(name)))
+}
+
+pub(super) fn read_header(files: &dyn Files, number: u64) -> Result<Result<segment::Header, &'static str>, OpenError> {
+    let name = segment::name(number);
+    let mut bytes = vec![0; segment::HEADER as usize];
+    let read = read_full(&*open(files, &name)?, &mut bytes, 0);
+    let read = read.map_err(cannot("read", files.path(&name)))?;
+    let header = segment::Header::read(&bytes[..read]);
+    Ok(header
+        .and_then(|header| if header.number == number { Ok(header) } else { Err("a segment under another's name") }))
+}
+
+pub(super) fn damaged(file: PathBuf, offset: u64, what: impl Into<String>) -> OpenError {
+    OpenError::Damaged { file, offset, what: what.into() }
+}
+
+pub(super) fn cannot(what: &'static str, path: PathBuf) -> impl FnOnce(io::Error) -> OpenError {
+    move |error| OpenError::Io { path, what, error }
+}
