@@ -1,5 +1,5 @@
-//! Compiles the gRPC contract and the inventory event with protox, so that nobody needs a `protoc`; and notes which build it is,
-//! for what the bench command measures.
+//! Compiles the gRPC contract and the inventory event with protox, so that nobody needs a `protoc`; notes which build it is, for
+//! what the bench command measures; and names what the model checkers leave out.
 
 #[cfg(feature = "grpc")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -8,6 +8,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     const CONTRACT: &str = "equipoise/v1/accounts.proto";
     const EVENTS: &str = "equipoise/v1/events.proto";
 
+    name_what_is_checked();
     println!("cargo::rerun-if-changed=proto");
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     let mut compiler = protox::Compiler::new(["proto"])?;
@@ -68,4 +69,19 @@ fn output(program: &str, arguments: &[&str]) -> Option<String> {
 }
 
 #[cfg(not(feature = "grpc"))]
-fn main() {}
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    name_what_is_checked();
+}
+
+/// Cfgs for what the model checkers leave out: loom runs the kernel alone, shuttle the ids too, and neither the rest of the engine.
+fn name_what_is_checked() {
+    let set = |name: &str| std::env::var_os(name).is_some();
+    let (loom, shuttle) = (set("CARGO_CFG_EQUIPOISE_LOOM"), set("CARGO_CFG_EQUIPOISE_SHUTTLE"));
+    if !loom {
+        println!("cargo::rustc-cfg=equipoise_ids");
+    }
+    if !loom && !shuttle {
+        println!("cargo::rustc-cfg=equipoise_engine");
+    }
+}

@@ -135,55 +135,55 @@
 //! stops nobody, but memory is not freed meanwhile: at [`Builder::garbage_cap`] writes are refused, and reads go on.
 
 // The trials of the journal share the tools of the tests outside.
-#[cfg(all(test, not(any(equipoise_loom, equipoise_shuttle))))]
+#[cfg(all(test, equipoise_engine))]
 extern crate self as equipoise;
 
-#[cfg(not(equipoise_loom))]
+#[cfg(equipoise_ids)]
 mod account;
-#[cfg(not(equipoise_loom))]
+#[cfg(equipoise_ids)]
 mod blocking;
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 mod builder;
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 mod clock;
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 mod core;
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 mod directory;
-#[cfg(not(equipoise_loom))]
+#[cfg(equipoise_ids)]
 mod error;
-#[cfg(not(equipoise_loom))]
+#[cfg(equipoise_ids)]
 mod event;
-#[cfg(not(equipoise_loom))]
+#[cfg(equipoise_ids)]
 mod folder;
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 mod handle;
-#[cfg(not(equipoise_loom))]
+#[cfg(equipoise_ids)]
 mod ids;
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 mod journal;
 mod kernel;
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 mod ledger;
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 mod lock;
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 mod opening;
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 mod outcome;
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 mod plan;
-#[cfg(not(equipoise_loom))]
+#[cfg(equipoise_ids)]
 mod request;
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 mod restoration;
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 mod snapshot;
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 mod submission;
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 mod upkeep;
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 mod wait;
 
 #[cfg(feature = "server")]
@@ -207,34 +207,34 @@ pub mod telemetry;
 #[cfg(feature = "server")]
 pub mod verify;
 
-#[cfg(not(equipoise_loom))]
+#[cfg(equipoise_ids)]
 pub use account::{AccountId, AccountState, MAX_ID_BYTES, TransactionId};
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 pub use builder::{Builder, Durability};
-#[cfg(not(equipoise_loom))]
+#[cfg(equipoise_ids)]
 pub use error::{Error, Exhausted, InvalidRequest, Refusal, SubmitError};
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 pub use event::Event;
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 pub use handle::Account;
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 pub use journal::disk::compact::{CompactOptions, Compacted, DroppedSegment, Kept, compact};
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 pub use journal::{
     Advance, HistoryError, HistoryGone, MAX_PARKED_BYTES, MAX_SOURCE_BYTES, MAX_SOURCES, Note, NoteError, Parked,
     SourcePosition,
 };
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 pub use ledger::{Accounts, Ledger, Stats};
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 pub use opening::{OpenError, Progress};
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 pub use outcome::{AccountChange, MemberResult, Outcome};
-#[cfg(not(equipoise_loom))]
+#[cfg(equipoise_ids)]
 pub use request::{Kind, MAX_BATCH_OPERATIONS, MAX_LEGS, Member, Operation, Posting, Request};
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 pub use snapshot::Snapshot;
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 pub use wait::Closed;
 #[cfg(feature = "server")]
 pub(crate) use {journal::disk::SEGMENT_BYTES, request::DEFAULT_ID_WINDOW};

@@ -311,5 +311,5 @@ fn damaged(path: &Path, what: &str) -> IndexError {
     IndexError::Damaged { path: path.to_owned(), what: what.to_owned() }
 }
 
-#[cfg(all(test, not(equipoise_shuttle)))]
+#[cfg(all(test, equipoise_engine))]
 mod tests;

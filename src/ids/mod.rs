@@ -41,7 +41,7 @@ mod model;
 mod probe;
 mod sweep;
 mod table;
-#[cfg(all(test, not(equipoise_shuttle)))]
+#[cfg(all(test, equipoise_engine))]
 mod tests;
 
 use crate::account::TransactionId;

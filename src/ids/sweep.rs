@@ -272,7 +272,7 @@ impl<I: Index> Ids<I> {
     }
 }
 
-#[cfg(all(test, not(equipoise_shuttle)))]
+#[cfg(all(test, equipoise_engine))]
 mod tests {
     use super::*;
     use crate::ids::Key;

@@ -246,7 +246,7 @@ impl Table {
     }
 
     /// How many claims wait for their turn to be forgotten.
-    #[cfg(all(test, not(equipoise_shuttle)))]
+    #[cfg(all(test, equipoise_engine))]
     pub(super) fn noted(&self) -> usize {
         self.order.len()
     }

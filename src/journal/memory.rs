@@ -95,7 +95,7 @@ impl Sink for Memory {
     }
 }
 
-#[cfg(all(test, not(any(equipoise_loom, equipoise_shuttle))))]
+#[cfg(all(test, equipoise_engine))]
 mod tests {
     use crate::request::MAX_LEGS;
     use crate::{AccountId, Ledger, Member, Operation, Outcome, Request};

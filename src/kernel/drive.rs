@@ -271,7 +271,7 @@ impl<S: State> Kernel<S> {
 
 /// Whether `transaction` is decided after a moment. No spinning under a model checker: it explores both outcomes anyway.
 fn outwaited<S: State>(transaction: &Transaction<S>) -> bool {
-    !cfg!(any(equipoise_loom, equipoise_shuttle))
+    cfg!(equipoise_engine)
         && (0..PATIENCE).any(|_| {
             spin();
             transaction.state() != ACTIVE

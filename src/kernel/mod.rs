@@ -25,22 +25,22 @@
 #![expect(unsafe_code, reason = "the one place for it; every block names its invariant")]
 
 mod block;
-#[cfg(not(equipoise_loom))]
+#[cfg(equipoise_ids)]
 pub(crate) mod cells;
 mod commit;
 mod contention;
-#[cfg(not(equipoise_loom))]
+#[cfg(equipoise_ids)]
 pub(crate) mod doorbell;
 mod drive;
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 pub(crate) mod garbage;
 mod group;
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 pub(crate) mod hints;
 #[cfg(test)]
 mod models;
 mod seqlock;
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 pub(crate) mod slab;
 mod snapshot;
 mod step;
@@ -53,19 +53,19 @@ use commit::Entry;
 use sync::{AtomicPtr, AtomicU64};
 
 pub(crate) use commit::Consumer;
-#[cfg(not(equipoise_loom))]
+#[cfg(equipoise_ids)]
 pub(crate) use contention::Contended;
-#[cfg(not(equipoise_loom))]
+#[cfg(equipoise_ids)]
 pub(crate) use group::{GROUP, Group};
 pub(crate) use seqlock::Account;
 pub(crate) use sync::{pin, prefetch};
 pub(crate) use transaction::{Handle, Leg, Owned, Plan};
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 pub(crate) use {
     snapshot::{MAX_SNAPSHOTS, Registered},
     sync::Guard,
 };
-#[cfg(not(equipoise_loom))]
+#[cfg(equipoise_ids)]
 pub(crate) use {
     sync::{Mutant, mutant},
     transaction::Gate,

@@ -164,7 +164,7 @@ impl<S: State> Account<S> {
     }
 
     /// Gives it the state that it had after commit `sequence` of an earlier process.
-    #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+    #[cfg(equipoise_engine)]
     pub(crate) fn restore(&mut self, sequence: u64, state: S) {
         debug_assert!((1..REFUSED).contains(&sequence), "a commit sequence");
         // Relaxed: `&mut self`, nobody else is there.
@@ -255,7 +255,7 @@ impl<S: State> Account<S> {
     }
 
     /// Whether any version still has to ask its transaction.
-    #[cfg(all(test, not(equipoise_loom)))]
+    #[cfg(all(test, equipoise_ids))]
     pub(super) fn asks_transaction(&self, guard: &Guard) -> bool {
         let mut version = self.head(guard).1;
         while let Some(asked) = version {

@@ -12,7 +12,7 @@ use super::sync::{AtomicU64, Guard, Mutant, Ordering::SeqCst, loom_fence, mutant
 use super::transaction::Handle;
 use super::{Kernel, State};
 
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 pub(super) const SLOTS: usize = 64;
 #[cfg(any(equipoise_loom, equipoise_shuttle))]
 pub(super) const SLOTS: usize = 5;

@@ -17,13 +17,13 @@ pub(super) enum Step {
 /// Says that the calling thread reached `step`.
 #[inline(always)]
 pub(super) fn step(step: Step) {
-    #[cfg(all(test, not(any(equipoise_loom, equipoise_shuttle))))]
+    #[cfg(all(test, equipoise_engine))]
     hook::reached(step);
-    #[cfg(not(all(test, not(any(equipoise_loom, equipoise_shuttle)))))]
+    #[cfg(not(all(test, equipoise_engine)))]
     let _ = step;
 }
 
-#[cfg(all(test, not(any(equipoise_loom, equipoise_shuttle))))]
+#[cfg(all(test, equipoise_engine))]
 pub(super) mod hook {
     use super::Step;
     use std::cell::RefCell;

@@ -9,12 +9,12 @@ use std::cell::UnsafeCell;
 pub(crate) use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64};
 #[cfg(equipoise_shuttle)]
 pub(crate) use shuttle::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU64};
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU64};
 
 pub(crate) use std::sync::atomic::Ordering;
 
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 pub(crate) use crossbeam_epoch::{Guard, pin};
 
 /// Stands in for an epoch guard where nothing is ever freed.
@@ -44,7 +44,7 @@ pub(crate) unsafe fn retire<T>(guard: &Guard, garbage: *mut T) {
 pub(crate) unsafe fn retire_bytes<T>(guard: &Guard, garbage: *mut T, bytes: usize) {
     #[cfg(any(equipoise_loom, equipoise_shuttle))]
     let _ = (guard, garbage, bytes);
-    #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+    #[cfg(equipoise_engine)]
     {
         super::garbage::count(bytes as i64);
         let free = move || {
@@ -62,7 +62,7 @@ pub(crate) unsafe fn retire_bytes<T>(guard: &Guard, garbage: *mut T, bytes: usiz
 pub(crate) fn count_kept<T>(more: i64) {
     #[cfg(any(equipoise_loom, equipoise_shuttle))]
     let _ = more;
-    #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+    #[cfg(equipoise_engine)]
     super::garbage::count(more * size_of::<T>() as i64);
 }
 
@@ -86,7 +86,7 @@ pub(crate) fn spin() {
     loom::thread::yield_now();
     #[cfg(equipoise_shuttle)]
     shuttle::thread::yield_now();
-    #[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+    #[cfg(equipoise_engine)]
     std::hint::spin_loop();
 }
 

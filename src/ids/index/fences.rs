@@ -49,7 +49,7 @@ fn upper(key: Key) -> u32 {
     (key.0 >> 96) as u32
 }
 
-#[cfg(all(test, not(equipoise_shuttle)))]
+#[cfg(all(test, equipoise_engine))]
 mod tests {
     use super::*;
 

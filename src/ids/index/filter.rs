@@ -102,7 +102,7 @@ fn bits(key: Key, probes: Range<u32>) -> impl Iterator<Item = (usize, u64)> {
     })
 }
 
-#[cfg(all(test, not(equipoise_shuttle)))]
+#[cfg(all(test, equipoise_engine))]
 mod tests {
     use super::*;
 

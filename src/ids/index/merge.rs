@@ -200,7 +200,7 @@ impl<'a> Merged<'a> {
     }
 }
 
-#[cfg(all(test, not(equipoise_shuttle)))]
+#[cfg(all(test, equipoise_engine))]
 mod tests {
     use super::*;
 

@@ -6,15 +6,15 @@ use super::group::Group;
 use super::transaction::Gate;
 use super::{Account, Handle, Kernel, Leg, Owned, Plan, State, pin};
 
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 mod block;
 #[cfg(equipoise_loom)]
 mod loom;
 #[cfg(equipoise_shuttle)]
 mod shuttle;
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 mod stale_reader;
-#[cfg(not(any(equipoise_loom, equipoise_shuttle)))]
+#[cfg(equipoise_engine)]
 mod suspend;
 
 impl State for i64 {
