@@ -93,3 +93,39 @@ impl PlannedChange<'_> {
         }
     }
 }
+
+#[cfg(all(test, not(any(equipoise_loom, equipoise_shuttle))))]
+mod tests {
+    use super::*;
+    use crate::request::{Member, Operation, Posting};
+
+    fn account(id: &str) -> AccountId {
+        AccountId::new(id).expect("a valid id")
+    }
+
+    /// The accounts of the legs that `request` is planned with, in their order.
+    fn order(request: Request, known: &[Account<Balance>]) -> Vec<String> {
+        let plan = plan(request, 0, || 0, |id| known.iter().find(|account| account.key() == id));
+        assert_eq!(plan.refusal, None);
+        plan.legs.iter().map(|leg| leg.account().key().to_string()).collect()
+    }
+
+    fn transfer(from: &str, to: &str) -> Operation {
+        Operation::transfer(account(from), account(to), 1).expect("valid")
+    }
+
+    /// A8: accounts are taken in ascending order of their ids as bytes, whichever way the money flows and however many there are.
+    #[test]
+    fn legs_ascend_whichever_way_the_money_flows() {
+        let ids = ["B", "a", "b", "b0", "c", "d", "e", "f", "g", "z", "\u{e9}"];
+        let known: Vec<_> = ids.into_iter().map(|id| Account::new(account(id))).collect();
+        assert_eq!(order(Request::single(transfer("a", "b"), None), &known), ["a", "b"]);
+        assert_eq!(order(Request::single(transfer("b", "a"), None), &known), ["a", "b"]);
+        assert_eq!(order(Request::single(transfer("a", "B"), None), &known), ["B", "a"]);
+        let all = ids.iter().rev().map(|id| Posting { account: account(id), delta: 0 }).collect();
+        assert_eq!(order(Request::single(Operation::post(all).expect("valid"), None), &known), ids);
+        let members = [("z", "a"), ("a", "z"), ("c", "b0")];
+        let chain = members.map(|(from, to)| Member { id: None, operation: transfer(from, to) }).to_vec();
+        assert_eq!(order(Request::chain(chain).expect("valid"), &known), ["a", "b0", "c", "z"]);
+    }
+}

@@ -78,7 +78,7 @@ fn checkpoints_are_written_under_load() {
     assert!(checkpoints >= 2, "{checkpoints} checkpoints beside {entries} entries");
 }
 
-/// A14: one process at a time, and one ledger in a process.
+/// Case A14: one process at a time, and one ledger in a process.
 #[test]
 fn a_directory_in_use_is_refused_and_says_by_whom() {
     let dir = tempfile::tempdir().expect("a directory");

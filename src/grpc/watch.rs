@@ -7,7 +7,7 @@ use super::convert;
 use super::proto;
 use super::pull::Step;
 use super::status::Failure;
-use crate::{AccountId, Outcome};
+use crate::{AccountId, Member, Outcome};
 
 /// The most entries taken from the history at a time.
 const PAGE: usize = 500;
@@ -55,16 +55,20 @@ impl Watch {
         }
     }
 
-    /// What of `entries`, the next ones, concerns the watched account. An entry is never split over two messages.
+    /// What of `entries`, the next ones, touches the watched account: of a chain only such operations. An entry is never split over two
+    /// messages.
     fn collect(&mut self, entries: Vec<Outcome>) -> Vec<proto::Transaction> {
         let mut transactions = Vec::new();
         let mut bytes = 0;
         for outcome in entries {
             self.next = outcome.sequence() + 1;
             if self.account.as_ref().is_none_or(|account| outcome.concerns(account)) {
-                let entry = convert::transactions(&outcome);
-                bytes += entry.iter().map(|transaction| transaction.encoded_len() + 8).sum::<usize>();
-                transactions.extend(entry);
+                let touches = |member: &Member| {
+                    self.account.as_ref().is_none_or(|account| member.operation.accounts().contains(&account))
+                };
+                let entry = convert::transactions(&outcome).into_iter().zip(outcome.members());
+                let entry = entry.filter(|(_, member)| touches(member)).map(|(transaction, _)| transaction);
+                transactions.extend(entry.inspect(|transaction| bytes += transaction.encoded_len() + 8));
             }
             if bytes >= MESSAGE_BYTES {
                 break;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::program::{Service, TempFile, ends_within, equipoise, run, signal};
 
-/// E4, A11: gone within 5 s of the signal, whatever clients do, and with exit code 0.
+/// E4, case A11: gone within 5 s of the signal, whatever clients do, and with exit code 0.
 #[test]
 fn e4_a_signal_ends_the_service_in_time() {
     for name in ["TERM", "INT"] {
@@ -32,7 +32,7 @@ fn e4_a_signal_ends_the_service_in_time() {
     }
 }
 
-/// A11: a second signal does not wait for anybody, not for a client that is asleep.
+/// Case A11: a second signal does not wait for anybody, not for a client that is asleep.
 #[test]
 fn e4_a_second_signal_ends_it_at_once() {
     let mut service = Service::start();

@@ -27,7 +27,7 @@ fn sizes_entries_and_costs_are_told() {
     assert!(text.contains("sequences    1 to 181\n") && text.contains("690 bytes while in memory"), "{text}");
 }
 
-/// A14: a directory in use is measured as well; a directory that is none is an error.
+/// Case A14: a directory in use is measured as well; a directory that is none is an error.
 #[test]
 fn a_directory_in_use_is_measured() {
     let dir = small();

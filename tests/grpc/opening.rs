@@ -46,7 +46,7 @@ fn held() -> OpenError {
     OpenError::Held { dir: PathBuf::from("/data"), holder: Some("17".to_owned()) }
 }
 
-/// A10, A3: alive at once, ready when the ledger is complete; before that no call hears NOT_FOUND or an old balance.
+/// A3, case A10: alive at once, ready when the ledger is complete; before that no call hears NOT_FOUND or an old balance.
 #[tokio::test]
 async fn until_the_ledger_is_open_the_service_is_alive_and_not_ready() {
     let ledger = Ledger::builder().history(100).build();

@@ -11,7 +11,7 @@ use tonic_reflection::pb;
 
 use crate::harness::*;
 
-/// A10: serving for the whole and for the service by name; an unknown name is NOT_FOUND; NOT_SERVING on shutdown.
+/// Case A10: serving for the whole and for the service by name; an unknown name is NOT_FOUND; NOT_SERVING on shutdown.
 #[tokio::test]
 async fn health_tells_whether_the_service_serves() {
     let service = Service::with(Options { shutdown_grace: Duration::from_millis(300), ..Options::default() }).await;

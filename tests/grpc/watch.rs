@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use equipoise::Ledger;
 use equipoise::grpc::Options;
-use equipoise::grpc::proto::{Transaction, WatchTransactionsRequest, WatchTransactionsResponse};
+use equipoise::grpc::proto::operation::Operation as Kind;
+use equipoise::grpc::proto::{
+    ExecuteBatchRequest, Operation, Transaction, UpdateBalanceRequest, WatchTransactionsRequest,
+    WatchTransactionsResponse,
+};
 use tonic::{Code, Status, Streaming};
 
 use crate::harness::*;
@@ -70,6 +74,27 @@ async fn an_account_is_watched_alone() {
     assert_eq!(Code::from(seen[2].code), Code::FailedPrecondition);
     assert_eq!(seen[2].message, "Insufficient balance: current=7, delta=-100");
     names(watch(&client, 0, "\n").await.map(drop), "account_id");
+}
+
+/// A15: of a chain, the operations that touch the account, and no others.
+#[tokio::test]
+async fn of_a_chain_an_account_hears_its_own_operations() {
+    let service = Service::start().await;
+    let client = service.client().await;
+    create(&client, "a", 5).await.unwrap();
+    create(&client, "b", 5).await.unwrap();
+    let change = |account: &str, delta, id: &str| {
+        let request = UpdateBalanceRequest { account_id: account.into(), delta, transaction_id: id.into() };
+        Operation { operation: Some(Kind::UpdateBalance(request)), linked: id != "b3" }
+    };
+    let chain = vec![change("b", 1, "b1"), change("a", 2, "a2"), change("b", 3, "b3")];
+    client.clone().execute_batch(ExecuteBatchRequest { operations: chain }).await.unwrap();
+    let mut stream = watch(&client, 1, "a").await.unwrap();
+    let seen = take(&mut stream, 2).await;
+    assert_eq!(seen.iter().map(|entry| entry.transaction_id.as_str()).collect::<Vec<_>>(), ["", "a2"]);
+    assert_eq!((seen[1].legs.len(), seen[1].legs[0].balance, seen[1].sequence), (1, 7, 3));
+    let mut all = watch(&client, 3, "").await.unwrap();
+    assert_eq!(take(&mut all, 3).await.len(), 3);
 }
 
 /// A watcher that wants what is no longer kept hears where it can go on.

@@ -108,6 +108,23 @@ fn a_writer_suspended_at_any_step_holds_nobody_up() {
     }
 }
 
+/// D7: wherever a transfer is suspended before its entry is linked, who changes other accounts neither waits for it nor finishes it.
+#[test]
+fn a_suspended_writer_leaves_other_accounts_alone() {
+    for step in STEPS.into_iter().take_while(|step| *step != Step::Link) {
+        let world = World::new(&[100, 200, 300, 400]);
+        let (resume, writer) = suspended_transfer(&world, step, 1);
+        for _ in 0..10 {
+            assert!(world.apply(&[(2, -1), (3, 1)]).accepted);
+        }
+        let balances: [i64; 4] = std::array::from_fn(|account| world.balance(account));
+        assert_eq!(balances, [100, 200, 290, 410], "at {step:?}");
+        assert_eq!(world.kernel.contended().helps, 0, "at {step:?}");
+        resume.send(()).expect("the writer waits");
+        assert!(writer.join().expect("the writer finishes").accepted);
+    }
+}
+
 /// A12, A15: a refused transaction is finished by others in the same way, and changes nothing.
 #[test]
 fn a_refused_writer_suspended_at_any_step_is_refused_by_its_helpers() {
