@@ -11,6 +11,7 @@ mod limits;
 mod log;
 mod opening;
 mod operators;
+mod overdraft;
 mod shutdown;
 mod stream;
 mod trials;

@@ -22,6 +22,7 @@ mod backup;
 mod proxy;
 
 mod disk;
+mod ends_of_i64;
 mod events;
 mod instance;
 mod kills;
@@ -31,6 +32,7 @@ mod secured;
 mod servers;
 mod sharing;
 mod state;
+mod stopping;
 mod topic;
 mod under_way;
 mod zombies;

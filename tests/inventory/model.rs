@@ -37,6 +37,11 @@ impl Model {
             .collect()
     }
 
+    /// The ids that were used.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.processed.keys().map(String::as_str)
+    }
+
     /// How many ids were used.
     pub fn processed(&self) -> usize {
         self.processed.len()

@@ -1,17 +1,22 @@
 //! Two processes, events keyed at random, and calls of the same products through both: one id space, one truth.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::client::{Client, Order};
 use crate::events::{Events, Load};
 use crate::instance::serve;
-use crate::model::replay;
+use crate::model::{Model, replay};
 use crate::servers::{fresh_database, shared_broker};
 use crate::service::{SOON, Service};
 use crate::state::{State, connect, consumed};
 use crate::topic::Topic;
 
 const PRODUCTS: u64 = 20;
+/// Of each instance.
+const CALLERS: u64 = 4;
+/// Of each caller.
+const CALLS: u64 = 50;
 
 /// D2, B4: no update is lost, no stock negative, no id used twice, and nobody starves.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -27,7 +32,7 @@ async fn both_doors_of_both_processes_are_exact() {
     let load = Load::start(topic.producer(), Events::new("sharing", PRODUCTS, 2), 500, false);
     let mut callers = Vec::new();
     for (instance, service) in instances.iter().enumerate() {
-        for caller in 0..4 {
+        for caller in 0..CALLERS {
             callers.push(tokio::spawn(call(service.client().await, format!("{instance}-{caller}"), caller)));
         }
     }
@@ -39,6 +44,10 @@ async fn both_doors_of_both_processes_are_exact() {
     consumed(&database, &topic, SOON).await;
     let state = State::read(&database, &topic).await;
     replay(&state);
+    let (events, callers) = (Model::of(&topic), callers_ids());
+    let sent: BTreeSet<_> = events.ids().chain(callers.iter().map(String::as_str)).collect();
+    let processed: BTreeSet<_> = state.processed.keys().map(String::as_str).collect();
+    assert!(processed == sent, "not exactly what was sent: {:?}", processed.symmetric_difference(&sent));
     for instance in instances {
         let client = instance.client().await;
         for (sku, product) in &state.products {
@@ -49,9 +58,16 @@ async fn both_doors_of_both_processes_are_exact() {
     }
 }
 
-/// Own updates, each sent twice; and an event of the topic, which may or may not have come through Kafka already.
+/// The ids of all calls.
+fn callers_ids() -> Vec<String> {
+    let opened = (0..PRODUCTS).map(|product| format!("open-{product}"));
+    let callers = (0..2).flat_map(|instance| (0..CALLERS).map(move |caller| format!("{instance}-{caller}")));
+    opened.chain(callers.flat_map(|name| (0..CALLS).map(move |round| format!("call-{name}-{round}")))).collect()
+}
+
+/// Own updates, each sent twice.
 async fn call(client: Client, name: String, caller: u64) {
-    for round in 0..50_u64 {
+    for round in 0..CALLS {
         let product = format!("p{}", (round * 7 + caller) % PRODUCTS);
         let order = Order::update(&format!("call-{name}-{round}"), &product, if round % 2 == 0 { -3 } else { 2 });
         let first = order.send(&client).await.unwrap();

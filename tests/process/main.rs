@@ -26,6 +26,7 @@ mod shim;
 mod stalled_disk;
 mod totals;
 mod two_processes;
+mod unread_log;
 mod watchers;
 
 /// Whether an id that was used before a restart is known after it: the id index on disk sees to that. Where it did not,

@@ -41,6 +41,12 @@ pub fn serve_with(dir: &Path, more: &[&str]) -> Command {
     equipoise(&[&arguments, more].concat())
 }
 
+/// Sends a process a signal by name.
+pub fn signal(process: u32, name: &str) {
+    let status = Command::new("sh").args(["-c", &format!("kill -{name} {process}")]).status();
+    assert!(status.expect("sh runs").success());
+}
+
 type Said = Arc<parking_lot::Mutex<Vec<String>>>;
 
 pub struct Service {
@@ -125,8 +131,7 @@ impl Service {
     }
 
     pub fn signal(&self, name: &str) {
-        let status = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.child.id())]).status();
-        assert!(status.expect("sh runs").success());
+        signal(self.child.id(), name);
     }
 
     /// kill -9, and what it said until then; a panic among it is one too many.

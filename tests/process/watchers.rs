@@ -1,12 +1,16 @@
 //! What watchers cost, whatever they watch.
 
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
 use equipoise::grpc::proto::WatchTransactionsRequest;
 use equipoise::{Ledger, Member, Operation, Request};
 use tonic::transport::Channel;
 
 use equipoise::grpc::proto::account_service_client::AccountServiceClient;
 
-use crate::service::{Service, serve_with};
+use crate::client::{Order, Step};
+use crate::service::{SOON, Service, equipoise, serve_with, signal};
 
 /// The longest entries there are.
 const ENTRIES: usize = 300;
@@ -56,8 +60,87 @@ async fn watchers_of_long_entries_take_little_memory() {
         });
     }
     watches.join_all().await;
-    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
     let grown = resident(&service, "VmHWM") - before;
     assert!(grown < 150 << 20, "{} MiB", grown >> 20);
     service.stop();
+}
+
+/// A4, C3, case A08: watchers who stop reading, and processes that are stopped, keep nobody from writing; whoever goes on sees every
+/// sequence once and in order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stopped_watchers_go_on_without_a_gap() {
+    const CHAINS: u64 = 200;
+    const LAST: u64 = 1 + CHAINS;
+    let dir = tempfile::tempdir().unwrap();
+    let service = Service::start(&mut serve_with(dir.path(), &[]));
+    let client = service.client().await;
+    Order::create("open", "a", 0).send(&client).await.unwrap();
+    let file = |which: usize| dir.path().with_extension(format!("watch-{which}"));
+    let mut processes: Vec<_> = (0..10)
+        .map(|which| {
+            let arguments = ["watch", "--json", "--from", "1", "--server", &format!("http://{}", service.address)];
+            let out = std::fs::File::create(file(which)).unwrap();
+            equipoise(&arguments).stdout(out).stderr(Stdio::null()).spawn().unwrap()
+        })
+        .collect();
+    let mut asleep = Vec::new();
+    for _ in 0..15 {
+        let mut client = AccountServiceClient::new(service.endpoint().connect().await.unwrap());
+        let request = WatchTransactionsRequest { from_sequence: 1, ..WatchTransactionsRequest::default() };
+        let mut stream = client.watch_transactions(request).await.unwrap().into_inner();
+        let first = stream.message().await.unwrap().unwrap().transactions;
+        asleep.push((stream, first));
+    }
+    for process in &processes {
+        signal(process.id(), "STOP");
+    }
+    forget(&service);
+    let before = resident(&service, "VmRSS");
+    for chain in 0..CHAINS {
+        let update = |at| (format!("{chain}-{at}"), Step::Update { account: "a".into(), delta: 1 });
+        Order { steps: (0..100).map(update).collect() }.send(&client).await.unwrap();
+    }
+    let grown = resident(&service, "VmHWM").saturating_sub(before);
+    assert!(grown < 200 << 20, "{} MiB for watchers that do not read", grown >> 20);
+
+    for process in &mut processes[..5] {
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+    for process in &processes[5..] {
+        signal(process.id(), "CONT");
+    }
+    for (mut stream, mut seen) in asleep.drain(..5) {
+        while seen.last().unwrap().sequence < LAST {
+            seen.extend(stream.message().await.unwrap().unwrap().transactions);
+        }
+        gapless(seen.iter().map(|transaction| transaction.sequence));
+    }
+    for which in 5..10 {
+        let sequence = |line: &str| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            line["sequence"].as_u64().or_else(|| line["sequence"].as_str()?.parse().ok()).unwrap()
+        };
+        let seen = || std::fs::read_to_string(file(which)).unwrap();
+        let is_complete = || seen().lines().filter(|line| line.ends_with('}')).last().map(sequence) == Some(LAST);
+        let until = Instant::now() + SOON;
+        while !(seen().ends_with('\n') && is_complete()) {
+            assert!(Instant::now() < until, "{:?}", seen().lines().last());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        gapless(seen().lines().map(sequence));
+    }
+    // Ten who sleep on do not keep it from ending.
+    service.stop();
+    for process in &mut processes[5..] {
+        process.wait().unwrap();
+    }
+    drop(asleep);
+
+    /// The opening, and each chain's hundred, in order.
+    fn gapless(sequences: impl Iterator<Item = u64>) {
+        let expected = std::iter::once(1).chain((2..=LAST).flat_map(|chain| [chain; 100]));
+        assert!(sequences.eq(expected), "each sequence, in order");
+    }
 }

@@ -1,0 +1,132 @@
+//! Case A09: a log that nobody reads, or that has no room.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tonic::Code;
+use tonic::transport::Channel;
+
+use crate::client::{Client, Order, balance};
+use crate::service::{SOON, equipoise};
+
+/// How many calls fail meanwhile: more lines than the pipe and the log's queue take.
+const FAILING: usize = 20_000;
+const CALLERS: usize = 50;
+
+fn serve(dir: &Path, listen: &str) -> Command {
+    let dir = dir.to_str().unwrap();
+    equipoise(&["serve", "--data-dir", dir, "--listen", listen, "--metrics-listen", "127.0.0.1:0", "--log", "info"])
+}
+
+/// Killed when it is dropped.
+struct Quiet {
+    child: Child,
+    address: String,
+    metrics: String,
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Quiet {
+    async fn client(&self) -> Client {
+        let endpoint = Channel::from_shared(format!("http://{}", self.address)).unwrap();
+        Client::new(endpoint.connect().await.unwrap())
+    }
+
+    /// Whether it answers from its ledger.
+    async fn is_ready(&self) -> bool {
+        let endpoint = Channel::from_shared(format!("http://{}", self.address)).unwrap();
+        let Ok(channel) = endpoint.connect().await else { return false };
+        balance(&Client::new(channel), "nobody").await.unwrap_err().code() == Code::NotFound
+    }
+
+    /// How many lines of the log were lost, by its metric.
+    fn lost(&self) -> u64 {
+        let mut stream = TcpStream::connect(&self.metrics).unwrap();
+        write!(stream, "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let lost = text.lines().find_map(|line| line.strip_prefix("equipoise_log_lines_lost_total "));
+        lost.unwrap_or_else(|| panic!("no count of lost lines in {text}")).parse().unwrap()
+    }
+}
+
+/// Calls that fail, many of them, beside others that must not; how long the slowest of these took.
+async fn good_calls_beside_failing_ones(service: &Quiet) -> Duration {
+    let client = service.client().await;
+    Order::create("open", "a", 0).send(&client).await.unwrap();
+    let failing: tokio::task::JoinSet<()> = (0..CALLERS)
+        .map(|_| {
+            let client = client.clone();
+            async move {
+                for _ in 0..FAILING / CALLERS {
+                    assert_eq!(balance(&client, "nobody").await.unwrap_err().code(), Code::NotFound);
+                }
+            }
+        })
+        .collect();
+    let good = tokio::spawn(async move {
+        let mut slowest = Duration::ZERO;
+        for at in 1..=100_i64 {
+            let began = Instant::now();
+            let answers = Order::update(&format!("{at}"), "a", 1).send(&client).await.unwrap();
+            assert_eq!(answers[0].accounts[0].1, at);
+            slowest = slowest.max(began.elapsed());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        slowest
+    });
+    failing.join_all().await;
+    good.await.unwrap()
+}
+
+/// A13: nobody reads the log: calls go on, and what was lost is counted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_nobody_reads_holds_up_no_call() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = serve(dir.path(), "127.0.0.1:0").stderr(Stdio::piped()).spawn().unwrap();
+    // Read until it is ready, and not any more.
+    let mut said = BufReader::new(child.stderr.take().unwrap());
+    let (mut address, mut metrics, mut line) = (String::new(), String::new(), String::new());
+    while line.trim_end() != "ready" {
+        line.clear();
+        assert!(said.read_line(&mut line).unwrap() > 0, "it ended");
+        for (start, place) in [("listening on ", &mut address), ("metrics on http://", &mut metrics)] {
+            if let Some(rest) = line.trim_end().strip_prefix(start) {
+                *place = rest.trim_end_matches("/metrics").to_owned();
+            }
+        }
+    }
+    let service = Quiet { child, address, metrics };
+    let slowest = good_calls_beside_failing_ones(&service).await;
+    assert!(slowest < SOON / 2, "{slowest:?} for one call");
+    assert!(service.lost() > 0, "the pipe took all of it");
+}
+
+/// A13: the log has no room: calls go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_without_room_holds_up_no_call() {
+    let dir = tempfile::tempdir().unwrap();
+    // Free a moment ago; the log cannot tell which it is.
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let child = serve(dir.path(), &address).stderr(full).spawn().unwrap();
+    let service = Quiet { child, address, metrics: String::new() };
+    let until = Instant::now() + SOON;
+    while !service.is_ready().await {
+        assert!(Instant::now() < until, "it is not ready");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let slowest = good_calls_beside_failing_ones(&service).await;
+    assert!(slowest < SOON / 2, "{slowest:?} for one call");
+}
