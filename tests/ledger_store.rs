@@ -174,6 +174,26 @@ async fn a_partition_goes_back_when_its_owner_says_so() {
     }
 }
 
+/// D6: a partition moves on over what is no record, and its owner alone moves it.
+#[tokio::test]
+async fn a_run_without_records_moves_a_partition_on() {
+    let (_dir, ledgers) = ledgers();
+    for ledger in ledgers {
+        let store = LedgerStore::new(&ledger);
+        let position = own(&store, 0).await;
+        let passing = Run { next: 5, ..run(&position, Some(1), vec![event(4, "none", "a", 1)]) };
+        let passing = [Run { records: Vec::new(), ..passing }];
+        store.apply(TOPIC, &[run(&position, None, vec![event(0, "e0", "a", 1)])]).await.expect("applied");
+        for _ in 0..2 {
+            assert_eq!(store.apply(TOPIC, &passing).await, Ok(Applied::default()));
+        }
+        let again = own(&store, 0).await;
+        assert_eq!((again.next, again.fingerprint), (Some(5), passing[0].fingerprint));
+        let late = store.apply(TOPIC, &passing).await;
+        assert_eq!(late, Err(StoreError::Fenced { partitions: vec![0] }));
+    }
+}
+
 /// D4: after a restart everything goes on where it was, and what was decided beyond the offset is a duplicate.
 #[tokio::test]
 async fn a_ledger_opened_again_goes_on() {

@@ -54,7 +54,7 @@ pub struct Position {
     pub epoch: i64,
     /// The offset of the next record; None for a partition never consumed.
     pub next: Option<i64>,
-    /// The fingerprint of the record before `next`: tells whether the topic is still the one that was consumed.
+    /// The fingerprint for the record before `next`: tells whether the topic is still the one that was consumed.
     pub fingerprint: i64,
 }
 
@@ -69,9 +69,9 @@ pub struct Run {
     pub from: Option<i64>,
     /// What it holds after it.
     pub next: i64,
-    /// The fingerprint of the record before `next`.
+    /// The fingerprint for the record before `next`.
     pub fingerprint: i64,
-    /// The records, in the order of their offsets.
+    /// The records, in the order of their offsets; none where the partition moves over what are no records.
     pub records: Vec<Record>,
 }
 

@@ -10,7 +10,7 @@ use rdkafka::{Message as _, Offset, TopicPartitionList};
 use crate::inventory::Position;
 
 use super::assignment::Step;
-use super::fingerprint::{UNKNOWN, fingerprint};
+use super::fingerprint::{UNKNOWN, fingerprint, fits, is_farther};
 use super::quiet::Silent;
 use super::settings::{NeverConsumed, OnMismatch, Settings};
 
@@ -19,6 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a single question may take.
 const ANSWER: Duration = Duration::from_secs(5);
+
+/// How far before an offset its record is looked for, where it is not right before it.
+const FARTHER_OFF: i64 = 100;
 
 /// The offsets that a partition of the log has: from the first up to, but not including, the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +63,7 @@ pub(super) fn check(settings: &Settings, positions: &[Position]) -> Vec<(i32, St
     for (position, extent) in to_compare {
         let young = || young(position.partition);
         let step = match found.get(&position.partition) {
-            Some(Found::Record(print)) if *print != position.fingerprint => {
+            Some(Found::Record(print)) if !fits(position.fingerprint, *print) => {
                 another_topic(settings, position, extent, young)
             }
             Some(_) => placed(settings, position, extent, young),
@@ -159,7 +162,7 @@ fn mismatch(choice: OnMismatch, position: Position, from: i64, what: String) -> 
     }
 }
 
-/// What the log has at an offset.
+/// What the log has before an offset.
 enum Found {
     Record(i64),
     /// It was compacted away, or never was a record.
@@ -212,29 +215,39 @@ impl<'a> Look<'a> {
     fn fingerprints(&self, positions: &[(Position, Extent)], patience: Duration) -> BTreeMap<i32, Found> {
         let mut found = BTreeMap::new();
         let mut list = TopicPartitionList::with_capacity(positions.len());
-        let before = |position: &Position| position.next.unwrap_or_default() - 1;
-        for (position, _) in positions {
-            if list.add_partition_offset(self.topic, position.partition, Offset::Offset(before(position))).is_err() {
+        for (position, extent) in positions {
+            let back = if is_farther(position.fingerprint) { FARTHER_OFF } else { 0 };
+            let from = (position.next.unwrap_or_default() - 1 - back).max(extent.first);
+            if list.add_partition_offset(self.topic, position.partition, Offset::Offset(from)).is_err() {
                 found.insert(position.partition, Found::Nothing);
             }
         }
         if positions.is_empty() || self.consumer.assign(&list).is_err() {
             return found;
         }
-        let wanted: BTreeMap<_, _> = positions.iter().map(|(it, _)| (it.partition, before(it))).collect();
+        let nexts: BTreeMap<_, _> =
+            positions.iter().map(|(it, _)| (it.partition, it.next.unwrap_or_default())).collect();
+        let mut last = BTreeMap::new();
         let until = Instant::now() + patience;
         while found.len() < positions.len() && Instant::now() < until {
-            let (partition, what) = match self.consumer.poll(Duration::from_millis(100)) {
-                Some(Ok(message)) if wanted.get(&message.partition()) == Some(&message.offset()) => {
-                    let print = fingerprint(message.timestamp().to_millis(), message.key(), message.payload());
-                    (message.partition(), Found::Record(print))
+            let partition = match self.consumer.poll(Duration::from_millis(100)) {
+                Some(Ok(message)) => {
+                    let Some(next) = nexts.get(&message.partition()) else { continue };
+                    if message.offset() < *next {
+                        let print = fingerprint(message.timestamp().to_millis(), message.key(), message.payload());
+                        last.insert(message.partition(), print);
+                    }
+                    if message.offset() + 1 < *next {
+                        continue;
+                    }
+                    message.partition()
                 }
-                // The first record that comes is a later one, or the partition ends before there is any.
-                Some(Ok(message)) => (message.partition(), Found::Nothing),
-                Some(Err(KafkaError::PartitionEOF(partition))) => (partition, Found::Nothing),
+                Some(Err(KafkaError::PartitionEOF(partition))) => partition,
                 Some(Err(_)) | None => continue,
             };
-            found.entry(partition).or_insert(what);
+            found
+                .entry(partition)
+                .or_insert(last.get(&partition).map_or(Found::Nothing, |print| Found::Record(*print)));
         }
         // What librdkafka holds for a partition must be gone before the consumer is.
         drop(self.consumer.unassign());

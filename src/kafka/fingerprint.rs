@@ -20,6 +20,25 @@ pub(super) fn fingerprint(timestamp: Option<i64>, key: Option<&[u8]>, value: Opt
     }
 }
 
+/// How the fingerprints end that are [`farther`] off.
+const FARTHER: i64 = 0x6661;
+const END: i64 = 0xffff;
+
+/// The fingerprint for an offset before which the record is not: markers of transactions, or aborted records, are in between.
+pub(super) fn farther(fingerprint: i64) -> i64 {
+    if fingerprint == UNKNOWN { UNKNOWN } else { (fingerprint & !END) | FARTHER }
+}
+
+/// Whether it says that its record is farther off.
+pub(super) fn is_farther(fingerprint: i64) -> bool {
+    fingerprint & END == FARTHER
+}
+
+/// Whether the last record before an offset can be that of the fingerprint that was stored for it.
+pub(super) fn fits(stored: i64, found: i64) -> bool {
+    stored == found || stored == farther(found)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -40,6 +59,15 @@ mod tests {
         ];
         let distinct: std::collections::BTreeSet<_> = others.iter().collect();
         assert_eq!(distinct.len(), others.len());
+    }
+
+    #[test]
+    fn one_that_is_farther_off_is_known_again() {
+        let (one, other) = (fingerprint(Some(1), None, None), fingerprint(Some(2), None, None));
+        assert!(is_farther(farther(one)) && !is_farther(one) && !is_farther(UNKNOWN));
+        assert_eq!((farther(farther(one)), farther(UNKNOWN)), (farther(one), UNKNOWN));
+        assert!(fits(farther(one), one) && fits(one, one));
+        assert!(!fits(farther(one), other) && !fits(one, other));
     }
 
     /// It is stored: another hash would make every topic another one.

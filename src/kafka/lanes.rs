@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use crate::inventory::{Content, DeadLetter, Position, Record, Run};
 
 use super::assignment::Generation;
-use super::fingerprint::{UNKNOWN, fingerprint};
+use super::fingerprint::{UNKNOWN, farther, fingerprint};
 
 /// How much may wait before a partition is paused; it goes on below a half.
 #[derive(Clone, Copy, Debug)]
@@ -70,10 +70,14 @@ struct Lane {
     /// Runs.
     in_flight: usize,
     paused: bool,
-    /// Where the partition begins, for the store to remember before its first record.
+    /// An offset for the store to remember before the next record: where the partition begins, or what it has passed since.
     announce: Option<i64>,
     /// That is under way: nothing is given to the store behind it.
     is_announced: bool,
+    /// The fingerprint for `from`.
+    fingerprint: i64,
+    /// Nothing has come since [`Lanes::quiet`] was asked last.
+    is_quiet: bool,
 }
 
 #[derive(Debug)]
@@ -134,6 +138,8 @@ impl Lanes {
             paused: false,
             announce: announce.then_some(start),
             is_announced: false,
+            fingerprint: if announce { UNKNOWN } else { position.fingerprint },
+            is_quiet: false,
         };
         let mut state = self.state.lock();
         state.close(position.partition);
@@ -164,6 +170,7 @@ impl Lanes {
         }
         let bytes = RECORD_BYTES + size(&record.content);
         lane.expected = record.offset + 1;
+        lane.is_quiet = false;
         lane.bytes += bytes;
         lane.records.push_back(Waiting { record, bytes, fingerprint: unkept });
         let first = lane.records.len() == 1;
@@ -180,6 +187,32 @@ impl Lanes {
             self.filled.notify_one();
         }
         if full { Pushed::Full } else { Pushed::Waits }
+    }
+
+    /// The partitions of which the store has all that came, if nothing has come since this was asked last.
+    pub(super) fn quiet(&self) -> Vec<i32> {
+        let mut quiet = Vec::new();
+        for (partition, lane) in &mut self.state.lock().lanes {
+            let is_idle = lane.is_idle();
+            if std::mem::replace(&mut lane.is_quiet, is_idle) && is_idle {
+                quiet.push(*partition);
+            }
+        }
+        quiet
+    }
+
+    /// All that a quiet partition has below `end` has come: the store is given that, in a run without records.
+    pub(super) fn pass(&self, partition: i32, end: i64) {
+        let mut state = self.state.lock();
+        if let Some(lane) = state.lanes.get_mut(&partition)
+            && lane.is_quiet
+            && lane.expected < end
+        {
+            (lane.expected, lane.announce, lane.is_quiet) = (end, Some(end), false);
+            lane.fingerprint = farther(lane.fingerprint);
+            drop(state);
+            self.filled.notify_one();
+        }
     }
 
     /// The paused partitions that have room again; they count as going on.
@@ -218,10 +251,7 @@ impl Lanes {
     /// How far each partition is.
     pub(super) fn progress(&self) -> BTreeMap<i32, Progress> {
         let state = self.state.lock();
-        let progress = |lane: &Lane| {
-            let idle = lane.records.is_empty() && lane.in_flight == 0;
-            Progress { next: lane.next, idle, paused: lane.paused }
-        };
+        let progress = |lane: &Lane| Progress { next: lane.next, idle: lane.is_idle(), paused: lane.paused };
         state.lanes.iter().map(|(partition, lane)| (*partition, progress(lane))).collect()
     }
 
@@ -315,6 +345,11 @@ impl State {
 }
 
 impl Lane {
+    /// Nothing waits, nothing is in flight.
+    fn is_idle(&self) -> bool {
+        self.records.is_empty() && self.announce.is_none() && self.in_flight == 0
+    }
+
     /// A run of at most `records`, and of at most `bytes` unless the first record alone is larger.
     fn take(&mut self, partition: i32, records: usize, bytes: usize) -> (Run, usize) {
         let announced = self.announce.take();
@@ -331,16 +366,11 @@ impl Lane {
             run.push(waiting.record);
         }
         self.bytes -= taken;
-        let (next, unkept) = last.unwrap_or((announced.unwrap_or(self.expected), UNKNOWN));
+        let (next, unkept) = last.unwrap_or((announced.unwrap_or(self.expected), self.fingerprint));
         let kept = run.last().and_then(|record| original(&record.content)).map(print);
-        let run = Run {
-            partition,
-            epoch: self.epoch,
-            from: self.from,
-            next,
-            fingerprint: kept.unwrap_or(unkept),
-            records: run,
-        };
+        self.fingerprint = kept.unwrap_or(unkept);
+        let run =
+            Run { partition, epoch: self.epoch, from: self.from, next, fingerprint: self.fingerprint, records: run };
         self.from = Some(next);
         self.in_flight += 1;
         self.is_announced = announced.is_some();

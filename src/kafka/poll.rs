@@ -36,6 +36,9 @@ const SHORT_WAIT: Duration = Duration::from_millis(5);
 /// How often lag tools are told.
 const COMMITS: Duration = Duration::from_secs(1);
 
+/// How long nothing comes of a partition that counts as quiet.
+const QUIET: Duration = Duration::from_secs(2);
+
 /// A round that came this late: the process slept, and the group may have gone on without it.
 const SLEPT: Duration = Duration::from_secs(3);
 
@@ -71,6 +74,7 @@ pub(super) struct Poller {
     doubt: Doubt,
     last_round: Instant,
     last_commit: Instant,
+    last_pass: Instant,
     /// When the topic's partitions are to be looked at, without a group to say so.
     next_look: Option<Instant>,
     /// Who asks how far the log is, where librdkafka does not know, and when it is to be asked again.
@@ -99,6 +103,7 @@ impl Poller {
             doubt: Doubt::default(),
             last_round: now,
             last_commit: now,
+            last_pass: now,
             next_look,
             asking: None,
             next_ask: now,
@@ -145,6 +150,10 @@ impl Poller {
         if now.duration_since(self.last_commit) >= COMMITS {
             self.last_commit = now;
             self.commit();
+        }
+        if now.duration_since(self.last_pass) >= QUIET {
+            self.last_pass = now;
+            self.pass();
         }
         let pressed = !self.tasks.is_empty() || self.shared.lanes.any_paused();
         self.poll(if pressed { SHORT_WAIT } else { WAIT });
@@ -349,6 +358,24 @@ impl Poller {
             && let Err(error) = self.consumer.resume(&list)
         {
             self.shared.complaint(error.to_string());
+        }
+    }
+
+    /// Moves quiet partitions on over what comes behind their last record, markers of transactions and aborted records: retention takes
+    /// that too, and it would look as if records had been lost.
+    fn pass(&self) {
+        let quiet = self.shared.lanes.quiet();
+        if quiet.is_empty() {
+            return;
+        }
+        // Goes by what polls have given, markers included, and never beyond: a poll gives a marker after the records before it.
+        let Ok(positions) = self.consumer.position() else { return };
+        for element in positions.elements_for_topic(&self.shared.settings.topic) {
+            if let Offset::Offset(end) = element.offset()
+                && quiet.contains(&element.partition())
+            {
+                self.shared.lanes.pass(element.partition(), end);
+            }
         }
     }
 

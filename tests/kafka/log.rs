@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use equipoise::kafka::Settings;
 
-use crate::broker::{Topic, Writer};
+use crate::broker::{Topic, Writer, committed_in_kafka};
 use crate::service::{Service, settings};
 use crate::store::Memory;
 
@@ -41,6 +41,43 @@ async fn lost_records_stop_a_partition() {
     let service = Service::start(settings(&topic, &[("KAFKA_ON_LOST_RECORDS", "earliest")]), &store);
     service.until_events(25).await;
     assert_eq!(store.offsets(0), (0..10).chain(15..30).collect::<Vec<_>>());
+    service.stop().await;
+}
+
+/// D6: what follows the last record of a quiet partition, markers and aborted records, are no records: when retention takes them
+/// nothing was lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn markers_are_no_lost_records() {
+    let topic = Topic::new("markers", 2).await;
+    let writer = Writer::new(&[("transactional.id", &topic.name)]);
+    writer.begin_transactions();
+    let write = |commit, partition, name: &str| {
+        writer.transaction(commit, |writer| {
+            (0..3).for_each(|n| writer.event(&topic.name, partition, &format!("{name}-{n}")));
+        });
+    };
+    write(true, 0, "kept");
+    write(false, 1, "aborted");
+    let store = Arc::new(Memory::default());
+    let service = Service::start(settings(&topic, &[]), &store);
+    service.until_events(3).await;
+    service.until("the ends", |_| [0, 1].map(|it| store.next(it)) == [Some(4), Some(4)]).await;
+    write(false, 0, "aborted");
+    service.until("what was aborted", |_| store.next(0) == Some(8)).await;
+    let calls = store.calls();
+    service.until("its offset in Kafka", |_| committed_in_kafka(&topic.name, &topic.name, 0) == Some(8)).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(store.calls(), calls, "a quiet partition asks nothing of the store");
+    service.stop().await;
+
+    topic.delete_before(0, 8).await;
+    topic.delete_before(1, 4).await;
+    write(true, 0, "more");
+    write(true, 1, "more");
+    let service = Service::start(settings(&topic, &[]), &store);
+    service.until("all", |it| it.store.records() == 9).await;
+    assert_eq!(store.offsets(0), [0, 1, 2, 8, 9, 10]);
+    assert_eq!(store.offsets(1), [4, 5, 6]);
     service.stop().await;
 }
 
@@ -115,6 +152,30 @@ async fn a_longer_topic_of_the_same_name_stops_the_partition() {
     service.until_events(70).await;
     assert_eq!(store.next(0), Some(50));
     service.consumer.stop().await;
+}
+
+/// The same for a topic that was consumed to a marker at its end, while the other one has a marker at this place, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_topic_is_told_behind_a_marker() {
+    let topic = Topic::new("behind-marker", 1).await;
+    let write = |name: &str, count: usize| {
+        let writer = Writer::new(&[("transactional.id", &topic.name)]);
+        writer.begin_transactions();
+        for n in 0..count {
+            writer.transaction(true, |writer| writer.event(&topic.name, 0, &format!("{name}-{n}")));
+        }
+    };
+    let store = Arc::new(Memory::default());
+    for round in 1..3 {
+        write("old", 2);
+        let service = Service::start(settings(&topic, &[]), &store);
+        service.until("the end", |_| store.next(0) == Some(round * 4)).await;
+        service.stop().await;
+    }
+    topic.delete().await;
+    topic.recreate(1).await;
+    write("new", 6);
+    is_stopped(settings(&topic, &[]), &store, "another one").await;
 }
 
 /// D6: a log that lost its end cannot be told from another topic. Going back in it never comes to a record whose id may be

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use equipoise::inventory::{Applied, Content, Store as _, StoreError};
+use equipoise::inventory::{Applied, Content, Run, Store as _, StoreError};
 use equipoise::postgres::{PgStore, Settings};
 
 use crate::harness::{Database, Partition, TOPIC, account, create, event, letter, update};
@@ -132,6 +132,24 @@ async fn the_same_run_again_has_no_effect() {
     let next = partition.run(&[event("c", "sku", 1)]);
     assert_eq!(partition.apply_run(&other, &next).await.expect("applied").applied, 1);
     assert_eq!(partition.apply_run(&store, &next).await.expect("known").applied, 0);
+    database.check().await;
+}
+
+/// D6: a partition moves on over what is no record, and its owner alone moves it.
+#[tokio::test]
+async fn a_run_without_records_moves_a_partition_on() {
+    let database = Database::new().await;
+    let store = database.store().await;
+    let mut partition = Partition::take(&store, 0).await;
+    partition.apply(&store, &[event("a", "sku", 5)]).await.expect("applied");
+    let passing = Run { next: 5, fingerprint: 35, ..partition.run(&[]) };
+    for _ in 0..2 {
+        assert_eq!(partition.apply_run(&store, &passing).await, Ok(Applied::default()));
+    }
+    let again = Partition::take(&store, 0).await;
+    assert_eq!((again.0.next, again.0.fingerprint), (Some(5), 35));
+    let late = partition.apply_run(&store, &passing).await;
+    assert_eq!(late, Err(StoreError::Fenced { partitions: vec![0] }));
     database.check().await;
 }
 

@@ -131,6 +131,35 @@ fn a_step_back_is_announced() {
     assert_eq!((batch.runs[0].from, batch.runs[0].next, batch.runs[0].records.len()), (Some(0), 2, 2));
 }
 
+/// D3, D6: a partition moves on over what is no record, once the store has all that came and nothing more comes.
+#[test]
+fn a_quiet_partition_moves_on() {
+    let lanes = Lanes::default();
+    lanes.open(1, Position { partition: 0, epoch: 7, next: Some(2), fingerprint: 0x50000 }, 2, false);
+    let is_quiet = || lanes.quiet() == [0] && lanes.quiet() == [0];
+    assert!(lanes.quiet().is_empty() && is_quiet());
+    push(&lanes, 0, 2);
+    lanes.pass(0, 9);
+    assert!(!is_quiet(), "it waits");
+    let batch = lanes.take();
+    lanes.pass(0, 9);
+    assert!(!is_quiet(), "it is in flight");
+    lanes.applied(&batch);
+    assert!(lanes.quiet().is_empty(), "something has come");
+    assert!(is_quiet());
+    lanes.pass(0, 3);
+    assert!(lanes.take().runs.is_empty(), "there is nothing to pass");
+    lanes.pass(0, 5);
+    assert!(!is_quiet() && !lanes.wants(0, 4) && lanes.wants(0, 5));
+    let passing = lanes.take();
+    let run = &passing.runs[0];
+    assert_eq!((run.from, run.next, run.epoch, run.records.len()), (Some(3), 5, 7, 0));
+    assert_eq!(run.fingerprint, farther(batch.runs[0].fingerprint));
+    lanes.applied(&passing);
+    push(&lanes, 0, 5);
+    assert_eq!((lanes.take().runs[0].from, lanes.progress()[&0].next), (Some(5), 5));
+}
+
 #[test]
 fn closing_gives_the_room_back() {
     let lanes = lanes(&[0], Limits { records: 10, bytes: usize::MAX, total_bytes: 1_000 });
