@@ -11,7 +11,7 @@ use common::{account, balance, id};
 use equipoise::inventory::{
     Applied, Content, DeadLetter, Event, LedgerStore, Position, Record, Run, Store, StoreError,
 };
-use equipoise::{Ledger, Operation, Request};
+use equipoise::{Ledger, Note, Operation, Request};
 
 const TOPIC: &str = "inventory-events";
 
@@ -152,6 +152,39 @@ async fn a_call_made_again_has_its_effect_once() {
             assert_eq!(reasons(&store).await.len() as i64, round + 1);
         }
     }
+}
+
+/// D9: what becomes of an event is counted once, however often its note is tried.
+#[tokio::test]
+async fn a_note_tried_again_counts_nothing_twice() {
+    let ledger = Ledger::new();
+    let store = LedgerStore::new(&ledger);
+    let position = own(&store, 0).await;
+    ledger
+        .submit(Request::single(Operation::create(account("b"), 9).expect("valid"), Some(id("used"))))
+        .expect("decided");
+    let full = Note { parked: vec![vec![0; 64 << 20]], ..Note::default() };
+    ledger.note(full).await.expect("there is room for a last one");
+    let number = ledger.parked(1)[0].number;
+    let records = vec![
+        event(0, "e0", "a", 5),
+        event(1, "e1", "a", -9),
+        event(2, "e0", "a", 5),
+        malformed(3),
+        event(4, "used", "b", 1),
+    ];
+    let runs = [run(&position, None, records)];
+    for _ in 0..3 {
+        let refused = store.apply(TOPIC, &runs).await;
+        assert!(matches!(refused, Err(StoreError::Unavailable { .. })), "{refused:?}");
+    }
+    ledger.note(Note { unparked: vec![number], ..Note::default() }).await.expect("noted");
+    let expected = Applied { applied: 1, duplicates: 1, rejected: 1, dead_letters: 2, ..Applied::default() };
+    assert_eq!(store.apply(TOPIC, &runs).await, Ok(expected));
+    assert_eq!(store.apply(TOPIC, &runs).await, Ok(Applied::default()));
+    let again = run(&position, Some(5), vec![event(5, "e0", "a", 5), event(6, "e1", "a", -9)]);
+    let applied = store.apply(TOPIC, &[again]).await.expect("applied");
+    assert_eq!((applied.duplicates, applied.applied), (2, 0));
 }
 
 fn own_next(ledger: &Ledger) -> Option<i64> {

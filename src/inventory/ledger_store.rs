@@ -24,6 +24,8 @@ pub struct LedgerStore {
     ledger: Ledger,
     /// The newest ownership of each partition that was taken over, by its source's name.
     epochs: Mutex<HashMap<String, i64>>,
+    /// What became of the run of each partition that is not noted yet, by its source's name.
+    decided: Mutex<HashMap<String, Decided>>,
 }
 
 impl LedgerStore {
@@ -31,7 +33,8 @@ impl LedgerStore {
     #[must_use]
     pub fn new(ledger: &Ledger) -> Self {
         // Outcomes become durable with the note that follows them.
-        LedgerStore { ledger: ledger.with_durability(Durability::Applied), epochs: Mutex::default() }
+        let ledger = ledger.with_durability(Durability::Applied);
+        LedgerStore { ledger, epochs: Mutex::default(), decided: Mutex::default() }
     }
 
     /// The runs that are to be done, without those that were done before; refused when one is neither.
@@ -56,31 +59,41 @@ impl LedgerStore {
     }
 
     /// Decides the events of `runs`, and puts together what is to be noted after them.
-    async fn decide(&self, topic: &str, runs: &[&Run]) -> Result<(Note, Applied), StoreError> {
+    async fn decide(
+        &self,
+        topic: &str,
+        runs: &[&Run],
+        deciding: &mut Deciding<'_>,
+    ) -> Result<(Note, Applied), StoreError> {
         let (mut note, mut applied) = (Note::default(), Applied::default());
-        for (record, place) in runs.iter().flat_map(|run| &run.records).zip(1_usize..) {
-            match &record.content {
-                Content::Tombstone => applied.tombstones += 1,
-                Content::Malformed(letter) => note.parked.push(letter::encode(letter)),
-                Content::Event { event, original } => match self.event(event)? {
-                    Decided::Outcome(outcome) => {
-                        note.after = note.after.max(outcome.sequence());
-                        match (outcome.replayed(), outcome.result()) {
-                            (true, _) => applied.duplicates += 1,
-                            (false, Ok(_)) => applied.applied += 1,
-                            (false, Err(_)) => applied.rejected += 1,
+        let mut place = 0;
+        for (run, (_, decided)) in runs.iter().zip(&mut deciding.runs) {
+            let mut events = 0..;
+            for record in &run.records {
+                match &record.content {
+                    Content::Tombstone => applied.tombstones += 1,
+                    Content::Malformed(letter) => note.parked.push(letter::encode(letter)),
+                    Content::Event { event, original } => match self.event(event)? {
+                        Verdict::Outcome(outcome) => {
+                            note.after = note.after.max(outcome.sequence());
+                            match decided.first(events.next().unwrap_or_default(), Fate::of(&outcome)) {
+                                Fate::Applied => applied.applied += 1,
+                                Fate::Rejected => applied.rejected += 1,
+                                Fate::Duplicate => applied.duplicates += 1,
+                            }
                         }
-                    }
-                    Decided::Letter { reason } => {
-                        // The id's first use may not be durable yet.
-                        note.after = note.after.max(self.ledger.sequence());
-                        let letter = DeadLetter { reason, ..DeadLetter::clone(original) };
-                        note.parked.push(letter::encode(&letter));
-                    }
-                },
-            }
-            if place % SLICE == 0 {
-                tokio::task::yield_now().await;
+                        Verdict::Letter { reason } => {
+                            // The id's first use may not be durable yet.
+                            note.after = note.after.max(self.ledger.sequence());
+                            let letter = DeadLetter { reason, ..DeadLetter::clone(original) };
+                            note.parked.push(letter::encode(&letter));
+                        }
+                    },
+                }
+                place += 1;
+                if place % SLICE == 0 {
+                    tokio::task::yield_now().await;
+                }
             }
         }
         applied.dead_letters = note.parked.len() as u64;
@@ -88,15 +101,28 @@ impl LedgerStore {
         Ok((note, applied))
     }
 
-    fn event(&self, event: &Event) -> Result<Decided, StoreError> {
+    /// These runs, with what calls before decided of them without having it noted.
+    fn deciding(&self, topic: &str, runs: &[&Run]) -> Deciding<'_> {
+        let mut decided = self.decided.lock();
+        let runs = runs.iter().map(|run| {
+            let source = source(topic, run.partition);
+            let is_it = |it: &Decided| (it.epoch, it.from, it.next) == (run.epoch, run.from, run.next);
+            let before = decided.remove(&source).filter(is_it);
+            let new = || Decided { epoch: run.epoch, from: run.from, next: run.next, fates: Vec::new() };
+            (source, before.unwrap_or_else(new))
+        });
+        Deciding { store: self, runs: runs.collect() }
+    }
+
+    fn event(&self, event: &Event) -> Result<Verdict, StoreError> {
         let Event { id, product, quantity_change } = event;
         if self.ledger.balance(product).is_none() && !self.was_used(id)? {
             self.open(product)?;
         }
         let request = Request::single(Operation::update(product.clone(), *quantity_change), Some(id.clone()));
         match self.ledger.submit(request) {
-            Ok(outcome) => Ok(Decided::Outcome(outcome)),
-            Err(SubmitError::Invalid(invalid)) => Ok(Decided::Letter { reason: invalid.to_string() }),
+            Ok(outcome) => Ok(Verdict::Outcome(outcome)),
+            Err(SubmitError::Invalid(invalid)) => Ok(Verdict::Letter { reason: invalid.to_string() }),
             Err(error) => Err(undecided(error)),
         }
     }
@@ -123,9 +149,59 @@ impl LedgerStore {
     }
 }
 
-enum Decided {
+enum Verdict {
     Outcome(Outcome),
     Letter { reason: String },
+}
+
+/// What became of the events of a run, in their order.
+#[derive(Debug)]
+struct Decided {
+    epoch: i64,
+    from: Option<i64>,
+    next: i64,
+    fates: Vec<Fate>,
+}
+
+impl Decided {
+    /// What became of an event when it was decided first: a call made again finds it decided by the one before, and it is no duplicate for
+    /// that.
+    fn first(&mut self, event: usize, now: Fate) -> Fate {
+        if event == self.fates.len() {
+            self.fates.push(now);
+        }
+        self.fates.get(event).copied().unwrap_or(now)
+    }
+}
+
+/// The runs of a call. What was decided of them is kept for the next call, unless they are noted.
+struct Deciding<'a> {
+    store: &'a LedgerStore,
+    runs: Vec<(String, Decided)>,
+}
+
+impl Drop for Deciding<'_> {
+    fn drop(&mut self) {
+        self.store.decided.lock().extend(self.runs.drain(..));
+    }
+}
+
+/// What became of an event.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    Applied,
+    Rejected,
+    Duplicate,
+}
+
+impl Fate {
+    fn of(outcome: &Outcome) -> Self {
+        match (outcome.replayed(), outcome.result()) {
+            (true, _) => Fate::Duplicate,
+            (false, Ok(_)) => Fate::Applied,
+            (false, Err(_)) => Fate::Rejected,
+        }
+    }
 }
 
 fn source(topic: &str, partition: i32) -> String {
@@ -180,7 +256,8 @@ impl Store for LedgerStore {
     async fn apply(&self, topic: &str, runs: &[Run]) -> Result<Applied, StoreError> {
         loop {
             let left = self.left_to_do(topic, runs)?;
-            let (note, applied) = self.decide(topic, &left).await?;
+            let mut deciding = self.deciding(topic, &left);
+            let (note, applied) = self.decide(topic, &left, &mut deciding).await?;
             let noting = {
                 // Whoever takes over from here on waits for this note.
                 let epochs = self.epochs.lock();
@@ -188,7 +265,10 @@ impl Store for LedgerStore {
                 self.ledger.note(note)
             };
             match noting.await {
-                Ok(()) => return Ok(applied),
+                Ok(()) => {
+                    deciding.runs.clear();
+                    return Ok(applied);
+                }
                 // An earlier call of ours, given up before it was answered, was kept meanwhile.
                 Err(NoteError::Moved { .. }) => {}
                 Err(error) => return Err(not_noted(error)),
