@@ -9,6 +9,7 @@ mod doors;
 mod events;
 mod faults;
 mod instances;
+mod letters;
 mod poison;
 mod pruning;
 mod tables;
