@@ -1,6 +1,7 @@
 //! Which partitions this process has been given, and how far each has got on its way to being consumed.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::inventory::Position;
@@ -13,6 +14,9 @@ pub(super) type Generation = u64;
 
 /// How often a stopped partition is looked at again: somebody may have corrected its offset, or brought the topic back.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// How long a partition is held up whose records cannot be had: at first, and at most.
+const HELD_UP: Range<Duration> = Duration::from_secs(2)..Duration::from_secs(60);
 
 /// The partitions assigned by the group, or by hand. Knows nothing of Kafka.
 #[derive(Debug, Default)]
@@ -31,6 +35,8 @@ struct Assigned {
     not_before: Instant,
     /// Why it is not consumed yet, once that is more than that it is new.
     waiting: Option<String>,
+    /// Where it was held up last, and how often in a row.
+    held_up: Option<(i64, u32)>,
 }
 
 /// How far a partition has got.
@@ -95,7 +101,8 @@ impl Assignment {
     fn want(&mut self, partition: i32, not_before: Instant, waiting: Option<String>) {
         self.latest += 1;
         let (generation, stage, backoff) = (self.latest, Stage::Wanted, Backoff::default());
-        self.partitions.insert(partition, Assigned { generation, stage, backoff, not_before, waiting });
+        let held_up = None;
+        self.partitions.insert(partition, Assigned { generation, stage, backoff, not_before, waiting, held_up });
     }
 
     /// These are not ours any more.
@@ -111,6 +118,17 @@ impl Assignment {
             self.want(*partition, not_before, Some(why.to_owned()));
         }
         again
+    }
+
+    /// As [`Assignment::begin_again`], for one partition whose records cannot be had from `next` on: it waits ever longer while that is
+    /// so. How long it waits now; None when its records do not flow.
+    pub(super) fn hold_up(&mut self, partition: i32, next: i64, now: Instant, why: &str) -> Option<Duration> {
+        let assigned = self.partitions.get(&partition).filter(|it| matches!(it.stage, Stage::Consuming))?;
+        let times = assigned.held_up.filter(|(at, _)| *at == next).map_or(0, |(_, times)| times + 1);
+        let pause = HELD_UP.start.saturating_mul(1 << times.min(16)).min(HELD_UP.end);
+        self.want(partition, now + pause, Some(why.to_owned()));
+        self.partitions.get_mut(&partition)?.held_up = Some((next, times));
+        Some(pause)
     }
 
     /// Any of them may be somebody else's by now. Returns them.
@@ -335,6 +353,35 @@ mod tests {
         assert_eq!(assignment.due(now + LOOK_AGAIN * 4).wanted.len(), 1);
         assert!(assignment.settle(&ready(Position { next: Some(4), ..unknown }), now), "somebody corrected it");
         assert_eq!((assignment.stopped().count(), assignment.consuming().count()), (0, 1));
+    }
+
+    /// D6: what cannot be had of one partition holds up no other one, and is tried ever less often.
+    #[test]
+    fn a_partition_is_held_up_alone() {
+        let mut now = Instant::now();
+        let mut assignment = Assignment::default();
+        assignment.assign(&[0, 1], now);
+        let flow = |assignment: &mut Assignment, now| {
+            for (partition, generation) in assignment.due(now).wanted {
+                let ready = Step::Ready { position: position(partition), start: 5 };
+                assert!(assignment.settle(&settled(partition, generation, ready), now));
+            }
+        };
+        flow(&mut assignment, now);
+        let mut pauses = Vec::new();
+        for next in [5, 5, 5, 5, 5, 5, 5, 6] {
+            let pause = assignment.hold_up(0, next, now, "unreadable").expect("it flows");
+            assert_eq!(assignment.hold_up(0, next, now, "unreadable"), None, "once");
+            assert_eq!(
+                (assignment.consuming().collect::<Vec<_>>(), assignment.waiting()),
+                (vec![1], Some("unreadable"))
+            );
+            assert!(assignment.due(now + pause / 2).is_empty());
+            now += pause;
+            flow(&mut assignment, now);
+            pauses.push(pause.as_secs());
+        }
+        assert_eq!(pauses, [2, 4, 8, 16, 32, 60, 60, 2]);
     }
 
     /// D5: no duel: what was fenced waits for the group.

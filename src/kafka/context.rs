@@ -11,6 +11,7 @@ use rdkafka::util::Timeout;
 use rdkafka::{ClientContext, Statistics, TopicPartitionList};
 
 use super::metrics::Partition;
+use super::poll::is_unreadable;
 use super::shared::Shared;
 
 /// Nothing here blocks: a partition that is given to us is only noted, since its offset comes from the store. Until then
@@ -31,6 +32,9 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         let code = error.rdkafka_error_code();
+        if is_unreadable(&error) {
+            self.0.trouble.lock().unreadable = Some(reason.to_owned());
+        }
         let text = format!("{error}: {reason}");
         if let Some(repeated) = self.0.quiet.may_say(&format!("{code:?}")) {
             tracing::warn!(repeated, "Kafka: {text}");
@@ -60,6 +64,7 @@ impl ClientContext for Context {
             if end < 0 {
                 continue;
             }
+            self.0.lanes.ends(partition, end);
             // The markers of transactions at a log's end are no records, and nothing will be applied for them.
             let at_end = progress.idle && log.fetchq_cnt == 0 && log.next_offset >= end;
             let lag = if at_end { 0 } else { (end - progress.next).max(0) };

@@ -10,6 +10,8 @@ use crate::inventory::{Content, DeadLetter, Position, Record, Run};
 use super::assignment::Generation;
 use super::fingerprint::{UNKNOWN, farther, fingerprint};
 
+use hole::Hole;
+
 /// How much may wait before a partition is paused; it goes on below a half.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -78,6 +80,9 @@ struct Lane {
     fingerprint: i64,
     /// Nothing has come since [`Lanes::quiet`] was asked last.
     is_quiet: bool,
+    hole: Option<Hole>,
+    /// Where the log was seen to end.
+    end: Option<i64>,
 }
 
 #[derive(Debug)]
@@ -97,6 +102,8 @@ pub(super) enum Pushed {
     Full,
     /// It is not wanted: not ours, or here already.
     Dropped,
+    /// It is not taken: between it and the one before may be some that could not be read.
+    BehindHole,
 }
 
 /// Runs for the store, and for which assignment each is.
@@ -140,6 +147,8 @@ impl Lanes {
             is_announced: false,
             fingerprint: if announce { UNKNOWN } else { position.fingerprint },
             is_quiet: false,
+            hole: None,
+            end: None,
         };
         let mut state = self.state.lock();
         state.close(position.partition);
@@ -167,6 +176,9 @@ impl Lanes {
         let Some(lane) = state.lanes.get_mut(&partition) else { return Pushed::Dropped };
         if record.offset < lane.expected {
             return Pushed::Dropped;
+        }
+        if lane.hole.is_some_and(|hole| hole.is_in(lane.expected..record.offset)) {
+            return Pushed::BehindHole;
         }
         let bytes = RECORD_BYTES + size(&record.content);
         lane.expected = record.offset + 1;
@@ -202,17 +214,18 @@ impl Lanes {
     }
 
     /// All that a quiet partition has below `end` has come: the store is given that, in a run without records.
-    pub(super) fn pass(&self, partition: i32, end: i64) {
+    pub(super) fn pass(&self, partition: i32, end: i64) -> Pushed {
         let mut state = self.state.lock();
-        if let Some(lane) = state.lanes.get_mut(&partition)
-            && lane.is_quiet
-            && lane.expected < end
-        {
-            (lane.expected, lane.announce, lane.is_quiet) = (end, Some(end), false);
-            lane.fingerprint = farther(lane.fingerprint);
-            drop(state);
-            self.filled.notify_one();
+        let lane = state.lanes.get_mut(&partition).filter(|lane| lane.is_quiet && lane.expected < end);
+        let Some(lane) = lane else { return Pushed::Dropped };
+        if lane.hole.is_some_and(|hole| hole.is_in(lane.expected..end)) {
+            return Pushed::BehindHole;
         }
+        (lane.expected, lane.announce, lane.is_quiet) = (end, Some(end), false);
+        lane.fingerprint = farther(lane.fingerprint);
+        drop(state);
+        self.filled.notify_one();
+        Pushed::Waits
     }
 
     /// The paused partitions that have room again; they count as going on.
@@ -419,5 +432,6 @@ fn size(content: &Content) -> usize {
     })
 }
 
+mod hole;
 #[cfg(test)]
 mod tests;

@@ -153,7 +153,7 @@ impl Poller {
         }
         if now.duration_since(self.last_pass) >= QUIET {
             self.last_pass = now;
-            self.pass();
+            self.pass(now);
         }
         let pressed = !self.tasks.is_empty() || self.shared.lanes.any_paused();
         self.poll(if pressed { SHORT_WAIT } else { WAIT });
@@ -363,7 +363,7 @@ impl Poller {
 
     /// Moves quiet partitions on over what comes behind their last record, markers of transactions and aborted records: retention takes
     /// that too, and it would look as if records had been lost.
-    fn pass(&self) {
+    fn pass(&self, now: Instant) {
         let quiet = self.shared.lanes.quiet();
         if quiet.is_empty() {
             return;
@@ -374,7 +374,9 @@ impl Poller {
             if let Offset::Offset(end) = element.offset()
                 && quiet.contains(&element.partition())
             {
-                self.shared.lanes.pass(element.partition(), end);
+                if self.shared.lanes.pass(element.partition(), end) == Pushed::BehindHole {
+                    self.shared.hold_up(element.partition(), now);
+                }
             }
         }
     }
@@ -415,11 +417,15 @@ fn take(shared: &Shared, consumer: &BaseConsumer<Context>, message: &BorrowedMes
         Content::Tombstone => fingerprint(message.timestamp().to_millis(), message.key(), message.payload()),
         _ => UNKNOWN,
     };
-    if shared.lanes.push(partition, Record { offset, content }, print) == Pushed::Full {
-        let mut list = TopicPartitionList::new();
-        list.add_partition(&shared.settings.topic, partition);
-        if let Err(error) = consumer.pause(&list) {
-            shared.complaint(error.to_string());
+    match shared.lanes.push(partition, Record { offset, content }, print) {
+        Pushed::Waits | Pushed::Dropped => {}
+        Pushed::BehindHole => shared.hold_up(partition, Instant::now()),
+        Pushed::Full => {
+            let mut list = TopicPartitionList::new();
+            list.add_partition(&shared.settings.topic, partition);
+            if let Err(error) = consumer.pause(&list) {
+                shared.complaint(error.to_string());
+            }
         }
     }
 }
@@ -431,9 +437,18 @@ fn is_missing(error: &KafkaError) -> bool {
 }
 
 /// Whether librdkafka goes on behind records that it could not read: a wrong checksum, a codec or a format that it does not know.
-fn is_unreadable(error: &KafkaError) -> bool {
+pub(super) fn is_unreadable(error: &KafkaError) -> bool {
     use RDKafkaErrorCode::{BadCompression, BadMessage, NotImplemented};
     [BadCompression, BadMessage, NotImplemented].map(Some).contains(&error.rdkafka_error_code())
+}
+
+/// The offset that librdkafka names where it could not read something: "… at offset 7 …", "… of message at 7 of 20 bytes …".
+fn offset_in(text: &str) -> Option<i64> {
+    text.split(" at ").skip(1).find_map(|rest| {
+        let rest = rest.strip_prefix("offset ").unwrap_or(rest);
+        let end = rest.find(|it: char| !it.is_ascii_digit()).unwrap_or(rest.len());
+        rest[..end].parse().ok()
+    })
 }
 
 /// What an error of a poll means for the partitions; that it came is noted already.
@@ -453,7 +468,10 @@ fn complain(shared: &Shared, error: &KafkaError) {
             shared.begin_again(now + AFTER_LOSS, "the log does not have the next offset any more");
         }
         _ if is_unreadable(error) => {
-            shared.begin_again(now + AFTER_LOSS, &format!("records cannot be read: {error}"));
+            let at = shared.trouble.lock().unreadable.as_deref().and_then(offset_in);
+            for partition in shared.lanes.unreadable(at, now) {
+                shared.hold_up(partition, now);
+            }
         }
         _ if is_missing(error) || error.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
             let why = format!("the topic is not to be had: {error}");

@@ -44,6 +44,8 @@ pub(super) struct Trouble {
     pub(super) unknown: Option<String>,
     pub(super) disconnected: Option<String>,
     pub(super) last_error: Option<String>,
+    /// What was said of records that cannot be read.
+    pub(super) unreadable: Option<String>,
     pub(super) failed: Option<String>,
 }
 
@@ -145,6 +147,20 @@ impl Shared {
     pub(super) fn begin_again(&self, not_before: Instant, why: &str) {
         let mut assignment = self.assignment.lock();
         self.close(&assignment.begin_again(not_before, why));
+    }
+
+    /// Records of this partition cannot be read: it waits before them.
+    pub(super) fn hold_up(&self, partition: i32, now: Instant) {
+        let Some(next) = self.lanes.expected(partition) else { return };
+        let said = self.trouble.lock().unreadable.clone().unwrap_or_default();
+        let why = format!("partition {partition} is held up at offset {next}: records cannot be read: {said}");
+        let mut assignment = self.assignment.lock();
+        let Some(pause) = assignment.hold_up(partition, next, now, &why) else { return };
+        self.close(&[partition]);
+        drop(assignment);
+        if let Some(repeated) = self.quiet.may_say(&format!("held up {partition}")) {
+            tracing::warn!(repeated, partition, next, ?pause, "held up, since records cannot be read: {said}");
+        }
     }
 
     /// These partitions are not consumed here any more.

@@ -14,3 +14,4 @@ mod outages;
 mod redrive;
 mod service;
 mod store;
+mod unreadable;

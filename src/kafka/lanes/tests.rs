@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::*;
 
@@ -160,6 +161,35 @@ fn a_quiet_partition_moves_on() {
     assert_eq!((lanes.take().runs[0].from, lanes.progress()[&0].next), (Some(5), 5));
 }
 
+/// D6: where librdkafka passed over what it could not read, a partition is held up; one without a gap goes on.
+#[test]
+fn nothing_is_taken_behind_a_hole() {
+    let now = Instant::now();
+    let lanes = lanes(&[0, 1, 2], Limits::default());
+    let none: [i32; 0] = [];
+    (0..4).for_each(|offset| assert_eq!(push(&lanes, 1, offset), Pushed::Waits));
+    assert_eq!(lanes.unreadable(Some(2), now), none, "nobody stands there");
+    assert_eq!(push(&lanes, 0, 1), Pushed::Waits, "the gap ends before");
+    assert_eq!(push(&lanes, 1, 9), Pushed::BehindHole, "a batch that cannot be read may go beyond its first offset");
+    assert_eq!(push(&lanes, 1, 4), Pushed::Waits);
+    assert_eq!(push(&lanes, 1, 9), Pushed::Waits, "there was none before");
+    assert_eq!(push(&lanes, 0, 3), Pushed::BehindHole);
+    assert_eq!(push(&lanes, 0, 2), Pushed::Waits);
+    assert_eq!(push(&lanes, 0, 4), Pushed::Waits, "none of it is left");
+    assert_eq!(lanes.unreadable(Some(5), now), [0], "everything before has come");
+
+    let lanes = self::lanes(&[0, 1, 2], Limits::default());
+    lanes.ends(2, 0);
+    assert_eq!(lanes.unreadable(Some(0), now), none, "there are two");
+    assert_eq!(lanes.unreadable(Some(0), now + Duration::from_secs(10)), [0, 1]);
+    lanes.ends(1, 0);
+    assert_eq!(lanes.unreadable(Some(0), now), [0]);
+    assert_eq!(lanes.unreadable(None, now), [0]);
+    lanes.quiet();
+    assert_eq!(lanes.quiet(), [0, 1, 2]);
+    assert_eq!(lanes.pass(0, 2), Pushed::BehindHole);
+}
+
 #[test]
 fn closing_gives_the_room_back() {
     let lanes = lanes(&[0], Limits { records: 10, bytes: usize::MAX, total_bytes: 1_000 });
@@ -201,7 +231,6 @@ fn a_second_run_goes_on_where_the_first_ends() {
 fn a_fenced_partition_is_closed_before_it_is_assigned_again() {
     use super::super::assignment::{Settled, Step};
     use super::super::shared::tests::shared;
-    use std::time::{Duration, Instant};
 
     let shared = shared();
     let now = Instant::now();

@@ -116,9 +116,29 @@ fn unreadable_records_are_not_passed_over() {
         let begun = bench.begin(&[0]);
         bench.settled(begun[0], ready(0));
         assert!(bench.shared.lanes.wants(0, 7));
+        let context = Context(Arc::clone(&bench.shared));
+        rdkafka::ClientContext::error(&context, KafkaError::Global(code), "MessageSet at offset 5 (58 bytes) failed");
         complain(&bench.shared, &KafkaError::MessageConsumption(code));
         assert!(!bench.shared.lanes.wants(0, 7), "{code:?}");
         assert!(bench.waiting().is_some(), "{code:?}");
         assert!(bench.shared.assignment.lock().due(Instant::now()).is_empty(), "after a pause");
+    }
+}
+
+/// In the words of librdkafka 2.12.
+#[test]
+fn unreadable_records_are_named_by_their_offset() {
+    let texts = [
+        ("MessageSet at offset 20 (58 bytes) failed CRC32C check (original 0xbad != calculated 0x8910a47)", Some(20)),
+        ("Message at offset 7 (30 bytes) failed CRC32 check (original 0x0 != calculated 0x1)", Some(7)),
+        ("Message at relative offset 7 (30 bytes) failed CRC32 check (original 0x0 != calculated 0x1)", None),
+        ("Decompression (codec 0x1) of message at 12 of 34 bytes failed: Local: Bad message format", Some(12)),
+        ("Unsupported Message(Set) MagicByte 9 at offset 0", Some(0)),
+        ("Fetch from broker 1 failed at offset 5 (leader epoch 3): Local: Bad message format", Some(5)),
+        ("Local: Bad message format", None),
+        ("something at offset 99999999999999999999", None),
+    ];
+    for (text, offset) in texts {
+        assert_eq!(offset_in(text), offset, "{text}");
     }
 }
