@@ -373,10 +373,9 @@ impl Poller {
         for element in positions.elements_for_topic(&self.shared.settings.topic) {
             if let Offset::Offset(end) = element.offset()
                 && quiet.contains(&element.partition())
+                && self.shared.lanes.pass(element.partition(), end) == Pushed::BehindHole
             {
-                if self.shared.lanes.pass(element.partition(), end) == Pushed::BehindHole {
-                    self.shared.hold_up(element.partition(), now);
-                }
+                self.shared.hold_up(element.partition(), now);
             }
         }
     }
