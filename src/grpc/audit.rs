@@ -1,9 +1,12 @@
 //! The log of failed operations (requirement A13): one ERROR event each, bounded, without control characters.
 
+use std::cell::RefCell;
 use std::fmt::{self, Write as _};
+use std::ops::Deref;
 
-use tonic::{Code, Status};
+use tonic::{Code, Request, Response, Status};
 
+use super::deadline;
 use super::status::Failure;
 
 /// The longest text of one field, in characters.
@@ -20,6 +23,97 @@ impl<'a> Subject<'a> {
     pub(super) fn account(id: &'a str, transaction: &'a str) -> Self {
         Subject { accounts: [id, ""], transaction }
     }
+}
+
+/// A request that knows what the log needs of it.
+pub(super) trait About: Default {
+    fn subject(&self) -> Subject<'_> {
+        Subject::default()
+    }
+
+    /// Logs that a call of `operation` failed that asked for this.
+    fn failed(&self, operation: &'static str, code: Code, details: &str) {
+        failed(operation, self.subject(), code, details);
+    }
+}
+
+/// A request until it is answered. Dropped before, it logs how its call ended, if [`end`] says that.
+pub(super) struct Asked<M: About> {
+    operation: &'static str,
+    message: M,
+    answered: bool,
+}
+
+impl<M: About> Asked<M> {
+    /// # Errors
+    /// The deadline passed before the call began.
+    pub(super) fn new(operation: &'static str, request: Request<M>) -> Result<Self, Status> {
+        let mut asked = Asked { operation, message: request.into_inner(), answered: false };
+        if !deadline::late() {
+            return Ok(asked);
+        }
+        let failure = Failure::deadline(operation);
+        asked.answered = true;
+        asked.message.failed(operation, failure.code(), &failure.to_string());
+        Err(failure.status())
+    }
+
+    /// The answer, or the status of the failure, which is logged.
+    pub(super) fn answer<T>(mut self, result: Result<T, Failure>) -> Result<Response<T>, Status> {
+        self.answered = true;
+        result.map(Response::new).map_err(|failure| refused(self.operation, self.message.subject(), &failure))
+    }
+
+    /// The message, for what answers in its stead.
+    pub(super) fn into_inner(mut self) -> M {
+        self.answered = true;
+        std::mem::take(&mut self.message)
+    }
+}
+
+impl<M: About> Deref for Asked<M> {
+    type Target = M;
+
+    fn deref(&self) -> &M {
+        &self.message
+    }
+}
+
+impl<M: About> Drop for Asked<M> {
+    fn drop(&mut self) {
+        if !self.answered {
+            last_words(|code, details| self.message.failed(self.operation, code, details));
+        }
+    }
+}
+
+/// How the call ends that is being dropped on this thread.
+struct Ending {
+    code: Code,
+    details: String,
+    told: bool,
+}
+
+thread_local! {
+    static ENDING: RefCell<Option<Ending>> = const { RefCell::new(None) };
+}
+
+/// Drops `call`, which ends before its answer. What is unanswered in it logs that, since it alone knows what was asked; whether
+/// there was any.
+pub(super) fn end<T>(call: T, code: Code, details: String) -> bool {
+    ENDING.set(Some(Ending { code, details, told: false }));
+    drop(call);
+    ENDING.take().is_some_and(|ending| ending.told)
+}
+
+/// Says what there is to say of something unanswered that is being dropped, if that is because its call [ends](end).
+pub(super) fn last_words(tell: impl FnOnce(Code, &str)) {
+    ENDING.with_borrow_mut(|ending| {
+        if let Some(Ending { code, details, told }) = ending {
+            *told = true;
+            tell(*code, details);
+        }
+    });
 }
 
 /// Logs `failure` and makes the status of it.

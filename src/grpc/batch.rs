@@ -30,6 +30,8 @@ pub(super) struct Batch {
     results: Results,
     operations: usize,
     groups: usize,
+    /// Whether nobody needs to be told any more of those that have no answer.
+    ended: bool,
 }
 
 /// A group that is no request.
@@ -51,7 +53,8 @@ impl Batch {
         let mut requests = Requests { members: members.into_iter(), operations: 0, groups: 0 };
         let results = Results::of(count);
         let begun = Begun::nothing(books);
-        let mut batch = Batch { spelling, begun, wrong: VecDeque::new(), results, operations: 0, groups: 0 };
+        let (wrong, ended) = (VecDeque::new(), false);
+        let mut batch = Batch { spelling, begun, wrong, results, operations: 0, groups: 0, ended };
         loop {
             let Batch { spelling, wrong, begun, .. } = &mut batch;
             begun.add(std::iter::from_fn(|| requests.next(spelling, wrong)).take(TURN)).await;
@@ -84,7 +87,14 @@ impl Batch {
         if self.operations != self.spelling.operations.len() {
             return Err(Failure::Internal("a request without an outcome"));
         }
+        self.ended = true;
         Ok(std::mem::take(&mut self.results))
+    }
+
+    /// Logs that there will be no results.
+    pub(super) fn fail(&mut self, failure: &Failure) {
+        self.ended = true;
+        self.spelling.failed(failure.code(), &failure.to_string());
     }
 
     /// Writes the results of the next group that is a request, and of those before it that are none.
@@ -114,6 +124,14 @@ impl Batch {
     }
 }
 
+impl Drop for Batch {
+    fn drop(&mut self) {
+        if !self.ended {
+            audit::last_words(|code, details| self.spelling.failed(code, details));
+        }
+    }
+}
+
 impl Spelling {
     /// What became of the members of a group.
     fn decided(&self, group: &[Spelled], outcome: &Outcome, results: &mut Results) {
@@ -123,7 +141,7 @@ impl Spelling {
             (Some(_), Ok(accounts)) => results.accepted(sequence, replayed, &accounts),
             (Some(operation), Err(refusal)) => {
                 let failure = Failure::Refused { refusal, replayed };
-                results.failed(&OperationResult { sequence, replayed, ..self.failed(operation, &failure) });
+                results.failed(&OperationResult { sequence, replayed, ..self.refused(operation, &failure) });
             }
             (None, _) => {}
         });
@@ -134,11 +152,11 @@ impl Spelling {
         let of_group = culprit.map(|index| Failure::Refused { refusal: Refusal::Group { index }, replayed: false });
         for (index, operation) in group.iter().enumerate() {
             let told = of_group.as_ref().filter(|_| culprit != Some(index)).unwrap_or(failure);
-            results.failed(&self.failed(operation, told));
+            results.failed(&self.refused(operation, told));
         }
     }
 
-    fn failed(&self, operation: &Spelled, failure: &Failure) -> OperationResult {
+    fn refused(&self, operation: &Spelled, failure: &Failure) -> OperationResult {
         let operation = self.of(operation);
         let (name, subject) = convert::subject(&operation);
         let (code, message) = (failure.code(), failure.to_string());

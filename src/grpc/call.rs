@@ -18,7 +18,7 @@ use super::status::Failure;
 
 /// How long the text of a status that is not ours may be in a header.
 const MAX_FOREIGN: usize = 200;
-const LEFT: &str = "the caller left before the answer";
+pub(super) const LEFT: &str = "the caller left before the answer";
 
 /// A call until its answer begins. A unary answer is whole by then; a stream goes on under [`super::pull`].
 pub(super) struct Call {
@@ -69,18 +69,37 @@ impl Call {
         Call { method, state: State::Refused(http, failure), deadline: None, cap: Duration::ZERO, sleep: None }
     }
 
-    fn end(&mut self, failure: &Failure) -> Poll<Result<Response<Body>, Infallible>> {
+    fn refuse(&mut self, failure: &Failure) -> Response<Body> {
         self.state = State::Ended;
-        Poll::Ready(Ok(audit::refused(self.method.name, Subject::default(), failure).into_http()))
+        audit::refused(self.method.name, Subject::default(), failure).into_http()
     }
 
-    fn answered(&mut self, response: Response<Body>) -> Poll<Result<Response<Body>, Infallible>> {
+    /// Ends what is under way, since its time is over.
+    fn cut(&mut self) -> Response<Body> {
+        let failure = Failure::deadline(self.method.name);
+        let under_way = std::mem::replace(&mut self.state, State::Ended);
+        if audit::end(under_way, failure.code(), failure.to_string()) {
+            return failure.status().into_http();
+        }
+        self.refuse(&failure)
+    }
+
+    /// A caller that is gone gets nothing started.
+    fn begin_late(
+        &mut self,
+        mut answer: BoxFuture<Response<Body>, Infallible>,
+        context: &mut Context<'_>,
+    ) -> Response<Body> {
+        match deadline::begin_late(|| answer.as_mut().poll(context)) {
+            Poll::Ready(Ok(response)) if is_failure(&response) => self.answered(response),
+            _ => self.cut(),
+        }
+    }
+
+    fn answered(&mut self, response: Response<Body>) -> Response<Body> {
         self.state = State::Ended;
         deadline::answered(Limits { deadline: self.deadline, longest: (!self.method.streams).then_some(self.cap) });
-        if response.headers().contains_key("grpc-status") {
-            return Poll::Ready(Ok(self.failed(response)));
-        }
-        Poll::Ready(Ok(response))
+        if is_failure(&response) { self.failed(response) } else { response }
     }
 
     /// Statuses of ours are logged already; those of the layers below are logged here, and told as ours would be.
@@ -120,19 +139,17 @@ impl Future for Call {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         match std::mem::replace(&mut this.state, State::Ended) {
-            // A caller that is gone gets nothing started.
-            State::New(_) if this.deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
-                return this.end(&Failure::deadline(this.method.name));
+            State::New(answer) if this.deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
+                return Poll::Ready(Ok(this.begin_late(answer, context)));
             }
             State::New(mut answer) | State::Waiting(mut answer) => match answer.as_mut().poll(context) {
-                Poll::Ready(Ok(response)) => return this.answered(response),
+                Poll::Ready(Ok(response)) => return Poll::Ready(Ok(this.answered(response))),
                 Poll::Pending => this.state = State::Waiting(answer),
             },
             State::Refused(http, failure) => {
-                return this.end(&failure).map_ok(|mut response| {
-                    *response.status_mut() = http;
-                    response
-                });
+                let mut response = this.refuse(&failure);
+                *response.status_mut() = http;
+                return Poll::Ready(Ok(response));
             }
             State::Ended => return Poll::Pending,
         }
@@ -142,15 +159,21 @@ impl Future for Call {
             Box::pin(sleep_until(deadline.map_or(longest, |deadline| deadline.min(longest))))
         });
         match sleep.as_mut().poll(context) {
-            Poll::Ready(()) => this.end(&Failure::deadline(this.method.name)),
+            Poll::Ready(()) => Poll::Ready(Ok(this.cut())),
             Poll::Pending => Poll::Pending,
         }
     }
 }
 
+fn is_failure(response: &Response<Body>) -> bool {
+    response.headers().contains_key("grpc-status")
+}
+
 impl Drop for Call {
     fn drop(&mut self) {
-        if let State::Waiting(_) = self.state {
+        if let State::Waiting(answer) = std::mem::replace(&mut self.state, State::Ended)
+            && !audit::end(answer, Code::Cancelled, LEFT.to_owned())
+        {
             audit::failed(self.method.name, Subject::default(), Code::Cancelled, LEFT);
         }
     }

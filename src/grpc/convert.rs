@@ -1,6 +1,6 @@
 //! Between the contract's messages and the domain. Ids are parsed here, once.
 
-use super::audit::Subject;
+use super::audit::{About, Subject};
 use super::proto;
 use super::proto::operation::Operation as Kind;
 use super::status::Failure;
@@ -54,20 +54,52 @@ pub(super) fn missing() -> Failure {
 /// The name, in the log, of one operation of a batch, and what it is about.
 pub(super) fn subject(operation: &proto::Operation) -> (&'static str, Subject<'_>) {
     match &operation.operation {
-        Some(Kind::CreateAccount(message)) => {
-            ("ExecuteBatch/CreateAccount", Subject::account(&message.account_id, &message.transaction_id))
-        }
-        Some(Kind::UpdateBalance(message)) => {
-            ("ExecuteBatch/UpdateBalance", Subject::account(&message.account_id, &message.transaction_id))
-        }
-        Some(Kind::TransferFunds(message)) => ("ExecuteBatch/TransferFunds", transfer_subject(message)),
+        Some(Kind::CreateAccount(message)) => ("ExecuteBatch/CreateAccount", message.subject()),
+        Some(Kind::UpdateBalance(message)) => ("ExecuteBatch/UpdateBalance", message.subject()),
+        Some(Kind::TransferFunds(message)) => ("ExecuteBatch/TransferFunds", message.subject()),
         None => ("ExecuteBatch", Subject::default()),
     }
 }
 
-pub(super) fn transfer_subject(message: &proto::TransferFundsRequest) -> Subject<'_> {
-    Subject { accounts: [&message.from_account_id, &message.to_account_id], transaction: &message.transaction_id }
+impl About for proto::CreateAccountRequest {
+    fn subject(&self) -> Subject<'_> {
+        Subject::account(&self.account_id, &self.transaction_id)
+    }
 }
+
+impl About for proto::GetBalanceRequest {
+    fn subject(&self) -> Subject<'_> {
+        Subject::account(&self.account_id, "")
+    }
+}
+
+impl About for proto::UpdateBalanceRequest {
+    fn subject(&self) -> Subject<'_> {
+        Subject::account(&self.account_id, &self.transaction_id)
+    }
+}
+
+impl About for proto::TransferFundsRequest {
+    fn subject(&self) -> Subject<'_> {
+        Subject { accounts: [&self.from_account_id, &self.to_account_id], transaction: &self.transaction_id }
+    }
+}
+
+impl About for proto::GetTransactionRequest {
+    fn subject(&self) -> Subject<'_> {
+        Subject { transaction: &self.transaction_id, ..Subject::default() }
+    }
+}
+
+impl About for proto::WatchTransactionsRequest {
+    fn subject(&self) -> Subject<'_> {
+        Subject::account(&self.account_id, "")
+    }
+}
+
+impl About for proto::ListAccountsRequest {}
+
+impl About for proto::SnapshotBalancesRequest {}
 
 pub(super) fn account(state: AccountState) -> proto::Account {
     proto::Account {

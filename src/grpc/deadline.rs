@@ -34,8 +34,23 @@ pub(super) fn parse(value: &[u8]) -> Result<Duration, Malformed> {
 }
 
 thread_local! {
+    /// Whether the call that is begun on this thread is too late.
+    static LATE: Cell<bool> = const { Cell::new(false) };
     /// What limits the call whose answer began during the poll under way on this thread.
     static ANSWERED: Cell<Limits> = const { Cell::new(Limits { deadline: None, longest: None }) };
+}
+
+/// Begins a call whose deadline has passed: nothing but to find out, and to log, what it was about.
+pub(super) fn begin_late<T>(begin: impl FnOnce() -> T) -> T {
+    LATE.set(true);
+    let begun = begin();
+    LATE.set(false);
+    begun
+}
+
+/// Whether the call that begins now must end at once.
+pub(super) fn late() -> bool {
+    LATE.get()
 }
 
 /// When an answer that its client does not take is cut off: soon after the earlier of both.

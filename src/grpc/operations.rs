@@ -8,8 +8,10 @@ use std::ops::Range;
 use prost::bytes::{Buf, Bytes};
 use prost::encoding::{DecodeContext, decode_key, skip_field};
 use prost::{DecodeError, Message};
+use tonic::Code;
 use tonic::codec::DecodeBuf;
 
+use super::audit::{self, About, Subject};
 use super::codec::Decodes;
 use super::status::Failure;
 use super::{convert, proto};
@@ -45,6 +47,24 @@ impl Spelling {
         let spelled = self.message.get(operation.at.clone()).map(proto::Operation::decode);
         // It was read once before.
         spelled.and_then(Result::ok).unwrap_or_default()
+    }
+
+    /// Logs that all of them failed.
+    pub(super) fn failed(&self, code: Code, details: &str) {
+        for operation in &self.operations {
+            let operation = self.of(operation);
+            let (name, subject) = convert::subject(&operation);
+            audit::failed(name, subject, code, details);
+        }
+    }
+}
+
+impl About for Operations {
+    fn failed(&self, operation: &'static str, code: Code, details: &str) {
+        if self.spelling.operations.is_empty() {
+            audit::failed(operation, Subject::default(), code, details);
+        }
+        self.spelling.failed(code, details);
     }
 }
 

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use tokio::time::{Sleep, sleep};
 use tokio_stream::Stream;
-use tonic::Status;
 use tonic::metadata::MetadataMap;
+use tonic::{Code, Status};
 
 use super::audit::{self, Subject};
+use super::call::LEFT;
 use super::deadline;
 use super::service::Accounts;
 use super::status::Failure;
@@ -21,13 +22,15 @@ pub(super) type Step<S, T> = Result<Option<(T, S)>, Failure>;
 /// What ends a stream before its time.
 pub(super) struct Ends {
     operation: &'static str,
+    /// The account that it is about, if it is about one.
+    account: String,
     deadline: Option<Pin<Box<Sleep>>>,
     stopped: Pin<Box<dyn Future<Output = Failure> + Send>>,
 }
 
 impl Ends {
     /// The deadline in the call's `metadata`, and the end of the service.
-    pub(super) fn new(operation: &'static str, metadata: &MetadataMap, accounts: &Accounts) -> Self {
+    pub(super) fn new(operation: &'static str, account: &str, metadata: &MetadataMap, accounts: &Accounts) -> Self {
         let timeout: Option<Duration> =
             metadata.get("grpc-timeout").and_then(|value| deadline::parse(value.as_bytes()).ok());
         let (mut stopping, books) = (accounts.stopping.clone(), accounts.books.clone());
@@ -36,7 +39,8 @@ impl Ends {
             let _ = stopping.wait_for(|stopping| *stopping).await;
             books.why_closed()
         });
-        Ends { operation, deadline: timeout.map(|timeout| Box::pin(sleep(timeout))), stopped }
+        let deadline = timeout.map(|timeout| Box::pin(sleep(timeout)));
+        Ends { operation, account: account.to_owned(), deadline, stopped }
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Failure> {
@@ -54,6 +58,14 @@ pub(super) struct Pull<S, T, F> {
     step: F,
     next: Next<S, T>,
     ends: Ends,
+}
+
+impl<S, T, F> Drop for Pull<S, T, F> {
+    /// Of a stream that its client leaves, what has no answer yet fails.
+    fn drop(&mut self) {
+        let next = std::mem::replace(&mut self.next, Next::Ended);
+        audit::end(next, Code::Cancelled, LEFT.to_owned());
+    }
 }
 
 enum Next<S, T> {
@@ -92,7 +104,10 @@ where
             Next::Wait(made) => made,
         };
         let step = match this.ends.poll(context) {
-            Poll::Ready(failure) => Err(failure),
+            Poll::Ready(failure) => {
+                audit::end(made, failure.code(), failure.to_string());
+                Err(failure)
+            }
             Poll::Pending => match made.as_mut().poll(context) {
                 Poll::Ready(step) => step,
                 Poll::Pending => {
@@ -107,7 +122,10 @@ where
                 this.next = Next::Ask(next);
                 Some(Ok(message))
             }
-            Err(failure) => Some(Err(audit::refused(this.ends.operation, Subject::default(), &failure))),
+            Err(failure) => {
+                let subject = Subject::account(&this.ends.account, "");
+                Some(Err(audit::refused(this.ends.operation, subject, &failure)))
+            }
         })
     }
 }

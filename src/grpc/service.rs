@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::audit::{self, Subject};
+use super::audit::{self, Asked, Subject};
 use super::batch::Batch;
 use super::books::Books;
 use super::convert;
@@ -44,42 +44,47 @@ impl AccountService for Accounts {
         &self,
         request: Request<CreateAccountRequest>,
     ) -> Result<Response<CreateAccountResponse>, Status> {
-        let message = request.into_inner();
-        let subject = Subject::account(&message.account_id, &message.transaction_id);
-        answer("CreateAccount", subject, self.create(&message).await)
+        let asked = Asked::new("CreateAccount", request)?;
+        let created = self.create(&asked).await;
+        asked.answer(created)
     }
 
     async fn get_balance(&self, request: Request<GetBalanceRequest>) -> Result<Response<GetBalanceResponse>, Status> {
-        let message = request.into_inner();
-        answer("GetBalance", Subject::account(&message.account_id, ""), self.balance(&message).await)
+        let asked = Asked::new("GetBalance", request)?;
+        let balance = self.balance(&asked).await;
+        asked.answer(balance)
     }
 
     async fn update_balance(
         &self,
         request: Request<UpdateBalanceRequest>,
     ) -> Result<Response<UpdateBalanceResponse>, Status> {
-        let message = request.into_inner();
-        let subject = Subject::account(&message.account_id, &message.transaction_id);
-        answer("UpdateBalance", subject, self.update(&message).await)
+        let asked = Asked::new("UpdateBalance", request)?;
+        let updated = self.update(&asked).await;
+        asked.answer(updated)
     }
 
     async fn transfer_funds(
         &self,
         request: Request<TransferFundsRequest>,
     ) -> Result<Response<TransferFundsResponse>, Status> {
-        let message = request.into_inner();
-        answer("TransferFunds", convert::transfer_subject(&message), self.transfer(&message).await)
+        let asked = Asked::new("TransferFunds", request)?;
+        let transferred = self.transfer(&asked).await;
+        asked.answer(transferred)
     }
 
     async fn execute_batch(&self, request: Request<Operations>) -> Result<Response<Results>, Status> {
-        answer("ExecuteBatch", Subject::default(), self.batch(request.into_inner()).await)
+        // From here on the batch knows what was asked.
+        let operations = Asked::new("ExecuteBatch", request)?.into_inner();
+        let results = self.batch(operations).await;
+        results.map(Response::new).map_err(|failure| audit::refused("ExecuteBatch", Subject::default(), &failure))
     }
 
     async fn execute_stream(
         &self,
         request: Request<Streaming<Operations>>,
     ) -> Result<Response<Self::ExecuteStreamStream>, Status> {
-        let ends = Ends::new("ExecuteStream", request.metadata(), self);
+        let ends = Ends::new("ExecuteStream", "", request.metadata(), self);
         let batches = Batches::new(self.books.clone(), request.into_inner(), self.max_message_bytes);
         Ok(Response::new(pull(batches, ends, Batches::step)))
     }
@@ -88,44 +93,38 @@ impl AccountService for Accounts {
         &self,
         request: Request<SnapshotBalancesRequest>,
     ) -> Result<Response<Self::SnapshotBalancesStream>, Status> {
-        let ends = Ends::new("SnapshotBalances", request.metadata(), self);
-        let place = Place::first(&self.walks, &self.books, request.into_inner().prefix).await;
-        let stream = place.map(|place| pull(place, ends, Place::step));
-        answer("SnapshotBalances", Subject::default(), stream)
+        let ends = Ends::new("SnapshotBalances", "", request.metadata(), self);
+        let asked = Asked::new("SnapshotBalances", request)?;
+        let place = Place::first(&self.walks, &self.books, asked.prefix.clone()).await;
+        asked.answer(place.map(|place| pull(place, ends, Place::step)))
     }
 
     async fn list_accounts(
         &self,
         request: Request<ListAccountsRequest>,
     ) -> Result<Response<ListAccountsResponse>, Status> {
-        answer("ListAccounts", Subject::default(), self.walks.list(&self.books, request.get_ref()).await)
+        let asked = Asked::new("ListAccounts", request)?;
+        let page = self.walks.list(&self.books, &asked).await;
+        asked.answer(page)
     }
 
     async fn get_transaction(
         &self,
         request: Request<GetTransactionRequest>,
     ) -> Result<Response<GetTransactionResponse>, Status> {
-        let id = request.into_inner().transaction_id;
-        answer("GetTransaction", Subject { transaction: &id, ..Subject::default() }, self.transaction(&id).await)
+        let asked = Asked::new("GetTransaction", request)?;
+        let transaction = self.transaction(&asked.transaction_id).await;
+        asked.answer(transaction)
     }
 
     async fn watch_transactions(
         &self,
         request: Request<WatchTransactionsRequest>,
     ) -> Result<Response<Self::WatchTransactionsStream>, Status> {
-        let ends = Ends::new("WatchTransactions", request.metadata(), self);
-        let message = request.into_inner();
-        let watch = Watch::new(self.books.clone(), &message).await;
-        let stream = watch.map(|watch| pull(watch, ends, Watch::step));
-        answer("WatchTransactions", Subject::account(&message.account_id, ""), stream)
-    }
-}
-
-/// The answer, or the status; every failure is logged here.
-fn answer<T>(operation: &'static str, subject: Subject<'_>, result: Result<T, Failure>) -> Result<Response<T>, Status> {
-    match result {
-        Ok(message) => Ok(Response::new(message)),
-        Err(failure) => Err(audit::refused(operation, subject, &failure)),
+        let ends = Ends::new("WatchTransactions", &request.get_ref().account_id, request.metadata(), self);
+        let asked = Asked::new("WatchTransactions", request)?;
+        let watch = Watch::new(self.books.clone(), &asked).await;
+        asked.answer(watch.map(|watch| pull(watch, ends, Watch::step)))
     }
 }
 
@@ -175,7 +174,8 @@ impl Accounts {
     }
 
     async fn batch(&self, operations: Operations) -> Result<Results, Failure> {
-        Batch::begin(&self.books, operations, self.max_message_bytes).await?.finish().await
+        let mut batch = Batch::begin(&self.books, operations, self.max_message_bytes).await?;
+        batch.finish().await.inspect_err(|failure| batch.fail(failure))
     }
 
     async fn transaction(&self, id: &str) -> Result<GetTransactionResponse, Failure> {

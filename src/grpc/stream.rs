@@ -52,7 +52,7 @@ impl Batches {
                     self.begun.extend(begun);
                 }
                 results = finish(begun.front_mut()), if waiting => {
-                    let results = results?;
+                    let results = results.inspect_err(|failure| self.fail(failure))?;
                     let finished = self.begun.pop_front();
                     self.operations -= operations_of(finished.as_ref());
                     return Ok(Some((results, self)));
@@ -60,6 +60,11 @@ impl Batches {
                 else => return Ok(None),
             }
         }
+    }
+
+    /// Logs that the batches under way will have no results.
+    fn fail(&mut self, failure: &Failure) {
+        self.begun.iter_mut().flatten().for_each(|batch| batch.fail(failure));
     }
 
     /// Decides what came, unless it is the end.

@@ -1,18 +1,28 @@
 //! Case A03, its durable half: callers that give up before the disk has answered.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use equipoise::grpc::proto::UpdateBalanceRequest;
-use tokio::sync::Semaphore;
+use equipoise::grpc::proto::operation::Operation as Kind;
+use equipoise::grpc::proto::{ExecuteBatchRequest, Operation, UpdateBalanceRequest};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::codegen::http::Request;
 use tonic::{Code, Status};
 
 use crate::audit::{Audit, Told};
 use crate::client::{Client, Order, balance, transaction, within};
 use crate::load::Dice;
-use crate::service::{Service, serve, verified};
+use crate::service::{Service, equipoise, serve, verified};
 use crate::shim::shimmed;
 
 /// Of each kind; the case asks for 2,000 in all.
@@ -123,4 +133,96 @@ async fn odd_timeouts() {
     assert_eq!(balance(&client, "a").await.unwrap().balance, 6);
     service.stop();
     verified(dir.path());
+}
+
+/// A service whose disk takes so many milliseconds, and which logs what fails.
+fn slow(dir: &Path, delay: &str) -> Service {
+    let arguments = ["serve", "--data-dir", dir.to_str().unwrap(), "--listen", "127.0.0.1:0", "--log", "error"];
+    Service::start(&mut shimmed(equipoise(&arguments), dir, &[("DELAY", delay)]))
+}
+
+/// A call whose client leaves the deadline to the service; how it ended.
+async fn unguarded(service: &Service, method: &str, timeout: &str, message: &impl Message) -> Code {
+    let stream = TcpStream::connect(service.address.trim_start_matches("http://")).await.unwrap();
+    let http = http2::Builder::new(TokioExecutor::new());
+    let (mut sender, connection) = http.handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let mut body = vec![0];
+    body.extend((message.encoded_len() as u32).to_be_bytes());
+    message.encode(&mut body).unwrap();
+    let uri = format!("http://{}/equipoise.v1.AccountService/{method}", service.address);
+    let request = Request::post(uri).header("content-type", "application/grpc").header("grpc-timeout", timeout);
+    let request = request.body(String::from_utf8(body).unwrap()).unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code())
+}
+
+/// The log's line about a transaction, once it is there: its operation and its code. There must not be two.
+async fn logged(service: &Service, id: &str) -> (String, String) {
+    service.says(id).await;
+    let said = service.said();
+    let mut lines = said.lines().filter(|line| line.contains(id));
+    let line: Value = serde_json::from_str(lines.next().unwrap()).unwrap();
+    assert!(lines.next().is_none(), "{said}");
+    assert_eq!(line["transaction_id"], id, "{line}");
+    assert!(line["account_ids"].to_string().contains("somebody"), "{line}");
+    (line["operation"].as_str().unwrap().to_owned(), line["code"].as_str().unwrap().to_owned())
+}
+
+/// A13: a call that ends before its answer is logged with what it was about, whoever ended it.
+#[tokio::test]
+async fn a_call_that_ends_before_its_answer_is_logged_with_its_ids() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = slow(dir.path(), "500");
+    let client = service.client().await;
+    let update = |id: &str| UpdateBalanceRequest { account_id: "somebody".into(), delta: 1, transaction_id: id.into() };
+    let batch = |ids: [&str; 2]| {
+        let operation = |id| Operation { operation: Some(Kind::UpdateBalance(update(id))), linked: false };
+        ExecuteBatchRequest { operations: ids.map(operation).to_vec() }
+    };
+    Order::create("open", "somebody", 0).send(&client).await.unwrap();
+
+    assert_eq!(unguarded(&service, "UpdateBalance", "50m", &update("late-0")).await, Code::DeadlineExceeded);
+    assert_eq!(logged(&service, "late-0").await, ("UpdateBalance".into(), "DEADLINE_EXCEEDED".into()));
+    let two = batch(["late-1", "late-2"]);
+    assert_eq!(unguarded(&service, "ExecuteBatch", "50m", &two).await, Code::DeadlineExceeded);
+    for id in ["late-1", "late-2"] {
+        assert_eq!(logged(&service, id).await, ("ExecuteBatch/UpdateBalance".into(), "DEADLINE_EXCEEDED".into()));
+    }
+
+    timeout(Duration::from_millis(100), client.clone().update_balance(update("left-0"))).await.unwrap_err();
+    assert_eq!(logged(&service, "left-0").await, ("UpdateBalance".into(), "CANCELLED".into()));
+
+    let (send, receive) = mpsc::channel(2);
+    send.send(batch(["left-1", "left-2"])).await.unwrap();
+    let results = client.clone().execute_stream(ReceiverStream::new(receive)).await.unwrap();
+    sleep(Duration::from_millis(100)).await;
+    drop((results, send));
+    for id in ["left-1", "left-2"] {
+        assert_eq!(logged(&service, id).await, ("ExecuteBatch/UpdateBalance".into(), "CANCELLED".into()));
+    }
+    service.stop();
+    verified(dir.path());
+}
+
+/// A13: so is one that nobody waits for any more when it arrives, if all of it did. It does nothing.
+#[tokio::test]
+async fn a_call_that_comes_too_late_is_logged_with_its_ids() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = slow(dir.path(), "0");
+    let client = service.client().await;
+    Order::create("open", "somebody", 0).send(&client).await.unwrap();
+    let mut known = 0;
+    for number in 0..50 {
+        let id = format!("passed-{number}.");
+        let update = UpdateBalanceRequest { account_id: "somebody".into(), delta: 1, transaction_id: id.clone() };
+        assert_eq!(unguarded(&service, "UpdateBalance", "1n", &update).await, Code::DeadlineExceeded);
+        sleep(Duration::from_millis(5)).await;
+        if service.said().contains(&id) {
+            assert_eq!(logged(&service, &id).await, ("UpdateBalance".into(), "DEADLINE_EXCEEDED".into()));
+            known += 1;
+        }
+    }
+    assert!(known > 0);
+    assert_eq!(balance(&client, "somebody").await.unwrap().version, 1);
 }
