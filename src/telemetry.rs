@@ -3,16 +3,23 @@
 //! Logging never blocks a call: lines wait in a bounded queue, and when nobody reads standard error, or its disk is
 //! full, lines are lost and counted.
 
-use std::io;
 use std::time::Duration;
+use std::{fmt, io};
 
 use thiserror::Error;
+use tracing::field::{Field, Visit};
+use tracing::{Event as Logged, Subscriber};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::fmt::format::{Format, Json, Writer};
+use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
 use crate::Event;
+use crate::grpc::{ACCOUNT_IDS, AUDIT};
 
 /// Lines that may wait; a line is about 300 bytes, at most a few KB.
 const QUEUE_LINES: usize = 16_384;
@@ -125,7 +132,55 @@ fn subscriber(filter: EnvFilter, writer: NonBlocking) -> impl tracing::Subscribe
         .with_span_list(false)
         .with_env_filter(filter)
         .with_writer(writer)
+        .map_event_format(Line)
         .finish()
+}
+
+/// JSON lines in which a field of a failed operation is an array: tracing's own have texts and numbers alone.
+struct Line(Format<Json>);
+
+impl<S, N> FormatEvent<S, N> for Line
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Logged<'_>) -> fmt::Result {
+        if event.metadata().target() != AUDIT {
+            return self.0.format_event(context, writer, event);
+        }
+        write!(writer, r#"{{"timestamp":""#)?;
+        SystemTime.format_time(&mut writer)?;
+        let mut fields = Fields { writer, written: Ok(()) };
+        write!(fields.writer, r#"","level":"{}""#, event.metadata().level())?;
+        event.record(&mut fields);
+        fields.written?;
+        writeln!(fields.writer, r#","target":"{AUDIT}"}}"#)
+    }
+}
+
+/// The fields of a failed operation: texts, and the array.
+struct Fields<'a> {
+    writer: Writer<'a>,
+    written: fmt::Result,
+}
+
+impl Fields<'_> {
+    fn write(&mut self, field: &Field, value: &dyn fmt::Display) {
+        self.written = self.written.and_then(|()| write!(self.writer, r#","{}":{value}"#, field.name()));
+    }
+}
+
+impl Visit for Fields<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.write(field, &serde_json::Value::from(value));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        match field.name() {
+            ACCOUNT_IDS => self.write(field, &format_args!("{value:?}")),
+            _ => self.record_str(field, &format!("{value:?}")),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -167,6 +222,26 @@ mod tests {
         assert_eq!(line["details"], "a\nb");
         assert_eq!(line["level"], "ERROR");
         assert!(line["timestamp"].is_string());
+        assert_eq!(text.matches('\n').count(), 1);
+    }
+
+    /// A13: the ids of a failed operation are an array, whatever is in them.
+    #[test]
+    fn account_ids_are_an_array() {
+        let lines = Lines::default();
+        let (writer, guard) = writer(lines.clone());
+        tracing::subscriber::with_default(subscriber(EnvFilter::new("error"), writer), || {
+            let ids = r#"["a b","c"]"#;
+            tracing::error!(target: AUDIT, account_ids = %ids, code = "NOT_FOUND", details = %"a\n\"b\"", "operation failed");
+        });
+        drop(guard);
+        let text = String::from_utf8(lines.0.lock().clone()).unwrap();
+        let line: serde_json::Value = serde_json::from_str(text.trim_end()).unwrap();
+        assert_eq!(line["account_ids"], serde_json::json!(["a b", "c"]));
+        assert_eq!((&line["details"], &line["code"]), (&"a\n\"b\"".into(), &"NOT_FOUND".into()));
+        assert_eq!((&line["message"], &line["target"]), (&"operation failed".into(), &AUDIT.into()));
+        assert_eq!(line["level"], "ERROR");
+        assert!(line["timestamp"].as_str().unwrap().ends_with('Z'));
         assert_eq!(text.matches('\n').count(), 1);
     }
 

@@ -9,6 +9,12 @@ use tonic::{Code, Request, Response, Status};
 use super::deadline;
 use super::status::Failure;
 
+/// The target of these events.
+pub(crate) const TARGET: &str = "equipoise::audit";
+/// The name of their field that is a JSON array.
+#[cfg(feature = "server")]
+pub(crate) const ACCOUNT_IDS: &str = "account_ids";
+
 /// The longest text of one field, in characters.
 const MAX_TEXT: usize = 512;
 
@@ -125,8 +131,9 @@ pub(super) fn refused(operation: &'static str, subject: Subject<'_>, failure: &F
 /// Logs one failed operation.
 pub(super) fn failed(operation: &'static str, subject: Subject<'_>, code: Code, details: &str) {
     tracing::error!(
-        target: "equipoise::audit",
+        target: TARGET,
         operation,
+        // The name is ACCOUNT_IDS.
         account_ids = %Ids(subject.accounts),
         transaction_id = %Escaped(subject.transaction),
         code = name(code),
@@ -178,17 +185,20 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-/// The ids that are there, separated by spaces.
+/// The ids that are there as a JSON array: an id may hold whatever else could stand between two.
 struct Ids<'a>([&'a str; 2]);
 
 impl fmt::Display for Ids<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_char('[')?;
         let mut separator = "";
         for id in self.0.iter().filter(|id| !id.is_empty()) {
-            write!(f, "{separator}{}", Escaped(id))?;
-            separator = " ";
+            // Text without controls, of which JSON escapes two characters.
+            let text = Escaped(id).to_string().replace('\\', r"\\").replace('"', r#"\""#);
+            write!(f, "{separator}\"{text}\"")?;
+            separator = ",";
         }
-        Ok(())
+        f.write_char(']')
     }
 }
 
@@ -203,6 +213,15 @@ mod tests {
         let logged = Escaped(hostile).to_string();
         assert_eq!(logged, r"a\n2026-01-01 ERROR\u{1b}[2J\u{7f}\u{9b}\u{202e}\u{feff}");
         assert_eq!(Escaped("é \"quoted\"").to_string(), "é \"quoted\"");
+    }
+
+    /// A13: where one id ends and the next begins is told, whatever is in them.
+    #[test]
+    fn ids_are_a_json_array() {
+        let hostile = ["a b\", \"c\\", "\u{7f}\n,é\u{202e}"];
+        let read: Vec<String> = serde_json::from_str(&Ids(hostile).to_string()).unwrap();
+        assert_eq!(read, [r#"a b", "c\\"#, r"\u{7f}\n,é\u{202e}"]);
+        assert_eq!([Ids(["", ""]).to_string(), Ids(["", "b"]).to_string()], ["[]", r#"["b"]"#]);
     }
 
     #[test]

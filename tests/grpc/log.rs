@@ -55,7 +55,7 @@ async fn every_failed_operation_is_logged_once() {
     assert_eq!(lines.len(), 1, "{lines:?}");
     let line = &lines[0];
     assert_eq!((&line["level"], &line["operation"]), (&"ERROR".into(), &"TransferFunds".into()));
-    assert_eq!((&line["account_ids"], &line["code"]), (&"log-a log-b".into(), &"NOT_FOUND".into()));
+    assert_eq!((&line["account_ids"], &line["code"]), (&r#"["log-a","log-b"]"#.into(), &"NOT_FOUND".into()));
     assert_eq!(line["details"], "Account log-b not found");
     assert!(line["timestamp"].is_string());
     balance(&client, "log-a").await.unwrap();
@@ -88,7 +88,7 @@ async fn a_hostile_id_is_escaped_and_cut() {
     balance(&client, "log-hostile\n2026 ERROR \u{1b}[2J\u{202e}").await.unwrap_err();
     let lines = about(&log, "log-hostile");
     assert_eq!(lines.len(), 1);
-    assert_eq!(lines[0]["account_ids"], r"log-hostile\n2026 ERROR \u{1b}[2J\u{202e}");
+    assert_eq!(lines[0]["account_ids"], r#"["log-hostile\\n2026 ERROR \\u{1b}[2J\\u{202e}"]"#);
     balance(&client, &format!("log-long{}", "x".repeat(100_000))).await.unwrap_err();
     assert!(about(&log, "log-long")[0].to_string().len() < 2_000);
 }
