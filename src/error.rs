@@ -167,6 +167,9 @@ pub enum SubmitError {
         /// What failed.
         what: String,
     },
+    /// Its id was used, and what was answered then is no longer kept. Final.
+    #[error(transparent)]
+    AnswerGone(#[from] AnswerGone),
     /// The ledger was shut down.
     #[error("the ledger is shutting down")]
     Closed,
@@ -177,6 +180,19 @@ pub enum SubmitError {
         /// What went wrong.
         what: String,
     },
+}
+
+/// The id was used by a transaction that the journal no longer holds: [`compact`](crate::compact) dropped it under a shorter
+/// window than the ledger is opened with. The request is not executed, whether or not it says what that one said.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "transaction_id {id} was used before sequence {oldest}, where the journal begins now: its answer is gone, and it is not executed again"
+)]
+pub struct AnswerGone {
+    /// The id.
+    pub id: TransactionId,
+    /// The oldest sequence kept.
+    pub oldest: u64,
 }
 
 /// A limit that protects the process. Nothing changed; trying again later helps.

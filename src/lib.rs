@@ -118,6 +118,7 @@
 //! # What an error means
 //!
 //! * [`SubmitError`] (and [`InvalidRequest`] inside it): nothing was decided, nothing changed, no id was used up.
+//!   [`AnswerGone`] is final: the id was used before the oldest entry that is kept.
 //! * [`Refusal`]: decided, at a sequence of its own, and it changed nothing. Its id keeps that answer: sent again, it is
 //!   refused again, even if the money has come meanwhile.
 //! * [`Exhausted`]: a limit that protects the process; the same request may succeed later.
@@ -212,7 +213,7 @@ pub use account::{AccountId, AccountState, MAX_ID_BYTES, TransactionId};
 #[cfg(equipoise_engine)]
 pub use builder::{Builder, Durability};
 #[cfg(equipoise_ids)]
-pub use error::{Error, Exhausted, InvalidRequest, Refusal, SubmitError};
+pub use error::{AnswerGone, Error, Exhausted, InvalidRequest, Refusal, SubmitError};
 #[cfg(equipoise_engine)]
 pub use event::Event;
 #[cfg(equipoise_engine)]

@@ -5,9 +5,9 @@ use smallvec::{SmallVec, smallvec};
 use crate::account::{AccountId, Balance};
 use crate::core::{Core, Next};
 use crate::directory::Sought;
-use crate::error::{Exhausted, SubmitError};
+use crate::error::{AnswerGone, Exhausted, SubmitError};
 use crate::ids::{Claim, Found, IndexError, Indexed, Seen};
-use crate::journal::HistoryError;
+use crate::journal::{HistoryError, HistoryGone};
 use crate::kernel::slab::SlabIndex;
 use crate::kernel::{Account, GROUP, Gate, Group, Guard, Handle, Owned, Plan, garbage, pin};
 use crate::outcome::Outcome;
@@ -250,8 +250,11 @@ impl Core {
 
     /// The answer to a request whose member `index` carries an id that `entry` of the journal used.
     fn answer_recorded(&self, request: &Request, entry: Indexed, index: usize) -> Result<Outcome, SubmitError> {
-        let unreadable = |error: HistoryError| SubmitError::IdsUnreadable { what: error.to_string() };
-        let record = self.recorded(entry).map_err(unreadable)?;
+        let asked = request.members().get(index).and_then(|member| member.id.clone());
+        let record = self.recorded(entry).map_err(|error| match (error, asked) {
+            (HistoryError::Gone(HistoryGone { oldest }), Some(id)) => AnswerGone { id, oldest }.into(),
+            (error, _) => SubmitError::IdsUnreadable { what: error.to_string() },
+        })?;
         let members = (record.request.members().get(entry.member as usize), request.members().get(index));
         if members.0.map(|it| &it.id) != members.1.map(|it| &it.id) {
             let what = format!("it leads to entry {} of the journal, which has another id", entry.sequence);

@@ -234,6 +234,9 @@ impl Importing {
     }
 
     fn stopped(&self, line: u64, error: &SubmitError) -> Failure {
+        if let SubmitError::AnswerGone(_) = error {
+            return Failure::Refused(format!("line {line}: {error}"));
+        }
         let what = format!("line {line}: {error}; the accounts before it are open: run the same import again");
         match error {
             SubmitError::Invalid(_) => Failure::Refused(what),

@@ -7,10 +7,12 @@ use super::audit;
 use super::books::{Begun, Books, Decided};
 use super::convert;
 use super::operations::{Operations, Spelled, Spelling};
-use super::proto::{OperationResult, operation::Operation as Kind};
+use super::proto::{self, OperationResult, operation::Operation as Kind};
 use super::results::Results;
 use super::status::{Failure, shortened_to};
-use crate::{InvalidRequest, MAX_BATCH_OPERATIONS, MAX_LEGS, Member, Outcome, Refusal, Request};
+use crate::{
+    AnswerGone, InvalidRequest, MAX_BATCH_OPERATIONS, MAX_LEGS, Member, Outcome, Refusal, Request, TransactionId,
+};
 
 /// Requests decided before others get a turn on this thread.
 const TURN: usize = 256;
@@ -237,14 +239,16 @@ fn check(operations: &[Spelled], count: usize, max_bytes: usize) -> Result<(), F
 /// Which member of `group` a failure is about; None when it is true of all: shutting down, out of memory or disk, no answer from
 /// the store, or a store that refuses the chain and does not say which of its rows.
 fn culprit(failure: &Failure, spelling: &Spelling, group: &[Spelled]) -> Option<usize> {
-    let Failure::Invalid(invalid) = failure else { return None };
     let mut spelled = group.iter().map(|operation| spelling.of(operation));
+    let invalid = match failure {
+        Failure::AnswerGone(AnswerGone { id, .. }) => return spelled.position(|operation| carries(&operation, id)),
+        Failure::Invalid(invalid) => invalid,
+        _ => return None,
+    };
     let found = match invalid {
-        InvalidRequest::IdReused { id, .. } => {
-            spelled.position(|operation| convert::subject(&operation).1.transaction == id.as_str())
-        }
+        InvalidRequest::IdReused { id, .. } => spelled.position(|operation| carries(&operation, id)),
         InvalidRequest::IdTwiceInChain { id } => {
-            let mut of_that_id = spelled.map(|operation| convert::subject(&operation).1.transaction == id.as_str());
+            let mut of_that_id = spelled.map(|operation| carries(&operation, id));
             of_that_id.rposition(|same| same)
         }
         InvalidRequest::IdOfAnother { index, .. } => Some(*index),
@@ -260,12 +264,15 @@ fn culprit(failure: &Failure, spelling: &Spelling, group: &[Spelled]) -> Option<
     found.or(Some(0))
 }
 
+fn carries(operation: &proto::Operation, id: &TransactionId) -> bool {
+    convert::subject(operation).1.transaction == id.as_str()
+}
+
 #[cfg(test)]
 mod tests {
     use prost::Message as _;
 
     use super::*;
-    use crate::grpc::proto;
 
     /// A14: the answer to the longest batch, all ids at their limit, stays under 4 MiB.
     #[test]

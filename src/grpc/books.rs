@@ -11,7 +11,8 @@ use tokio::task::JoinSet;
 #[cfg(feature = "postgres")]
 use crate::postgres::{Listing, PgStore, Queued};
 use crate::{
-    AccountId, AccountState, Closed, HistoryError, Ledger, Outcome, Request, Snapshot, SubmitError, TransactionId,
+    AccountId, AccountState, AnswerGone, Closed, HistoryError, HistoryGone, Ledger, Outcome, Request, Snapshot,
+    SubmitError, TransactionId,
 };
 
 use super::status::Failure;
@@ -73,7 +74,10 @@ impl Books {
     pub(super) async fn transaction(&self, id: &TransactionId) -> Result<Option<Outcome>, Failure> {
         match self {
             Books::Ledger(ledger) => {
-                let found = ledger.transaction(id)?;
+                let found = ledger.transaction(id).map_err(|error| match error {
+                    HistoryError::Gone(HistoryGone { oldest }) => AnswerGone { id: id.clone(), oldest }.into(),
+                    error => Failure::from(error),
+                })?;
                 if let Some(outcome) = &found {
                     reached(ledger, outcome.sequence()).await?;
                 }

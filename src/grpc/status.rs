@@ -9,7 +9,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 #[cfg(feature = "postgres")]
 use crate::postgres::PgError;
-use crate::{Exhausted, HistoryError, HistoryGone, InvalidRequest, Ledger, Progress, Refusal, SubmitError};
+use crate::{AnswerGone, Exhausted, HistoryError, HistoryGone, InvalidRequest, Ledger, Progress, Refusal, SubmitError};
 
 /// The `domain` of every ErrorInfo.
 const DOMAIN: &str = "equipoise";
@@ -36,6 +36,8 @@ pub(super) enum Failure {
     UnknownTransaction { id: String },
     #[error(transparent)]
     Gone(#[from] HistoryGone),
+    #[error(transparent)]
+    AnswerGone(#[from] AnswerGone),
     #[error("the journal cannot be read: {what}")]
     Unreadable { what: String },
     #[error("the ledger is being recovered: {entries} entries, {percent} %")]
@@ -153,6 +155,7 @@ impl Failure {
         match error {
             SubmitError::Invalid(invalid) => Failure::Invalid(invalid),
             SubmitError::Exhausted(exhausted) => exhausted.into(),
+            SubmitError::AnswerGone(gone) => Failure::AnswerGone(gone),
             SubmitError::Closed => Failure::closed(ledger),
             SubmitError::JournalFailed { what } => Failure::JournalFailed { what: shortened(what) },
             SubmitError::IdsUnreadable { what } => Failure::IdsUnreadable { what: shortened(what) },
@@ -167,7 +170,7 @@ impl Failure {
                 Refusal::AlreadyExists { .. } => Code::AlreadyExists,
                 _ => Code::FailedPrecondition,
             },
-            Failure::Gone(_) => Code::FailedPrecondition,
+            Failure::Gone(_) | Failure::AnswerGone(_) => Code::FailedPrecondition,
             Failure::Exhausted(_) | Failure::Walks { .. } | Failure::Lease { .. } | Failure::TooLong { .. } => {
                 Code::ResourceExhausted
             }
@@ -233,6 +236,7 @@ impl Failure {
             Failure::Lease { .. } => "STREAM_NOT_READ",
             Failure::UnknownTransaction { .. } => "TRANSACTION_NOT_FOUND",
             Failure::Gone(_) => "HISTORY_GONE",
+            Failure::AnswerGone(_) => "ANSWER_GONE",
             Failure::Unreadable { .. } => "JOURNAL_UNREADABLE",
             Failure::Recovering { .. } => "RECOVERING",
             Failure::JournalFailed { .. } => "JOURNAL_FAILED",
@@ -278,6 +282,10 @@ impl Failure {
                 }
             }
             Failure::Gone(HistoryGone { oldest }) => put("oldest_sequence", oldest),
+            Failure::AnswerGone(AnswerGone { id, oldest }) => {
+                put("transaction_id", id);
+                put("oldest_sequence", oldest);
+            }
             Failure::Exhausted(Exhausted::Disk { path, needed }) => {
                 put("path", path);
                 put("needed_bytes", needed);
@@ -312,6 +320,7 @@ impl Failure {
             }),
             Failure::Field { field, .. } => Some(field),
             Failure::Gone(_) => Some("from_sequence"),
+            Failure::AnswerGone(_) => Some("transaction_id"),
             _ => None,
         }
     }
@@ -355,6 +364,7 @@ mod tests {
                 replayed: true,
             },
             Failure::Invalid(InvalidRequest::IdReused { id: id.clone(), field: "from_account_id" }),
+            Failure::AnswerGone(AnswerGone { id: id.clone(), oldest: u64::MAX }),
             Failure::Invalid(InvalidRequest::IdOfAnother { id, index: 9_999 }),
             Exhausted::Disk { path: "é".repeat(2_000), needed: u64::MAX }.into(),
             Exhausted::Segment { path: "é".repeat(2_000), what: "é".repeat(2_000) }.into(),

@@ -7,8 +7,8 @@ use parking_lot::Mutex;
 use super::letter;
 use super::{Applied, Content, DeadLetter, Event, Position, Run, Store, StoreError, StoredDeadLetter};
 use crate::{
-    AccountId, Advance, Durability, Ledger, Note, NoteError, Operation, Outcome, Refusal, Request, SubmitError,
-    TransactionId,
+    AccountId, Advance, Durability, HistoryError, Ledger, Note, NoteError, Operation, Outcome, Refusal, Request,
+    SubmitError, TransactionId,
 };
 
 /// How many events are decided before others get a turn: each may read the disk.
@@ -73,22 +73,29 @@ impl LedgerStore {
                 match &record.content {
                     Content::Tombstone => applied.tombstones += 1,
                     Content::Malformed(letter) => note.parked.push(letter::encode(letter)),
-                    Content::Event { event, original } => match self.event(event)? {
-                        Verdict::Outcome(outcome) => {
-                            note.after = note.after.max(outcome.sequence());
-                            match decided.first(events.next().unwrap_or_default(), Fate::of(&outcome)) {
-                                Fate::Applied => applied.applied += 1,
-                                Fate::Rejected => applied.rejected += 1,
-                                Fate::Duplicate => applied.duplicates += 1,
+                    Content::Event { event, original } => {
+                        let fate = match self.event(event)? {
+                            Verdict::Outcome(outcome) => {
+                                note.after = note.after.max(outcome.sequence());
+                                Fate::of(&outcome)
                             }
+                            // Long durable.
+                            Verdict::Before => Fate::Duplicate,
+                            Verdict::Letter { reason } => {
+                                // The id's first use may not be durable yet.
+                                note.after = note.after.max(self.ledger.sequence());
+                                let letter = DeadLetter { reason, ..DeadLetter::clone(original) };
+                                note.parked.push(letter::encode(&letter));
+                                Fate::Letter
+                            }
+                        };
+                        match decided.first(events.next().unwrap_or_default(), fate) {
+                            Fate::Applied => applied.applied += 1,
+                            Fate::Rejected => applied.rejected += 1,
+                            Fate::Duplicate => applied.duplicates += 1,
+                            Fate::Letter => {}
                         }
-                        Verdict::Letter { reason } => {
-                            // The id's first use may not be durable yet.
-                            note.after = note.after.max(self.ledger.sequence());
-                            let letter = DeadLetter { reason, ..DeadLetter::clone(original) };
-                            note.parked.push(letter::encode(&letter));
-                        }
-                    },
+                    }
                 }
                 place += 1;
                 if place % SLICE == 0 {
@@ -123,14 +130,18 @@ impl LedgerStore {
         match self.ledger.submit(request) {
             Ok(outcome) => Ok(Verdict::Outcome(outcome)),
             Err(SubmitError::Invalid(invalid)) => Ok(Verdict::Letter { reason: invalid.to_string() }),
+            Err(SubmitError::AnswerGone(_)) => Ok(Verdict::Before),
             Err(error) => Err(undecided(error)),
         }
     }
 
     /// Whether the id has an outcome: then its event opens nothing.
     fn was_used(&self, id: &TransactionId) -> Result<bool, StoreError> {
-        let found = self.ledger.transaction(id);
-        found.map(|found| found.is_some()).map_err(|error| StoreError::Unavailable { what: error.to_string() })
+        match self.ledger.transaction(id) {
+            Ok(found) => Ok(found.is_some()),
+            Err(HistoryError::Gone(_)) => Ok(true),
+            Err(error) => Err(StoreError::Unavailable { what: error.to_string() }),
+        }
     }
 
     fn open(&self, product: &AccountId) -> Result<(), StoreError> {
@@ -151,6 +162,8 @@ impl LedgerStore {
 
 enum Verdict {
     Outcome(Outcome),
+    /// By an entry that is no longer kept.
+    Before,
     Letter { reason: String },
 }
 
@@ -192,6 +205,8 @@ enum Fate {
     Applied,
     Rejected,
     Duplicate,
+    /// Counted as dead letters are.
+    Letter,
 }
 
 impl Fate {

@@ -1,0 +1,132 @@
+//! B1: an id whose entry was compacted away, by the crate, gRPC and the store of inventory events.
+
+#![cfg(feature = "server")]
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::{account, chain, decide, id, named, named_chain, state, update};
+use equipoise::grpc::proto::account_service_client::AccountServiceClient;
+use equipoise::grpc::proto::operation::Operation as Kind;
+use equipoise::grpc::proto::{ExecuteBatchRequest, GetTransactionRequest, Operation, UpdateBalanceRequest};
+use equipoise::grpc::{Options, serve};
+use equipoise::inventory::{Content, DeadLetter, Event, LedgerStore, Record, Run, Store as _};
+use equipoise::{AnswerGone, CompactOptions, HistoryError, HistoryGone, Ledger, SubmitError, compact};
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+/// A ledger whose account `a` was changed under the id `used`, which is honoured and whose entry is gone; where its journal begins.
+fn compacted() -> (tempfile::TempDir, Ledger, u64) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (tell, checkpoints) = std::sync::mpsc::channel();
+    let observer = move |event: &equipoise::Event| {
+        if let equipoise::Event::CheckpointWritten { .. } = event {
+            let _ = tell.send(());
+        }
+    };
+    let builder = Ledger::builder().segment_bytes(1 << 20).checkpoint_every(50).observer(observer);
+    let ledger = builder.open(dir.path()).expect("opens");
+    ledger.create(&account("a"), 0).expect("new");
+    decide(&ledger, named(update("a", 7), "used"));
+    for _ in 0..2 {
+        for _ in 0..60 {
+            decide(&ledger, chain((0..1_000).map(|_| update("a", 1))));
+        }
+        ledger.wait_durable(ledger.sequence()).expect("durable");
+        checkpoints.recv_timeout(Duration::from_secs(20)).expect("a checkpoint");
+    }
+    drop(ledger);
+    let options = CompactOptions { id_window: Duration::ZERO, ..CompactOptions::default() };
+    let kept = compact(dir.path(), &options, &mut |_| std::ops::ControlFlow::Continue(())).expect("compacted");
+    assert!(kept.oldest > 2, "{kept:?}");
+    let ledger = Ledger::open(dir.path()).expect("opens");
+    (dir, ledger, kept.oldest)
+}
+
+/// B1: the crate says that the id was used, whatever the request says, and changes nothing.
+#[test]
+fn the_crate_says_that_the_answer_is_gone() {
+    let (_dir, ledger, oldest) = compacted();
+    let before = state(&ledger, "a");
+    let gone = SubmitError::from(AnswerGone { id: id("used"), oldest });
+    for request in [
+        named(update("a", 7), "used"),
+        named(update("b", 8), "used"),
+        named_chain([(update("a", 1), "new"), (update("a", 7), "used")]),
+    ] {
+        assert_eq!(ledger.submit(request.clone()).expect_err("its answer is gone"), gone);
+        let together = ledger.submit_all([request]).pop().expect("a result");
+        assert_eq!(together.expect_err("its answer is gone"), gone);
+    }
+    let looked_up = ledger.transaction(&id("used")).expect_err("its answer is gone");
+    assert_eq!(looked_up, HistoryError::Gone(HistoryGone { oldest }));
+    assert_eq!(state(&ledger, "a"), before);
+    assert!(!decide(&ledger, named(update("a", 1), "new")).replayed(), "the chain has not used it up");
+}
+
+/// B1, A13: over gRPC it is FAILED_PRECONDITION, which no client tries again, with the details that failures have.
+#[tokio::test]
+async fn grpc_says_that_the_answer_is_gone() {
+    let (_dir, ledger, oldest) = compacted();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(serve(listener, ledger.clone(), Options::default(), std::future::pending()));
+    let mut client = AccountServiceClient::connect(format!("http://{address}")).await.expect("connects");
+    let update = |id: &str| UpdateBalanceRequest { account_id: "a".into(), delta: 7, transaction_id: id.into() };
+    let text = format!(
+        "transaction_id used was used before sequence {oldest}, where the journal begins now: its answer is gone, and it is not executed again"
+    );
+    let told = |status: Status| {
+        assert_eq!((status.code(), status.message()), (Code::FailedPrecondition, text.as_str()));
+        let info = status.get_details_error_info().expect("details");
+        assert_eq!(info.reason, "ANSWER_GONE");
+        assert_eq!(
+            (&*info.metadata["transaction_id"], &*info.metadata["oldest_sequence"]),
+            ("used", &*oldest.to_string())
+        );
+        assert_eq!(status.get_details_bad_request().expect("a field").field_violations[0].field, "transaction_id");
+        assert!(status.get_details_retry_info().is_none());
+    };
+    told(client.update_balance(update("used")).await.expect_err("gone"));
+    told(client.get_transaction(GetTransactionRequest { transaction_id: "used".into() }).await.expect_err("gone"));
+
+    let operation = |id, linked| Operation { operation: Some(Kind::UpdateBalance(update(id))), linked };
+    let operations = vec![operation("used", false), operation("new", true), operation("used", false)];
+    let results = client.execute_batch(ExecuteBatchRequest { operations }).await.expect("results").into_inner().results;
+    let told: Vec<_> = results.iter().map(|result| (Code::from(result.code), result.message.as_str())).collect();
+    let refused = |text| (Code::FailedPrecondition, text);
+    assert_eq!(told, [refused(&*text), refused("Linked group failed at operation 1"), refused(&*text)]);
+}
+
+/// D3: an event of that id is a duplicate; it stops no partition, and opens no product.
+#[tokio::test]
+async fn an_event_of_that_id_is_a_duplicate() {
+    let (_dir, ledger, _) = compacted();
+    let before = state(&ledger, "a");
+    let store = LedgerStore::new(&ledger);
+    let epoch = store.take_over("events", &[0]).await.expect("taken over")[0].epoch;
+    let letter = Arc::new(DeadLetter {
+        topic: "events".to_owned(),
+        partition: 0,
+        offset: 0,
+        timestamp: None,
+        key: None,
+        value: None,
+        headers: Vec::new(),
+        reason: String::new(),
+    });
+    let event = |offset, product| Record {
+        offset,
+        content: Content::Event {
+            event: Event { id: id("used"), product: account(product), quantity_change: 7 },
+            original: letter.clone(),
+        },
+    };
+    let records = vec![event(0, "a"), event(1, "nobody")];
+    let run = Run { partition: 0, epoch, from: None, next: 2, fingerprint: 0, records };
+    let applied = store.apply("events", &[run]).await.expect("applied");
+    assert_eq!((applied.duplicates, applied.applied, applied.dead_letters), (2, 0, 0));
+    assert_eq!((state(&ledger, "a"), ledger.balance(&account("nobody"))), (before, None));
+}
