@@ -23,6 +23,7 @@ use crate::lock::Lock;
 use crate::opening::{OpenError, Progress};
 use crate::request::DEFAULT_ID_WINDOW;
 use crate::restoration::Restoration;
+use crate::site::Site;
 use crate::upkeep;
 
 /// How many entries' ids are put into the index at once while a ledger is opened.
@@ -188,13 +189,15 @@ impl Builder {
     /// [`OpenError`]; the directory is as it was before.
     pub fn open(self, dir: impl AsRef<Path>) -> Result<Ledger, OpenError> {
         let dir = dir.as_ref();
-        let files = OnDisk::new(dir).map_err(|error| OpenError::Io { path: dir.to_owned(), what: "make", error })?;
-        self.open_in(Arc::new(files))
+        Site::look(dir).occupy(|root, lock| {
+            let files =
+                OnDisk::within(root).map_err(|error| OpenError::Io { path: dir.to_owned(), what: "make", error })?;
+            self.open_in(Arc::new(files), lock)
+        })
     }
 
     /// As [`Builder::open`], on any kind of disk.
-    pub(crate) fn open_in(mut self, files: Arc<dyn Files>) -> Result<Ledger, OpenError> {
-        let mut lock = Lock::take(files.root())?;
+    pub(crate) fn open_in(mut self, files: Arc<dyn Files>, lock: Arc<Lock>) -> Result<Ledger, OpenError> {
         let mut restoration = Restoration::new(self.look_up_cache, self.reserve_accounts);
         let observer = self.observer.clone();
         let recovery = Recovery {
@@ -307,7 +310,7 @@ impl Builder {
         &self,
         kernel: Kernel<Balance>,
         flusher: Option<Flusher>,
-        disk: Option<(Arc<Disk>, Lock, Noted)>,
+        disk: Option<(Arc<Disk>, Arc<Lock>, Noted)>,
         directory: Directory,
         ids: Ids,
         clock: Clock,

@@ -44,7 +44,7 @@ pub(crate) struct Core {
     pub(crate) clock: Clock,
     pub(crate) limits: Limits,
     /// Held as long as anything may touch the data directory.
-    _lock: Option<Lock>,
+    _lock: Option<Arc<Lock>>,
 }
 
 /// What protects the process.
@@ -71,7 +71,7 @@ impl Core {
     pub(crate) fn new(
         kernel: Kernel<Balance>,
         flusher: Option<Flusher>,
-        disk: Option<(Arc<Disk>, Lock, Noted)>,
+        disk: Option<(Arc<Disk>, Arc<Lock>, Noted)>,
         directory: Directory,
         ids: Ids,
         clock: Clock,

@@ -1,6 +1,6 @@
 //! A directory held open: what is done in it is done there, wherever it is moved to and whatever gets its name.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -70,8 +70,13 @@ impl Folder {
     }
 
     /// Opens it once more: whoever locks that lets go of the lock by dropping it.
-    pub(crate) fn reopen(&self) -> io::Result<File> {
-        Ok(Self::at(&self.handle, Path::new("."), PathBuf::new())?.handle)
+    pub(crate) fn reopen(&self) -> io::Result<Self> {
+        Self::at(&self.handle, Path::new("."), self.path.clone())
+    }
+
+    /// Locks it, without waiting for it, until it is dropped.
+    pub(crate) fn try_lock(&self) -> Result<(), TryLockError> {
+        self.handle.try_lock()
     }
 
     /// The names of what is in it, in no order.
@@ -100,6 +105,11 @@ impl Folder {
     /// As [`Folder::open_rw`], and makes the file if it is not there.
     pub(crate) fn open_rw_or_create(&self, name: &str) -> io::Result<File> {
         self.file(name, OFlags::RDWR | OFlags::CREATE)
+    }
+
+    /// As [`Folder::open_rw_or_create`], only if it is not there.
+    pub(crate) fn create_new(&self, name: &str) -> io::Result<File> {
+        self.file(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)
     }
 
     /// As [`Folder::open_rw_or_create`], empty whatever was there.

@@ -179,6 +179,8 @@ mod request;
 #[cfg(equipoise_engine)]
 mod restoration;
 #[cfg(equipoise_engine)]
+mod site;
+#[cfg(equipoise_engine)]
 mod snapshot;
 #[cfg(equipoise_engine)]
 mod submission;

@@ -175,6 +175,7 @@ fn entries_that_the_id_index_knows_and_the_journal_does_not_are_missed() {
         assert!(said.contains("up to sequence 5") && said.contains("remove the folder ids"), "{what}: {refused}");
         assert!(files(dir.path()) == before, "{what}: something was changed");
         for (path, bytes) in &whole {
+            fs::create_dir_all(path.parent().expect("a folder")).expect("put back");
             fs::write(path, bytes).expect("put back");
         }
     }

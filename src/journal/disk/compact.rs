@@ -12,9 +12,9 @@ use super::recovery::{Recovery, recover};
 use super::scan::{Extent, read_through};
 use super::segment::{self, LedgerId};
 use crate::clock::nanoseconds;
-use crate::lock::Lock;
 use crate::opening::{OpenError, Progress};
 use crate::request::DEFAULT_ID_WINDOW;
+use crate::site::Site;
 
 /// What [`compact`] has to keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,9 +126,11 @@ pub fn compact(
     let folder = dir.join(JOURNAL);
     // Nothing is made where there is no ledger.
     folder.metadata().map_err(|error| OpenError::Io { path: folder, what: "find", error })?;
-    let files = OnDisk::new(dir).map_err(|error| OpenError::Io { path: dir.to_owned(), what: "open", error })?;
-    let _lock = Lock::take(files.root())?;
-    compact_in(&files, options, progress)
+    Site::look(dir).occupy(|root, _lock| {
+        let files =
+            OnDisk::within(root).map_err(|error| OpenError::Io { path: dir.to_owned(), what: "open", error })?;
+        compact_in(&files, options, progress)
+    })
 }
 
 /// As [`compact`], on any kind of disk, whose lock the caller has.

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::bytes::written;
 use crate::folder::Folder;
@@ -116,19 +116,16 @@ pub(crate) struct OnDisk {
 }
 
 impl OnDisk {
-    /// The data directory `root`; makes it and its folders.
-    pub(crate) fn new(root: &Path) -> io::Result<Self> {
-        fs::create_dir_all(root)?;
-        let folder = Folder::open(root)?;
-        let (journal, checkpoints) =
-            (folder.open_or_create_folder(JOURNAL)?, folder.open_or_create_folder(CHECKPOINTS)?);
+    /// The data directory `root`, whose lock the caller has; makes its folders.
+    pub(crate) fn within(root: Folder) -> io::Result<Self> {
+        let (journal, checkpoints) = (root.open_or_create_folder(JOURNAL)?, root.open_or_create_folder(CHECKPOINTS)?);
         // Whether we made them or a process that died of a power cut: their names are to be durable before anything in them.
-        folder.sync()?;
-        for above in root.canonicalize()?.ancestors().skip(1) {
+        root.sync()?;
+        for above in root.path().canonicalize()?.ancestors().skip(1) {
             // Where that may not be read, whoever made it sees to it.
             let _ = fs::File::open(above).and_then(|above| above.sync_all());
         }
-        Ok(OnDisk { root: folder, journal, checkpoints })
+        Ok(OnDisk { root, journal, checkpoints })
     }
 
     fn folder(&self, name: &str) -> &Folder {

@@ -62,9 +62,12 @@ impl Spare {
 
     /// Makes the first segment of a journal, that nobody uses yet.
     pub(super) fn begin(&self, name: &str, header: &[u8]) -> io::Result<Box<dyn File>> {
-        let file = self.find_or_make()?;
-        begin_with(&*file, header)?;
-        self.files.rename(NAME, name)?;
+        let begun = self.find_or_make().and_then(|file| {
+            begin_with(&*file, header)?;
+            self.files.rename(NAME, name)?;
+            Ok(file)
+        });
+        let file = begun.inspect_err(|_| self.remove(NAME))?;
         self.files.sync_folder(JOURNAL)?;
         Ok(file)
     }

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use super::common::model::{Answer, Entry, Model, answers, plain};
 use super::common::{Random, account, alone, chain, create, id, post, transfer, update};
 use super::disk::Disk;
+use crate::lock::Lock;
 
 /// How many accounts the workload knows; some of them are never opened.
 const ACCOUNTS: usize = 8;
@@ -23,7 +24,9 @@ pub(super) fn open(disk: &Disk, checkpoint_every: u64) -> (Result<Ledger, OpenEr
     let heard = events.clone();
     let builder: Builder = Ledger::builder().segment_bytes(1 << 20).checkpoint_every(checkpoint_every);
     let builder = builder.observer(move |event| heard.lock().push(event.clone()));
-    (builder.open_in(disk.files()), events)
+    let files = disk.files();
+    let lock = Lock::take(files.root()).map(Arc::new);
+    (lock.and_then(|lock| builder.open_in(files, lock)), events)
 }
 
 /// Opens what must open.

@@ -1,0 +1,62 @@
+//! The place of a data directory as a start finds it, so that one that is refused leaves it so.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::folder::Folder;
+use crate::ids::DiskIndex;
+use crate::journal::disk::files::{CHECKPOINTS, JOURNAL};
+use crate::lock::Lock;
+use crate::opening::OpenError;
+
+/// What of a data directory is not there.
+pub(crate) struct Site<'a> {
+    dir: &'a Path,
+    /// Itself and the directories above it, from the innermost on.
+    above: Vec<&'a Path>,
+    /// The folders in it.
+    inside: Vec<PathBuf>,
+}
+
+impl<'a> Site<'a> {
+    pub(crate) fn look(dir: &'a Path) -> Self {
+        let is_missing =
+            |path: &Path| fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        let named = dir.ancestors().filter(|above| !above.as_os_str().is_empty());
+        let above = named.take_while(|above| is_missing(above)).collect();
+        let inside = [JOURNAL, CHECKPOINTS, DiskIndex::FOLDER].map(|name| dir.join(name));
+        Site { dir, above, inside: inside.into_iter().filter(|folder| is_missing(folder)).collect() }
+    }
+
+    /// Opens the directory, made if it is not there, takes its lock and does `work` with both. When that fails, what was made since and
+    /// holds nothing is removed.
+    pub(crate) fn occupy<T>(
+        self,
+        work: impl FnOnce(Folder, Arc<Lock>) -> Result<T, OpenError>,
+    ) -> Result<T, OpenError> {
+        let made = fs::create_dir_all(self.dir).and_then(|()| Folder::open(self.dir));
+        let made = made.map_err(|error| OpenError::Io { path: self.dir.to_owned(), what: "make", error });
+        let taken = made.and_then(|root| Ok((Arc::new(Lock::take(&root)?), root)));
+        let done = taken.and_then(|(lock, root)| {
+            let done = work(root, lock.clone());
+            if done.is_err() {
+                // Nobody else begins in there, as long as the lock is ours.
+                clear(&self.inside);
+            }
+            done
+        });
+        if done.is_err() {
+            clear(&self.above);
+        }
+        done
+    }
+}
+
+fn clear(folders: &[impl AsRef<Path>]) {
+    for folder in folders {
+        // One that holds something stays.
+        let _ = fs::remove_dir(folder);
+    }
+}
