@@ -13,7 +13,7 @@ use crate::directory::Directory;
 use crate::event::Event;
 use crate::folder::Folder;
 use crate::ids::{DiskIndex, IdRecord, Ids, Index as _, IndexError, Indexed};
-use crate::journal::disk::files::{Files, OnDisk};
+use crate::journal::disk::files::{CHECKPOINTS, Files, JOURNAL, OnDisk};
 use crate::journal::disk::recovery::Recovery;
 use crate::journal::disk::{Disk, LedgerId};
 use crate::journal::{Flusher, Memory, Noted, Sink as _};
@@ -189,7 +189,7 @@ impl Builder {
     /// [`OpenError`]; the directory is as it was before.
     pub fn open(self, dir: impl AsRef<Path>) -> Result<Ledger, OpenError> {
         let dir = dir.as_ref();
-        Site::look(dir).occupy(|root, lock| {
+        Site::look(dir, &[JOURNAL, CHECKPOINTS, DiskIndex::FOLDER]).occupy(|root, lock| {
             let files =
                 OnDisk::within(root).map_err(|error| OpenError::Io { path: dir.to_owned(), what: "make", error })?;
             self.open_in(Arc::new(files), lock)

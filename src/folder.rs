@@ -1,15 +1,16 @@
 //! A directory held open: what is done in it is done there, wherever it is moved to and whatever gets its name.
 
-use std::fs::{File, TryLockError};
+use std::fs::{DirBuilder, File, TryLockError};
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, mkdirat, openat, renameat, unlinkat};
 use rustix::io::{Errno, retry_on_intr};
 
-/// What files and folders are made with, less what the process's umask takes away.
-const FILE: Mode = Mode::from_raw_mode(0o666);
-const FOLDER: Mode = Mode::from_raw_mode(0o777);
+/// What files and folders are made with: for their owner alone.
+const FILE: Mode = Mode::from_raw_mode(0o600);
+const FOLDER: Mode = Mode::from_raw_mode(0o700);
 
 /// Whether a call that writes failed for want of room, on the disk or in somebody's share of it.
 pub(crate) fn is_out_of_room(error: &io::Error) -> bool {
@@ -24,6 +25,12 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
+    /// The directory at `path`, made if it is not there, as are those above it.
+    pub(crate) fn make_all(path: &Path) -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(FOLDER.bits()).create(path)?;
+        Self::open(path)
+    }
+
     /// The directory that is at `path` now.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         Self::at(rustix::fs::CWD, path, path.to_owned())

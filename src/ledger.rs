@@ -242,8 +242,7 @@ impl Ledger {
     /// What was decided for the request with this id; None when it was never seen, or forgotten.
     ///
     /// # Errors
-    /// [`HistoryError::Gone`] when it was used before the oldest entry that is kept, [`HistoryError::Unreadable`] when the answer is
-    /// on a disk that does not give it.
+    /// [`HistoryError::Gone`] when that is no longer kept, [`HistoryError::Unreadable`] when it is on a disk that does not give it.
     pub fn transaction(&self, id: &TransactionId) -> Result<Option<Outcome>, HistoryError> {
         self.core().transaction(id)
     }

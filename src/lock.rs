@@ -3,9 +3,9 @@
 use std::fs::{File, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
+use std::sync::OnceLock;
 
 use crate::folder::Folder;
-use crate::kernel::doorbell::Latch;
 use crate::opening::OpenError;
 
 /// The name of the lock file in its directory.
@@ -17,7 +17,7 @@ pub(crate) struct Lock {
     /// Locked as well, where the file system lets it be: somebody may remove the file and believe that nobody has it.
     directory: Folder,
     /// Set once the file is to stay: it was there before, or something was begun in the directory.
-    stays: Latch,
+    stays: OnceLock<()>,
 }
 
 impl Lock {
@@ -32,9 +32,9 @@ impl Lock {
                 Err(TryLockError::WouldBlock) => return Err(held(root, &file)),
                 Err(TryLockError::Error(error)) => return Err(cannot(error)),
             }
-            let lock = Lock { file, directory, stays: Latch::new() };
+            let lock = Lock { file, directory, stays: OnceLock::new() };
             if !made {
-                lock.stays.set();
+                lock.stay();
             }
             if let Err(TryLockError::WouldBlock) = lock.directory.try_lock() {
                 return Err(held(root, &lock.file));
@@ -46,9 +46,14 @@ impl Lock {
         }
     }
 
+    fn stay(&self) {
+        // Once is enough.
+        let _ = self.stays.set(());
+    }
+
     /// Leaves our process's number, for people: something is begun in the directory.
     pub(crate) fn sign(&self) {
-        self.stays.set();
+        self.stay();
         let mut file = &self.file;
         let signed = file.rewind().and_then(|()| file.set_len(0));
         // Nothing depends on it.
@@ -58,7 +63,7 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        if !self.stays.is_set() {
+        if self.stays.get().is_none() {
             // Left over, it is in nobody's way.
             let _ = self.directory.remove(NAME);
         }

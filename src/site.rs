@@ -6,8 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::folder::Folder;
-use crate::ids::DiskIndex;
-use crate::journal::disk::files::{CHECKPOINTS, JOURNAL};
 use crate::lock::Lock;
 use crate::opening::OpenError;
 
@@ -21,13 +19,14 @@ pub(crate) struct Site<'a> {
 }
 
 impl<'a> Site<'a> {
-    pub(crate) fn look(dir: &'a Path) -> Self {
+    /// Looks for `dir` and for the folders in it that a start makes.
+    pub(crate) fn look(dir: &'a Path, folders: &[&str]) -> Self {
         let is_missing =
             |path: &Path| fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         let named = dir.ancestors().filter(|above| !above.as_os_str().is_empty());
         let above = named.take_while(|above| is_missing(above)).collect();
-        let inside = [JOURNAL, CHECKPOINTS, DiskIndex::FOLDER].map(|name| dir.join(name));
-        Site { dir, above, inside: inside.into_iter().filter(|folder| is_missing(folder)).collect() }
+        let inside = folders.iter().map(|name| dir.join(name)).filter(|folder| is_missing(folder)).collect();
+        Site { dir, above, inside }
     }
 
     /// Opens the directory, made if it is not there, takes its lock and does `work` with both. When that fails, what was made since and
@@ -36,8 +35,11 @@ impl<'a> Site<'a> {
         self,
         work: impl FnOnce(Folder, Arc<Lock>) -> Result<T, OpenError>,
     ) -> Result<T, OpenError> {
-        let made = fs::create_dir_all(self.dir).and_then(|()| Folder::open(self.dir));
-        let made = made.map_err(|error| OpenError::Io { path: self.dir.to_owned(), what: "make", error });
+        let made = Folder::make_all(self.dir).map_err(|error| OpenError::Io {
+            path: self.dir.to_owned(),
+            what: "make",
+            error,
+        });
         let taken = made.and_then(|root| Ok((Arc::new(Lock::take(&root)?), root)));
         let done = taken.and_then(|(lock, root)| {
             let done = work(root, lock.clone());

@@ -19,7 +19,10 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
 use crate::Event;
-use crate::grpc::{ACCOUNT_IDS, AUDIT};
+
+/// The target of the events of failed operations, and their field that is a JSON array.
+const AUDIT: &str = "equipoise::audit";
+const ACCOUNT_IDS: &str = "account_ids";
 
 /// Lines that may wait; a line is about 300 bytes, at most a few KB.
 const QUEUE_LINES: usize = 16_384;

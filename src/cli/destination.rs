@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// Errors name its path.
@@ -25,7 +26,8 @@ impl Destination {
         let mut unfinished = place.clone().into_os_string();
         unfinished.push(format!(".{}.tmp", super::new_uuid().simple()));
         let unfinished = PathBuf::from(unfinished);
-        let file = OpenOptions::new().write(true).create_new(true).open(&unfinished).map_err(named)?;
+        // For its owner alone, unless what was there was for others too.
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished).map_err(named)?;
         let destination = Destination { path: place, file, unfinished: Some(unfinished) };
         if let Ok(there) = there {
             destination.file.set_permissions(there.permissions()).map_err(named)?;

@@ -9,12 +9,6 @@ use tonic::{Code, Request, Response, Status};
 use super::deadline;
 use super::status::Failure;
 
-/// The target of these events.
-pub(crate) const TARGET: &str = "equipoise::audit";
-/// The name of their field that is a JSON array.
-#[cfg(feature = "server")]
-pub(crate) const ACCOUNT_IDS: &str = "account_ids";
-
 /// The longest text of one field, in characters.
 const MAX_TEXT: usize = 512;
 
@@ -131,9 +125,9 @@ pub(super) fn refused(operation: &'static str, subject: Subject<'_>, failure: &F
 /// Logs one failed operation.
 pub(super) fn failed(operation: &'static str, subject: Subject<'_>, code: Code, details: &str) {
     tracing::error!(
-        target: TARGET,
+        target: "equipoise::audit",
         operation,
-        // The name is ACCOUNT_IDS.
+        // The service's log knows target and field by these names.
         account_ids = %Ids(subject.accounts),
         transaction_id = %Escaped(subject.transaction),
         code = name(code),

@@ -39,7 +39,7 @@ mod walk;
 mod watch;
 
 #[cfg(feature = "server")]
-pub(crate) use audit::{ACCOUNT_IDS, TARGET as AUDIT, name as code_name};
+pub(crate) use audit::name as code_name;
 pub use books::Books;
 pub use opening::Opening;
 pub use server::serve;

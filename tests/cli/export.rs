@@ -137,6 +137,7 @@ fn a_file_takes_the_place_of_stdout() {
     let file = dir.path().join("../export-of-the-test.jsonl");
     let path = file.to_str().expect("UTF-8");
     let ended = succeeds("export", dir.path(), &["--output", path]);
+    assert_eq!(std::fs::metadata(&file).expect("a file").permissions().mode() & 0o777, 0o600, "it holds money");
     let written = std::fs::read_to_string(&file).expect("a file");
     std::fs::remove_file(&file).expect("removed");
     assert_eq!((ended.stdout.as_str(), written), ("", succeeds("export", dir.path(), &[]).stdout));

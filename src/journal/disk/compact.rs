@@ -126,7 +126,7 @@ pub fn compact(
     let folder = dir.join(JOURNAL);
     // Nothing is made where there is no ledger.
     folder.metadata().map_err(|error| OpenError::Io { path: folder, what: "find", error })?;
-    Site::look(dir).occupy(|root, _lock| {
+    Site::look(dir, &[CHECKPOINTS]).occupy(|root, _lock| {
         let files =
             OnDisk::within(root).map_err(|error| OpenError::Io { path: dir.to_owned(), what: "open", error })?;
         compact_in(&files, options, progress)
