@@ -36,6 +36,8 @@ pub(crate) struct Link {
 pub(crate) struct End {
     /// None: no segment has even a header.
     pub(crate) link: Option<Link>,
+    /// The number of the last segment that has one.
+    pub(super) segment: u64,
     pub(crate) notes: Vec<String>,
 }
 
@@ -48,22 +50,24 @@ impl End {
 
 /// Shows `visitor` the chain from the segment at `start` on.
 pub(crate) fn walk<V: Visitor>(directory: &Directory, start: usize, visitor: &mut V) -> Result<End, V::Error> {
-    let mut walk = Walk { directory, index: start, segment: Vec::new(), link: None, visitor };
+    let mut walk = Walk { directory, index: start, segment: Vec::new(), number: 0, link: None, visitor };
     while walk.index < directory.segments.len() {
         segment::load(walk.file(), &mut walk.segment)?;
         if let Some(note) = walk.one_segment()? {
-            return Ok(End { link: walk.link, notes: note });
+            return Ok(End { link: walk.link, segment: walk.number, notes: note });
         }
         walk.visitor.passed(walk.segment.len() as u64);
         walk.index += 1;
     }
-    Ok(End { link: walk.link, notes: Vec::new() })
+    Ok(End { link: walk.link, segment: walk.number, notes: Vec::new() })
 }
 
 struct Walk<'a, V> {
     directory: &'a Directory,
     index: usize,
     segment: Vec<u8>,
+    /// Of the last segment that has a header.
+    number: u64,
     link: Option<Link>,
     visitor: &'a mut V,
 }
@@ -108,6 +112,7 @@ impl<'a, V: Visitor> Walk<'a, V> {
         };
         header.check(&self.segment, self.number()).map_err(|wrong| self.problem(wrong.at, wrong.what))?;
         let mut link = self.continues(&header)?;
+        self.number = header.number;
         self.visitor.segment(file, &header)?;
         let mut at = HEADER;
         let torn = loop {

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use super::bytes::{self, Bytes, Wrong, zeros};
+use super::chain::Link;
 use super::problem::Problem;
 
 /// The bytes before the first batch.
@@ -80,6 +81,23 @@ impl Header {
 /// Whether a file with a bad header is the end of the journal all the same: nobody ever wrote into it, or, if it is the
 /// newest, no more than its header.
 pub(super) fn unused(segment: &[u8], newest: bool) -> bool {
+/// Fails where the spare is not one: a segment that lost its name and goes on where the journal ends, with something in it.
+pub(super) fn check_spare(path: &Path, last: u64, link: &Link) -> Result<(), Problem> {
+    let mut spare = Vec::new();
+    if !path.exists() {
+        return Ok(());
+    }
+    load(path, &mut spare)?;
+    let Ok(header) = Header::read(&spare) else { return Ok(()) };
+    let Link { ledger, batch, sequence, hash } = *link;
+    let follows = (header.number, header.ledger, header.hash) == (last + 1, ledger, hash);
+    if !follows || (header.first_batch, header.first_sequence) != (batch, sequence) || unused(&spare, true) {
+        return Ok(());
+    }
+    let what = format!("it is the segment that belongs to journal/{:010}.segment, with something in it", header.number);
+    Err(Problem::at(path, HEADER, what))
+}
+
     zeros(segment) || (newest && zeros(segment.get(HEADER..).unwrap_or_default()))
 }
 

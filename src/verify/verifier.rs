@@ -15,7 +15,7 @@ use super::ids::{RecentIds, Used};
 use super::index;
 use super::problem::Problem;
 use super::replay::Replay;
-use super::segment::Header;
+use super::segment::{self, Header};
 use super::sources::{Sections, Sources};
 
 /// What is asked for.
@@ -87,6 +87,10 @@ pub fn verify(path: &Path, options: &Options, progress: &mut dyn FnMut(u64, u64)
     let end = chain::walk(&directory, 0, &mut verifier)?;
     if let Some(run) = furthest {
         run.is_within(end.link.as_ref().map(|link| &link.ledger), end.last_sequence())?;
+    }
+    // A service's is its own affair: it may be given its name meanwhile.
+    if let (Some(link), false) = (&end.link, directory.live()) {
+        segment::check_spare(&path.join("journal/spare"), end.segment, link)?;
     }
     let mut report = verifier.end(end.link.as_ref())?;
     report.notes = [&directory.notes[..], &report.notes, &end.notes].concat();

@@ -199,6 +199,34 @@ fn headers_must_continue_the_journal() {
     assert!(writer.wrong().contains("first batch 2 in the segment's header; the journal before says 1"));
 }
 
+/// C1: a spare that is the next segment, with something in it, may hold what was answered: the engine refuses to start on it.
+#[test]
+fn a_segment_under_the_spares_name_is_told_of() {
+    let mut writer = sample("spare");
+    let last = *writer.segments.keys().last().expect("a segment");
+    let (mut lost, sequence) = (writer.segments.remove(&last).expect("it"), writer.sequence);
+    lost.resize(SEGMENT, 0);
+    writer.checkpoints.retain(|sequence, _| *sequence <= 6);
+    let spare = writer.directory.join("journal/spare");
+    let with = |bytes: &[u8]| {
+        writer.write();
+        fs::write(&spare, bytes).expect("written");
+        check(&writer.directory)
+    };
+    let problem = with(&lost).expect_err("the journal went on there");
+    assert_eq!((problem.file.as_path(), problem.offset), (spare.as_path(), Some(4096)), "{problem}");
+    let expected = format!("it is the segment that belongs to journal/{last:010}.segment, with something in it");
+    assert_eq!(problem.what, expected);
+    // An interrupted beginning of a segment, one of another place, and what is no segment are spares.
+    let begun = [&lost[..4096], &vec![0; SEGMENT - 4096]].concat();
+    assert!(with(&begun).expect("a spare").last_sequence < sequence);
+    let mut elsewhere = lost.clone();
+    elsewhere[16] ^= 4;
+    sign_header(&mut elsewhere);
+    with(&elsewhere).expect("it goes on from another place");
+    with(&vec![7; 5_000]).expect("no segment");
+}
+
 /// A batch with a good checksum that does not continue the chain is damage, also at the end.
 #[test]
 fn batches_must_continue_the_chain() {
