@@ -331,6 +331,9 @@ fn no_ids_beyond(root: &Folder, ledger: Option<&LedgerId>, end: u64) -> Result<(
         what: "read",
         error: std::io::Error::other(error.to_string()),
     };
+    if let Some((file, found, known)) = DiskIndex::newer(root).map_err(failed)? {
+        return Err(OpenError::Newer { file, found, known });
+    }
     let Some((file, last)) = DiskIndex::beyond(root, ledger, end).map_err(failed)? else { return Ok(()) };
     let what = format!(
         "it has the ids of entries up to sequence {last}, but the journal ends at {end}: a tail is missing. Put it back; to go on \

@@ -158,6 +158,8 @@ mod event;
 #[cfg(equipoise_ids)]
 mod folder;
 #[cfg(equipoise_engine)]
+mod format;
+#[cfg(equipoise_engine)]
 mod handle;
 #[cfg(equipoise_ids)]
 mod ids;

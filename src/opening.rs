@@ -39,6 +39,16 @@ pub enum OpenError {
         /// What is wrong there.
         what: String,
     },
+    /// A newer release wrote it: this one does not know what it says.
+    #[error("{} has format version {found}, which a newer release wrote: this one reads versions up to {known}", file.display())]
+    Newer {
+        /// The file.
+        file: PathBuf,
+        /// Its format version.
+        found: u32,
+        /// The newest that this release reads.
+        known: u32,
+    },
     /// There is no room to begin.
     #[error("no room in {}: {needed} bytes are needed: {error}", path.display())]
     NoRoom {

@@ -45,7 +45,8 @@
 //! the journal. A good run that goes beyond the journal's end is not derived from it: entries are missing there that were durable, so
 //! whoever opens the ledger asks for that first. A page is checked when it is read: damage found there cannot be healed
 //! beside the traffic, for ids that left the table would be new meanwhile. Such reads fail, a mark is left in the
-//! directory, and the next opening begins afresh.
+//! directory, and the next opening begins afresh. Runs of a newer format version are not damaged, and not ours to remove: whoever
+//! opens the ledger asks for them before anything is opened.
 
 mod chain;
 mod fences;
@@ -130,6 +131,20 @@ impl DiskIndex {
         made.map_err(|error| unwritable(&root.path_of(Self::FOLDER), &error))
     }
 
+    /// The run in the data directory `root` that a newer release wrote, its format version, and the newest that this one reads.
+    ///
+    /// # Errors
+    /// [`IndexError::Failed`] when the file system does not let it.
+    pub(crate) fn newer(root: &Folder) -> Result<Option<(PathBuf, u32, u32)>, IndexError> {
+        let Some(dir) = Self::find(root)? else { return Ok(None) };
+        let newer = chain::newer(&dir)?;
+        Ok(newer.map(|(span, version)| (dir.path_of(&span.name()), version, format::VERSION)))
+    }
+
+    fn find(root: &Folder) -> Result<Option<Folder>, IndexError> {
+        root.find(Self::FOLDER).map_err(|error| unreadable(&root.path_of(Self::FOLDER), &error))
+    }
+
     /// The run in the data directory `root` with ids of entries after sequence `end`, where the journal of `ledger` ends, or has not
     /// begun, and the last of these entries: they were durable, so they are missing. Changes nothing.
     ///
@@ -140,8 +155,7 @@ impl DiskIndex {
         ledger: Option<&[u8; 16]>,
         end: u64,
     ) -> Result<Option<(PathBuf, u64)>, IndexError> {
-        let found = root.find(Self::FOLDER).map_err(|error| unreadable(&root.path_of(Self::FOLDER), &error))?;
-        let Some(dir) = found else { return Ok(None) };
+        let Some(dir) = Self::find(root)? else { return Ok(None) };
         let beyond = chain::beyond(&dir, ledger, end)?;
         Ok(beyond.map(|span| (dir.path_of(&span.name()), span.last)))
     }

@@ -4,6 +4,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use super::formats;
 use super::problem::Problem;
 use super::segment;
 
@@ -44,6 +45,10 @@ impl Directory {
         })?;
         let checkpoints = checkpoints(&path.join("checkpoints"), holder.is_some(), &mut notes)?;
         let (first_number, segments) = segments(&path.join("journal"), &mut notes)?;
+        checkpoints.iter().try_for_each(|(_, path, _)| formats::check(path, &formats::CHECKPOINT))?;
+        let spare = path.join("journal/spare");
+        segments.iter().chain([&spare]).try_for_each(|path| formats::check(path, &formats::SEGMENT))?;
+        runs(&path.join("ids"))?;
         let path = path.to_owned();
         Ok(Directory { path, segments, first_number, checkpoints, holder, notes, _lock: lock })
     }
@@ -137,6 +142,13 @@ fn checkpoints(folder: &Path, live: bool, notes: &mut Vec<String>) -> Result<Vec
         }
     }
     Ok(checkpoints)
+}
+
+/// Fails where a newer release wrote one of the runs of the id index.
+fn runs(folder: &Path) -> Result<(), Problem> {
+    // Where there is none, or it cannot be listed, whoever reads it says so.
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).try_for_each(|path| formats::check(&path, &formats::RUN))
 }
 
 /// The number of the first segment, and all of them.

@@ -31,6 +31,7 @@ mod bytes;
 mod chain;
 mod checkpoint;
 mod directory;
+mod formats;
 mod frame;
 mod ids;
 mod index;

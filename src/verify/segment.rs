@@ -44,10 +44,7 @@ impl Header {
         }
         let version = bytes.u32()?;
         if version != 1 {
-            return Err(Wrong {
-                at: 12,
-                what: format!("format version {version}, of a newer version of this program, which reads version 1"),
-            });
+            return Err(Wrong { at: 12, what: format!("format version {version}; this program reads version 1") });
         }
         Ok(Header {
             number: bytes.u64()?,
@@ -81,6 +78,9 @@ impl Header {
 /// Whether a file with a bad header is the end of the journal all the same: nobody ever wrote into it, or, if it is the
 /// newest, no more than its header.
 pub(super) fn unused(segment: &[u8], newest: bool) -> bool {
+    zeros(segment) || (newest && zeros(segment.get(HEADER..).unwrap_or_default()))
+}
+
 /// Fails where the spare is not one: a segment that lost its name and goes on where the journal ends, with something in it.
 pub(super) fn check_spare(path: &Path, last: u64, link: &Link) -> Result<(), Problem> {
     let mut spare = Vec::new();
@@ -96,9 +96,6 @@ pub(super) fn check_spare(path: &Path, last: u64, link: &Link) -> Result<(), Pro
     }
     let what = format!("it is the segment that belongs to journal/{:010}.segment, with something in it", header.number);
     Err(Problem::at(path, HEADER, what))
-}
-
-    zeros(segment) || (newest && zeros(segment.get(HEADER..).unwrap_or_default()))
 }
 
 /// The header's fields alone.

@@ -227,6 +227,34 @@ fn a_segment_under_the_spares_name_is_told_of() {
     with(&vec![7; 5_000]).expect("no segment");
 }
 
+/// A file of a newer format version is told of by name and version, wherever it is: it is not damaged.
+#[test]
+fn a_newer_format_is_told_apart_from_damage() {
+    let writer = sample("newer");
+    let files = writer.files();
+    for (path, whole) in files.iter().filter(|(path, _)| !path.ends_with("LOCK")) {
+        let known = if path.to_str().is_some_and(|path| path.ends_with(".checkpoint")) { 2 } else { 1 };
+        writer.write();
+        let mut bytes = whole.clone();
+        bytes[12..16].copy_from_slice(&7_u32.to_le_bytes());
+        fs::write(path, &bytes).expect("written");
+        let problem = check(&writer.directory).expect_err("its checksum is wrong");
+        assert!(!problem.what.contains("newer release"), "{problem}");
+        sign_header(&mut bytes);
+        for (file, bytes) in [(path.clone(), &bytes), (writer.directory.join("journal/spare"), &files[0].1)] {
+            let mut bytes = bytes.clone();
+            bytes[12..16].copy_from_slice(&7_u32.to_le_bytes());
+            sign_header(&mut bytes);
+            writer.write();
+            fs::write(&file, bytes).expect("written");
+            let problem = check(&writer.directory).expect_err("nobody knows what it says");
+            let known = if file == *path { known } else { 1 };
+            let what = format!("format version 7, which a newer release wrote: this one reads versions up to {known}");
+            assert_eq!((&problem.file, problem.offset, problem.what), (&file, Some(12), what));
+        }
+    }
+}
+
 /// A batch with a good checksum that does not continue the chain is damage, also at the end.
 #[test]
 fn batches_must_continue_the_chain() {

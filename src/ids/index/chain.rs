@@ -1,12 +1,14 @@
 //! Which runs are there when the index is opened: a chain without a gap, from the journal's oldest entry or before it.
 
 use std::cmp::Reverse;
+use std::io::Read as _;
 use std::sync::Arc;
 
-use super::format::Span;
+use super::format::{FORMAT, Span};
 use super::run::Run;
 use super::{DAMAGE_MARK, IndexError, unreadable, unwritable};
 use crate::folder::Folder;
+use crate::format::HEADER;
 
 /// The runs that can be used, the oldest first.
 pub(super) struct Chain {
@@ -69,6 +71,19 @@ pub(super) fn beyond(dir: &Folder, ledger: Option<&[u8; 16]>, end: u64) -> Resul
             // What is not as it was written proves nothing.
             Err(IndexError::Damaged { .. }) => {}
             Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+/// A run that a newer release wrote, and its format version: it is neither damaged nor ours to remove.
+pub(super) fn newer(dir: &Folder) -> Result<Option<(Span, u32)>, IndexError> {
+    for span in names(dir)?.iter().filter_map(|name| Span::of_name(name)) {
+        let (name, mut header) = (span.name(), Vec::new());
+        let read = dir.open_read(&name).and_then(|file| file.take(HEADER as u64).read_to_end(&mut header));
+        // One that cannot be read is damaged, which is found when it is opened.
+        if let (Ok(_), Some(version)) = (read, FORMAT.newer(&header)) {
+            return Ok(Some((span, version)));
         }
     }
     Ok(None)

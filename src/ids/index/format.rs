@@ -1,11 +1,13 @@
 //! How a run lies in its file: names, header, pages of records.
 
 use crate::account::TransactionId;
+use crate::format::Format;
 
 use super::{IdRecord, Indexed, Key};
 
 pub(super) const MAGIC: [u8; 8] = *b"EQPIDRN1";
 pub(super) const VERSION: u32 = 1;
+pub(super) const FORMAT: Format = Format { kind: *b"EQPIDRN", version: VERSION };
 
 /// What of the header is in use, and under its checksum.
 const HEADER: usize = 128;

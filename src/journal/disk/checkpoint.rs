@@ -8,6 +8,7 @@ use super::files::{CHECKPOINTS, File, Files, read_full, write_all};
 use super::section;
 use super::segment::{self, COUNTS, LedgerId};
 use crate::account::{AccountId, Balance};
+use crate::format::Format;
 use crate::journal::Noted;
 
 const MAGIC: [u8; 8] = *b"EQPCHKP1";
@@ -15,6 +16,7 @@ const MAGIC: [u8; 8] = *b"EQPCHKP1";
 const VERSION: u32 = 1;
 /// With a section of notes.
 const NOTED_VERSION: u32 = 2;
+pub(super) const FORMAT: Format = Format { kind: *b"EQPCHKP", version: NOTED_VERSION };
 const HEADER: usize = 128;
 /// Where in the header the sequence and the ledger's id stand.
 pub(super) const SEQUENCE_AT: u64 = 16;

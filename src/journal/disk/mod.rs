@@ -71,6 +71,7 @@ pub(crate) mod compact;
 pub(crate) mod files;
 mod frame;
 mod load;
+mod newer;
 mod read;
 pub(crate) mod recovery;
 mod scan;

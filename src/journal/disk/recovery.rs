@@ -7,6 +7,7 @@ use super::batch::{self, Draft};
 use super::checkpoint::{self, Covered};
 use super::files::{CHECKPOINTS, Files, JOURNAL, PIECE, pieces, read_full, write_all, written_pieces};
 use super::load::{Checkpoint, load};
+use super::newer;
 use super::scan::{Scan, cannot, damaged, numbers, open, read_header};
 use super::section::Fold;
 use super::segment::{self, Segment};
@@ -70,6 +71,7 @@ pub(super) struct End {
 
 /// Reads the newest good checkpoint and what the journal says after it.
 pub(super) fn recover(files: &dyn Files, recovery: &mut Recovery<'_>) -> Result<Found, OpenError> {
+    newer::check(files)?;
     let numbers = numbers(files)?;
     let (checkpoint, noted) = load_checkpoint(files, recovery)?.unzip();
     let covered = checkpoint.map_or(Covered::NOTHING, |checkpoint| checkpoint.covered());

@@ -5,6 +5,7 @@ use parking_lot::Mutex;
 use super::batch::{self, Hash, Salt};
 use super::bytes::Bytes;
 use super::files::JOURNAL;
+use crate::format::Format;
 
 /// Batches begin here.
 pub(super) const HEADER: u64 = 4096;
@@ -16,6 +17,7 @@ pub(super) const COUNTS: std::ops::RangeInclusive<u64> = 1..=1 << 62;
 
 const MAGIC: [u8; 8] = *b"EQPSEGM1";
 const VERSION: u32 = 1;
+pub(super) const FORMAT: Format = Format { kind: *b"EQPSEGM", version: VERSION };
 const NEWER: &str = "a segment of another format than this program reads: a newer version wrote it";
 /// How much of the header is checked.
 const CHECKED: usize = 128;

@@ -15,7 +15,7 @@ use crate::folder::is_out_of_room;
 use crate::kernel::cells::Flag;
 use crate::opening::OpenError;
 
-const NAME: &str = "journal/spare";
+pub(super) const NAME: &str = "journal/spare";
 const UNFINISHED: &str = "journal/spare.tmp";
 /// How long after a failure it is tried again.
 const REST: Duration = Duration::from_millis(250);
