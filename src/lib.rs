@@ -157,7 +157,7 @@ mod error;
 mod event;
 #[cfg(equipoise_ids)]
 mod folder;
-#[cfg(equipoise_engine)]
+#[cfg(equipoise_ids)]
 mod format;
 #[cfg(equipoise_engine)]
 mod handle;
