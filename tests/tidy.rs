@@ -19,7 +19,7 @@ const REQUIREMENTS: [&str; 42] = [
 const RACE_CHECKERS: [&str; 3] = ["loom", "shuttle", "thread"];
 
 /// Which of our modules a module may name. What is not listed here may name everything.
-const LAYERS: [(&str, &[&str]); 35] = [
+const LAYERS: [(&str, &[&str]); 37] = [
     ("kernel", &["kernel"]),
     ("blocking", &[]),
     ("folder", &[]),
@@ -42,8 +42,8 @@ const LAYERS: [(&str, &[&str]); 35] = [
     (
         "journal",
         &[
-            "account", "blocking", "clock", "error", "event", "folder", "format", "request", "outcome", "opening", "lock", "site",
-            "journal", "wait", "kernel",
+            "account", "blocking", "clock", "error", "event", "folder", "format", "request", "outcome", "opening",
+            "lock", "site", "journal", "wait", "kernel",
         ],
     ),
     // The ledger's own parts.

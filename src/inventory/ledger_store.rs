@@ -164,7 +164,9 @@ enum Verdict {
     Outcome(Outcome),
     /// By an entry that is no longer kept.
     Before,
-    Letter { reason: String },
+    Letter {
+        reason: String,
+    },
 }
 
 /// What became of the events of a run, in their order.
