@@ -157,6 +157,14 @@ pub enum StoreError {
         /// The partitions.
         partitions: Vec<i32>,
     },
+    /// Somebody else has locked what the runs of these partitions need: try them again later. The other runs were kept.
+    #[error("the partitions {partitions:?} have to wait: somebody has locked a row that they need")]
+    Held {
+        /// The partitions.
+        partitions: Vec<i32>,
+        /// What became of the others.
+        applied: Applied,
+    },
     /// The store does not answer, or not now: try again later.
     #[error("the store is unavailable: {what}")]
     Unavailable {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::inventory::{Applied, StoreError};
 
@@ -64,6 +65,8 @@ impl UnderWay {
 /// Runs until `stop` is set, its sender is gone, or the store has failed.
 pub(super) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
     let mut under_way = UnderWay::default();
+    // Those that have to wait for somebody, while the other partitions go on. End with this.
+    let mut waits = JoinSet::new();
     while !*stop.borrow() && !shared.has_failed() {
         give(&shared, &mut under_way);
         tokio::select! {
@@ -74,9 +77,13 @@ pub(super) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
                     while let Some(answered) = under_way.next().await {
                         later.push(answered);
                     }
-                    ask_again(&shared, batch, error, later, &mut stop).await;
+                    let held = ask_again(&shared, batch, error, later, &mut stop).await;
+                    if !held.is_empty() {
+                        waits.spawn(wait(shared.clone(), held, stop.clone()));
+                    }
                 }
             },
+            Some(_) = waits.join_next() => {}
             () = shared.lanes.filled() => {}
             changed = stop.changed() => if changed.is_err() { break },
         }
@@ -100,59 +107,104 @@ fn give(shared: &Arc<Shared>, under_way: &mut UnderWay) {
     }
 }
 
-/// Asks for a batch again that was not answered well, and then for those `later`, which it may have kept from being kept.
+/// Asks for a batch again that was not answered well, and then for those `later`, which it may have kept from being kept. What has to
+/// wait comes back, in its order.
 async fn ask_again(
     shared: &Shared,
     mut batch: Batch,
     error: StoreError,
     later: Vec<(Batch, Answer)>,
     stop: &mut watch::Receiver<bool>,
-) {
+) -> Vec<Batch> {
     for (later, answer) in &later {
         if answer.is_ok() {
             // It went on where the batch ends.
             done(shared, &batch.before(later));
         }
     }
+    let mut held = Vec::new();
     if !batch.runs.is_empty() {
-        settle(shared, batch, Err(error), stop).await;
+        held.extend(settle(shared, batch, Err(error), stop).await);
     }
     for (mut batch, answer) in later {
         match answer {
             Ok(applied) => kept(shared, &batch, applied),
-            Err(_) if *stop.borrow() || shared.has_failed() => return,
+            Err(_) if *stop.borrow() || shared.has_failed() => return Vec::new(),
             Err(_) => {
                 shared.lanes.keep_current(&mut batch);
+                // What goes on where something ends that has to wait waits behind it.
+                let behind = held.iter().map(|held| batch.before(held)).collect::<Vec<_>>();
+                held.extend(behind.into_iter().filter(|behind| !behind.runs.is_empty()));
                 if !batch.runs.is_empty() {
                     let answer = shared.store.apply(&shared.settings.topic, &batch.runs).await;
-                    settle(shared, batch, answer, stop).await;
+                    held.extend(settle(shared, batch, answer, stop).await);
                 }
+            }
+        }
+    }
+    held
+}
+
+/// Asks for these in their order until the store has them.
+async fn wait(shared: Arc<Shared>, held: Vec<Batch>, mut stop: watch::Receiver<bool>) {
+    for batch in held {
+        let mut rest = Some(batch);
+        let mut backoff = Backoff::default();
+        while let Some(mut batch) = rest.take()
+            && !*stop.borrow()
+            && !shared.has_failed()
+        {
+            tokio::select! {
+                () = tokio::time::sleep(backoff.next()) => {}
+                _ = stop.changed() => return,
+            }
+            shared.lanes.keep_current(&mut batch);
+            if !batch.runs.is_empty() {
+                let answer = shared.store.apply(&shared.settings.topic, &batch.runs).await;
+                rest = settle(&shared, batch, answer, &mut stop).await;
             }
         }
     }
 }
 
-/// Asks the store until it has the batch, or nobody wants it any more.
-async fn settle(shared: &Shared, mut batch: Batch, mut answer: Answer, stop: &mut watch::Receiver<bool>) {
+/// Asks the store until it has the batch, or nobody wants it any more. What has to wait for somebody comes back.
+async fn settle(
+    shared: &Shared,
+    mut batch: Batch,
+    mut answer: Answer,
+    stop: &mut watch::Receiver<bool>,
+) -> Option<Batch> {
     let mut backoff = Backoff::default();
     loop {
         match answer {
-            Ok(applied) => return kept(shared, &batch, applied),
+            Ok(applied) => {
+                kept(shared, &batch, applied);
+                return None;
+            }
+            Err(StoreError::Held { partitions, applied }) => {
+                let held = batch.split_off(&partitions);
+                kept(shared, &batch, applied);
+                shared.lanes.hold(&held);
+                return Some(held);
+            }
             Err(StoreError::Fenced { partitions }) => drop_fenced(shared, &mut batch, &partitions),
             Err(StoreError::Unavailable { what }) => {
                 shared.unavailable(&what);
                 shared.metrics.apply_retries.inc();
                 tokio::select! {
                     () = tokio::time::sleep(backoff.next()) => {}
-                    _ = stop.changed() => return,
+                    _ = stop.changed() => return None,
                 }
             }
-            Err(error @ StoreError::Failed { .. }) => return shared.fail(error.to_string()),
+            Err(error @ StoreError::Failed { .. }) => {
+                shared.fail(error.to_string());
+                return None;
+            }
         }
         // A partition that was taken from us while the store was asked is its next owner's business.
         shared.lanes.keep_current(&mut batch);
         if batch.runs.is_empty() {
-            return;
+            return None;
         }
         answer = shared.store.apply(&shared.settings.topic, &batch.runs).await;
     }

@@ -83,6 +83,8 @@ struct Lane {
     hole: Option<Hole>,
     /// Where the log was seen to end.
     end: Option<i64>,
+    /// What is in flight has to wait for somebody: nothing is given to the store behind it.
+    is_held: bool,
 }
 
 #[derive(Debug)]
@@ -149,6 +151,7 @@ impl Lanes {
             is_quiet: false,
             hole: None,
             end: None,
+            is_held: false,
         };
         let mut state = self.state.lock();
         state.close(position.partition);
@@ -285,7 +288,7 @@ impl Lanes {
         if state.waiting < BEHIND {
             return Batch::default();
         }
-        state.take(|lane| !lane.is_announced && lane.announce.is_none() && !lane.records.is_empty())
+        state.take(|lane| !lane.is_held && !lane.is_announced && lane.announce.is_none() && !lane.records.is_empty())
     }
 
     /// The store has these runs.
@@ -299,6 +302,7 @@ impl Lanes {
                 lane.in_flight = lane.in_flight.saturating_sub(1);
                 lane.next = run.next;
                 lane.is_announced = false;
+                lane.is_held &= lane.in_flight > 0;
                 more |= !lane.records.is_empty();
             }
         }
@@ -306,6 +310,22 @@ impl Lanes {
         if more {
             self.filled.notify_one();
         }
+    }
+
+    /// These runs have to wait for somebody.
+    pub(super) fn hold(&self, batch: &Batch) {
+        let mut state = self.state.lock();
+        for (run, generation) in batch.runs.iter().zip(&batch.generations) {
+            if let Some(lane) = state.lanes.get_mut(&run.partition).filter(|lane| lane.generation == *generation) {
+                lane.is_held = true;
+            }
+        }
+    }
+
+    /// The partitions that have to wait for somebody.
+    pub(super) fn held(&self) -> Vec<i32> {
+        let state = self.state.lock();
+        state.lanes.iter().filter(|(_, lane)| lane.is_held).map(|(partition, _)| *partition).collect()
     }
 
     /// Takes the runs out of `batch` whose partition is no longer the same assignment.
@@ -399,6 +419,15 @@ impl Batch {
         before.retain(|partition, _| is_later(partition));
         self.retain(|partition, _| !is_later(partition));
         before
+    }
+
+    /// Takes out the runs of these partitions; where none is among them, all.
+    pub(super) fn split_off(&mut self, partitions: &[i32]) -> Batch {
+        let all = !self.runs.iter().any(|run| partitions.contains(&run.partition));
+        let mut rest = Batch { runs: self.runs.clone(), generations: self.generations.clone() };
+        rest.retain(|partition, _| all || partitions.contains(&partition));
+        self.retain(|partition, _| !all && !partitions.contains(&partition));
+        rest
     }
 
     /// Keeps the runs for which `wanted` says so.

@@ -68,6 +68,9 @@ impl Shared {
 
     pub(super) fn status(&self) -> Status {
         let assignment = self.assignment.lock();
+        let held = self.lanes.held();
+        let held =
+            (!held.is_empty()).then(|| format!("the partitions {held:?} wait for a row that somebody has locked"));
         let trouble = self.trouble.lock();
         Status {
             joined: assignment.joined,
@@ -75,7 +78,7 @@ impl Shared {
             consuming: assignment.consuming().collect(),
             stopped: assignment.stopped().map(|(partition, why)| (partition, why.to_owned())).collect(),
             unavailable: trouble.unavailable.clone(),
-            waiting: trouble.unknown.clone().or_else(|| assignment.waiting().map(str::to_owned)),
+            waiting: trouble.unknown.clone().or_else(|| assignment.waiting().map(str::to_owned)).or(held),
             disconnected: trouble.disconnected.clone(),
             last_error: trouble.last_error.clone(),
             failed: trouble.failed.clone(),

@@ -65,7 +65,7 @@ async fn take_over(
             match &error {
                 StoreError::Unavailable { what } => shared.unavailable(what),
                 StoreError::Failed { .. } => shared.fail(error.to_string()),
-                StoreError::Fenced { .. } => {}
+                StoreError::Fenced { .. } | StoreError::Held { .. } => {}
             }
             return Err(error.to_string());
         }

@@ -18,6 +18,7 @@ use super::batch::{Changes, Committed, Missed, Written};
 use super::database::{Database, Fault};
 use super::decide::{Decision, Known, decide};
 use super::error::PgError;
+use super::locked::Locked;
 use super::remembered::Remembered;
 use super::work::{Answer, Asks, Batch, Job, settle};
 use crate::inventory::{Position, StoredDeadLetter};
@@ -45,6 +46,8 @@ pub(super) struct Committer<D> {
     queue: mpsc::Receiver<Job>,
     remembered: Remembered,
     pub(super) ahead: Ahead<D>,
+    /// Rows that somebody else had locked when it was looked last.
+    locked: Locked,
     /// What was committed, and is to be remembered and answered as soon as the next batch is on its way.
     settling: Option<Settling>,
     /// Where the newest batch that decided something begins.
@@ -95,6 +98,7 @@ impl<D: Database> Committer<D> {
             queue,
             remembered: Remembered::new(bounds.accounts, bounds.ids, bounds.id_age),
             ahead: Ahead::new(beside),
+            locked: Locked::default(),
             settling: None,
             newest: 0,
             bounds,
@@ -196,18 +200,45 @@ impl<D: Database> Committer<D> {
         let mut retry = Retry { ids: self.remembered.is_wary(), ..Retry::default() };
         self.remembered.count();
         while !batch.is_answered() {
-            let fault = match self.attempt(&mut batch, decided.take(), &mut retry).await {
+            if self.locked.meets(&batch) {
+                decided = None;
+                self.settle();
+                // Where it cannot be asked, that comes out.
+                if self.set_aside(&mut batch, false).await.is_ok_and(|_| batch.is_answered()) {
+                    return;
+                }
+            }
+            let mut fault = match self.attempt(&mut batch, decided.take(), &mut retry).await {
                 Ok(()) => continue,
                 Err(fault) => fault,
             };
             self.ahead.doubt();
             self.settle();
+            if let Fault::Locked(what) = fault {
+                fault = match self.set_aside(&mut batch, true).await {
+                    Ok(true) => continue,
+                    Ok(false) => Fault::Unavailable(what),
+                    Err(fault) => fault,
+                };
+            }
             // What became of it could not be found out in time.
             let lost = matches!(fault, Fault::Unknown(_));
             if lost || !self.is_over(&fault, &mut retry.faults).await {
                 return batch.fail(&fault.into());
             }
         }
+    }
+
+    /// Answers the works of a batch that need rows which somebody else has locked, among `all` of its rows, or those that were locked before.
+    /// True when there were any.
+    async fn set_aside(&mut self, batch: &mut Batch, all: bool) -> Result<bool, Fault> {
+        let mut rows = batch.rows();
+        if !all {
+            rows.retain(&self.locked);
+        }
+        let locked = self.database.locked(&rows).await?;
+        self.locked.update(&rows, &locked);
+        Ok(batch.set_aside(&locked))
     }
 
     /// Tries a batch once. It was answered, or is to be tried again.
@@ -351,7 +382,7 @@ impl<D: Database> Committer<D> {
             }
             retry.faults = retry.faults.saturating_add(1);
             match self.database.fate(changes).await {
-                Err(Fault::Unavailable(again) | Fault::Unknown(again)) => what = again,
+                Err(Fault::Unavailable(again) | Fault::Locked(again) | Fault::Unknown(again)) => what = again,
                 known => return known,
             }
         }

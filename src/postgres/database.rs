@@ -3,6 +3,7 @@
 use std::future::Future;
 
 use super::batch::{Changes, Committed, Found, Written};
+use super::locked::Locked;
 use crate::account::{AccountId, TransactionId};
 use crate::inventory::{Position, StoredDeadLetter};
 
@@ -22,6 +23,9 @@ pub(super) trait Database: Send + 'static {
         ids: &[TransactionId],
         lock: bool,
     ) -> impl Future<Output = Result<Found, Fault>> + Send;
+
+    /// Which of these rows somebody else has locked. Waits for nobody.
+    fn locked(&mut self, rows: &Locked) -> impl Future<Output = Result<Locked, Fault>> + Send;
 
     /// Gives up what [`Database::look_up`] locked.
     fn release(&mut self) -> impl Future<Output = Result<(), Fault>> + Send;
@@ -58,6 +62,8 @@ pub(super) trait Database: Send + 'static {
 pub(super) enum Fault {
     /// It is not there, or not now. Nothing was kept.
     Unavailable(String),
+    /// Somebody else has locked a row, or a table, for longer than it is waited for. Nothing was kept.
+    Locked(String),
     /// A commit was not answered: [`Database::fate`] tells.
     Unknown(String),
     /// Another batch has this one's number: the database is back at an earlier state than the one it was drawn from.

@@ -53,7 +53,9 @@ pub enum PgError {
 impl From<Fault> for PgError {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::Unavailable(what) | Fault::Unknown(what) | Fault::Numbered(what) => PgError::Unavailable { what },
+            Fault::Unavailable(what) | Fault::Locked(what) | Fault::Unknown(what) | Fault::Numbered(what) => {
+                PgError::Unavailable { what }
+            }
             Fault::Refused(what) => PgError::Refused { what },
             Fault::Failed(what) => PgError::Failed { what },
         }

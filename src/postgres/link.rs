@@ -22,6 +22,9 @@ use super::tls::Trust;
 /// How much longer than the server's own limit an answer may take.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// How long a lock is waited for at most: while one batch waits, all others do. Instances wait for one another, mostly for milliseconds.
+const LOCK: Duration = Duration::from_secs(1);
+
 /// How to connect: the settings, checked.
 #[derive(Clone)]
 pub(super) struct Connector {
@@ -52,9 +55,10 @@ impl Connector {
         }
         let tls = trust.connector()?;
         let limit = settings.statement_timeout.as_millis().max(1);
+        let lock = LOCK.min(settings.statement_timeout / 2).as_millis().max(1);
         // An abandoned transaction must not keep its locks; a commit that was answered must survive.
         let session = format!(
-            "SET statement_timeout = {limit}; SET idle_in_transaction_session_timeout = {limit};
+            "SET statement_timeout = {limit}; SET lock_timeout = {lock}; SET idle_in_transaction_session_timeout = {limit};
              SELECT set_config('synchronous_commit', 'on', false)
              WHERE current_setting('synchronous_commit') = 'off'"
         );
@@ -153,6 +157,7 @@ pub(super) fn fault(error: &Error) -> Fault {
         _ if error.as_db_error().and_then(DbError::constraint).is_some_and(|it| NUMBER_TAKEN.contains(&it)) => {
             Fault::Numbered(what)
         }
+        _ if *code == SqlState::LOCK_NOT_AVAILABLE => Fault::Locked(what),
         Some("22" | "23" | "54") => Fault::Refused(what),
         Some("08" | "25" | "40" | "53" | "55" | "57") => Fault::Unavailable(what),
         _ if is_of_standby(error) || is_outdated(error) => Fault::Unavailable(what),

@@ -25,7 +25,7 @@ pub(super) async fn migrate(link: &Link) -> Result<(), PgError> {
         return Err(PgError::Settings { what: format!("the database's encoding is {encoding}, it must be UTF8") });
     }
     // Whoever came first may take longer than a statement may.
-    client.batch_execute("SET statement_timeout = 0").await.map_err(failed)?;
+    client.batch_execute("SET statement_timeout = 0; SET lock_timeout = 0").await.map_err(failed)?;
     client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await.map_err(failed)?;
     let done = bring_up(client).await;
     let unlocked = client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK]).await.map_err(failed);

@@ -56,6 +56,12 @@
 //! that is refused is traced to the events that bring it, by trials that are rolled back; they become dead letters,
 //! everything else is kept.
 //!
+//! # Rows that somebody else has locked
+//!
+//! A lock is waited for a second at most, since all of a batch waits. Then it is found out which accounts and partitions are locked
+//! (`locked.rs`); what needs them is told so, the rest of the batch is kept. Only for the row of the commit sequence instances wait as long
+//! as a statement may take, in a line.
+//!
 //! # Reads
 //!
 //! They go to PostgreSQL, on a connection of their own, since another instance may have written last. They show what is
@@ -68,6 +74,7 @@ mod database;
 mod decide;
 mod error;
 mod link;
+mod locked;
 mod memory;
 mod migrate;
 #[cfg(test)]

@@ -12,6 +12,7 @@ use tokio_postgres::{Error, Row, Statement};
 use super::batch::{Changes, Committed, Found, Written};
 use super::database::{Database, Fault};
 use super::link::{Broken, Connector, Link, fault};
+use super::locked::Locked;
 use super::sql::{self, Statements};
 use super::{rows, write};
 use crate::account::{AccountId, Balance, TransactionId};
@@ -149,6 +150,21 @@ impl Session {
         Ok(found)
     }
 
+    async fn ask_locked(&mut self, rows: &Locked) -> Result<Locked, Broken> {
+        let Open { link, .. } = self.open.as_ref().ok_or_else(gone)?;
+        let names: Vec<&str> = rows.accounts.iter().map(AccountId::as_str).collect();
+        let (topics, partitions): (Vec<_>, Vec<_>) = rows.partitions.iter().map(|(topic, it)| (topic, *it)).unzip();
+        link.timed(link.client.batch_execute(sql::BEGIN)).await?;
+        let accounts = link.timed(link.client.query(sql::LOCKED_ACCOUNTS, &[&names])).await?;
+        let offsets = link.timed(link.client.query(sql::LOCKED_OFFSETS, &[&topics, &partitions])).await?;
+        link.timed(link.client.batch_execute("ROLLBACK")).await?;
+        let names = accounts.iter().filter_map(|row| AccountId::new(row.get::<_, &str>(0)).ok());
+        Ok(Locked {
+            accounts: names.collect(),
+            partitions: offsets.iter().map(|row| (row.get(0), row.get(1))).collect(),
+        })
+    }
+
     /// Writes and, if all is as expected, commits.
     async fn keep(&mut self, changes: &Changes, trial: bool) -> Result<Written, Broken> {
         let Open { link, statements } = self.open.as_ref().ok_or_else(gone)?;
@@ -219,6 +235,12 @@ impl Database for Session {
         let found = self.read(accounts, ids, lock).await;
         self.begun = lock;
         self.clear(found).await
+    }
+
+    async fn locked(&mut self, rows: &Locked) -> Result<Locked, Fault> {
+        self.open()?;
+        let locked = self.ask_locked(rows).await;
+        self.clear(locked).await
     }
 
     async fn release(&mut self) -> Result<(), Fault> {

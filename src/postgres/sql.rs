@@ -31,6 +31,22 @@ const ACCOUNTS: &str = "SELECT sku, current_stock, version FROM products WHERE s
 const ACCOUNTS_LOCKED: &str =
     "SELECT sku, current_stock, version FROM products WHERE sku = ANY($1) ORDER BY sku FOR UPDATE";
 
+/// Those of these accounts whose rows somebody else has locked.
+pub(super) const LOCKED_ACCOUNTS: &str = "WITH free AS MATERIALIZED (
+        SELECT sku FROM products WHERE sku = ANY($1) FOR UPDATE SKIP LOCKED
+    )
+    SELECT sku FROM products WHERE sku = ANY($1) AND sku NOT IN (SELECT sku FROM free)";
+
+/// Those of these partitions whose rows somebody else has locked.
+pub(super) const LOCKED_OFFSETS: &str = "WITH asked AS (
+        SELECT * FROM unnest($1::text[], $2::integer[]) AS asked (topic, partition)
+    ), free AS MATERIALIZED (
+        SELECT o.topic, o.partition FROM consumer_offsets o
+        JOIN asked USING (topic, partition) FOR UPDATE OF o SKIP LOCKED
+    )
+    SELECT topic, partition FROM consumer_offsets JOIN asked USING (topic, partition)
+    EXCEPT SELECT topic, partition FROM free";
+
 /// The transactions that used these ids.
 const IDS: &str = "SELECT * FROM journal j
     WHERE (j.batch, j.place) IN (SELECT batch, place FROM processed_events WHERE event_id = ANY($1))
@@ -104,9 +120,12 @@ const INSERT_LETTER: &str = "INSERT INTO dead_letters
 
 /// Draws the sequences of a batch. The row stays locked until the commit that follows at once, so whoever sees a
 /// sequence sees all before it.
-const COMMIT_ENTRIES: &str = "WITH drawn AS (
+/// For that row instances stand in a line, however long the commit before takes: nobody is to lose his place in it.
+const COMMIT_ENTRIES: &str = "WITH patient AS MATERIALIZED (SELECT set_config('lock_timeout', '0', true)),
+    drawn AS (
         UPDATE ledger_sequence
         SET sequence = sequence + $2::bigint, floor_ns = time_ns, time_ns = greatest(time_ns, $3::bigint)
+        FROM patient
         RETURNING sequence, floor_ns
     )
     INSERT INTO commits (batch, first_sequence, count, time_floor)

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use super::batch::{Changes, Committed, OffsetChange, OffsetFound};
 use super::decide::{Ask, Decision, Verdict};
 use super::error::PgError;
+use super::locked::Locked;
 use crate::inventory::{Applied, Content, DeadLetter, Position, Run, StoreError, StoredDeadLetter};
 use crate::outcome::{Outcome, Record};
 use crate::{InvalidRequest, Operation, Request};
@@ -72,6 +73,8 @@ pub(super) struct Batch {
     refused: HashMap<Origin, String>,
     /// Runs that an earlier commit kept whose answer was lost.
     through: HashSet<(usize, usize)>,
+    /// Runs that wait for rows that somebody else has locked.
+    held: HashSet<(usize, usize)>,
     /// How often it was decided again because of others.
     pub(super) redecided: u64,
 }
@@ -130,9 +133,44 @@ impl Batch {
         asks
     }
 
-    /// The runs of a work that are not through.
+    /// The runs of a work that are neither through nor held.
     fn runs<'a>(&'a self, work: usize, runs: &'a [Run]) -> impl Iterator<Item = (usize, &'a Run)> {
-        runs.iter().enumerate().filter(move |(at, _)| !self.through.contains(&(work, *at)))
+        let out = move |at: usize| self.through.contains(&(work, at)) || self.held.contains(&(work, at));
+        runs.iter().enumerate().filter(move |(at, _)| !out(*at))
+    }
+
+    /// The rows that it needs and that may be there.
+    pub(super) fn rows(&self) -> Locked {
+        let asks = self.asks().asks;
+        let members = asks.iter().flat_map(|ask| ask.request.members());
+        let accounts = members.flat_map(|member| member.operation.accounts()).cloned();
+        Locked { accounts: accounts.collect(), partitions: self.partitions.clone() }
+    }
+
+    /// Answers the works that need one of these rows: nothing of them is kept. Of an apply only the runs that do are left out. True
+    /// when there were any.
+    pub(super) fn set_aside(&mut self, locked: &Locked) -> bool {
+        let mut any = false;
+        for index in 0..self.works.len() {
+            let why = match &self.works[index] {
+                Some(Work::Call { request, .. }) => locked.why_not_call(request),
+                Some(Work::Apply { topic, runs, .. }) => {
+                    let open = self.runs(index, runs).filter(|(_, run)| locked.holds(topic, run));
+                    let held: Vec<_> = open.map(|(at, _)| (index, at)).collect();
+                    any |= !held.is_empty();
+                    self.held.extend(held);
+                    None
+                }
+                None => None,
+            };
+            if let Some(what) = why
+                && let Some(work) = self.works[index].take()
+            {
+                any = true;
+                work.fail(PgError::Unavailable { what });
+            }
+        }
+        any
     }
 
     pub(super) fn is_refused(&self, asks: &Asks, index: usize) -> bool {
@@ -246,7 +284,12 @@ impl Batch {
                     while let Some((_, verdict)) = verdicts.next_if(|((of, ..), _)| *of == index) {
                         count(&mut applied, verdict, records);
                     }
-                    let _ = answer.send(Ok(applied));
+                    let held = runs.iter().enumerate().filter(|(at, _)| self.held.contains(&(index, *at)));
+                    let partitions: Vec<_> = held.map(|(_, run)| run.partition).collect();
+                    let _ = answer.send(match partitions.is_empty() {
+                        true => Ok(applied),
+                        false => Err(StoreError::Held { partitions, applied }),
+                    });
                 }
             }
         }

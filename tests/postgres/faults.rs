@@ -358,22 +358,3 @@ fn an_instance_that_dies_leaves_nothing_half_done() {
     });
     drop(database);
 }
-
-/// D6, case A18: a row that somebody else holds is not waited for without end, and nothing is lost by it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_locked_row_is_unavailable_for_a_while() {
-    let database = Database::new().await;
-    let mut settings = settings(&database.url);
-    settings.patience = Duration::from_millis(1_500);
-    let store = PgStore::connect(&settings).await.expect("a store");
-    store.submit(create("sku", 1)).await.expect("opened");
-    let locker = database.client().await;
-    locker.batch_execute("BEGIN; SELECT * FROM products FOR UPDATE").await.expect("locked");
-    let started = Instant::now();
-    let refused = store.submit(update("u", "sku", 1)).await.expect_err("locked");
-    assert!(matches!(refused, PgError::Unavailable { .. }), "{refused}");
-    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
-    locker.batch_execute("ROLLBACK").await.expect("unlocked");
-    assert_eq!(call(&store, update("u", "sku", 1)).await.result().expect("applied")[0].balance, 2);
-    database.check().await;
-}

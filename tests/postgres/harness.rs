@@ -168,7 +168,9 @@ impl Partition {
                     self.0.next = Some(run.next);
                     return Ok(applied);
                 }
-                Err(StoreError::Unavailable { .. }) => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
+                Err(StoreError::Unavailable { .. } | StoreError::Held { .. }) => {
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await
+                }
                 Err(error) => return Err(error),
             }
         }

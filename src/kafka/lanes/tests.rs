@@ -259,3 +259,28 @@ fn a_fenced_partition_is_closed_before_it_is_assigned_again() {
     });
     assert!(shared.assignment.lock().any_fenced() && !shared.lanes.wants(partition, 5));
 }
+
+/// D6, D7: behind a run that has to wait nothing is given to the store, and the other partitions go on.
+#[test]
+fn a_lane_that_waits_holds_up_no_other() {
+    let lanes = lanes(&[0, 1], Limits::default());
+    for partition in [0, 1] {
+        push(&lanes, partition, 0);
+    }
+    let mut batch = lanes.take();
+    let held = batch.split_off(&[0]);
+    lanes.hold(&held);
+    lanes.applied(&batch);
+    assert_eq!(lanes.held(), [0]);
+    for partition in [0, 1] {
+        for offset in 1..=BEHIND as i64 {
+            push(&lanes, partition, offset);
+        }
+    }
+    let partitions = |batch: &Batch| batch.runs.iter().map(|run| run.partition).collect::<Vec<_>>();
+    assert_eq!(partitions(&lanes.take()), [1]);
+    assert_eq!(partitions(&lanes.take_behind()), [0; 0]);
+    lanes.applied(&held);
+    assert_eq!(lanes.held(), [0; 0]);
+    assert_eq!(partitions(&lanes.take()), [0]);
+}

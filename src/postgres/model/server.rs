@@ -11,6 +11,7 @@ use crate::inventory::{DeadLetter, Position, StoredDeadLetter};
 use crate::outcome::Record;
 use crate::postgres::batch::{AccountChange, Changes, Committed, Found, Missed, OffsetFound, Used, Written};
 use crate::postgres::database::{Database, Fault};
+use crate::postgres::locked::Locked;
 use crate::request::Kind;
 
 /// A rule of the real database that this one breaks, to see that the test minds.
@@ -321,6 +322,10 @@ impl Database for Session {
             }
         }
         Ok(found)
+    }
+
+    async fn locked(&mut self, _: &Locked) -> Result<Locked, Fault> {
+        Ok(Locked::default())
     }
 
     async fn release(&mut self) -> Result<(), Fault> {

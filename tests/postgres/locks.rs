@@ -1,0 +1,75 @@
+//! Rows that somebody else has locked.
+
+use std::time::{Duration, Instant};
+
+use equipoise::inventory::{Applied, Store as _, StoreError};
+use equipoise::postgres::{PgError, PgStore, Settings};
+
+use crate::harness::{Database, Partition, TOPIC, create, event, update};
+
+/// How long anything may take that needs none of them.
+const SOON: Duration = Duration::from_secs(3);
+
+/// D2, D6, D7, case A18: what needs a locked row is told so and loses nothing; the rest goes on, and does not wait again for the same row.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_locked_row_holds_up_only_what_needs_it() {
+    let database = Database::new().await;
+    let store = PgStore::connect(&Settings::new(&database.url)).await.expect("a store");
+    for sku in ["locked", "free"] {
+        store.submit(create(sku, 1)).await.expect("opened");
+    }
+    let [mut bad, mut good] = [Partition::take(&store, 0).await, Partition::take(&store, 1).await];
+    let locker = database.client().await;
+    locker.batch_execute("BEGIN; SELECT * FROM products WHERE sku = 'locked' FOR UPDATE").await.expect("locked");
+    for round in 0..5 {
+        let began = Instant::now();
+        let name = |what: &str| format!("{what}{round}");
+        let runs = [bad.run(&[event("e", "locked", 1)]), good.run(&[event(&name("g"), "free", 1)])];
+        let (refused, updated, applied) = tokio::join!(
+            store.submit(update("u", "locked", 1)),
+            store.submit(update(&name("f"), "free", 1)),
+            store.apply(TOPIC, &runs),
+        );
+        let refused = refused.expect_err("locked");
+        assert!(
+            matches!(&refused, PgError::Unavailable { what } if what.contains("locked the row of locked")),
+            "{refused}"
+        );
+        updated.expect("decided").result().expect("applied");
+        let held = Applied { applied: 1, ..Applied::default() };
+        match applied {
+            Err(StoreError::Held { partitions, applied }) => {
+                assert_eq!((partitions, applied.applied), (vec![0], held.applied));
+            }
+            other => panic!("{other:?}"),
+        }
+        good.0.next = Some(round + 1);
+        assert!(began.elapsed() < if round == 0 { SOON } else { SOON / 4 }, "{round}: {:?}", began.elapsed());
+    }
+    locker.batch_execute("ROLLBACK").await.expect("unlocked");
+    store.submit(update("u", "locked", 1)).await.expect("decided").result().expect("applied");
+    bad.apply(&store, &[event("e", "locked", 1)]).await.expect("applied");
+    database.check().await;
+}
+
+/// D6: the row of a partition, as when somebody corrects an offset and does not come to the end of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_locked_partition_holds_up_no_other() {
+    let database = Database::new().await;
+    let store = PgStore::connect(&Settings::new(&database.url)).await.expect("a store");
+    let [mut bad, good] = [Partition::take(&store, 0).await, Partition::take(&store, 1).await];
+    let locker = database.client().await;
+    locker.batch_execute("BEGIN; SELECT * FROM consumer_offsets WHERE partition = 0 FOR UPDATE").await.expect("locked");
+    let began = Instant::now();
+    let runs = [bad.run(&[event("a", "sku", 1)]), good.run(&[event("b", "sku", 1)])];
+    let held = store.apply(TOPIC, &runs).await;
+    assert!(matches!(&held, Err(StoreError::Held { partitions, .. }) if partitions == &[0]), "{held:?}");
+    store.submit(update("c", "sku", 1)).await.expect("decided").result().expect("applied");
+    let refused = store.take_over(TOPIC, &[0]).await;
+    assert!(matches!(refused, Err(StoreError::Unavailable { .. })), "{refused:?}");
+    assert!(began.elapsed() < 2 * SOON, "{:?}", began.elapsed());
+    locker.batch_execute("ROLLBACK").await.expect("unlocked");
+    bad.apply(&store, &[event("a", "sku", 1)]).await.expect("applied");
+    assert_eq!(database.one::<i64>("SELECT current_stock FROM products").await, 3);
+    database.check().await;
+}
