@@ -30,6 +30,9 @@ const BLOCKED: usize = 8192;
 /// The ledger's name among the parts that must be ready.
 const LEDGER: &str = "ledger";
 
+/// The whole's name among the parts that must be ready.
+const SERVICE: &str = "service";
+
 /// How long a database may take to be there; the service is alive and not ready meanwhile.
 #[cfg(feature = "postgres")]
 const DATABASE_START: Duration = Duration::from_secs(60 * 60);
@@ -170,9 +173,12 @@ async fn serve(shutdown: oneshot::Receiver<()>, config: Config, losses: Losses) 
     });
     say(&format!("listening on {address}"));
     let options = grpc::Options { max_connections: config.max_connections, ..grpc::Options::default() };
-    let end = async {
+    let ending = monitor.clone();
+    let end = async move {
         // The sender is never dropped: it waits for signals as long as the process lives.
         let _ = shutdown.await;
+        // Whoever balances load is to send nothing more.
+        ending.watch(SERVICE, || Some("it is shutting down".to_owned()));
         consuming.stop().await;
     };
     let opening = opening.on_ready(move |books| {
@@ -194,11 +200,15 @@ fn opened(books: &Books, monitor: &Monitor) {
         Books::Ledger(ledger) => {
             let metrics = Box::new(LedgerMetrics::new(ledger.clone()));
             monitor.register(|registry| registry.register_collector(metrics));
+            monitor.watch(LEDGER, || None);
         }
         #[cfg(feature = "postgres")]
-        Books::Postgres(store) => monitor.register(|registry| store.metrics().register(registry)),
+        Books::Postgres(store) => {
+            monitor.register(|registry| store.metrics().register(registry));
+            let store = store.clone();
+            monitor.watch(LEDGER, move || store.unavailable());
+        }
     }
-    monitor.watch(LEDGER, || None);
 }
 
 /// The accounts, on their way.
@@ -221,6 +231,7 @@ fn on_postgres(url: &str, id_window: Duration) -> Result<grpc::Opening, Failure>
     let mut settings = crate::postgres::Settings::new(url);
     settings.wait_for_start = DATABASE_START;
     settings.id_window = id_window;
+    settings.check().map_err(|error| Failure::Usage(format!("DATABASE_URL: {error}")))?;
     Ok(grpc::Opening::on_postgres(settings))
 }
 

@@ -1,9 +1,10 @@
 //! The account service's other side: its ledger, from its opening to its end.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, interval, timeout_at};
 use tonic_health::server::HealthReporter;
 
 use super::Error;
@@ -12,6 +13,9 @@ use super::opening::Opening;
 use super::server_side::account_service_server::AccountServiceServer;
 use super::service::Accounts;
 use super::walk::Walks;
+
+/// How often health looks whether the accounts can be reached.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 pub(super) type Service = AccountServiceServer<Accounts>;
 
@@ -34,13 +38,33 @@ impl Backend {
         self.accounts.get_or_init(|| self.accounts(books));
         self.health.set_serving::<Service>().await;
         opening.tell_ready(books);
-        books.closed().await;
+        self.closed(books).await;
         if let Some(what) = books.failure() {
             return Error::JournalFailed { what };
         }
         // Whoever embeds the service closed the ledger: reads go on until the service is told to end.
         self.health.set_not_serving::<Service>().await;
         std::future::pending().await
+    }
+
+    /// Resolves when the accounts were closed. Says meanwhile whether they can be reached.
+    async fn closed(&self, books: &Books) {
+        let mut look = interval(LOOK_EVERY);
+        let mut serving = true;
+        loop {
+            tokio::select! {
+                () = books.closed() => return,
+                _ = look.tick() => {
+                    if serving == books.unavailable().is_some() {
+                        serving = !serving;
+                        match serving {
+                            true => self.health.set_serving::<Service>().await,
+                            false => self.health.set_not_serving::<Service>().await,
+                        }
+                    }
+                }
+            }
+        }
     }
 
     fn accounts(&self, books: &Books) -> Service {

@@ -137,6 +137,15 @@ impl Books {
         }
     }
 
+    /// Why the accounts cannot be reached at present; None when they can.
+    pub(super) fn unavailable(&self) -> Option<String> {
+        match self {
+            Books::Ledger(_) => None,
+            #[cfg(feature = "postgres")]
+            Books::Postgres(store) => store.unavailable(),
+        }
+    }
+
     /// Why no requests are taken any more.
     pub(super) fn why_closed(&self) -> Failure {
         match self {

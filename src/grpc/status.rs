@@ -337,6 +337,7 @@ impl Failure {
             | Failure::Recovering { .. }
             | Failure::JournalFailed { .. }
             | Failure::IdsUnreadable { .. }
+            | Failure::Unavailable { .. }
             | Failure::Closed => Some(Duration::from_secs(1)),
             _ => None,
         }

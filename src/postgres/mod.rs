@@ -88,6 +88,7 @@ mod settings;
 mod sql;
 mod store;
 mod tls;
+mod watching;
 mod work;
 mod write;
 

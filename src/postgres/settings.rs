@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::error::PgError;
+use super::link::Connector;
+
 /// How to reach PostgreSQL, and how much to do at once. [`Settings::new`] has the defaults.
 #[derive(Clone)]
 #[non_exhaustive]
@@ -50,6 +53,14 @@ impl Settings {
             remembered_accounts: 200_000,
             remembered_ids: 100_000,
         }
+    }
+
+    /// Whether they can be used, as far as that can be said without the database.
+    ///
+    /// # Errors
+    /// [`PgError::Settings`].
+    pub fn check(&self) -> Result<(), PgError> {
+        Connector::new(self).map(drop)
     }
 }
 

@@ -14,6 +14,7 @@ use super::prune::{Metrics, Pruning};
 use super::read::{Listing, Reader};
 use super::session::Session;
 use super::settings::Settings;
+use super::watching::Watching;
 use super::work::{Answer, Job, Work};
 use crate::inventory::{Applied, Position, Run, Store, StoreError, StoredDeadLetter};
 use crate::request::Kind;
@@ -35,6 +36,7 @@ pub struct PgStore {
     committer: Mutex<Option<JoinHandle<()>>>,
     metrics: Metrics,
     pruning: Mutex<Option<Pruning>>,
+    watching: Watching,
 }
 
 impl std::fmt::Debug for PgStore {
@@ -79,7 +81,8 @@ impl PgStore {
         let pruning = Pruning::start(connector.clone(), settings.id_window, metrics.clone());
         Ok(PgStore {
             queue,
-            reader: Reader::new(connector),
+            reader: Reader::new(connector.clone()),
+            watching: Watching::start(connector),
             committer: Mutex::new(Some(committer)),
             metrics,
             pruning: Mutex::new(Some(pruning)),
@@ -157,6 +160,12 @@ impl PgStore {
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// Why PostgreSQL cannot be used at present, as it was a moment ago; None when it can.
+    #[must_use]
+    pub fn unavailable(&self) -> Option<String> {
+        self.watching.unavailable()
     }
 
     /// Takes no more work, and waits until what it took is answered.

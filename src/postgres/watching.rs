@@ -1,0 +1,63 @@
+//! Whether PostgreSQL can be used: asked again and again, since nobody else may ask.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use super::database::Fault;
+use super::error::PgError;
+use super::link::{Connector, Link};
+
+/// How often it is asked.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// How long an answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The task; dropping it ends it.
+pub(super) struct Watching {
+    unavailable: Arc<Mutex<Option<String>>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Watching {
+    pub(super) fn start(connector: Connector) -> Self {
+        let unavailable = Arc::default();
+        let task = tokio::spawn(run(connector, Arc::clone(&unavailable)));
+        Watching { unavailable, task }
+    }
+
+    pub(super) fn unavailable(&self) -> Option<String> {
+        self.unavailable.lock().clone()
+    }
+}
+
+async fn run(connector: Connector, unavailable: Arc<Mutex<Option<String>>>) {
+    let mut link = None;
+    loop {
+        sleep(EVERY).await;
+        let asked = timeout(PATIENCE, ask(&connector, &mut link)).await;
+        let asked = asked.unwrap_or_else(|_| Err(Fault::Unavailable("it does not answer".to_owned())));
+        if asked.is_err() {
+            link = None;
+        }
+        *unavailable.lock() = asked.err().map(|fault| PgError::from(fault).to_string());
+    }
+}
+
+async fn ask(connector: &Connector, link: &mut Option<Link>) -> Result<(), Fault> {
+    let link = match link {
+        Some(link) if !link.is_closed() => link,
+        _ => link.insert(connector.connect().await?),
+    };
+    link.timed(link.client.batch_execute("SELECT")).await.map_err(|broken| broken.fault)
+}
