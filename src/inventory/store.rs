@@ -171,7 +171,7 @@ pub enum StoreError {
         /// What it said.
         what: String,
     },
-    /// It will not answer until somebody does something about it.
+    /// It will not answer until somebody does something about it: try again now and then.
     #[error("the store failed: {what}")]
     Failed {
         /// What it said.

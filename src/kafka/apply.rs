@@ -6,6 +6,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -16,6 +17,9 @@ use super::assignment::Generation;
 use super::backoff::Backoff;
 use super::lanes::Batch;
 use super::shared::Shared;
+
+/// How long a store that failed is left alone.
+const AFTER_FAILURE: Duration = Duration::from_secs(5);
 
 type Answer = Result<Applied, StoreError>;
 
@@ -62,7 +66,7 @@ impl UnderWay {
     }
 }
 
-/// Runs until `stop` is set, its sender is gone, or the store has failed.
+/// Runs until `stop` is set, its sender is gone, or the consumer has failed.
 pub(super) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
     let mut under_way = UnderWay::default();
     // Those that have to wait for somebody, while the other partitions go on. End with this.
@@ -196,9 +200,14 @@ async fn settle(
                     _ = stop.changed() => return None,
                 }
             }
-            Err(error @ StoreError::Failed { .. }) => {
-                shared.fail(error.to_string());
-                return None;
+            Err(StoreError::Failed { what }) => {
+                // Somebody has to do something; when that is done nobody is to have to restart this as well.
+                shared.unavailable(&what);
+                shared.metrics.apply_retries.inc();
+                tokio::select! {
+                    () = tokio::time::sleep(AFTER_FAILURE) => {}
+                    _ = stop.changed() => return None,
+                }
             }
         }
         // A partition that was taken from us while the store was asked is its next owner's business.

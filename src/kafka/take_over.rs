@@ -63,8 +63,7 @@ async fn take_over(
         Ok(Ok(taken)) => taken,
         Ok(Err(error)) => {
             match &error {
-                StoreError::Unavailable { what } => shared.unavailable(what),
-                StoreError::Failed { .. } => shared.fail(error.to_string()),
+                StoreError::Unavailable { what } | StoreError::Failed { what } => shared.unavailable(what),
                 StoreError::Fenced { .. } | StoreError::Held { .. } => {}
             }
             return Err(error.to_string());
