@@ -17,6 +17,7 @@ use super::database::Fault;
 use super::error::PgError;
 use super::settings::Settings;
 use super::sql::{ID_TAKEN, NUMBER_TAKEN, UNEXPECTED};
+use super::standing::Standing;
 use super::tls::Trust;
 
 /// How much longer than the server's own limit an answer may take.
@@ -34,6 +35,8 @@ pub(super) struct Connector {
     connect_timeout: Duration,
     /// Raised when there may be another server under the address: no connection from before is of use then.
     generation: Arc<Mutex<u64>>,
+    /// As it was found last.
+    standing: Arc<Mutex<Standing>>,
     /// How long one answer may take.
     pub(super) limit: Duration,
 }
@@ -64,12 +67,32 @@ impl Connector {
         );
         let limit = settings.statement_timeout + GRACE;
         let connect_timeout = settings.connect_timeout;
-        Ok(Connector { config, tls, session, connect_timeout, generation: Arc::default(), limit })
+        Ok(Connector {
+            config,
+            tls,
+            session,
+            connect_timeout,
+            generation: Arc::default(),
+            standing: Arc::default(),
+            limit,
+        })
     }
 
     /// Has every connection made anew that was made with this connector or a copy of it.
     pub(super) fn renew(&self) {
         *self.generation.lock() += 1;
+    }
+
+    /// What was found of the database last.
+    pub(super) fn standing(&self) -> Standing {
+        self.standing.lock().clone()
+    }
+
+    /// Finds out what is to be said of the database.
+    pub(super) async fn look(&self, link: &Link) -> Result<Standing, Fault> {
+        let standing = Standing::look(link).await?;
+        self.standing.lock().clone_from(&standing);
+        Ok(standing)
     }
 
     pub(super) async fn connect(&self) -> Result<Link, Fault> {

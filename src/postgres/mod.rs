@@ -45,6 +45,12 @@
 //! sequence is lower than it can be. A batch number may then be drawn twice: whoever finds it taken draws others, and a commit
 //! counts as one's own only if its first entry is.
 //!
+//! # A database that may not be written, or not be believed
+//!
+//! With every connection, and every second beside, an instance looks at what it has before it (`standing.rs`): a standby is neither read nor
+//! written, since it may lack what was answered; nor is a schema without its keys, which is one that is being restored; a database whose
+//! `default_transaction_read_only` is on is read only, although sessions here could write it.
+//!
 //! # How long an id is honoured
 //!
 //! [`Settings::id_window`] at least, from its commit, by the database's clock. Then one of the instances deletes it (`prune.rs`).
@@ -86,6 +92,7 @@ mod rows;
 mod session;
 mod settings;
 mod sql;
+mod standing;
 mod store;
 mod tls;
 mod watching;

@@ -116,15 +116,17 @@ struct Step {
 }
 
 async fn step(connector: &Connector, link: &mut Option<Link>, age: Duration) -> Result<Step, Broken> {
+    let unfit = |fault| Broken { fault, lost: true, unexpected: false };
     let link = match link {
         Some(link) if !link.is_closed() => link,
         _ => {
-            let lost = |fault| Broken { fault, lost: true, unexpected: false };
-            let made = link.insert(connector.connect().await.map_err(lost)?);
+            let made = link.insert(connector.connect().await.map_err(unfit)?);
+            connector.look(made).await.map_err(unfit)?;
             made.timed(made.client.batch_execute(SESSION)).await?;
             made
         }
     };
+    connector.standing().write().map_err(unfit)?;
     let client = &link.client;
     link.timed(client.batch_execute(BEGIN)).await?;
     let locked: bool = link.timed(client.query_one(TRY_LOCK, &[&LOCK])).await?.get(0);

@@ -61,6 +61,7 @@ struct Open {
 impl Open {
     async fn new(connector: &Connector) -> Result<Self, Fault> {
         let link = connector.connect().await?;
+        connector.look(&link).await?.read()?;
         let prepared = link.timed(async {
             let client: &Client = &link.client;
             client.batch_execute(SESSION).await?;
@@ -92,6 +93,7 @@ impl Reader {
 
     async fn open(&self) -> Result<Arc<Open>, Fault> {
         let mut open = self.open.lock().await;
+        self.connector.standing().read()?;
         match &*open {
             Some(open) if !open.link.is_closed() => Ok(open.clone()),
             _ => Ok(open.insert(Arc::new(Open::new(&self.connector).await?)).clone()),

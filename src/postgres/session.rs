@@ -75,6 +75,9 @@ impl Session {
     pub(super) async fn connect(&mut self) -> Result<(), Fault> {
         self.begun = false;
         let link = self.connector.connect().await?;
+        // Before it is prepared: of a schema that is being restored parts are not there yet.
+        let standing = self.connector.look(&link).await?;
+        standing.write()?;
         let prepared = link.timed(async {
             link.client.batch_execute(sql::SESSION).await?;
             Statements::prepare(&link.client).await
@@ -85,6 +88,7 @@ impl Session {
     }
 
     fn open(&self) -> Result<&Open, Fault> {
+        self.connector.standing().write()?;
         match &self.open {
             Some(open) if !open.link.is_closed() => Ok(open),
             _ => Err(Fault::Unavailable("there is no connection".to_owned())),

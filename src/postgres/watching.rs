@@ -59,5 +59,5 @@ async fn ask(connector: &Connector, link: &mut Option<Link>) -> Result<(), Fault
         Some(link) if !link.is_closed() => link,
         _ => link.insert(connector.connect().await?),
     };
-    link.timed(link.client.batch_execute("SELECT")).await.map_err(|broken| broken.fault)
+    connector.look(link).await?.write()
 }

@@ -32,6 +32,7 @@ mod readiness;
 mod secured;
 mod servers;
 mod sharing;
+mod standing;
 mod state;
 mod stopping;
 mod topic;

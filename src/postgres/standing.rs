@@ -1,0 +1,63 @@
+//! Whether a database can be used as it is: found out with every connection, and every second beside.
+
+use super::database::Fault;
+use super::link::Link;
+
+/// In the order of [`Standing`]'s fields. What a session itself set is not asked, but what it would be without. Keys and trigger are what
+/// a restore makes last: before that it fills tables that refuse nothing twice.
+const STANDING: &str = "WITH wanted (relation, name) AS (VALUES
+        ('products', 'products_pkey'), ('processed_events', 'processed_events_pkey'), ('commits', 'commits_pkey'),
+        ('commits', 'commits_in_order'), ('ledger_sequence', 'ledger_sequence_pkey'),
+        ('journal_entries', 'journal_entries_pkey'), ('consumer_offsets', 'consumer_offsets_pkey'),
+        ('pruned_ids', 'pruned_ids_pkey')
+    )
+    SELECT pg_is_in_recovery(),
+        (SELECT reset_val = 'on' FROM pg_settings WHERE name = 'default_transaction_read_only'),
+        (SELECT min(name) FROM wanted WHERE NOT EXISTS (
+            SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+            WHERE i.indrelid = to_regclass(relation) AND c.relname = name AND i.indisunique AND i.indisvalid)),
+        EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass('journal_entries') AND tgname = 'append_only'),
+        coalesce(to_regclass('ledger_sequence')::oid::bigint, 0)";
+
+/// What is to be said of a database; the default: nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Standing {
+    is_standby: bool,
+    is_read_only: bool,
+    /// What a complete schema has and this one does not.
+    lacks: Option<String>,
+    /// The table that the commit sequence is drawn from: another one after a restore.
+    pub(super) ledger: i64,
+}
+
+impl Standing {
+    pub(super) async fn look(link: &Link) -> Result<Self, Fault> {
+        let row = link.timed(link.client.query_one(STANDING, &[])).await.map_err(|broken| broken.fault)?;
+        let lacks = match (row.get(2), row.get(3)) {
+            (None, false) => Some("append_only".to_owned()),
+            (lacks, _) => lacks,
+        };
+        Ok(Standing { is_standby: row.get(0), is_read_only: row.get(1), lacks, ledger: row.get(4) })
+    }
+
+    /// Whether what it holds may be shown: all of it, and nothing that a primary has gone past.
+    pub(super) fn read(&self) -> Result<(), Fault> {
+        let unavailable = |what: String| Err(Fault::Unavailable(what));
+        if self.is_standby {
+            return unavailable("it is a standby: not promoted yet".to_owned());
+        }
+        match &self.lacks {
+            Some(lacks) => unavailable(format!("its schema lacks {lacks}: a restore is not through")),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether it may be written.
+    pub(super) fn write(&self) -> Result<(), Fault> {
+        self.read()?;
+        if self.is_read_only {
+            return Err(Fault::Unavailable("it was made read-only: default_transaction_read_only is on".to_owned()));
+        }
+        Ok(())
+    }
+}
