@@ -78,6 +78,12 @@ impl Connector {
         })
     }
 
+    /// From now on everything is in this schema, named as in SQL.
+    pub(super) fn in_schema(mut self, schema: &str) -> Self {
+        self.session.push_str(&format!("; SET search_path = {schema}"));
+        self
+    }
+
     /// Has every connection made anew that was made with this connector or a copy of it.
     pub(super) fn renew(&self) {
         *self.generation.lock() += 1;

@@ -16,7 +16,16 @@ const MIGRATIONS: [&str; 4] = [
 /// So that instances that start together do not do it together. "equipois" in ASCII.
 const LOCK: i64 = 0x6571_7569_706f_6973;
 
-pub(super) async fn migrate(link: &Link) -> Result<(), PgError> {
+/// The schema that has the tables, wherever the search path finds them; else the one in which new tables are made. Quoted.
+const SCHEMA: &str = "SELECT quote_ident(coalesce(
+        (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE c.oid = to_regclass('equipoise_schema')),
+        current_schema()))";
+
+/// Returns the schema that has the tables.
+///
+/// It is named from then on: one that somebody makes later, and that comes earlier in the search path, would be a second ledger.
+pub(super) async fn migrate(link: &Link) -> Result<String, PgError> {
     let client = &link.client;
     let failed = |error: tokio_postgres::Error| PgError::from(fault(&error));
     let encoding = client.query_one("SHOW server_encoding", &[]).await.map_err(failed)?;
@@ -27,10 +36,21 @@ pub(super) async fn migrate(link: &Link) -> Result<(), PgError> {
     // Whoever came first may take longer than a statement may.
     client.batch_execute("SET statement_timeout = 0; SET lock_timeout = 0").await.map_err(failed)?;
     client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await.map_err(failed)?;
-    let done = bring_up(client).await;
+    let done = in_its_schema(client).await;
     let unlocked = client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK]).await.map_err(failed);
-    done?;
-    unlocked.map(drop)
+    let schema = done?;
+    unlocked.map(|_| schema)
+}
+
+async fn in_its_schema(client: &Client) -> Result<String, PgError> {
+    let failed = |error: tokio_postgres::Error| PgError::from(fault(&error));
+    let found: Option<String> = client.query_one(SCHEMA, &[]).await.map_err(failed)?.get(0);
+    let Some(schema) = found else {
+        return Err(PgError::Settings { what: "no schema of the search path is there".to_owned() });
+    };
+    client.batch_execute(&format!("SET search_path = {schema}")).await.map_err(failed)?;
+    bring_up(client).await?;
+    Ok(schema)
 }
 
 async fn bring_up(client: &Client) -> Result<(), PgError> {

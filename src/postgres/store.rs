@@ -55,7 +55,7 @@ impl PgStore {
         let connector = Connector::new(settings)?;
         let latest = Instant::now() + settings.wait_for_start;
         let mut told = false;
-        let session = loop {
+        let (connector, session) = loop {
             match start(&connector, settings.patience).await {
                 Err(PgError::Unavailable { what }) if Instant::now() < latest => {
                     if !std::mem::replace(&mut told, true) {
@@ -200,11 +200,12 @@ impl Queued {
     }
 }
 
-async fn start(connector: &Connector, patience: Duration) -> Result<Session, PgError> {
-    migrate(&connector.connect().await?).await?;
+async fn start(connector: &Connector, patience: Duration) -> Result<(Connector, Session), PgError> {
+    let schema = migrate(&connector.connect().await?).await?;
+    let connector = connector.clone().in_schema(&schema);
     let mut session = Session::leading(connector.clone(), patience);
     session.connect().await?;
-    Ok(session)
+    Ok((connector, session))
 }
 
 #[tonic::async_trait]

@@ -76,6 +76,24 @@ async fn the_schema_is_brought_up_once() {
     assert_eq!(refused, PgError::SchemaTooNew { found: 1000, known: 4 });
 }
 
+/// D2, D3: a schema that is made later, and comes first in the search path, is no second ledger; another search path is.
+#[tokio::test]
+async fn a_schema_in_front_is_no_second_ledger() {
+    let database = Database::new().await;
+    let store = database.store().await;
+    store.submit(create("sku", 1)).await.expect("opened");
+    store.submit(update("u", "sku", 1)).await.expect("decided");
+    database.run("CREATE SCHEMA AUTHORIZATION current_user").await;
+    let other = database.store().await;
+    assert!(other.submit(update("u", "sku", 1)).await.expect("decided").replayed(), "it is the same ledger");
+    assert_eq!(database.one::<i64>("SELECT count(*) FROM pg_class WHERE relname = 'products'").await, 1);
+    database.run("CREATE SCHEMA \"Ours\"").await;
+    let apart = format!("{}?options=-c%20search_path%3D%22Ours%22", database.url);
+    let apart = PgStore::connect(&Settings::new(apart)).await.expect("a store");
+    assert!(!apart.submit(update("u", "sku", 1)).await.expect("decided").replayed(), "it is another one");
+    assert_eq!(store.balance(&account("sku")).await.expect("read").expect("open").balance, 2);
+}
+
 /// A14: a database that cannot hold every id is refused at the start, not in the middle of a batch.
 #[tokio::test]
 async fn the_encoding_must_be_utf8() {
