@@ -147,7 +147,7 @@ impl Link {
         match timeout(self.limit, answer).await {
             Ok(result) => result.map_err(|error| Broken {
                 fault: fault(&error),
-                lost: error.code().is_none() || is_outdated(&error) || is_of_standby(&error),
+                lost: error.code().is_none_or(is_of_schema) || is_outdated(&error) || is_of_standby(&error),
                 unexpected: is_unexpected(&error),
             }),
             Err(_) => Err(Broken::lost("it does not answer")),
@@ -187,6 +187,7 @@ pub(super) fn fault(error: &Error) -> Fault {
             Fault::Numbered(what)
         }
         _ if *code == SqlState::LOCK_NOT_AVAILABLE => Fault::Locked(what),
+        _ if is_of_schema(code) => Fault::Unavailable(what),
         Some("22" | "23" | "54") => Fault::Refused(what),
         Some("08" | "25" | "40" | "53" | "55" | "57") => Fault::Unavailable(what),
         _ if is_of_standby(error) || is_outdated(error) => Fault::Unavailable(what),
@@ -202,6 +203,20 @@ pub(super) fn fault(error: &Error) -> Fault {
 /// the connection is made anew each time.
 fn is_of_standby(error: &Error) -> bool {
     error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION) || is_raised_by(error, "call_bool_check_hook")
+}
+
+/// Whether something of the schema is not there: as while a dump is restored. On a new connection it is found out whether that is over.
+fn is_of_schema(code: &SqlState) -> bool {
+    let missing = [
+        SqlState::UNDEFINED_TABLE,
+        SqlState::UNDEFINED_COLUMN,
+        SqlState::UNDEFINED_FUNCTION,
+        SqlState::UNDEFINED_OBJECT,
+        SqlState::INVALID_SCHEMA_NAME,
+        // A key that ON CONFLICT names.
+        SqlState::INVALID_COLUMN_REFERENCE,
+    ];
+    missing.contains(code)
 }
 
 /// Whether what a statement reads has another form than when it was prepared: on a new connection it is prepared again.

@@ -80,7 +80,7 @@ impl Session {
         standing.write()?;
         let prepared = link.timed(async {
             link.client.batch_execute(sql::SESSION).await?;
-            Statements::prepare(&link.client).await
+            Statements::prepare(&link.client, standing.ledger).await
         });
         let statements = prepared.await.map_err(|broken| broken.fault)?;
         self.open = Some(Open { link, statements });

@@ -121,7 +121,13 @@ const INSERT_LETTER: &str = "INSERT INTO dead_letters
 /// Draws the sequences of a batch. The row stays locked until the commit that follows at once, so whoever sees a
 /// sequence sees all before it.
 /// For that row instances stand in a line, however long the commit before takes: nobody is to lose his place in it.
-const COMMIT_ENTRIES: &str = "WITH patient AS MATERIALIZED (SELECT set_config('lock_timeout', '0', true)),
+///
+/// `$4` is the table that it is drawn from. Where it is another one by now, or empty, somebody is restoring the database, and its tables
+/// may have no keys yet.
+const COMMIT_ENTRIES: &str = "WITH patient AS MATERIALIZED (
+        SELECT set_config('lock_timeout', '0', true),
+            expect_rows(coalesce((SELECT tableoid::bigint FROM ledger_sequence), 0), $4::bigint)
+    ),
     drawn AS (
         UPDATE ledger_sequence
         SET sequence = sequence + $2::bigint, floor_ns = time_ns, time_ns = greatest(time_ns, $3::bigint)
@@ -129,11 +135,14 @@ const COMMIT_ENTRIES: &str = "WITH patient AS MATERIALIZED (SELECT set_config('l
         RETURNING sequence, floor_ns
     )
     INSERT INTO commits (batch, first_sequence, count, time_floor)
-    SELECT $1::bigint, sequence - $2::bigint + 1, $2::bigint::integer, floor_ns FROM drawn
+    SELECT $1::bigint, sequence - $2::bigint + 1, $2::bigint::integer, floor_ns
+    FROM patient LEFT JOIN drawn ON true
     RETURNING first_sequence, time_floor";
 
 /// Nothing was decided, so no sequence is drawn and nobody is waited for.
-const COMMIT_NOTHING: &str = "INSERT INTO commits (batch, first_sequence, count, time_floor) VALUES ($1, 0, 0, 0)
+const COMMIT_NOTHING: &str = "INSERT INTO commits (batch, first_sequence, count, time_floor)
+    SELECT $1::bigint, 0, 0, 0
+    WHERE expect_rows(coalesce((SELECT tableoid::bigint FROM ledger_sequence), 0), $2::bigint)
     RETURNING first_sequence, time_floor";
 
 /// Waits for a commit under way, and keeps one that was not begun from ever going through.
@@ -182,6 +191,8 @@ pub(super) struct Statements {
     pub(super) take_over: Statement,
     pub(super) letters: Statement,
     pub(super) published: Statement,
+    /// The table `ledger_sequence`.
+    pub(super) ledger: i64,
 }
 
 /// The statements that find out whether all is as a batch expects it.
@@ -233,7 +244,7 @@ impl Writing {
 
 impl Statements {
     /// All in one round trip: a connection that is made anew is waited for.
-    pub(super) async fn prepare(client: &Client) -> Result<Self, Error> {
+    pub(super) async fn prepare(client: &Client, ledger: i64) -> Result<Self, Error> {
         let writing = async { tokio::try_join!(Writing::surely(client), Writing::asking(client)) };
         let looking_up = async {
             tokio::try_join!(
@@ -280,6 +291,7 @@ impl Statements {
             take_over,
             letters,
             published,
+            ledger,
         })
     }
 }

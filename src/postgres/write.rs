@@ -184,7 +184,7 @@ pub(super) async fn write_surely(
 ) -> Result<Option<Committed>, Broken> {
     let columns = Batch::new(changes);
     let expected = columns.expected();
-    let drawing = Drawing::new(changes);
+    let drawing = Drawing::new(changes, statements);
     let mut pipeline = Pipeline { link, parts: Vec::new(), answers: Vec::new() };
     pipeline.plain(sql::BEGIN);
     columns.queue(&mut pipeline, statements, &statements.surely, &changes.number, Some(&expected));
@@ -365,7 +365,7 @@ pub(super) async fn read_offsets(
 
 /// Commits what was written. What is sent here may be kept although no answer comes.
 pub(super) async fn commit(link: &Link, statements: &Statements, changes: &Changes) -> Result<Committed, Broken> {
-    let drawing = Drawing::new(changes);
+    let drawing = Drawing::new(changes, statements);
     let (statement, params) = drawing.statement(statements);
     let answers = async {
         let (drawn, committed) =
@@ -375,8 +375,11 @@ pub(super) async fn commit(link: &Link, statements: &Statements, changes: &Chang
         committed?;
         Ok(drawn)
     };
-    let drawn = link.timed(answers).await.map_err(unknown)?;
-    Ok(committed(&drawn))
+    match link.timed(answers).await {
+        // All rows were as expected: so it is the table itself that is another one.
+        Err(Broken { unexpected: true, .. }) => Err(Broken::lost("its tables are others than they were")),
+        drawn => Ok(committed(&drawn.map_err(unknown)?)),
+    }
 }
 
 /// What the commit sequence is drawn with.
@@ -384,19 +387,21 @@ struct Drawing {
     number: i64,
     count: i64,
     newest: i64,
+    /// The table that it is drawn from.
+    ledger: i64,
 }
 
 impl Drawing {
-    fn new(changes: &Changes) -> Self {
+    fn new(changes: &Changes, statements: &Statements) -> Self {
         let newest = changes.records.iter().map(|record| record.time).max().unwrap_or(0).cast_signed();
-        Drawing { number: changes.number, count: changes.records.len() as i64, newest }
+        Drawing { number: changes.number, count: changes.records.len() as i64, newest, ledger: statements.ledger }
     }
 
     fn statement<'a>(&'a self, statements: &'a Statements) -> (&'a Statement, Params<'a>) {
         if self.count == 0 {
-            (&statements.commit_nothing, vec![&self.number])
+            (&statements.commit_nothing, vec![&self.number, &self.ledger])
         } else {
-            (&statements.commit_entries, vec![&self.number, &self.count, &self.newest])
+            (&statements.commit_entries, vec![&self.number, &self.count, &self.newest, &self.ledger])
         }
     }
 }

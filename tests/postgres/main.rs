@@ -13,4 +13,5 @@ mod letters;
 mod locks;
 mod poison;
 mod pruning;
+mod restore;
 mod tables;

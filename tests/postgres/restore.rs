@@ -1,0 +1,87 @@
+//! A dump that is restored in place under an instance that lives on.
+
+use std::time::Duration;
+
+use equipoise::inventory::Store as _;
+use equipoise::postgres::{PgError, PgStore, Settings};
+use equipoise::{Operation, Request};
+use tokio::time::{Instant, sleep};
+
+use crate::harness::{Database, Partition, TOPIC, account, create, event, id, update};
+
+const TABLES: [(&str, &str); 6] = [
+    ("products", "sku"),
+    ("processed_events", "event_id"),
+    ("commits", "batch"),
+    ("ledger_sequence", "one"),
+    ("journal_entries", "batch, place, member"),
+    ("consumer_offsets", "topic, partition"),
+];
+
+/// What `pg_dump --clean` has psql do, up to the keys: other tables of the same names, with or without what was in the former ones.
+async fn replace(database: &Database, filled: bool) {
+    let journal: String = database.one("SELECT pg_get_viewdef('journal')").await;
+    let anew = TABLES.map(|(table, _)| {
+        let fill = if filled { format!("INSERT INTO {table} TABLE old_{table};") } else { String::new() };
+        format!("ALTER TABLE {table} RENAME TO old_{table}; CREATE TABLE {table} (LIKE old_{table} INCLUDING DEFAULTS); {fill}")
+    });
+    database.run(&format!("BEGIN; {} CREATE OR REPLACE VIEW journal AS {journal} COMMIT", anew.concat())).await;
+}
+
+async fn add_keys(database: &Database) {
+    let keys = TABLES.map(|(table, key)| {
+        format!("DROP TABLE old_{table} CASCADE; ALTER TABLE {table} ADD CONSTRAINT {table}_pkey PRIMARY KEY ({key});")
+    });
+    database
+        .run(&format!(
+            "BEGIN; {} CREATE UNIQUE INDEX commits_in_order ON commits (first_sequence) WHERE count > 0;
+            CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON journal_entries
+                FOR EACH STATEMENT EXECUTE FUNCTION journal_is_append_only(); COMMIT",
+            keys.concat()
+        ))
+        .await;
+}
+
+fn opened(transaction: &str) -> Request {
+    Request::single(Operation::create(account("sku"), 7).expect("valid"), Some(id(transaction)))
+}
+
+/// D4, D6: nothing is written into tables that have no keys yet, and nothing is read out of them; nor does the consuming end. When the restore
+/// is through all goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_restore_is_not_written_into() {
+    for filled in [false, true] {
+        let database = Database::new().await;
+        let mut settings = Settings::new(&database.url);
+        settings.patience = Duration::from_millis(200);
+        let store = PgStore::connect(&settings).await.expect("a store");
+        store.submit(create("sku", 1)).await.expect("opened");
+        let mut partition = Partition::take(&store, 0).await;
+        partition.apply(&store, &[event("e", "sku", 1)]).await.expect("applied");
+        assert_eq!(store.balance(&account("sku")).await.expect("read").expect("open").balance, 2);
+        replace(&database, filled).await;
+        let rows: i64 = database.one("SELECT count(*) FROM journal_entries").await;
+        for request in [opened("o"), update("u", "sku", 1), create("other", 1)] {
+            let refused = store.submit(request).await.expect_err("not restored yet");
+            assert!(matches!(refused, PgError::Unavailable { .. }), "{refused}");
+        }
+        let run = partition.run(&[event("f", "sku", 1)]);
+        let refused = store.apply(TOPIC, &[run]).await.expect_err("not restored yet").to_string();
+        assert!(refused.contains("its schema lacks"), "{refused}");
+        let refused = store.balance(&account("sku")).await.expect_err("not restored yet").to_string();
+        assert!(refused.contains("its schema lacks"), "{refused}");
+        assert_eq!(database.one::<i64>("SELECT count(*) FROM journal_entries").await, rows, "it was written into");
+        if !filled {
+            database.run(&TABLES.map(|(table, _)| format!("INSERT INTO {table} TABLE old_{table};")).concat()).await;
+        }
+        add_keys(&database).await;
+        let until = Instant::now() + Duration::from_secs(20);
+        while store.submit(update("u", "sku", 1)).await.is_err() {
+            assert!(Instant::now() < until, "{:?}", store.unavailable());
+            sleep(Duration::from_millis(50)).await;
+        }
+        partition.apply(&store, &[event("f", "sku", 1)]).await.expect("neither fenced nor failed");
+        assert_eq!(store.balance(&account("sku")).await.expect("read").expect("open").balance, 4);
+        database.check().await;
+    }
+}
