@@ -53,7 +53,7 @@
 //!
 //! # How long an id is honoured
 //!
-//! [`Settings::id_window`] at least, from its commit, by the database's clock. Then one of the instances deletes it (`prune.rs`).
+//! [`Settings::id_window`] at least, from its commit, by the database's clock; where that jumps forward, as long as without. Then one of the instances deletes it (`prune.rs`).
 //!
 //! # What PostgreSQL refuses
 //!

@@ -1,9 +1,10 @@
 //! Forgets ids whose window is over, beside everything else and in small steps.
 //!
-//! The age of an id is that of its commit, by the database's clock. Batches are forgotten in the order of their commits, by one instance at
+//! The age of an id is that of its commit, by the database's clock as far as it is believed: where it jumps forward, or was ahead at the
+//! start, ids stay for as long as without that. Batches are forgotten in the order of their commits, by one instance at
 //! a time; the row of `pruned_ids` says how far that has come.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
@@ -27,7 +28,9 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(6
 
 const TRY_LOCK: &str = "SELECT pg_try_advisory_xact_lock($1)";
 
-/// `$1`: about how many entries; `$2`: how old they are at least, in seconds. An id that was used again since belongs to a later
+const NOW: &str = "SELECT extract(epoch FROM clock_timestamp())::float8";
+
+/// `$1`: about how many entries; `$2`: how old they are at least, in seconds, at the time `$3`. An id that was used again since belongs to a later
 /// batch, and stays.
 const PRUNE: &str = "WITH waiting AS (
         SELECT batch, first_sequence, count, committed_at,
@@ -39,7 +42,7 @@ const PRUNE: &str = "WITH waiting AS (
     ), due AS MATERIALIZED (
         SELECT batch, first_sequence + count - 1 AS last FROM waiting
         WHERE before < $1::bigint AND first_sequence < coalesce(
-            (SELECT min(first_sequence) FROM waiting WHERE committed_at > now() - make_interval(secs => $2::float8)),
+            (SELECT min(first_sequence) FROM waiting WHERE committed_at > to_timestamp($3::float8) - make_interval(secs => $2::float8)),
             9223372036854775807)
     ), pruned AS (
         DELETE FROM processed_events e USING due d JOIN journal_entries j ON j.batch = d.batch
@@ -87,13 +90,33 @@ impl Pruning {
     }
 }
 
+/// The time that ids are measured by, in seconds since 1970: no faster than this process's monotonic clock, and from the beginning
+/// no later than the database's clock and this machine's.
+#[derive(Clone, Copy, Debug)]
+struct Believed {
+    first: f64,
+    since: Instant,
+}
+
+impl Believed {
+    fn new(database: f64, here: SystemTime, now: Instant) -> Self {
+        let here = here.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        Believed { first: database.min(here), since: now }
+    }
+
+    /// While the database's clock says `database`.
+    fn at(self, database: f64, now: Instant) -> f64 {
+        database.min(self.first + now.duration_since(self.since).as_secs_f64())
+    }
+}
+
 async fn run(connector: Connector, window: Duration, age: Duration, metrics: Metrics) {
     let idle = (window / 100).clamp(PAUSES[0], PAUSES[1]);
-    let (mut link, mut pause) = (None, idle);
+    let (mut link, mut pause, mut believed) = (None, idle, None);
     loop {
         sleep(pause).await;
         let begun = Instant::now();
-        pause = match step(&connector, &mut link, age).await {
+        pause = match step(&connector, &mut link, &mut believed, age).await {
             Ok(Step { pruned, batches }) => {
                 metrics.pruned_ids.inc_by(pruned);
                 // At most half of the time.
@@ -115,7 +138,12 @@ struct Step {
     batches: u64,
 }
 
-async fn step(connector: &Connector, link: &mut Option<Link>, age: Duration) -> Result<Step, Broken> {
+async fn step(
+    connector: &Connector,
+    link: &mut Option<Link>,
+    believed: &mut Option<Believed>,
+    age: Duration,
+) -> Result<Step, Broken> {
     let unfit = |fault| Broken { fault, lost: true, unexpected: false };
     let link = match link {
         Some(link) if !link.is_closed() => link,
@@ -132,10 +160,37 @@ async fn step(connector: &Connector, link: &mut Option<Link>, age: Duration) -> 
     let locked: bool = link.timed(client.query_one(TRY_LOCK, &[&LOCK])).await?.get(0);
     let mut step = Step::default();
     if locked {
-        let row = link.timed(client.query_one(PRUNE, &[&STEP, &age.as_secs_f64()])).await?;
+        let database: f64 = link.timed(client.query_one(NOW, &[])).await?.get(0);
+        let here = Instant::now();
+        let now = believed.get_or_insert_with(|| Believed::new(database, SystemTime::now(), here)).at(database, here);
+        let row = link.timed(client.query_one(PRUNE, &[&STEP, &age.as_secs_f64(), &now])).await?;
         let [pruned, batches] = [0, 1].map(|column| row.get::<_, i64>(column).cast_unsigned());
         step = Step { pruned, batches };
     }
     link.timed(client.batch_execute("COMMIT")).await?;
     Ok(step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: f64 = 86_400.0;
+
+    /// B4, case A15: a clock that jumps forward makes no id older, at whatever moment; one that is set back makes them younger.
+    #[test]
+    fn a_jump_of_the_clock_is_not_believed() {
+        let (here, now) = (UNIX_EPOCH + Duration::from_secs(1_000_000), Instant::now());
+        let later = now + Duration::from_secs(70);
+        let believed = Believed::new(1_000_000.0, here, now);
+        assert_eq!(believed.at(1_000_070.0, later), 1_000_070.0);
+        assert_eq!(believed.at(1_000_070.0 + DAY, later), 1_000_070.0, "it jumped");
+        assert_eq!(believed.at(1_000_000.0 - DAY, later), 1_000_000.0 - DAY, "it was set back");
+        assert_eq!(Believed::new(1_000_000.0 + DAY, here, now).at(1_000_070.0 + DAY, later), 1_000_070.0);
+        assert_eq!(
+            Believed::new(1_000_000.0 - DAY, here, now).at(1_000_070.0, later),
+            1_000_070.0 - DAY,
+            "it was behind"
+        );
+    }
 }
