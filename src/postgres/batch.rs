@@ -21,6 +21,8 @@ pub(super) struct Changes {
     /// How far partitions were consumed, by topic and partition.
     pub(super) offsets: Vec<OffsetChange>,
     pub(super) letters: Vec<DeadLetter>,
+    /// Ids that count as used because that is remembered, and by which commit sequence each was.
+    pub(super) recalled: Vec<(TransactionId, u64)>,
 }
 
 impl Changes {
@@ -120,6 +122,8 @@ pub(super) struct Missed {
     pub(super) accounts: Vec<String>,
     /// Whether an id was used meanwhile.
     pub(super) ids: bool,
+    /// Whether an id was not used after all, or by something else: the database was put back to an earlier state.
+    pub(super) recalled: bool,
     /// Partitions whose rows are others by now, each with what its row says.
     pub(super) offsets: Vec<OffsetFound>,
 }

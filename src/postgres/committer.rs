@@ -66,7 +66,8 @@ pub(super) struct Decided {
 impl Decided {
     pub(super) fn new(batch: &Batch, asks: Asks, known: Known) -> Result<Self, Fault> {
         let mut decision = decide(&asks.asks, &known, |index| batch.is_refused(&asks, index))?;
-        let changes = batch.changes(&asks, &mut decision);
+        let mut changes = batch.changes(&asks, &mut decision);
+        changes.recalled.clone_from(&known.recalled);
         Ok(Decided { asks, known, decision, changes })
     }
 }
@@ -253,8 +254,14 @@ impl<D: Database> Committer<D> {
             if retry.lock {
                 self.database.release().await?;
             }
+            // What is remembered may be of a database that was put back to an earlier state, or is being put back.
+            let recalled = &decided.changes.recalled;
+            if !recalled.is_empty() && !self.database.holds(recalled).await? {
+                self.missed(batch, &decided.changes, Missed { recalled: true, ..Missed::default() }, retry)?;
+                self.ahead.doubt();
+                return Ok(());
+            }
             if !self.database.is_connected() {
-                // What is remembered may be of a database that is being put back to an earlier state.
                 return Err(Fault::Unavailable("there is no connection".to_owned()));
             }
             self.settle();
@@ -346,9 +353,10 @@ impl<D: Database> Committer<D> {
     }
 
     fn missed(&mut self, batch: &mut Batch, changes: &Changes, missed: Missed, retry: &mut Retry) -> Result<(), Fault> {
-        if batch.offsets_missed(&missed.offsets) {
+        if batch.offsets_missed(&missed.offsets) || missed.recalled {
             self.remembered.forget_all();
         }
+        retry.ids |= missed.recalled;
         if (retry.ids && missed.ids) || (retry.lock && !missed.accounts.is_empty()) {
             retry.in_vain += 1;
             if retry.in_vain == IN_VAIN {

@@ -27,6 +27,9 @@ pub(super) trait Database: Send + 'static {
     /// Which of these rows somebody else has locked. Waits for nobody.
     fn locked(&mut self, rows: &Locked) -> impl Future<Output = Result<Locked, Fault>> + Send;
 
+    /// Whether these ids were used by these commit sequences.
+    fn holds(&mut self, recalled: &[(TransactionId, u64)]) -> impl Future<Output = Result<bool, Fault>> + Send;
+
     /// Gives up what [`Database::look_up`] locked.
     fn release(&mut self) -> impl Future<Output = Result<(), Fault>> + Send;
 

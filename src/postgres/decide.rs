@@ -30,6 +30,8 @@ pub(super) struct Known {
     pub(super) sequence: u64,
     pub(super) accounts: HashMap<AccountId, Balance, RandomState>,
     pub(super) ids: HashMap<TransactionId, Used, RandomState>,
+    /// Those of them that were only remembered, and the commit sequences that used them.
+    pub(super) recalled: Vec<(TransactionId, u64)>,
 }
 
 /// What became of an [`Ask`].

@@ -42,7 +42,7 @@
 //! Whoever answers on a new connection may be the same database as it was at an earlier moment, or another server that lacks its tail. So
 //! after every fault what the instance remembers is forgotten, its other connections are made anew, and nothing is answered from
 //! memory while there is none. The same goes where no connection broke, as when a dump is restored in place, and an offset or the commit
-//! sequence is lower than it can be. A batch number may then be drawn twice: whoever finds it taken draws others, and a commit
+//! sequence is lower than it can be, or an id that is remembered as used is not: each such one is looked at with the batch that it is in. A batch number may then be drawn twice: whoever finds it taken draws others, and a commit
 //! counts as one's own only if its first entry is.
 //!
 //! # A database that may not be written, or not be believed

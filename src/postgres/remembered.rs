@@ -64,7 +64,7 @@ impl Remembered {
         for member in asks.iter().flat_map(|ask| ask.request.members()) {
             if let Some(id) = &member.id {
                 if let Some(used) = self.ids.get(id).filter(|used| used.record.time >= oldest) {
-                    known.ids.insert(id.clone(), used);
+                    known.recall(id, used);
                     continue;
                 }
                 if ids {
@@ -101,7 +101,7 @@ impl Remembered {
         let oldest = self.oldest();
         for id in ids {
             if let Some(used) = self.ids.get(id).filter(|used| used.record.time >= oldest) {
-                known.ids.insert(id.clone(), used);
+                known.recall(id, used);
             }
         }
     }
@@ -144,5 +144,13 @@ impl Remembered {
                 self.ids.insert(used.id, Used { record: Arc::clone(record), member: used.member });
             }
         }
+    }
+}
+
+impl Known {
+    /// An id that is remembered as used.
+    fn recall(&mut self, id: &TransactionId, used: Used) {
+        self.recalled.push((id.clone(), used.record.sequence));
+        self.ids.insert(id.clone(), used);
     }
 }

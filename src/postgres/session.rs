@@ -182,7 +182,7 @@ impl Session {
             self.cautious = CAUTIOUS;
         }
         let mut missed = write::write_rows(link, statements, changes, self.begun).await?;
-        let as_expected = missed.accounts.is_empty() && !missed.ids && missed.offsets.is_empty();
+        let as_expected = missed.accounts.is_empty() && !missed.ids && !missed.recalled && missed.offsets.is_empty();
         if as_expected && !trial {
             return Ok(Written::Committed(write::commit(link, statements, changes).await?));
         }
@@ -245,6 +245,12 @@ impl Database for Session {
         self.open()?;
         let locked = self.ask_locked(rows).await;
         self.clear(locked).await
+    }
+
+    async fn holds(&mut self, recalled: &[(TransactionId, u64)]) -> Result<bool, Fault> {
+        let Open { link, statements } = self.open()?;
+        let held = write::holds(link, statements, recalled).await;
+        self.clear(held).await
     }
 
     async fn release(&mut self) -> Result<(), Fault> {

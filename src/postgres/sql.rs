@@ -60,6 +60,12 @@ const LOCK_ACCOUNTS: &str = "SELECT p.sku
     WHERE p.current_stock = expected.stock AND p.version = expected.version
     ORDER BY p.sku FOR UPDATE OF p";
 
+/// Ids that are remembered as used, and are.
+const RECALLED: &str = "SELECT 1 FROM unnest($1::text[], $2::bigint[]) AS recalled (id, sequence)
+    JOIN processed_events e ON e.event_id = recalled.id
+    JOIN commits c ON c.batch = e.batch
+    WHERE c.first_sequence + e.place = recalled.sequence";
+
 const INSERT_ACCOUNTS: &str = "INSERT INTO products (sku, current_stock, version, last_event_id, batch, place)
     SELECT sku, stock, version, event, $6::bigint, place
     FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::integer[])
@@ -197,6 +203,7 @@ pub(super) struct Statements {
 
 /// The statements that find out whether all is as a batch expects it.
 pub(super) struct Writing {
+    pub(super) recalled: Statement,
     pub(super) lock_accounts: Statement,
     pub(super) insert_accounts: Statement,
     pub(super) update_accounts: Statement,
@@ -213,6 +220,7 @@ impl Writing {
     /// Those that end the transaction themselves.
     async fn surely(client: &Client) -> Result<Self, Error> {
         let texts = [
+            expecting(RECALLED, 3),
             expecting(LOCK_ACCOUNTS, 4),
             expecting(&format!("{INSERT_ACCOUNTS} RETURNING 1"), 7),
             expecting(&format!("{UPDATE_ACCOUNTS} RETURNING 1"), 9),
@@ -225,20 +233,22 @@ impl Writing {
     /// Those that say what they found.
     async fn asking(client: &Client) -> Result<Self, Error> {
         let ids = format!("{INSERT_IDS} ON CONFLICT DO NOTHING");
-        let texts = [LOCK_ACCOUNTS, INSERT_ACCOUNTS, UPDATE_ACCOUNTS, &ids, UPDATE_OFFSETS].map(str::to_owned);
+        let texts =
+            [RECALLED, LOCK_ACCOUNTS, INSERT_ACCOUNTS, UPDATE_ACCOUNTS, &ids, UPDATE_OFFSETS].map(str::to_owned);
         Self::prepare(client, &texts).await
     }
 
-    async fn prepare(client: &Client, texts: &[String; 5]) -> Result<Self, Error> {
-        let [accounts, opened, changed, ids, offsets] = texts;
-        let (lock_accounts, insert_accounts, update_accounts, insert_ids, update_offsets) = tokio::try_join!(
+    async fn prepare(client: &Client, texts: &[String; 6]) -> Result<Self, Error> {
+        let [recalled, accounts, opened, changed, ids, offsets] = texts;
+        let (recalled, lock_accounts, insert_accounts, update_accounts, insert_ids, update_offsets) = tokio::try_join!(
+            client.prepare(recalled),
             client.prepare(accounts),
             client.prepare(opened),
             client.prepare(changed),
             client.prepare(ids),
             client.prepare(offsets),
         )?;
-        Ok(Writing { lock_accounts, insert_accounts, update_accounts, insert_ids, update_offsets })
+        Ok(Writing { recalled, lock_accounts, insert_accounts, update_accounts, insert_ids, update_offsets })
     }
 }
 

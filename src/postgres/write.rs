@@ -11,6 +11,7 @@ use super::database::Fault;
 use super::link::{Broken, Link, fault};
 use super::rows::{Entries, shorten};
 use super::sql::{self, Statements, Writing};
+use crate::account::TransactionId;
 use crate::inventory::DeadLetter;
 
 type Params<'a> = Vec<&'a (dyn ToSql + Sync)>;
@@ -18,6 +19,7 @@ type Params<'a> = Vec<&'a (dyn ToSql + Sync)>;
 /// What a statement is about.
 #[derive(Clone, Copy)]
 enum Part {
+    Recalled,
     Expected,
     Opened,
     Changed,
@@ -108,6 +110,19 @@ struct Ids<'a> {
     member: Vec<Option<i32>>,
 }
 
+/// The columns of ids that are remembered as used.
+struct Recalled<'a> {
+    id: Vec<&'a str>,
+    sequence: Vec<i64>,
+}
+
+impl<'a> Recalled<'a> {
+    fn new(recalled: &'a [(TransactionId, u64)]) -> Self {
+        let (id, sequence) = recalled.iter().map(|(id, sequence)| (id.as_str(), sequence.cast_signed())).unzip();
+        Recalled { id, sequence }
+    }
+}
+
 /// The columns of offsets.
 #[derive(Default)]
 struct Offsets<'a> {
@@ -155,6 +170,17 @@ pub(super) async fn change(
         Ok(rows)
     };
     link.timed(answers).await
+}
+
+/// Whether these ids were used by these commit sequences.
+pub(super) async fn holds(
+    link: &Link,
+    statements: &Statements,
+    recalled: &[(TransactionId, u64)],
+) -> Result<bool, Broken> {
+    let Recalled { id, sequence } = Recalled::new(recalled);
+    let rows = link.timed(link.client.query(&statements.asking.recalled, &[&id, &sequence])).await?;
+    Ok(rows.len() == id.len())
 }
 
 /// Writes all rows of a batch in a transaction, begun if it is not, and says whether all was as expected. The
@@ -214,6 +240,7 @@ struct Batch<'a> {
     offsets: Offsets<'a>,
     entries: Entries<'a>,
     letters: Vec<Letter<'a>>,
+    recalled: Recalled<'a>,
 }
 
 impl<'a> Batch<'a> {
@@ -259,12 +286,14 @@ impl<'a> Batch<'a> {
             offsets,
             entries: Entries::new(&changes.records),
             letters: changes.letters.iter().map(Letter::new).collect(),
+            recalled: Recalled::new(&changes.recalled),
         }
     }
 
-    /// How many rows the statements are to find: accounts met, opened and changed, and partitions.
-    fn expected(&self) -> [i64; 4] {
-        [&self.expected_id, &self.opened.id, &self.changed.id, &self.offsets.topic].map(|rows| rows.len() as i64)
+    /// How many rows the statements are to find: accounts met, opened and changed, partitions, and ids recalled.
+    fn expected(&self) -> [i64; 5] {
+        let rows = [&self.expected_id, &self.opened.id, &self.changed.id, &self.offsets.topic, &self.recalled.id];
+        rows.map(|rows| rows.len() as i64)
     }
 
     fn queue<'p>(
@@ -273,12 +302,16 @@ impl<'a> Batch<'a> {
         statements: &'p Statements,
         writing: &'p Writing,
         number: &'p i64,
-        expected: Option<&'p [i64; 4]>,
+        expected: Option<&'p [i64; 5]>,
     ) {
         let expecting = |mut params: Params<'p>, which: usize| {
             params.extend(expected.map(|expected| &expected[which] as &(dyn ToSql + Sync)));
             params
         };
+        if !self.recalled.id.is_empty() {
+            let recalled: Params<'p> = vec![&self.recalled.id, &self.recalled.sequence];
+            pipeline.rows(Part::Recalled, &writing.recalled, expecting(recalled, 4));
+        }
         if self.expected_id.len() > self.changed.id.len() {
             let met: Params<'p> = vec![&self.expected_id, &self.expected_stock, &self.expected_version];
             pipeline.rows(Part::Expected, &writing.lock_accounts, expecting(met, 0));
@@ -326,6 +359,7 @@ impl<'a> Batch<'a> {
                 (Part::Changed, Done::Count(count)) if *count < self.changed.id.len() as u64 => {
                     missed.accounts.extend(self.changed.id.iter().map(|id| (*id).to_owned()));
                 }
+                (Part::Recalled, Done::Rows(rows)) => missed.recalled = rows.len() < self.recalled.id.len(),
                 (Part::Ids, Done::Count(count)) => missed.ids = *count < self.ids.id.len() as u64,
                 (Part::Offsets, Done::Rows(rows)) if rows.len() < self.offsets.topic.len() => {
                     let stepped = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));

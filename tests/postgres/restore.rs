@@ -85,3 +85,41 @@ async fn a_restore_is_not_written_into() {
         database.check().await;
     }
 }
+
+/// B1, D4: a dump is restored in place, in one transaction, and another instance has written as much since: what is answered as a replay is
+/// one of what the database holds, alone and beside what is new.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_a_restore_lost_is_no_replay() {
+    let database = Database::new().await;
+    let (store, other) = (database.store().await, database.store().await);
+    store.submit(create("x", 100)).await.expect("opened");
+    other.submit(create("y", 0)).await.expect("opened");
+    let saved = TABLES.map(|(table, _)| format!("CREATE TABLE saved_{table} AS TABLE {table};"));
+    database.run(&saved.concat()).await;
+    for number in 0..6 {
+        store.submit(update(&format!("l{number}"), "x", 1)).await.expect("decided").result().expect("applied");
+    }
+    let put_back = TABLES.map(|(table, _)| format!("DELETE FROM {table}; INSERT INTO {table} TABLE saved_{table};"));
+    let triggers = |state: &str| format!("ALTER TABLE journal_entries {state} TRIGGER ALL;");
+    let all = format!("BEGIN; {}{}{} COMMIT", triggers("DISABLE"), put_back.concat(), triggers("ENABLE"));
+    database.run(&all).await;
+    for number in 0..12 {
+        other.submit(update(&format!("u{number}"), "y", 1)).await.expect("decided").result().expect("applied");
+    }
+    let again = store.submit(update("l0", "x", 1)).await.expect("decided");
+    assert_eq!((again.replayed(), again.result().expect("applied")[0].balance), (false, 101));
+    database.run(&all).await;
+    for number in 0..12 {
+        other.submit(update(&format!("v{number}"), "y", 1)).await.expect("decided").result().expect("applied");
+    }
+    let mut queued = Vec::new();
+    for name in ["new", "l0", "newer"] {
+        queued.push(store.enqueue(update(name, "x", 1)).await.expect("queued"));
+    }
+    for (queued, balance) in queued.iter_mut().zip(101..) {
+        let outcome = queued.outcome().await.expect("decided");
+        assert_eq!((outcome.replayed(), outcome.result().expect("applied")[0].balance), (false, balance));
+    }
+    assert!(store.submit(update("l0", "x", 1)).await.expect("decided").replayed(), "now it is one");
+    database.check().await;
+}

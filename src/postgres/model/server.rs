@@ -85,6 +85,10 @@ impl Server {
         format!("{} entries, offsets {:?}, locks {:?}", self.journal.len(), self.offsets, self.locks)
     }
 
+    fn holds(&self, recalled: &[(TransactionId, u64)]) -> bool {
+        recalled.iter().all(|(id, sequence)| self.ids.get(id).is_some_and(|used| used.record.sequence == *sequence))
+    }
+
     fn unlock(&mut self, transaction: u64) {
         self.locks.retain(|_, holder| *holder != transaction);
     }
@@ -245,7 +249,8 @@ impl Session {
 
     /// Takes every row, in the order of the real statements, and compares.
     async fn check(&mut self, changes: &Changes) -> Result<Missed, Fault> {
-        let mut missed = Missed::default();
+        let recalled = !self.server.lock().holds(&changes.recalled);
+        let mut missed = Missed { recalled, ..Missed::default() };
         for new in [false, true] {
             for change in changes.accounts.iter().filter(|change| change.before.is_none() == new) {
                 if self.bug == Bug::Met && change.before == Some(change.after) || self.is_on_failed(change) {
@@ -328,6 +333,11 @@ impl Database for Session {
         Ok(Locked::default())
     }
 
+    async fn holds(&mut self, recalled: &[(TransactionId, u64)]) -> Result<bool, Fault> {
+        self.step().await?;
+        Ok(self.server.lock().holds(recalled))
+    }
+
     async fn release(&mut self) -> Result<(), Fault> {
         self.end();
         Ok(())
@@ -405,7 +415,7 @@ impl Session {
             return Err(Fault::Refused("poison".to_owned()));
         }
         let missed = self.check(changes).await?;
-        if !missed.accounts.is_empty() || missed.ids || !missed.offsets.is_empty() {
+        if !missed.accounts.is_empty() || missed.ids || missed.recalled || !missed.offsets.is_empty() {
             if self.bug == Bug::Surely && !self.locked && !trial {
                 self.server.lock().commit(self.instance, changes, None);
             }
