@@ -53,7 +53,8 @@
 //!
 //! # How long an id is honoured
 //!
-//! [`Settings::id_window`] at least, from its commit, by the database's clock; where that jumps forward, as long as without. Then one of the instances deletes it (`prune.rs`).
+//! [`Settings::id_window`] at least, from its commit, by the database's clock; where that jumps forward, as long as without. Then one of the
+//! instances deletes it (`prune.rs`). What it was used for is found by it all the same.
 //!
 //! # What PostgreSQL refuses
 //!

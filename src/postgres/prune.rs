@@ -3,6 +3,7 @@
 //! The age of an id is that of its commit, by the database's clock as far as it is believed: where it jumps forward, or was ahead at the
 //! start, ids stay for as long as without that. Batches are forgotten in the order of their commits, by one instance at
 //! a time; the row of `pruned_ids` says how far that has come.
+//! `former_ids` still leads from a forgotten id to the journal.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -47,7 +48,9 @@ const PRUNE: &str = "WITH waiting AS (
     ), pruned AS (
         DELETE FROM processed_events e USING due d JOIN journal_entries j ON j.batch = d.batch
         WHERE e.event_id = j.transaction_id AND e.batch = j.batch AND e.place = j.place AND e.member = j.member
-        RETURNING 1
+        RETURNING e.event_id, e.batch, e.place, e.member
+    ), kept AS (
+        INSERT INTO former_ids (event_id, batch, place, member) SELECT event_id, batch, place, member FROM pruned
     ), marked AS (
         UPDATE pruned_ids SET sequence = (SELECT max(last) FROM due) WHERE EXISTS (SELECT FROM due)
     )

@@ -26,9 +26,17 @@ const LIST: &str = "SELECT p.sku, p.current_stock, p.version, c.first_sequence +
     FROM products p LEFT JOIN commits c ON c.batch = p.batch
     WHERE p.sku >= $1 AND p.sku > $2 ORDER BY p.sku LIMIT $3";
 
-const TRANSACTION: &str = "SELECT e.member AS asked, j.* FROM processed_events e
-    JOIN journal j ON j.batch = e.batch AND j.place = e.place
-    WHERE e.event_id = $1 ORDER BY j.member";
+/// The newest use of an id.
+const TRANSACTION: &str = "WITH used AS MATERIALIZED (
+        SELECT u.batch, u.place, u.member FROM (
+            SELECT batch, place, member FROM processed_events WHERE event_id = $1
+            UNION ALL SELECT batch, place, member FROM former_ids WHERE event_id = $1
+        ) AS u JOIN commits c ON c.batch = u.batch
+        ORDER BY c.first_sequence DESC, u.place DESC LIMIT 1
+    )
+    SELECT u.member AS asked, j.* FROM used u
+    JOIN journal j ON j.batch = u.batch AND j.place = u.place
+    ORDER BY j.member";
 
 /// The batches that hold the sequences from `$1` up to, but not with, `$2`, and of them these sequences.
 const HISTORY: &str = "SELECT j.* FROM journal j
