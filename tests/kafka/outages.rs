@@ -68,6 +68,26 @@ async fn a_failed_store_is_asked_again() {
     service.stop().await;
 }
 
+/// D6, D7: a partition that has to wait holds up no other, and says so; then it goes on where it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_waits_holds_up_no_other() {
+    let topic = Topic::new("held", 2).await;
+    let store = Arc::new(Memory::default());
+    store.order(|orders| orders.held = vec![0]);
+    let service = Service::start(settings(&topic, &[]), &store);
+    for round in 1..=3 {
+        topic.write_events("n", (round - 1) * 1_000..round * 1_000, 2);
+        service.until("the other", |it| it.store.contents(1).len() == round * 500).await;
+    }
+    service.until("the word", |it| it.status().not_ready().is_some_and(|why| why.contains("[0] wait"))).await;
+    assert_eq!((store.contents(0).len(), service.metrics.fenced.get()), (0, 0));
+    store.order(|orders| orders.held.clear());
+    service.until_events(3_000).await;
+    service.until("readiness", |it| it.status().not_ready().is_none()).await;
+    store.assert_content();
+    service.stop().await;
+}
+
 /// D6: a store that panics ends the consuming.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_panics_ends_the_consuming() {

@@ -25,6 +25,8 @@ pub struct Orders {
     pub take_over_unavailable: usize,
     /// Every call fails for good.
     pub failed: bool,
+    /// The runs of these partitions have to wait.
+    pub held: Vec<i32>,
     /// Every `apply` panics.
     pub panics: bool,
 }
@@ -207,7 +209,8 @@ impl Store for Memory {
             return Err(StoreError::Fenced { partitions: fenced });
         }
         let mut counts = Applied::default();
-        for run in runs {
+        let (held, free): (Vec<_>, Vec<_>) = runs.iter().partition(|run| orders.held.contains(&run.partition));
+        for run in free {
             state.apply(run, &mut counts);
         }
         state.calls += 1;
@@ -215,7 +218,10 @@ impl Store for Memory {
         if spend(&mut self.orders.lock().answers_lost) {
             return Err(unavailable());
         }
-        Ok(counts)
+        match held.iter().map(|run| run.partition).collect::<Vec<_>>() {
+            held if held.is_empty() => Ok(counts),
+            partitions => Err(StoreError::Held { partitions, applied: counts }),
+        }
     }
 
     async fn dead_letters(&self, limit: usize) -> Result<Vec<StoredDeadLetter>, StoreError> {
