@@ -123,7 +123,7 @@ async fn stopped_watchers_go_on_without_a_gap() {
             line["sequence"].as_u64().or_else(|| line["sequence"].as_str()?.parse().ok()).unwrap()
         };
         let seen = || std::fs::read_to_string(file(which)).unwrap();
-        let is_complete = || seen().lines().filter(|line| line.ends_with('}')).last().map(sequence) == Some(LAST);
+        let is_complete = || seen().lines().rfind(|line| line.ends_with('}')).map(sequence) == Some(LAST);
         let until = Instant::now() + SOON;
         while !(seen().ends_with('\n') && is_complete()) {
             assert!(Instant::now() < until, "{:?}", seen().lines().last());
