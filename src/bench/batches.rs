@@ -12,10 +12,10 @@ use tonic::{Code, Status};
 
 use super::Error;
 use super::call::{self, Answer, is_refusal, is_undecided, submit};
-use super::closed::{Plan, Shared};
+use super::closed::{Plan, REST, Shared, UnderWay};
 use super::names::Names;
 use super::opened::Embedded;
-use super::recorder::{Answered, Series};
+use super::recorder::{Due, Series};
 use super::tally::Effect;
 use super::wire::{Encoded, Pattern, Results};
 use crate::{Durability, Exhausted, Ledger, Operation, Request, SubmitError};
@@ -50,33 +50,34 @@ impl Counts {
 }
 
 impl Shared {
-    /// Writes down what came of a batch of `size` that began at `began`.
-    fn batch_answered(&self, series: Series, size: u32, counts: Counts, began: Instant) {
-        let finished = Instant::now();
+    fn begin_batch(&self, series: Series, size: u32) -> UnderWay<'_> {
+        self.recorder.borrow_mut().tally.begun(Effect::TRANSFER, u64::from(size));
+        self.begin(series, Instant::now(), Due::AtItsEnd)
+    }
+}
+
+impl UnderWay<'_> {
+    /// Writes down what came of a batch of `size`. One of which a part failed is answered.
+    fn batch_answered(self, size: u32, counts: Counts) {
         let Counts { refused, failed, unknown } = counts;
         let decided = size.saturating_sub(failed + unknown);
-        let mut recorder = self.recorder.borrow_mut();
-        recorder.tally.decided(Effect::TRANSFER, u64::from(decided), u64::from(refused));
         if failed + unknown > 0 {
-            recorder.tally.not_decided(Effect::TRANSFER, u64::from(failed));
-            recorder.failed(series, &format!("{} of {size} operations failed", failed + unknown));
+            self.in_part(&format!("{} of {size} operations failed", failed + unknown));
         }
-        let took = finished.saturating_duration_since(began);
-        recorder.answered(&Answered { series, counted: finished, finished, took, operations: decided, refused });
-    }
-
-    fn begun(&self, size: u32) {
-        self.recorder.borrow_mut().tally.begun(Effect::TRANSFER, u64::from(size));
+        self.answered(Instant::now(), decided, refused, |tally| {
+            tally.decided(Effect::TRANSFER, u64::from(decided), u64::from(refused));
+            tally.not_decided(Effect::TRANSFER, u64::from(failed));
+        });
     }
 
     /// Writes down that a batch failed as a whole.
-    async fn batch_failed(&self, size: u32, status: &Status) {
+    fn batch_failed(self, size: u32, status: &Status) {
         let (text, unknown) = match call::of_status(status) {
             Answer::Failed { text, unknown } => (text, unknown),
             // A batch as a whole is not refused for a balance.
             _ => (call::text(status), true),
         };
-        self.failed(Series::Batch, Effect::TRANSFER, u64::from(size), &text, unknown).await;
+        self.failed(Effect::TRANSFER, u64::from(size), &text, unknown);
     }
 }
 
@@ -86,16 +87,18 @@ pub(super) async fn batches(channel: Channel, shared: Shared, mut plan: Plan, si
     let pattern = Pattern::new(&shared.names)?;
     while !shared.over(Instant::now()) {
         let batch = pattern.batch(size, &shared.names, &mut plan.steps, &mut plan.ids);
-        let began = Instant::now();
-        shared.begun(size);
+        let under_way = shared.begin_batch(Series::Batch, size);
         let ready = grpc.ready().await.map_err(|error| Status::from_error(error.into()));
         let answer = match ready {
             Ok(()) => grpc.unary(tonic::Request::new(batch), BATCH, Encoded::<Results>::default()).await,
             Err(status) => Err(status),
         };
         match answer {
-            Ok(results) => shared.batch_answered(Series::Batch, size, Counts::of(results.get_ref(), size), began),
-            Err(status) => shared.batch_failed(size, &status).await,
+            Ok(results) => under_way.batch_answered(size, Counts::of(results.get_ref(), size)),
+            Err(status) => {
+                under_way.batch_failed(size, &status);
+                tokio::time::sleep(REST).await;
+            }
         }
     }
     Ok(())
@@ -114,21 +117,25 @@ pub(super) async fn stream(
         let mut under_way = VecDeque::with_capacity(most);
         let ended = one_stream(&channel, &shared, &mut plan, &pattern, size, most, &mut under_way).await;
         if let Err(status) = ended {
-            // What was under way may have been done.
-            shared.failed(Series::Stream, Effect::TRANSFER, 0, &call::text(&status), true).await;
+            if under_way.is_empty() {
+                under_way.push_back(shared.begin(Series::Stream, Instant::now(), Due::AtItsEnd));
+            }
+            // They may have been done.
+            under_way.into_iter().for_each(|batch| batch.failed(Effect::TRANSFER, 0, &call::text(&status), true));
+            tokio::time::sleep(REST).await;
         }
     }
     Ok(())
 }
 
-async fn one_stream(
+async fn one_stream<'a>(
     channel: &Channel,
-    shared: &Shared,
+    shared: &'a Shared,
     plan: &mut Plan,
     pattern: &Pattern,
     size: u32,
     most: usize,
-    under_way: &mut VecDeque<Instant>,
+    under_way: &mut VecDeque<UnderWay<'a>>,
 ) -> Result<(), Status> {
     let mut grpc = Grpc::new(channel.clone());
     grpc.ready().await.map_err(|error| Status::from_error(error.into()))?;
@@ -145,17 +152,16 @@ async fn one_stream(
                 break;
             }
             let batch = pattern.batch(size, &shared.names, &mut plan.steps, &mut plan.ids);
-            shared.begun(size);
-            under_way.push_back(Instant::now());
+            under_way.push_back(shared.begin_batch(Series::Stream, size));
             if to.send(batch).await.is_err() {
                 requests = None;
             }
         }
         let Some(message) = results.message().await? else { break };
-        let Some(began) = under_way.pop_front() else {
+        let Some(batch) = under_way.pop_front() else {
             return Err(Status::internal("more results than batches"));
         };
-        shared.batch_answered(Series::Stream, size, Counts::of(&message, size), began);
+        batch.batch_answered(size, Counts::of(&message, size));
     }
     if under_way.is_empty() { Ok(()) } else { Err(Status::unknown("the stream ended before its results")) }
 }
@@ -171,14 +177,11 @@ pub(super) async fn on_ledger(
 ) -> Result<(), Error> {
     // Each batch is waited for as a whole.
     let ledger = embedded.ledger.with_durability(Durability::Applied);
-    let mut under_way: VecDeque<(Instant, u64, Counts)> = VecDeque::with_capacity(most);
+    let mut under_way: VecDeque<(UnderWay<'_>, u64, Counts)> = VecDeque::with_capacity(most);
     loop {
         let durable = if embedded.durable { ledger.durable() } else { u64::MAX };
-        while let Some((began, sequence, counts)) = under_way.front().copied()
-            && sequence <= durable
-        {
-            under_way.pop_front();
-            shared.batch_answered(series, size, counts, began);
+        while let Some((batch, _, counts)) = under_way.pop_front_if(|(_, sequence, _)| *sequence <= durable) {
+            batch.batch_answered(size, counts);
         }
         let over = shared.over(Instant::now());
         match under_way.front() {
@@ -189,10 +192,9 @@ pub(super) async fn on_ledger(
             None if over => return Ok(()),
             _ => {
                 let requests = requests(&mut plan, size, &shared.names)?;
-                let began = Instant::now();
-                shared.begun(size);
+                let batch = shared.begin_batch(series, size);
                 let (sequence, counts) = decide(&ledger, requests);
-                under_way.push_back((began, sequence, counts));
+                under_way.push_back((batch, sequence, counts));
             }
         }
     }

@@ -9,7 +9,8 @@ use super::call::{Answer, Caller};
 use super::choice::{Step, Steps};
 use super::interrupt::Interrupt;
 use super::names::{Names, TRANSACTION_BYTES, Transactions};
-use super::recorder::{Answered, Recorder, Series};
+use super::recorder::{Answered, Due, Recorder, Series};
+use super::tally::{Effect, Tally};
 use super::timeline::Window;
 use super::workload::Kind;
 
@@ -17,7 +18,7 @@ use super::workload::Kind;
 pub(super) const REST: Duration = Duration::from_millis(10);
 
 /// What the callers of one thread share.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct Shared {
     pub(super) names: Arc<Names>,
     pub(super) window: Window,
@@ -50,52 +51,90 @@ impl Shared {
         now >= self.window.end || self.interrupt.is_asked()
     }
 
-    /// Makes a call, and writes down what came of it. Latency counts from `began`; `counted` says whether it is measured, the
-    /// moment of the answer where it is None. Returns that moment, or when it had rested from a failure.
+    /// Makes a call, and writes down what came of it. Latency counts from `began`. Returns the moment of the answer, or when it
+    /// had rested from a failure.
     #[inline]
-    pub(super) async fn make(
-        &self,
-        call: Call,
-        caller: &mut impl Caller,
-        began: Instant,
-        counted: Option<Instant>,
-    ) -> Instant {
-        let (series, effect) = (Series::Single(call.step.kind), call.step.effect());
+    pub(super) async fn make(&self, call: Call, caller: &mut impl Caller, began: Instant, due: Due) -> Instant {
+        let effect = call.step.effect();
+        let under_way = self.begin(call.series(), began, due);
         self.recorder.borrow_mut().tally.begun(effect, 1);
         let id = std::str::from_utf8(&call.id).unwrap_or_default();
         let answer = caller.call(call.step, id, call.new, &self.names).await;
         let finished = Instant::now();
         let refused = u32::from(answer == Answer::Refused);
         if let Answer::Failed { text, unknown } = answer {
-            self.failed(series, effect, 1, &text, unknown).await;
+            under_way.failed(effect, 1, &text, unknown);
+            tokio::time::sleep(REST).await;
             return Instant::now();
         }
-        let mut recorder = self.recorder.borrow_mut();
-        recorder.tally.decided(effect, 1, u64::from(refused));
-        let took = finished.saturating_duration_since(began);
-        let counted = counted.unwrap_or(finished);
-        recorder.answered(&Answered { series, counted, finished, took, operations: 1, refused });
+        under_way.answered(finished, 1, refused, |tally| tally.decided(effect, 1, u64::from(refused)));
         finished
     }
 
-    /// Writes a failure down, and rests.
-    #[cold]
-    pub(super) async fn failed(
-        &self,
-        series: Series,
-        effect: super::tally::Effect,
-        count: u64,
-        text: &str,
-        unknown: bool,
-    ) {
-        {
-            let mut recorder = self.recorder.borrow_mut();
-            if !unknown {
-                recorder.tally.not_decided(effect, count);
-            }
-            recorder.failed(series, text);
+    /// A call begins.
+    #[inline]
+    pub(super) fn begin(&self, series: Series, began: Instant, due: Due) -> UnderWay<'_> {
+        UnderWay { shared: self, series, began, due, ended: false }
+    }
+}
+
+/// A call under way. One that is given up before it ended was not answered.
+#[must_use = "a call that is dropped was given up"]
+#[derive(Debug)]
+pub(super) struct UnderWay<'a> {
+    shared: &'a Shared,
+    series: Series,
+    began: Instant,
+    due: Due,
+    ended: bool,
+}
+
+impl UnderWay<'_> {
+    /// It was answered at `finished`; `told` adds the answer to what the ledger must hold.
+    #[inline]
+    pub(super) fn answered(mut self, finished: Instant, operations: u32, refused: u32, told: impl FnOnce(&mut Tally)) {
+        self.ended = true;
+        let UnderWay { shared, series, began, due, .. } = &self;
+        let mut recorder = shared.recorder.borrow_mut();
+        told(&mut recorder.tally);
+        if let Some(end) = shared.interrupt.asked_at() {
+            recorder.cut(end);
         }
-        tokio::time::sleep(REST).await;
+        let took = finished.saturating_duration_since(*began);
+        recorder.answered(&Answered { series: *series, due: *due, finished, took, operations, refused });
+    }
+
+    /// A part of it failed.
+    #[cold]
+    pub(super) fn in_part(&self, text: &str) {
+        self.shared.recorder.borrow_mut().failed_in_part(self.series, text);
+    }
+
+    /// It failed, and so many operations with it.
+    #[cold]
+    pub(super) fn failed(mut self, effect: Effect, count: u64, text: &str, unknown: bool) {
+        self.ended = true;
+        let mut recorder = self.shared.recorder.borrow_mut();
+        if !unknown {
+            recorder.tally.not_decided(effect, count);
+        }
+        recorder.failed(self.series, self.due, text);
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if !self.ended {
+            let mut recorder = self.shared.recorder.borrow_mut();
+            recorder.unanswered(self.series, self.due, self.began.elapsed());
+        }
+    }
+}
+
+impl Call {
+    pub(super) fn series(&self) -> Series {
+        Series::Single(self.step.kind)
     }
 }
 
@@ -116,6 +155,6 @@ pub(super) async fn closed(mut caller: impl Caller, shared: Shared, mut plan: Pl
     // The next call begins when the one before is answered: one look at the clock for both.
     let mut now = Instant::now();
     while !shared.over(now) {
-        now = shared.make(plan.next(), &mut caller, now, None).await;
+        now = shared.make(plan.next(), &mut caller, now, Due::AtItsEnd).await;
     }
 }

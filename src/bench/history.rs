@@ -270,9 +270,12 @@ fn metrics(run: &Run) -> Vec<Metric> {
 }
 
 fn of_call(call: &Call) -> Vec<Metric> {
-    let Call { name, calls, failed, latency, .. } = call;
-    #[expect(clippy::cast_precision_loss, reason = "a figure for a chart")]
-    let failed = Metric::new(format!("{name} failed"), "calls", Better::Smaller, *failed as f64);
+    let Call { name, calls, unanswered, failed, latency, .. } = call;
+    let counted = [("failed", *failed), ("unanswered", *unanswered)].map(|(what, count)| {
+        #[expect(clippy::cast_precision_loss, reason = "a figure for a chart")]
+        let count = count as f64;
+        Metric::new(format!("{name} {what}"), "calls", Better::Smaller, count)
+    });
     let times = [
         ("p50", latency.p50),
         ("p90", latency.p90),
@@ -281,8 +284,8 @@ fn of_call(call: &Call) -> Vec<Metric> {
         ("longest", latency.max),
     ];
     let times = times.map(|(share, value)| Metric::new(format!("{name} {share}"), "µs", Better::Smaller, value));
-    // Without an answered call there is no latency, and 0 would look like a very good one.
-    times.into_iter().filter(|_| *calls > 0).chain([failed]).collect()
+    // Without a call that was waited for there is no latency, and 0 would look like a very good one.
+    times.into_iter().filter(|_| calls + unanswered > 0).chain(counted).collect()
 }
 
 #[cfg(test)]

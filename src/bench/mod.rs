@@ -40,7 +40,7 @@ pub use names::MAX_ACCOUNTS;
 pub use opened::Place;
 pub use record::{Call, Check, Contention, Latency, Machine, Moment, Run, Settings, Target, Usage};
 pub use run::{Asked, MAX_CALLERS, Stage, run};
-pub use verdict::{Verdict, verdicts};
+pub use verdict::Verdict;
 pub use workload::Workload;
 
 use crate::{InvalidRequest, OpenError};

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use super::call::Caller;
 use super::closed::{Plan, Shared};
 use super::interrupt::Interrupt;
+use super::recorder::Due;
 use super::timeline::Window;
 
 /// The longest sleep of the pacer, to hear that it is over.
@@ -48,23 +49,41 @@ fn wake_in_time() {
 pub(super) async fn open(
     callers: Vec<impl Caller>,
     shared: Shared,
-    mut plan: Plan,
-    mut intended: UnboundedReceiver<Instant>,
+    plan: Plan,
+    intended: UnboundedReceiver<Instant>,
     most: usize,
 ) {
     let room = Arc::new(Semaphore::new(most));
     let mut calls = JoinSet::new();
-    let mut turns = callers.iter().cycle();
-    while let (Some(at), Some(caller)) = (intended.recv().await, turns.next()) {
-        while calls.try_join_next().is_some() {}
+    let mut waiting = Waiting { intended, shared: shared.clone(), plan };
+    for caller in callers.iter().cycle() {
+        // The room first: a call that waits for it waits where it is counted.
         let Ok(permit) = room.clone().acquire_owned().await else { break };
-        let (call, shared, mut caller) = (plan.next(), shared.clone(), caller.clone());
+        let Some(at) = waiting.intended.recv().await else { break };
+        while calls.try_join_next().is_some() {}
+        let (call, shared, mut caller) = (waiting.plan.next(), shared.clone(), caller.clone());
         calls.spawn_local(async move {
-            shared.make(call, &mut caller, at, Some(at)).await;
+            shared.make(call, &mut caller, at, Due::At(at)).await;
             drop(permit);
         });
     }
     while calls.join_next().await.is_some() {}
+}
+
+/// Calls whose moment has come, and for which there was no room yet. Those that are given up are calls without an answer.
+struct Waiting {
+    intended: UnboundedReceiver<Instant>,
+    shared: Shared,
+    plan: Plan,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.intended.close();
+        while let Ok(at) = self.intended.try_recv() {
+            drop(self.shared.begin(self.plan.next().series(), at, Due::At(at)));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -98,13 +117,15 @@ mod tests {
         }
     }
 
-    /// What was seen of a target that stalls for 200 of 600 ms, with so many calls under way at most.
-    fn stalled(most: usize) -> Vec<Call> {
-        let start = Instant::now();
-        let window = Window { warm_up: start, start, end: start + Duration::from_millis(600) };
-        let target = Stalling { from: start + Duration::from_millis(150), until: start + Duration::from_millis(350) };
+    /// What was seen in 600 ms of a target that stalls from 150 ms for so long, with so many calls under way at most; given up
+    /// 100 ms after the end.
+    fn stalled(most: usize, stall: u64) -> Vec<Call> {
         let choices = Choices::draw(&Workload::Open.mix(), 10, 1).expect("a table");
         let names = Arc::new(Names::new(10).expect("names"));
+        let start = Instant::now();
+        let window = Window { warm_up: start, start, end: start + Duration::from_millis(600) };
+        let from = start + Duration::from_millis(150);
+        let target = Stalling { from, until: from + Duration::from_millis(stall) };
         let plan = Plan { steps: choices.of_caller(0), ids: names.transactions(0), new: 0, stride: 1 };
         let recorder = Rc::new(RefCell::new(Recorder::new(window)));
         let interrupt = Arc::<Interrupt>::default();
@@ -112,7 +133,13 @@ mod tests {
         let (to, intended) = unbounded_channel();
         let pacer = std::thread::spawn(move || pace(500.0, window, &[to], &interrupt));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-        LocalSet::new().block_on(&runtime, open(vec![target], shared, plan, intended, most));
+        let local = LocalSet::new();
+        local.block_on(&runtime, async {
+            let given_up = tokio::time::Instant::from(window.end + Duration::from_millis(100));
+            // What is not answered by then is what the test is about.
+            let _ = tokio::time::timeout_at(given_up, open(vec![target], shared, plan, intended, most)).await;
+        });
+        drop(local);
         pacer.join().expect("paced");
         recorder.borrow().calls()
     }
@@ -122,12 +149,27 @@ mod tests {
     #[test]
     fn a_stall_is_seen_by_every_call_that_it_delays() {
         for most in [1_000, 1] {
-            let calls = stalled(most);
+            let calls = stalled(most, 200);
             assert_eq!(calls.iter().map(|call| call.calls).sum::<u64>(), 300);
             for Call { name, latency, .. } in calls {
                 // Of a third that is late by 0 to 200 ms, the last tenth of all is so by 140 ms.
                 assert!(latency.p90 > 100_000.0, "{name}, {most} under way: {latency:?}");
                 assert!(latency.p50 < 100_000.0, "{name}, {most} under way: {latency:?}");
+            }
+        }
+    }
+
+    /// E2: of 300 calls that are due 225 are not answered, under way or not: each is as late as it is when it is given up.
+    #[test]
+    fn calls_that_are_never_answered_are_told() {
+        for most in [1_000, 1] {
+            let calls = stalled(most, 60_000);
+            let sum = |number: fn(&Call) -> u64| calls.iter().map(number).sum::<u64>();
+            assert_eq!(sum(|call| call.due), 300);
+            assert_eq!(sum(|call| call.calls) + sum(|call| call.unanswered), 300);
+            assert!((215..=235).contains(&sum(|call| call.unanswered)), "{calls:?}");
+            for Call { name, latency, .. } in calls {
+                assert!(latency.p99 > 500_000.0, "{name}, {most} under way: {latency:?}");
             }
         }
     }

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Verdict;
+
 /// One workload, once, against one target.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Run {
@@ -17,7 +19,7 @@ pub struct Run {
     pub target: Target,
     /// What was asked for.
     pub settings: Settings,
-    /// Operations that were answered, refusals included.
+    /// Operations that were answered within the measured time, refusals included.
     pub operations: u64,
     /// Operations a second.
     pub rate: f64,
@@ -31,6 +33,9 @@ pub struct Run {
     pub contention: Option<Contention>,
     /// What the ledger was found to hold at the end.
     pub check: Check,
+    /// What it says about the requirements on load.
+    #[serde(default)]
+    pub verdicts: Vec<Verdict>,
 }
 
 /// A machine and a build. Figures are compared on the same one only.
@@ -98,13 +103,19 @@ pub struct Settings {
 pub struct Call {
     /// As in the contract: `TransferFunds`.
     pub name: String,
-    /// Calls that were answered.
+    /// Calls that should have been answered: answered ones, those that failed, and those without an answer.
+    #[serde(default)]
+    pub due: u64,
+    /// Calls that were answered, also after the end.
     pub calls: u64,
+    /// Calls that nobody had answered when the waiting for them ended.
+    #[serde(default)]
+    pub unanswered: u64,
     /// Operations in them that were refused for their balance.
     pub refused: u64,
     /// Calls that failed otherwise; they have no latency.
     pub failed: u64,
-    /// Of the answered ones.
+    /// Of the answered ones, and of those without an answer, as late as they were when the waiting for them ended.
     pub latency: Latency,
 }
 

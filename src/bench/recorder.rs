@@ -55,12 +55,29 @@ impl Series {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Answered {
     pub(super) series: Series,
-    /// The moment that says whether it is measured: of an open workload the intended start, else the answer.
-    pub(super) counted: Instant,
+    pub(super) due: Due,
     pub(super) finished: Instant,
     pub(super) took: Duration,
     pub(super) operations: u32,
     pub(super) refused: u32,
+}
+
+/// The moment that says whether a call belongs to what is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// Of an open workload: the intended start.
+    At(Instant),
+    /// Of callers that wait: its end.
+    AtItsEnd,
+}
+
+impl Due {
+    fn at(self, ended: Instant) -> Instant {
+        match self {
+            Due::At(intended) => intended,
+            Due::AtItsEnd => ended,
+        }
+    }
 }
 
 /// What one thread's callers saw. Threads share nothing while they measure.
@@ -79,7 +96,9 @@ pub(super) struct Recorder {
 
 #[derive(Debug)]
 struct Numbers {
+    due: u64,
     calls: u64,
+    unanswered: u64,
     operations: u64,
     refused: u64,
     failed: u64,
@@ -98,23 +117,49 @@ impl Recorder {
         }
     }
 
-    /// Writes a call down, if it belongs to what is measured.
+    /// The run was cut off: what is answered from now on came after its end.
+    pub(super) fn cut(&mut self, end: Instant) {
+        self.window.end = self.window.end.min(end);
+    }
+
+    /// Writes an answer down. One that comes after the end has a latency, since its call was due, and is no throughput.
     #[inline]
     pub(super) fn answered(&mut self, answered: &Answered) {
-        if answered.counted < self.window.start || answered.counted >= self.window.end {
-            return;
-        }
+        let Window { start, end, .. } = self.window;
         let nanoseconds = nanoseconds(answered.took);
         let numbers = self.numbers(answered.series);
-        numbers.calls += 1;
-        numbers.operations += u64::from(answered.operations);
-        numbers.refused += u64::from(answered.refused);
-        numbers.latencies.saturating_record(nanoseconds);
-        self.timeline.add(answered.finished, answered.operations, nanoseconds);
+        if answered.due.at(answered.finished) >= start {
+            numbers.due += 1;
+            numbers.calls += 1;
+            numbers.refused += u64::from(answered.refused);
+            numbers.latencies.saturating_record(nanoseconds);
+        }
+        if (start..end).contains(&answered.finished) {
+            numbers.operations += u64::from(answered.operations);
+            self.timeline.add(answered.finished, answered.operations, nanoseconds);
+        }
+    }
+
+    /// Writes down that nobody waits any more for the answer to a call: its latency is what it has waited.
+    pub(super) fn unanswered(&mut self, series: Series, due: Due, waited: Duration) {
+        if due.at(Instant::now()) < self.window.start {
+            return;
+        }
+        let numbers = self.numbers(series);
+        numbers.due += 1;
+        numbers.unanswered += 1;
+        numbers.latencies.saturating_record(nanoseconds(waited));
     }
 
     /// Writes down that a call failed, whenever it was.
-    pub(super) fn failed(&mut self, series: Series, text: &str) {
+    pub(super) fn failed(&mut self, series: Series, due: Due, text: &str) {
+        let measured = due.at(Instant::now()) >= self.window.start;
+        self.numbers(series).due += u64::from(measured);
+        self.failed_in_part(series, text);
+    }
+
+    /// Writes down that a part of a call failed, which is answered all the same.
+    pub(super) fn failed_in_part(&mut self, series: Series, text: &str) {
         self.numbers(series).failed += 1;
         if self.failure.is_none() {
             self.failure = Some(format!("{}: {text}", series.name()));
@@ -141,9 +186,14 @@ impl Recorder {
         self.faults.extend(other.faults);
     }
 
-    /// Operations that were answered.
+    /// Operations that were answered within the measured time.
     pub(super) fn operations(&self) -> u64 {
         self.series.iter().flatten().map(|numbers| numbers.operations).sum()
+    }
+
+    /// Calls that nobody answered.
+    pub(super) fn without_answer(&self) -> u64 {
+        self.series.iter().flatten().map(|numbers| numbers.unanswered).sum()
     }
 
     /// Calls that failed.
@@ -164,11 +214,13 @@ impl Recorder {
 
 impl Numbers {
     fn new() -> Self {
-        Numbers { calls: 0, operations: 0, refused: 0, failed: 0, latencies: histogram() }
+        Numbers { due: 0, calls: 0, unanswered: 0, operations: 0, refused: 0, failed: 0, latencies: histogram() }
     }
 
     fn add(&mut self, other: &Numbers) {
+        self.due += other.due;
         self.calls += other.calls;
+        self.unanswered += other.unanswered;
         self.operations += other.operations;
         self.refused += other.refused;
         self.failed += other.failed;
@@ -178,7 +230,8 @@ impl Numbers {
 
     fn to_call(&self, series: Series) -> Call {
         let name = series.name().to_owned();
-        Call { name, calls: self.calls, refused: self.refused, failed: self.failed, latency: latency(&self.latencies) }
+        let Numbers { due, calls, unanswered, refused, failed, .. } = *self;
+        Call { name, due, calls, unanswered, refused, failed, latency: latency(&self.latencies) }
     }
 }
 
@@ -193,16 +246,17 @@ mod tests {
 
     fn read(finished: Instant, took: Duration) -> Answered {
         let series = Series::Single(Kind::Read);
-        Answered { series, counted: finished, finished, took, operations: 1, refused: 0 }
+        Answered { series, due: Due::AtItsEnd, finished, took, operations: 1, refused: 0 }
     }
 
-    /// E2: percentiles are those of the calls inside the window, and of no others.
+    /// E2: percentiles are those of the calls inside the window.
     #[test]
     fn only_the_window_is_measured() {
         let start = Instant::now() + Duration::from_secs(1);
         let mut recorder = Recorder::new(window(start, Duration::from_secs(1)));
         recorder.answered(&read(start - Duration::from_nanos(1), Duration::from_secs(9)));
-        recorder.answered(&read(start + Duration::from_secs(1), Duration::from_secs(9)));
+        let warm_up = Due::At(start - Duration::from_nanos(1));
+        recorder.unanswered(Series::Single(Kind::Read), warm_up, Duration::from_secs(9));
         for call in 0..1_000 {
             recorder.answered(&read(start + Duration::from_micros(call * 900), Duration::from_micros(call + 1)));
         }
@@ -216,6 +270,41 @@ mod tests {
         assert_eq!(latency.curve.last().map(|point| point.0), Some(1.0));
     }
 
+    /// E2: a call that is answered late, or never, is as late as it is, and no throughput.
+    #[test]
+    fn what_comes_after_the_end_is_a_latency_and_no_throughput() {
+        let start = Instant::now() - Duration::from_secs(5);
+        let mut recorder = Recorder::new(window(start, Duration::from_secs(1)));
+        for call in 0..97 {
+            recorder.answered(&read(start + Duration::from_millis(call * 10), Duration::from_millis(1)));
+        }
+        let late = read(start + Duration::from_secs(3), Duration::from_secs(2));
+        recorder.answered(&late);
+        recorder.answered(&Answered { due: Due::At(start), ..late });
+        let read = Series::Single(Kind::Read);
+        recorder.unanswered(read, Due::At(start), Duration::from_secs(4));
+        recorder.failed(read, Due::AtItsEnd, "gone");
+        let call = &recorder.calls()[0];
+        assert_eq!((call.due, call.calls, call.unanswered, call.failed), (101, 99, 1, 1));
+        assert!(call.latency.p90 < 1_020.0 && call.latency.p99 > 1_900_000.0, "{:?}", call.latency);
+        assert!(call.latency.max > 3_900_000.0, "{:?}", call.latency);
+        assert_eq!((recorder.operations(), recorder.without_answer()), (97, 1));
+        let end = start + Duration::from_secs(1);
+        let answered: f64 = recorder.timeline(end).iter().map(|moment| moment.rate * 0.1).sum();
+        assert!((answered - 97.0).abs() < 1e-6, "{answered}");
+    }
+
+    /// A run that is cut off ends there.
+    #[test]
+    fn what_comes_after_a_cut_is_no_throughput() {
+        let start = Instant::now();
+        let mut recorder = Recorder::new(window(start, Duration::from_secs(60)));
+        recorder.answered(&read(start + Duration::from_secs(1), Duration::from_millis(1)));
+        recorder.cut(start + Duration::from_secs(2));
+        recorder.answered(&read(start + Duration::from_secs(3), Duration::from_secs(2)));
+        assert_eq!((recorder.operations(), recorder.calls()[0].calls), (1, 2));
+    }
+
     #[test]
     fn intervals_hold_what_was_answered_in_them() {
         let start = Instant::now();
@@ -226,13 +315,10 @@ mod tests {
             first.answered(&read(start + Duration::from_millis(call * 200), Duration::from_millis(1)));
             second.answered(&read(start + Duration::from_millis(call * 200 + 150), Duration::from_millis(3)));
         }
-        // Intended before the end, answered after it.
-        let late = Answered { counted: start, ..read(window.end + Duration::from_secs(3), Duration::from_secs(3)) };
-        second.answered(&late);
         first.merge(second);
         let timeline = first.timeline(window.end);
         assert_eq!(timeline.len(), 100);
-        assert!((timeline[0].rate - 10.0).abs() < 1e-6 && (timeline[99].rate - 15.0).abs() < 1e-6, "{timeline:?}");
+        assert!((timeline[0].rate - 10.0).abs() < 1e-6 && (timeline[99].rate - 10.0).abs() < 1e-6, "{timeline:?}");
         assert!((timeline[7].second - 1.6).abs() < 1e-9 && timeline[7].p50 < 1_020.0 && timeline[7].p99 > 2_900.0);
         // Nothing is answered any more.
         let still = Window { end: window.end + Duration::from_secs(2), ..window };
@@ -248,8 +334,8 @@ mod tests {
     fn a_failure_has_no_latency_and_is_told() {
         let start = Instant::now();
         let mut recorder = Recorder::new(window(start, Duration::from_secs(1)));
-        recorder.failed(Series::Batch, "UNAVAILABLE: gone");
-        recorder.failed(Series::Batch, "again");
+        recorder.failed(Series::Batch, Due::AtItsEnd, "UNAVAILABLE: gone");
+        recorder.failed(Series::Batch, Due::AtItsEnd, "again");
         assert_eq!((recorder.failures(), recorder.operations()), (2, 0));
         assert_eq!(recorder.failure.as_deref(), Some("ExecuteBatch: UNAVAILABLE: gone"));
         assert_eq!(recorder.calls()[0].latency, Latency::default());

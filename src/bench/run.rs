@@ -16,7 +16,7 @@ use super::timeline::Window;
 use super::usage;
 use super::worker::{Task, Worker};
 use super::workload::{Shape, Workload};
-use super::{Check, Error, Machine, Run, Settings, Usage, metrics, open};
+use super::{Check, Error, Machine, Run, Settings, Usage, metrics, open, verdict};
 
 /// The most callers: each has transaction ids of its own.
 pub const MAX_CALLERS: u32 = OPENER - 1_000;
@@ -37,6 +37,8 @@ pub struct Asked {
     pub threads: Option<u32>,
     /// The most journal entries that the check reads; 0 for none.
     pub check_entries: u64,
+    /// How long the last answers may take.
+    pub patience: Duration,
 }
 
 /// How far a run is.
@@ -139,6 +141,7 @@ impl Threads<'_> {
                     tasks: own.map(|(number, task)| (u32::try_from(number).unwrap_or(u32::MAX), task)).collect(),
                     all,
                     intended: Some(paced),
+                    patience: self.asked.patience,
                 };
                 let (window, go) = mpsc::channel();
                 windows.push(window);
@@ -253,6 +256,12 @@ impl Seen {
         if let Some(failure) = &self.recorder.failure {
             check.notes.push(format!("{} calls failed, one of them with {failure}", self.recorder.failures()));
         }
+        let unanswered = self.recorder.without_answer();
+        if unanswered > 0 {
+            check
+                .notes
+                .push(format!("{unanswered} calls were not answered: they count as late as they were at the end"));
+        }
         let unknown = self.recorder.tally.unknown.operations;
         if unknown > 0 {
             check.notes.push(format!("what became of {unknown} operations is not known"));
@@ -283,7 +292,7 @@ impl Seen {
         }
         settings.seconds = seconds;
         let operations = self.recorder.operations();
-        Run {
+        let mut run = Run {
             workload: workload.name().to_owned(),
             workload_version: workload.version(),
             started,
@@ -297,6 +306,9 @@ impl Seen {
             usage,
             contention,
             check,
-        }
+            verdicts: Vec::new(),
+        };
+        run.verdicts = verdict::verdicts(&run);
+        run
     }
 }

@@ -6,8 +6,10 @@ use super::{Call, Check, Contention, Latency, Machine, Moment, Run, Settings, Ta
 pub(super) fn run(workload: &str, started: &str) -> Run {
     let curve = vec![(0.0, 80.0), (0.5, 200.0), (0.9, 350.0), (0.99, 900.0), (0.999, 4_000.0), (1.0, 21_000.0)];
     let latency = Latency { mean: 220.0, p50: 200.0, p90: 350.0, p99: 900.0, p99_9: 4_000.0, max: 21_000.0, curve };
-    let call =
-        |name: &str| Call { name: name.to_owned(), calls: 40_000, refused: 12, failed: 0, latency: latency.clone() };
+    let call = |name: &str| {
+        let (name, latency) = (name.to_owned(), latency.clone());
+        Call { name, due: 40_000, calls: 40_000, unanswered: 0, refused: 12, failed: 0, latency }
+    };
     let moment = |second: u32| {
         let rate = 20_000.0 + 100.0 * f64::from(second);
         Moment { second: f64::from(second), rate, p50: 200.0, p99: 900.0 }
@@ -35,6 +37,7 @@ pub(super) fn run(workload: &str, started: &str) -> Run {
         usage: Some(Usage { cpu_seconds: 12.0, cpu_share: 0.6, resident_bytes: 300 << 20 }),
         contention: Some(Contention { helped: 7, waiting_seconds: 0.25, waiting_share: 0.0125 }),
         check: Check { total: true, versions: true, journal: true, faults: Vec::new(), notes: Vec::new() },
+        verdicts: Vec::new(),
     }
 }
 

@@ -9,9 +9,9 @@ use tonic::client::Grpc;
 use tonic::transport::Channel;
 
 use super::call::text;
-use super::closed::Shared;
+use super::closed::{REST, Shared, UnderWay};
 use super::opened::Embedded;
-use super::recorder::{Answered, Series};
+use super::recorder::{Due, Series};
 use super::tally::Effect;
 use super::wire::{Encoded, Page};
 use crate::grpc::proto;
@@ -30,12 +30,13 @@ struct Shown {
 }
 
 impl Shared {
-    fn shown(&self, shown: Shown, began: Instant, expected: i128) {
-        let finished = Instant::now();
-        let took = finished.saturating_duration_since(began);
-        let series = Series::Snapshot;
+    fn snapshot(&self) -> UnderWay<'_> {
+        self.begin(Series::Snapshot, Instant::now(), Due::AtItsEnd)
+    }
+
+    fn shown(&self, shown: Shown, under_way: UnderWay<'_>, expected: i128) {
+        under_way.answered(Instant::now(), 1, 0, |_| ());
         let mut recorder = self.recorder.borrow_mut();
-        recorder.answered(&Answered { series, counted: finished, finished, took, operations: 1, refused: 0 });
         if (shown.accounts, shown.total) != (self.names.accounts().len(), expected) {
             let Shown { sequence, accounts, total } = shown;
             recorder.faults.push(format!(
@@ -49,10 +50,13 @@ impl Shared {
 /// Reads one snapshot after the other from a service; each must add up to `expected`.
 pub(super) async fn from_service(channel: Channel, shared: Shared, expected: i128) {
     while !shared.over(Instant::now()) {
-        let began = Instant::now();
+        let under_way = shared.snapshot();
         match snapshot(&channel, shared.names.prefix()).await {
-            Ok(shown) => shared.shown(shown, began, expected),
-            Err(status) => shared.failed(Series::Snapshot, Effect::NONE, 1, &text(&status), false).await,
+            Ok(shown) => shared.shown(shown, under_way, expected),
+            Err(status) => {
+                under_way.failed(Effect::NONE, 1, &text(&status), false);
+                tokio::time::sleep(REST).await;
+            }
         }
     }
 }
@@ -75,12 +79,13 @@ async fn snapshot(channel: &Channel, prefix: &str) -> Result<Shown, Status> {
 /// The same from a ledger.
 pub(super) async fn from_ledger(embedded: Embedded, shared: Shared, expected: i128) {
     while !shared.over(Instant::now()) {
-        let began = Instant::now();
+        let under_way = shared.snapshot();
         let ledger = &embedded.ledger;
         let snapshot = match if embedded.durable { ledger.snapshot_durable() } else { ledger.snapshot() } {
             Ok(snapshot) => snapshot,
             Err(error) => {
-                shared.failed(Series::Snapshot, Effect::NONE, 1, &error.to_string(), false).await;
+                under_way.failed(Effect::NONE, 1, &error.to_string(), false);
+                tokio::time::sleep(REST).await;
                 continue;
             }
         };
@@ -95,6 +100,6 @@ pub(super) async fn from_ledger(embedded: Embedded, shared: Shared, expected: i1
                 break;
             }
         }
-        shared.shown(shown, began, expected);
+        shared.shown(shown, under_way, expected);
     }
 }

@@ -10,8 +10,6 @@ use super::latencies::{histogram, micros};
 /// About how many intervals a run has, and the shortest.
 const MOMENTS: u32 = 100;
 const SHORTEST_MOMENT: Duration = Duration::from_millis(100);
-/// Longer than any run.
-const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// When a run is measured.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +57,7 @@ impl Timeline {
         Timeline { window, moments: Vec::new(), now }
     }
 
-    /// Into the interval in which it was answered; what comes after the end belongs to the last one.
+    /// Into the interval in which it was answered, which is before the end.
     #[inline]
     pub(super) fn add(&mut self, answered: Instant, operations: u32, nanoseconds: u64) {
         if answered >= self.now.until {
@@ -72,14 +70,11 @@ impl Timeline {
     /// To the interval of `moment`.
     #[cold]
     fn go_on(&mut self, moment: Instant) {
-        let (whole, length) = (self.window.end.saturating_duration_since(self.window.start), self.window.moment());
-        let last = whole.as_nanos().div_ceil(length.as_nanos()).saturating_sub(1);
+        let length = self.window.moment();
         let since = moment.saturating_duration_since(self.window.start);
-        let place = usize::try_from((since.as_nanos() / length.as_nanos()).min(last)).unwrap_or(0);
-        self.freeze(place);
-        let ends = (place as u128) < last;
-        let after = length.saturating_mul(u32::try_from(place + 1).unwrap_or(u32::MAX));
-        self.now.until = self.window.start + if ends { after } else { FOREVER };
+        let place = u32::try_from(since.as_nanos() / length.as_nanos()).unwrap_or(u32::MAX);
+        self.freeze(place as usize);
+        self.now.until = self.window.start + length.saturating_mul(place.saturating_add(1));
     }
 
     /// Puts the interval under way to the others.

@@ -21,9 +21,6 @@ use super::recorder::{Recorder, Series};
 use super::timeline::Window;
 use super::{Error, batches, open, snapshots};
 
-/// How long the last answers may take.
-const GRACE: Duration = Duration::from_secs(10);
-
 /// What one of the run's tasks does.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Task {
@@ -52,6 +49,8 @@ pub(super) struct Worker {
     pub(super) all: u32,
     /// From the pacer.
     pub(super) intended: Option<UnboundedReceiver<Instant>>,
+    /// How long the last answers may take.
+    pub(super) patience: Duration,
 }
 
 /// The target, as one thread's callers reach it.
@@ -113,6 +112,7 @@ impl Worker {
 
     /// Runs the tasks; those that do not end in time are given up, and what they asked for stays unknown.
     async fn call(mut self, line: Line, shared: &Shared) -> Result<(), Error> {
+        let patience = self.patience;
         sleep_until(shared.window.warm_up.into()).await;
         let mut running = JoinSet::new();
         for (place, (number, task)) in std::mem::take(&mut self.tasks).into_iter().enumerate() {
@@ -127,7 +127,7 @@ impl Worker {
                 }
                 sleep_until(soon).await;
             }
-            sleep_until(tokio::time::Instant::now().min(end) + GRACE).await;
+            sleep_until(tokio::time::Instant::now().min(end) + patience).await;
         };
         let all = async {
             while let Some(ended) = running.join_next().await {

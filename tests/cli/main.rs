@@ -4,6 +4,7 @@
 #![cfg(all(feature = "server", unix))]
 
 mod bench;
+mod bench_ends;
 mod bench_history;
 mod changes;
 mod compact;

@@ -17,7 +17,7 @@ const END: f64 = 0.999_99;
 
 /// One curve a call: the time that a share of them is faster than. None when there is nothing to draw.
 pub(super) fn chart(id: &str, calls: &[Call]) -> Result<Option<Markup>, ReportError> {
-    let lines: Vec<Line> = calls.iter().filter(|call| call.calls > 0).map(line).collect();
+    let lines: Vec<Line> = calls.iter().filter(|call| call.calls + call.unanswered > 0).map(line).collect();
     let points = || lines.iter().flat_map(|line| &line.points).copied();
     if points().next().is_none() {
         return Ok(None);
@@ -25,7 +25,12 @@ pub(super) fn chart(id: &str, calls: &[Call]) -> Result<Option<Markup>, ReportEr
     let chart = Chart {
         id: format!("{id}-latency"),
         title: "Latency by percentile".to_owned(),
-        description: calls.iter().filter(|call| call.calls > 0).map(describe).collect::<Vec<_>>().join(" "),
+        description: calls
+            .iter()
+            .filter(|call| call.calls + call.unanswered > 0)
+            .map(describe)
+            .collect::<Vec<_>>()
+            .join(" "),
         size: Size::Tall,
         x: Axis::percentiles("share of the calls that were faster", points().map(|(share, _)| share)),
         y: Axis::logarithmic("", points().map(|(_, value)| value), microseconds),
@@ -68,12 +73,26 @@ fn describe(call: &Call) -> String {
 
 /// All figures of each call.
 pub(super) fn figures(calls: &[Call]) -> Markup {
-    let heads = ["Call", "Answered", "Refused", "Failed", "Mean", "50 %", "90 %", "99 %", "99.9 %", "Longest"];
+    let heads = [
+        "Call",
+        "Due",
+        "Answered",
+        "Unanswered",
+        "Refused",
+        "Failed",
+        "Mean",
+        "50 %",
+        "90 %",
+        "99 %",
+        "99.9 %",
+        "Longest",
+    ];
     let row = |call: &Call| {
-        let counts = [call.calls, call.refused, call.failed].map(count);
+        let counts = [call.due, call.calls, call.unanswered, call.refused, call.failed].map(count);
         let latency = &call.latency;
         let times = [latency.mean, latency.p50, latency.p90, latency.p99, latency.p99_9, latency.max];
-        let times = times.map(|time| if call.calls > 0 { microseconds(time) } else { "–".to_owned() });
+        let times =
+            times.map(|time| if call.calls + call.unanswered > 0 { microseconds(time) } else { "–".to_owned() });
         let cells = [call.name.clone()].into_iter().chain(counts).chain(times);
         cells.map(|cell| text(&cell)).collect()
     };

@@ -7,7 +7,7 @@ use super::chart::{Chart, Line, Size};
 use super::format::{bytes, count, microseconds, number, per_second, share};
 use super::page::{facts, machine, table, text};
 use super::{ReportError, latency, page as frame};
-use crate::bench::{Check, Contention, Moment, Run, Target, Usage};
+use crate::bench::{Check, Contention, Moment, Run, Target, Usage, Verdict};
 
 /// How many moments the table lists; the chart has all.
 const LISTED: usize = 600;
@@ -58,7 +58,7 @@ pub(super) fn overview(runs: &[Run]) -> Markup {
 
 /// The largest median or 99th percentile of its calls.
 fn tail(run: &Run, pick: impl Fn((f64, f64)) -> f64) -> String {
-    let answered = run.calls.iter().filter(|call| call.calls > 0);
+    let answered = run.calls.iter().filter(|call| call.calls + call.unanswered > 0);
     let times = answered.map(|call| pick((call.latency.p50, call.latency.p99)));
     microseconds(times.fold(f64::NAN, f64::max))
 }
@@ -77,6 +77,7 @@ fn section(id: &str, run: &Run) -> Result<Markup, ReportError> {
                 li { strong { (verdict(&run.check)) } span { "check of the ledger" } }
             }
             (faults(&run.check))
+            (broken(&run.verdicts))
             @if !run.check.notes.is_empty() {
                 ul.about { @for note in &run.check.notes { li { (text(note)) } } }
             }
@@ -89,6 +90,7 @@ fn section(id: &str, run: &Run) -> Result<Markup, ReportError> {
                 @if let Some(usage) = &run.usage { (resources(usage, run.operations)) }
                 @if let Some(contention) = &run.contention { (waiting(contention)) }
                 (check(&run.check))
+                (requirements(&run.verdicts))
             }
         }
     })
@@ -228,6 +230,34 @@ fn check(check: &Check) -> Markup {
             ("Journal against snapshot", word(check.journal)),
         ],
     )
+}
+
+fn requirements(verdicts: &[Verdict]) -> Markup {
+    let row = |verdict: &Verdict| {
+        let held = match verdict.held {
+            Some(true) => html! { span.good { "✓ held" } },
+            Some(false) => html! { span.bad { "✗ BROKEN" } },
+            None => html! { "not told" },
+        };
+        let word = if verdict.at_least { "at least" } else { "under" };
+        let found = verdict.found.map_or_else(|| number(f64::NAN), number);
+        let bound = format!("{word} {}", number(verdict.bound));
+        vec![text(&format!("{} {}", verdict.requirement, verdict.what)), html! { (found) }, html! { (bound) }, held]
+    };
+    let rows: Vec<_> = verdicts.iter().map(row).collect();
+    html! { @if !rows.is_empty() { (table("Requirements", &["Bounded", "Found", "Bound", "Verdict"], &rows)) } }
+}
+
+fn broken(verdicts: &[Verdict]) -> Markup {
+    let broken: Vec<_> = verdicts.iter().filter(|verdict| verdict.held == Some(false)).collect();
+    html! {
+        @if !broken.is_empty() {
+            div.alarm role="alert" {
+                p { strong { "A requirement was broken." } }
+                ul { @for verdict in broken { li { (text(&verdict.to_string())) } } }
+            }
+        }
+    }
 }
 
 fn verdict(check: &Check) -> Markup {

@@ -1,7 +1,7 @@
-use super::trend::{Trend, Verdict};
+use super::trend::{self, Trend};
 use super::*;
 use crate::bench::history::{Better, Row};
-use crate::bench::{Run, Target, sample};
+use crate::bench::{Run, Target, Verdict, sample};
 
 const HOSTILE: &str = "\"'><script>alert(1)</script><img src=http://evil.example/x onerror=alert(1)>&\u{202e}";
 
@@ -185,6 +185,27 @@ fn a_ledger_that_was_found_wrong_is_not_to_be_overlooked() {
     );
 }
 
+/// E2: what was judged stands on the page.
+#[test]
+fn a_broken_requirement_is_not_to_be_overlooked() {
+    let mut run = run("2026-11-26T06:00:00Z");
+    let verdict = |found: Option<f64>, held| Verdict {
+        requirement: "E2".to_owned(),
+        what: "GetBalance p99, ms".to_owned(),
+        found,
+        bound: 5.0,
+        at_least: false,
+        held,
+    };
+    run.verdicts = vec![verdict(Some(0.9), Some(true)), verdict(None, None)];
+    let held = page(&[run.clone()]).expect("a page");
+    assert!(held.contains("✓ held") && held.contains("not told") && !held.contains("role=\"alert\""), "{held}");
+    run.verdicts = vec![verdict(Some(7.0), Some(false)), verdict(None, Some(false))];
+    let broken = page(&[run]).expect("a page");
+    assert!(broken.contains("✗ BROKEN") && broken.contains("role=\"alert\"") && broken.contains("7.00, under 5"));
+    assert_no_strange_number(&broken);
+}
+
 /// Four rows with throughputs that would look like one trend, were they put together.
 #[test]
 fn machines_versions_and_settings_are_never_on_one_line() {
@@ -204,8 +225,8 @@ fn machines_versions_and_settings_are_never_on_one_line() {
     assert_eq!(apart.matches("<section class=\"benchmark\"").count(), 4);
     assert_eq!(
         apart.matches(">first<").count(),
-        apart.matches("<svg").count() + 8,
-        "failed calls have no chart: {apart}"
+        apart.matches("<svg").count() + 16,
+        "calls that failed or had no answer have no chart: {apart}"
     );
     for verdict in ["before to say", "than each of", "within the"] {
         assert!(!apart.contains(verdict), "{verdict}");
@@ -233,12 +254,15 @@ fn the_newest_figure_is_judged_by_those_before_it() {
         Trend::all(&rows)[0].change().map(|change| (change.median, change.share, change.verdict))
     };
     assert_eq!(judged(&[5.0], Better::Bigger), None);
-    assert_eq!(judged(&[4.0, 5.0], Better::Bigger), Some((4.0, Some(0.25), Verdict::TooFew)));
-    assert_eq!(judged(&[4.0, 1.0, 2.0, 5.0], Better::Bigger), Some((2.0, Some(1.5), Verdict::Better)));
-    assert_eq!(judged(&[4.0, 1.0, 2.0, 5.0], Better::Smaller), Some((2.0, Some(1.5), Verdict::Worse)));
-    assert_eq!(judged(&[4.0, 1.0, 2.0, 3.0, 0.5], Better::Smaller), Some((2.5, Some(-0.8), Verdict::Better)));
-    assert_eq!(judged(&[4.0, 1.0, 2.0, 3.0, 4.0], Better::Smaller).map(|judged| judged.2), Some(Verdict::Within));
-    assert_eq!(judged(&[0.0, 0.0, 0.0, 3.0], Better::Smaller), Some((0.0, None, Verdict::Worse)));
+    assert_eq!(judged(&[4.0, 5.0], Better::Bigger), Some((4.0, Some(0.25), trend::Verdict::TooFew)));
+    assert_eq!(judged(&[4.0, 1.0, 2.0, 5.0], Better::Bigger), Some((2.0, Some(1.5), trend::Verdict::Better)));
+    assert_eq!(judged(&[4.0, 1.0, 2.0, 5.0], Better::Smaller), Some((2.0, Some(1.5), trend::Verdict::Worse)));
+    assert_eq!(judged(&[4.0, 1.0, 2.0, 3.0, 0.5], Better::Smaller), Some((2.5, Some(-0.8), trend::Verdict::Better)));
+    assert_eq!(
+        judged(&[4.0, 1.0, 2.0, 3.0, 4.0], Better::Smaller).map(|judged| judged.2),
+        Some(trend::Verdict::Within)
+    );
+    assert_eq!(judged(&[0.0, 0.0, 0.0, 3.0], Better::Smaller), Some((0.0, None, trend::Verdict::Worse)));
 }
 
 #[test]

@@ -31,7 +31,8 @@ const MAX_THREADS: u64 = 256;
 /// accounts of the run, whose ids begin with bench-, stay in it; EQUIPOISE_SERVER is not read, so that nobody loads a service by
 /// accident. Every change carries a transaction id.
 ///
-/// The first interrupt (Ctrl-C) ends the run early and prints what there is. When the check fails the exit code is 1.
+/// The first interrupt (Ctrl-C) ends the run early and prints what there is. When the check fails, or a bound of the requirements
+/// on load is broken (open, create and contended are judged), the exit code is 1.
 #[derive(Debug, Args)]
 #[command(
     arg_required_else_help = true,
@@ -102,6 +103,9 @@ pub(in crate::cli) struct Run {
     /// The most journal entries that the check reads, the newest ones; 0 for none
     #[arg(long, value_name = "N", default_value_t = 2_000_000, help_heading = "Load")]
     check_entries: u64,
+    /// How long the last answers may take, as in 500ms or 1m; a call that has none by then counts as late as it is
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, help_heading = "Load")]
+    timeout: Duration,
     /// Draw the runs as one page, in this file
     #[arg(long, value_name = "FILE", help_heading = "Result")]
     html: Option<PathBuf>,
@@ -142,17 +146,13 @@ impl Run {
             }
             history.sync()?;
         }
-        let unsound: Vec<_> = runs.iter().filter(|run| !run.check.holds()).map(|run| run.workload.as_str()).collect();
-        if unsound.is_empty() {
-            Ok(())
-        } else {
-            Err(Failure::Refused(format!("the check failed: {}", unsound.join(", "))))
-        }
+        judged(&runs)
     }
 
     fn measure(&self, workload: Workload, place: &Place, interrupt: &Arc<Interrupt>) -> Result<bench::Run, Failure> {
         let settings = self.settings(workload, place.is_embedded());
-        let asked = Asked { workload, settings, threads: self.threads, check_entries: self.check_entries };
+        let (threads, check_entries, patience) = (self.threads, self.check_entries, self.timeout);
+        let asked = Asked { workload, settings, threads, check_entries, patience };
         let bar = Bar::of_stages(self.json);
         let run = bench::run(place, &asked, interrupt, &mut |stage| {
             let (name, done, of) = match stage {
@@ -222,6 +222,23 @@ impl Run {
             seed: self.seed,
         }
     }
+}
+
+/// What is wrong with the ledgers, or else with their speed.
+fn judged(runs: &[bench::Run]) -> Result<(), Failure> {
+    let unsound: Vec<_> = runs.iter().filter(|run| !run.check.holds()).map(|run| run.workload.as_str()).collect();
+    if !unsound.is_empty() {
+        return Err(Failure::Refused(format!("the check failed: {}", unsound.join(", "))));
+    }
+    let broken = runs.iter().flat_map(|run| {
+        let broken = run.verdicts.iter().filter(|verdict| verdict.held == Some(false));
+        broken.map(|verdict| format!("{}: {} {}", run.workload, verdict.requirement, verdict.what))
+    });
+    let broken: Vec<_> = broken.collect();
+    if broken.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Refused(format!("a bound is broken: {}", broken.join("; "))))
 }
 
 fn workload_names() -> PossibleValuesParser {

@@ -4,7 +4,7 @@ use std::io;
 
 use serde::Serialize;
 
-use crate::bench::{self, Call, Run, Settings, Target};
+use crate::bench::{Call, Run, Settings, Target};
 use crate::cli::output::{Page, Record, escape};
 
 /// A run, as it is printed.
@@ -24,8 +24,9 @@ impl Record for Report<'_> {
             page.line(self.row(call))?;
         }
         page.field("operations", format_args!("{} at {}", run.operations, per_second(run.rate)))?;
-        for call in run.calls.iter().filter(|call| call.refused + call.failed > 0) {
-            page.field(&call.name, format_args!("{} refused, {} failed", call.refused, call.failed))?;
+        for call in run.calls.iter().filter(|call| call.refused + call.failed + call.unanswered > 0) {
+            let Call { name, due, unanswered, refused, failed, .. } = call;
+            page.field(name, format_args!("{due} due, {unanswered} unanswered, {refused} refused, {failed} failed"))?;
         }
         if let Some(usage) = &run.usage {
             let cores = usage.cpu_share * f64::from(run.machine.cores);
@@ -40,7 +41,7 @@ impl Record for Report<'_> {
                 format_args!("{helped} helped, {waiting:.3} s waiting, {share:.2} % of its time"),
             )?;
         }
-        for verdict in bench::verdicts(run) {
+        for verdict in &run.verdicts {
             page.line(format_args!("  {verdict}"))?;
         }
         let check = &run.check;
