@@ -10,6 +10,7 @@ use super::call::Stub;
 use super::check::{Checker, Expected, Leg, Shown, State};
 use super::names::Names;
 use super::opened::{Embedded, Reach, connect};
+use super::patience::Patience;
 use super::wire::{Encoded, Entries};
 use super::{Check, Error};
 use crate::grpc::proto;
@@ -39,15 +40,16 @@ impl Reach {
         names: &Names,
         expected: &Expected,
         extent: Extent,
+        patience: &Patience,
         told: Told<'_>,
     ) -> Result<Check, Error> {
         match self {
             Reach::Service(endpoint) => {
-                let channel = connect(endpoint).await?;
-                let shown = shown_by_service(channel.clone(), names).await?;
+                let channel = patience.wait(connect(endpoint)).await?;
+                let shown = shown_by_service(channel.clone(), names, patience).await?;
                 let mut reading = Reading::new(names, extent, shown.sequence);
                 if reading.wanted() {
-                    reading.watch(channel, told).await?;
+                    reading.watch(channel, patience, told).await?;
                 }
                 Ok(reading.finish(&shown, expected))
             }
@@ -55,7 +57,7 @@ impl Reach {
                 let shown = shown_by_ledger(ledger, names)?;
                 let mut reading = Reading::new(names, extent, shown.sequence);
                 if reading.wanted() {
-                    reading.follow(ledger, told)?;
+                    reading.follow(ledger, patience, told)?;
                 }
                 Ok(reading.finish(&shown, expected))
             }
@@ -63,11 +65,12 @@ impl Reach {
     }
 }
 
-async fn shown_by_service(channel: Channel, names: &Names) -> Result<Shown, Error> {
+async fn shown_by_service(channel: Channel, names: &Names, patience: &Patience) -> Result<Shown, Error> {
     let request = proto::SnapshotBalancesRequest { prefix: names.prefix().to_owned() };
-    let mut pages = Stub::new(channel).snapshot_balances(request).await?.into_inner();
+    let mut stub = Stub::new(channel);
+    let mut pages = patience.wait(stub.snapshot_balances(request)).await?.into_inner();
     let mut shown = Shown::default();
-    while let Some(page) = pages.message().await? {
+    while let Some(page) = patience.wait(pages.message()).await? {
         shown.sequence = page.sequence;
         for account in page.accounts {
             if let Some(number) = names.number(account.account_id.as_bytes()) {
@@ -144,14 +147,16 @@ impl<'a> Reading<'a> {
         check
     }
 
-    async fn watch(&mut self, channel: Channel, told: Told<'_>) -> Result<(), Error> {
-        let mut stream = match open(channel.clone(), self.from).await {
-            Err(status) if status.code() == Code::FailedPrecondition => open(channel, 0).await?,
+    async fn watch(&mut self, channel: Channel, patience: &Patience, told: Told<'_>) -> Result<(), Error> {
+        let mut stream = match patience.wait(open(channel.clone(), self.from)).await {
+            Err(Error::Status(status)) if status.code() == Code::FailedPrecondition => {
+                patience.wait(open(channel, 0)).await?
+            }
             opened => opened?,
         };
         let first = self.from;
         let mut begun = false;
-        while let Some(message) = stream.message().await? {
+        while let Some(message) = patience.wait(stream.message()).await? {
             for entry in message.transactions {
                 if !begun && entry.sequence > first {
                     self.begin_at(entry.sequence, "kept");
@@ -178,10 +183,11 @@ impl<'a> Reading<'a> {
         Ok(())
     }
 
-    fn follow(&mut self, ledger: &Ledger, told: Told<'_>) -> Result<(), Error> {
+    fn follow(&mut self, ledger: &Ledger, patience: &Patience, told: Told<'_>) -> Result<(), Error> {
         let first = self.from;
         let mut next = self.from;
         while next <= self.end {
+            patience.look()?;
             let page = match ledger.history(next, PAGE) {
                 Ok(page) => page,
                 Err(HistoryError::Gone(gone)) if next == self.from => {

@@ -144,6 +144,20 @@ pub enum Unfit {
         /// What does not hold.
         faults: String,
     },
+    /// It was ended before its time, so it is of another length than was asked for.
+    #[error("{workload} was cut off")]
+    Cut {
+        /// The workload.
+        workload: String,
+    },
+    /// What it ran against could not be looked at.
+    #[error("the ledger could not be checked after {workload}: {notes}")]
+    Unchecked {
+        /// The workload.
+        workload: String,
+        /// Why not.
+        notes: String,
+    },
     /// Its beginning is no moment.
     #[error("{workload} began at {started:?}, which is no RFC 3339 time in UTC")]
     Started {
@@ -166,9 +180,15 @@ impl Row {
     /// When the run is not fit to be kept.
     pub fn of_run(run: &Run) -> Result<Self, Unfit> {
         let workload = || run.workload.clone();
-        if !run.check.holds() {
+        if run.cut {
+            return Err(Unfit::Cut { workload: workload() });
+        }
+        if run.check.fails() {
             let faults = if run.check.faults.is_empty() { "no details".into() } else { run.check.faults.join("; ") };
             return Err(Unfit::Check { workload: workload(), faults });
+        }
+        if !run.check.holds() {
+            return Err(Unfit::Unchecked { workload: workload(), notes: run.check.notes.join("; ") });
         }
         let Some(time) = Time::parse(&run.started) else {
             return Err(Unfit::Started { workload: workload(), started: run.started.clone() });

@@ -17,6 +17,7 @@ mod metrics;
 mod names;
 mod open;
 mod opened;
+mod patience;
 mod record;
 mod recorder;
 pub mod report;
@@ -63,6 +64,9 @@ pub enum Error {
         /// What it said.
         said: String,
     },
+    /// Somebody wants the end.
+    #[error("interrupted")]
+    Interrupted,
     /// Anything else.
     #[error("{0}")]
     Other(String),

@@ -3,6 +3,7 @@
 use std::error::Error as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tempfile::TempDir;
 use tonic::Status;
@@ -11,6 +12,7 @@ use tonic::transport::{Channel, Endpoint};
 use super::call::{Stub, submit};
 use super::metrics;
 use super::names::Names;
+use super::patience::Patience;
 use super::spawned::Spawned;
 use super::usage;
 use super::{Error, Interrupt, Target};
@@ -88,11 +90,16 @@ impl Place {
 
 impl Opened {
     /// Opens the target at `place`; a ledger of its own with room for `accounts`.
-    pub(super) fn open(place: &Place, accounts: u32, interrupt: &Arc<Interrupt>) -> Result<Self, Error> {
+    pub(super) fn open(
+        place: &Place,
+        accounts: u32,
+        patience: Duration,
+        interrupt: &Arc<Interrupt>,
+    ) -> Result<Self, Error> {
         match place {
             Place::Server { url, pid } => {
                 let target = Target::Service { server: url.clone(), durable: None };
-                Ok(Opened { target, reach: service(url)?, note: None, pid: *pid, spawned: None, _dir: None })
+                Ok(Opened { target, reach: service(url, patience)?, note: None, pid: *pid, spawned: None, _dir: None })
             }
             Place::Spawn { program, data_dir, in_memory } => {
                 let temporary = if *in_memory || data_dir.is_some() { None } else { Some(temporary()?) };
@@ -100,7 +107,7 @@ impl Opened {
                 let spawned = Spawned::start(program, dir, interrupt)?;
                 let url = format!("http://{}", spawned.address);
                 let target = Target::Service { server: url.clone(), durable: Some(!in_memory) };
-                let (reach, pid) = (service(&url)?, Some(spawned.pid()));
+                let (reach, pid) = (service(&url, patience)?, Some(spawned.pid()));
                 let note = dir.and_then(no_disk);
                 Ok(Opened { target, reach, note, pid, spawned: Some(spawned), _dir: temporary })
             }
@@ -163,9 +170,9 @@ fn no_disk(_: &Path) -> Option<String> {
     None
 }
 
-fn service(url: &str) -> Result<Reach, Error> {
+fn service(url: &str, patience: Duration) -> Result<Reach, Error> {
     let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| Error::Other(format!("{url}: {error}")))?;
-    Ok(Reach::Service(Box::new(endpoint.tcp_nodelay(true))))
+    Ok(Reach::Service(Box::new(endpoint.tcp_nodelay(true).connect_timeout(patience))))
 }
 
 /// A connection; what went wrong is told by its first cause.
@@ -186,26 +193,33 @@ impl Reach {
         &self,
         names: &Names,
         initial: i64,
+        patience: &Patience,
         told: &mut dyn FnMut(u64),
     ) -> Result<u64, Error> {
         match self {
             Reach::Service(endpoint) => {
-                let mut stub = Stub::new(connect(endpoint).await?);
+                let mut stub = Stub::new(patience.wait(connect(endpoint)).await?);
                 let request = proto::ListAccountsRequest { page_size: 1, ..proto::ListAccountsRequest::default() };
-                let before = stub.list_accounts(request).await?.into_inner().sequence;
-                open_by_batches(&mut stub, names, initial, told).await?;
+                let before = patience.wait(stub.list_accounts(request)).await?.into_inner().sequence;
+                open_by_batches(&mut stub, names, initial, patience, told).await?;
                 Ok(before)
             }
             Reach::Ledger(embedded) => {
                 let before = embedded.ledger.sequence();
-                embedded.open_accounts(names, initial, told)?;
+                embedded.open_accounts(names, initial, patience, told)?;
                 Ok(before)
             }
         }
     }
 }
 
-async fn open_by_batches(stub: &mut Stub, names: &Names, initial: i64, told: &mut dyn FnMut(u64)) -> Result<(), Error> {
+async fn open_by_batches(
+    stub: &mut Stub,
+    names: &Names,
+    initial: i64,
+    patience: &Patience,
+    told: &mut dyn FnMut(u64),
+) -> Result<(), Error> {
     let mut ids = names.transactions(OPENER);
     let mut done = 0;
     for accounts in names.accounts().chunks(AT_ONCE) {
@@ -218,7 +232,7 @@ async fn open_by_batches(stub: &mut Stub, names: &Names, initial: i64, told: &mu
             proto::Operation { operation: Some(OneOf::CreateAccount(create)), linked: false }
         };
         let request = proto::ExecuteBatchRequest { operations: accounts.iter().map(operation).collect() };
-        let results = stub.execute_batch(request).await?.into_inner().results;
+        let results = patience.wait(stub.execute_batch(request)).await?.into_inner().results;
         if let Some(wrong) = results.into_iter().find(|result| result.code != 0) {
             return Err(Status::new(wrong.code.into(), wrong.message).into());
         }
@@ -244,7 +258,13 @@ impl Embedded {
         Embedded { ledger: self.ledger.with_durability(durability), durable: self.durable }
     }
 
-    fn open_accounts(&self, names: &Names, initial: i64, told: &mut dyn FnMut(u64)) -> Result<(), Error> {
+    fn open_accounts(
+        &self,
+        names: &Names,
+        initial: i64,
+        patience: &Patience,
+        told: &mut dyn FnMut(u64),
+    ) -> Result<(), Error> {
         let other = |error: &dyn std::fmt::Display| Error::Other(format!("cannot open an account: {error}"));
         let mut ids = names.transactions(OPENER);
         for (account, done) in names.accounts().iter().zip(1..) {
@@ -254,6 +274,7 @@ impl Embedded {
                 .result()
                 .map_err(|refusal| other(&refusal))?;
             if done % AT_ONCE as u64 == 0 {
+                patience.look()?;
                 told(done);
             }
         }

@@ -33,6 +33,9 @@ pub struct Run {
     pub contention: Option<Contention>,
     /// What the ledger was found to hold at the end.
     pub check: Check,
+    /// It was ended before its time.
+    #[serde(default)]
+    pub cut: bool,
     /// What it says about the requirements on load.
     #[serde(default)]
     pub verdicts: Vec<Verdict>,
@@ -176,12 +179,12 @@ pub struct Contention {
 /// What the ledger was found to hold after a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Check {
-    /// The sum of all balances is what it must be.
-    pub total: bool,
+    /// The sum of all balances is what it must be. This, and what follows, is None where it was not looked at.
+    pub total: Option<bool>,
     /// Every account's version is one more than its changes in the journal.
-    pub versions: bool,
-    /// A snapshot is what its journal gives, as far back as the journal was watched.
-    pub journal: bool,
+    pub versions: Option<bool>,
+    /// A snapshot is what its journal gives, as far back as the journal was read.
+    pub journal: Option<bool>,
     /// What does not hold, one line each.
     pub faults: Vec<String>,
     /// What could not be looked at, one line each: no fault.
@@ -190,9 +193,20 @@ pub struct Check {
 }
 
 impl Check {
-    /// Nothing is wrong.
+    /// Of a ledger that could not be read, for this reason.
+    pub(super) fn none(why: String) -> Self {
+        Check { total: None, versions: None, journal: None, faults: Vec::new(), notes: vec![why] }
+    }
+
+    /// Something is wrong.
+    #[must_use]
+    pub fn fails(&self) -> bool {
+        [self.total, self.versions, self.journal].contains(&Some(false)) || !self.faults.is_empty()
+    }
+
+    /// The ledger was looked at, and nothing is wrong. Its journal may have been left out, as it was asked for.
     #[must_use]
     pub fn holds(&self) -> bool {
-        self.total && self.versions && self.journal && self.faults.is_empty()
+        !self.fails() && self.total.is_some()
     }
 }

@@ -4,6 +4,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc::unbounded_channel;
+use tonic::Code;
 
 use super::check::Expected;
 use super::choice::Choices;
@@ -11,6 +12,7 @@ use super::evidence::Extent;
 use super::interrupt::Interrupt;
 use super::names::Names;
 use super::opened::{OPENER, Opened, Place};
+use super::patience::Patience;
 use super::recorder::Recorder;
 use super::timeline::Window;
 use super::usage;
@@ -60,7 +62,7 @@ type Told<'a> = &'a mut dyn FnMut(Stage);
 /// # Errors
 /// [`enum@Error`] when the target cannot be opened, filled, reached or read. A check that fails is no error: see [`Run::check`].
 pub fn run(place: &Place, asked: &Asked, interrupt: &Arc<Interrupt>, told: Told<'_>) -> Result<Run, Error> {
-    let opened = Opened::open(place, asked.settings.accounts, interrupt)?;
+    let opened = Opened::open(place, asked.settings.accounts, asked.patience, interrupt)?;
     let run = measured(&opened, asked, interrupt, told);
     let closed = opened.close();
     let mut run = run?;
@@ -78,26 +80,41 @@ fn measured(opened: &Opened, asked: &Asked, interrupt: &Arc<Interrupt>, told: To
 
     let all = u64::from(settings.accounts);
     let opening = &mut |done| told(Stage::Opening(done, all));
-    let before = runtime.block_on(opened.reach.open_accounts(&names, mix.initial, opening))?;
-    let started = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+    let patience = Patience::new(asked.patience, interrupt);
+    let before = runtime.block_on(opened.reach.open_accounts(&names, mix.initial, &patience, opening))?;
+    let started = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
     let threads = Threads { opened, asked, names: &names, choices: &choices, interrupt };
     let seen = threads.run(told)?;
 
     let expected = Expected { accounts: settings.accounts, initial: mix.initial, tally: seen.recorder.tally };
     let extent = Extent { before, most: asked.check_entries };
     let checking = &mut |done, of| told(Stage::Checking(done, of));
-    let checked = runtime.block_on(opened.reach.check(&names, &expected, extent, checking));
+    let patience = Patience::new(asked.patience, interrupt);
+    let checked = runtime.block_on(opened.reach.check(&names, &expected, extent, &patience, checking));
     // What was measured is worth printing all the same.
-    let mut check = checked.unwrap_or_else(|error| Check {
-        total: false,
-        versions: false,
-        journal: false,
-        faults: vec![format!("the ledger cannot be read: {error}")],
-        notes: Vec::new(),
-    });
+    let mut check = checked.unwrap_or_else(|error| unread(&error));
     seen.remark(&mut check);
     check.notes.extend(opened.note.clone());
     Ok(seen.into_run(*workload, settings.clone(), started, opened, check))
+}
+
+/// The check of a ledger that cannot be read. Where it is not there it may be as sound as any.
+fn unread(error: &Error) -> Check {
+    let text = format!("the ledger cannot be read: {error}");
+    let away = match error {
+        Error::Interrupted => true,
+        Error::Status(status) => matches!(
+            status.code(),
+            Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted | Code::Cancelled | Code::Unknown
+        ),
+        _ => false,
+    };
+    let mut check = Check::none(text.clone());
+    if !away {
+        check.notes.clear();
+        check.faults.push(text);
+    }
+    check
 }
 
 /// What the threads of a run are made from.
@@ -252,7 +269,9 @@ impl Seen {
     /// Adds to the check what the callers noticed.
     fn remark(&self, check: &mut Check) {
         check.faults.extend(self.recorder.faults.iter().take(20).cloned());
-        check.total &= self.recorder.faults.is_empty();
+        if !self.recorder.faults.is_empty() {
+            check.total = Some(false);
+        }
         if let Some(failure) = &self.recorder.failure {
             check.notes.push(format!("{} calls failed, one of them with {failure}", self.recorder.failures()));
         }
@@ -291,6 +310,7 @@ impl Seen {
             check.notes.push(format!("{helped} transactions were finished by another thread; the time is not told"));
         }
         settings.seconds = seconds;
+        let cut = self.end < self.window.end;
         let operations = self.recorder.operations();
         let mut run = Run {
             workload: workload.name().to_owned(),
@@ -306,9 +326,12 @@ impl Seen {
             usage,
             contention,
             check,
+            cut,
             verdicts: Vec::new(),
         };
-        run.verdicts = verdict::verdicts(&run);
+        if !cut {
+            run.verdicts = verdict::verdicts(&run);
+        }
         run
     }
 }

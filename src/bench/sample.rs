@@ -36,7 +36,14 @@ pub(super) fn run(workload: &str, started: &str) -> Run {
         timeline: (1..=10).map(moment).collect(),
         usage: Some(Usage { cpu_seconds: 12.0, cpu_share: 0.6, resident_bytes: 300 << 20 }),
         contention: Some(Contention { helped: 7, waiting_seconds: 0.25, waiting_share: 0.0125 }),
-        check: Check { total: true, versions: true, journal: true, faults: Vec::new(), notes: Vec::new() },
+        check: Check {
+            total: Some(true),
+            versions: Some(true),
+            journal: Some(true),
+            faults: Vec::new(),
+            notes: Vec::new(),
+        },
+        cut: false,
         verdicts: Vec::new(),
     }
 }

@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -61,7 +62,13 @@ impl Spawned {
             BufReader::new(stderr).lines().map_while(Result::ok).for_each(|line| drop(lines.send(line)));
         });
         let mut said = Vec::new();
-        for line in told {
+        loop {
+            let line = match told.recv_timeout(LOOK) {
+                Ok(line) => line,
+                Err(RecvTimeoutError::Timeout) if self.interrupt.is_asked() => return Err(Error::Interrupted),
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
             if let Some(address) = line.strip_prefix(LISTENING) {
                 self.address = address.to_owned();
             } else if let Some(url) = line.strip_prefix(METRICS) {

@@ -21,6 +21,9 @@ use super::recorder::{Recorder, Series};
 use super::timeline::Window;
 use super::{Error, batches, open, snapshots};
 
+/// How long the last answers may take when somebody wants the end.
+const HURRY: Duration = Duration::from_secs(2);
+
 /// What one of the run's tasks does.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Task {
@@ -127,6 +130,7 @@ impl Worker {
                 }
                 sleep_until(soon).await;
             }
+            let patience = if shared.interrupt.is_asked() { patience.min(HURRY) } else { patience };
             sleep_until(tokio::time::Instant::now().min(end) + patience).await;
         };
         let all = async {

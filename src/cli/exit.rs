@@ -24,6 +24,8 @@ enum Exit {
     Usage = 2,
     Unreachable = 3,
     Failed = 4,
+    /// How shells tell of SIGINT.
+    Interrupted = 130,
 }
 
 /// Why a command did not do what it was asked.
@@ -41,6 +43,8 @@ pub(super) enum Failure {
     },
     /// What was asked for does not fit what is there.
     Refused(String),
+    /// Somebody wanted the end before it was done.
+    Interrupted(String),
     /// Results cannot be written.
     Output(io::Error),
     /// A change was done under this id, and that cannot be written.
@@ -171,6 +175,7 @@ impl Failure {
         match self {
             Failure::Usage(_) => Exit::Usage,
             Failure::Refused(_) => Exit::Refused,
+            Failure::Interrupted(_) => Exit::Interrupted,
             Failure::Call { status, .. } => exit_of(status.code()),
             Failure::Output(error) | Failure::Untold { error, .. } if error.kind() == io::ErrorKind::BrokenPipe => {
                 Exit::Done
@@ -183,6 +188,7 @@ impl Failure {
         match self {
             Failure::Usage(_) => code_name(Code::InvalidArgument),
             Failure::Refused(_) => code_name(Code::FailedPrecondition),
+            Failure::Interrupted(_) => code_name(Code::Cancelled),
             Failure::Call { status, .. } => code_name(status.code()),
             Failure::Damage(problem) if !problem.unreadable => code_name(Code::DataLoss),
             Failure::Damage(_) | Failure::Output(_) | Failure::Untold { .. } | Failure::Other(_) => {
@@ -193,7 +199,9 @@ impl Failure {
 
     fn message(&self) -> String {
         match self {
-            Failure::Usage(text) | Failure::Refused(text) | Failure::Other(text) => text.clone(),
+            Failure::Usage(text) | Failure::Refused(text) | Failure::Interrupted(text) | Failure::Other(text) => {
+                text.clone()
+            }
             Failure::Call { status, .. } if status.message().is_empty() => code_name(status.code()).to_owned(),
             Failure::Call { status, .. } => status.message().to_owned(),
             Failure::Damage(problem) => problem.to_string(),

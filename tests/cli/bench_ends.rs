@@ -1,13 +1,16 @@
 //! How `equipoise bench run` ends when something is not as it should be: what is kept, what is said, and the exit code.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::program::{Ended, Service, ends_within, equipoise, run, signal};
+use crate::program::{Ended, Service, ends_within, equipoise, run, run_for, signal};
 
 fn bench(arguments: &[&str]) -> Command {
     equipoise(&[&["bench", "run"], arguments].concat())
@@ -91,6 +94,31 @@ fn more_than_it_can_do_breaks_the_bound() {
     assert_eq!(rows(&history)[0]["metrics"][0]["value"].as_f64(), Some(rate));
 }
 
+/// E2: calls that nobody answered count, as late as they are by then, and no bound is held that they break.
+#[test]
+fn calls_without_an_answer_are_judged() {
+    let service = Service::start();
+    let mut command = bench(&["open", "--rate", "200", "--duration", "1500ms", "--warm-up", "0s", "--json"]);
+    command.args(["--accounts", "10", "--timeout", "500ms", "--server", &service.address]);
+    let child = begin(&mut command);
+    wait_for_load(&service);
+    signal(&service.child, "STOP");
+    let ended = end(child);
+    signal(&service.child, "CONT");
+    assert_ne!(ended.code, Some(0), "{ended:?}");
+    let run = one_run(&ended);
+    let sum = |key: &str| -> u64 {
+        run["calls"].as_array().expect("a list").iter().filter_map(|call| call[key].as_u64()).sum()
+    };
+    assert_eq!(sum("due"), 300, "{run}");
+    assert!(sum("unanswered") > 0 && sum("calls") + sum("unanswered") == 300, "{run}");
+    for verdict in run["verdicts"].as_array().expect("a list") {
+        if verdict["what"].as_str().is_some_and(|what| what.contains("p99")) {
+            assert_eq!(verdict["held"], false, "{verdict}");
+        }
+    }
+}
+
 /// A stall that lasts past the end is seen by those that wait in it.
 #[test]
 fn a_stall_at_the_end_is_seen_by_callers_that_wait() {
@@ -107,4 +135,149 @@ fn a_stall_at_the_end_is_seen_by_callers_that_wait() {
     let calls = run["calls"].as_array().expect("a list");
     let longest = calls.iter().filter_map(|call| call["latency"]["max"].as_f64()).fold(0.0, f64::max);
     assert!(longest > 1_000_000.0, "{run}");
+}
+
+/// What cannot be written is said before anything is measured.
+#[test]
+fn a_page_that_cannot_be_written_is_no_lost_run() {
+    let place = Place::new();
+    let arguments = ["hot", "--embedded", "--duration", "100ms", "--warm-up", "0s", "--html", "/nowhere/page.html"];
+    let ended = run(bench(&arguments).args(["--history", &place.path("history")]));
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(4), ""), "{ended:?}");
+    assert!(ended.stderr.contains("/nowhere/page.html: "), "{}", ended.stderr);
+}
+
+/// A workload that cannot run takes none of the figures before it along.
+#[test]
+fn what_was_measured_before_a_failure_is_kept() {
+    let place = Place::new();
+    let (page, history) = (place.path("page.html"), place.path("history"));
+    let mut service = Service::start();
+    let mut command = bench(&["hot", "mixed", "contended", "--duration", "300ms", "--warm-up", "0s", "--json"]);
+    command.args(["--server", &service.address, "--timeout", "1s", "--html", &page, "--history", &history]);
+    let mut child = begin(command.arg("--accounts=10"));
+    let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+    let mut first = String::new();
+    stdout.read_line(&mut first).expect("a run");
+    service.child.kill().expect("a child");
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).expect("text");
+    let ended = end(child);
+    assert_eq!(ended.code, Some(3), "{ended:?} {rest}");
+    assert!(ended.stderr.contains("cannot reach "), "{ended:?}");
+    let rows = rows(&history);
+    assert_eq!(rows.len(), 1, "{rows:?}");
+    assert_eq!(rows[0]["benchmark"], "hot");
+    assert!(fs::read_to_string(page).expect("a page").contains("hot"));
+}
+
+/// What was cut off is no figure to compare with, and the rest that was asked for did not run.
+#[test]
+fn an_interrupt_is_an_exit_code_and_leaves_no_row() {
+    let place = Place::new();
+    let history = place.path("history");
+    let service = Service::start();
+    let mut command = bench(&["hot", "zipf", "uniform", "--duration", "1m", "--warm-up", "0s", "--json"]);
+    let child = begin(command.args(["--server", &service.address, "--history", &history]));
+    wait_for_load(&service);
+    signal(&child, "INT");
+    let ended = end(child);
+    assert_eq!(ended.code, Some(130), "{ended:?}");
+    let run = one_run(&ended);
+    assert_eq!((&run["workload"], &run["cut"]), (&"hot".into(), &true.into()));
+    assert!(rows(&history).is_empty());
+    assert!(ended.stderr.contains("interrupted: hot was cut off; zipf, uniform did not run"), "{ended:?}");
+}
+
+/// Takes connections, and says nothing.
+fn mute() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound").to_string();
+    (listener, address)
+}
+
+/// Nothing waits for ever for a service that does not answer.
+#[test]
+fn a_service_that_does_not_answer_is_given_up() {
+    let (_listener, address) = mute();
+    let mut command = bench(&["hot", "--server", &address, "--timeout", "300ms"]);
+    let ended = run_for(&mut command, Duration::from_secs(10));
+    assert_eq!(ended.code, Some(3), "{ended:?}");
+    assert!(ended.stderr.contains("300ms"), "{ended:?}");
+}
+
+/// One interrupt is enough, also for a run that waits for an answer.
+#[test]
+fn an_interrupt_ends_the_wait_for_an_answer() {
+    let (_listener, address) = mute();
+    let child = begin(&mut bench(&["hot", "--server", &address, "--timeout", "1m"]));
+    thread::sleep(Duration::from_millis(500));
+    signal(&child, "INT");
+    let began = Instant::now();
+    let ended = end(child);
+    assert_eq!(ended.code, Some(130), "{ended:?}");
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+}
+
+/// What could not be looked at was not found to be wrong, and is printed.
+#[test]
+fn a_ledger_that_cannot_be_read_is_not_a_wrong_one() {
+    let place = Place::new();
+    let page = place.path("page.html");
+    let service = Service::start();
+    let mut command = bench(&["hot", "--duration", "1s", "--warm-up", "0s", "--json", "--html", &page]);
+    let child = begin(command.args(["--timeout", "500ms", "--server", &service.address]));
+    wait_for_load(&service);
+    signal(&service.child, "STOP");
+    let ended = end(child);
+    assert_eq!(ended.code, Some(3), "{ended:?}");
+    let check = one_run(&ended)["check"].take();
+    for part in ["total", "versions", "journal"] {
+        assert!(check[part].is_null(), "{check}");
+    }
+    assert!(ended.stderr.contains("could not be checked: hot"), "{}", ended.stderr);
+    let page = fs::read_to_string(page).expect("a page");
+    assert!(page.contains("could not be checked") && !page.contains("found to be wrong"), "{page}");
+}
+
+#[test]
+fn a_journal_that_was_not_read_neither_holds_nor_fails() {
+    let arguments = ["hot", "--embedded", "--duration", "100ms", "--warm-up", "0s", "--check-entries", "0"];
+    let ended = run(bench(&arguments).arg("--json"));
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let check = one_run(&ended)["check"].take();
+    assert!(check["total"] == true && check["journal"].is_null(), "{check}");
+    let text = run(&mut bench(&arguments)).stdout;
+    assert!(text.contains("total holds, versions holds, journal not looked at\n"), "{text}");
+}
+
+/// However soon after the one before.
+#[test]
+fn every_run_is_a_row() {
+    let place = Place::new();
+    let history = place.path("history");
+    for count in 1..=3 {
+        let arguments = ["hot", "--embedded", "--duration", "100ms", "--warm-up", "0s", "--history", &history];
+        let ended = run(&mut bench(&arguments));
+        assert_eq!((ended.code, rows(&history).len()), (Some(0), count), "{ended:?}");
+    }
+}
+
+/// Others add to the history while a run is measured.
+#[test]
+fn a_history_is_free_while_a_run_is_measured() {
+    let place = Place::new();
+    let history = place.path("history");
+    let arguments = ["hot", "--embedded", "--duration", "3s", "--warm-up", "0s", "--history", &history];
+    let child = begin(&mut bench(&arguments));
+    let began = Instant::now();
+    while !Path::new(&history).exists() {
+        assert!(began.elapsed() < Duration::from_secs(10), "no history");
+        thread::sleep(Duration::from_millis(5));
+    }
+    let mut collect = equipoise(&["bench", "collect", "--history", &history, "/dev/null"]);
+    let collected = run_for(&mut collect, Duration::from_secs(2));
+    assert_eq!(collected.code, Some(0), "{collected:?}");
+    assert_eq!(end(child).code, Some(0));
+    assert_eq!(rows(&history).len(), 1);
 }

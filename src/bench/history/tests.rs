@@ -137,10 +137,17 @@ fn keys_that_a_later_build_adds_are_passed_over() {
 #[test]
 fn a_run_that_is_void_gives_no_row() {
     let mut run = sample::run("uniform", "2026-11-26T06:00:00Z");
-    run.check.total = false;
+    run.check.total = Some(false);
     run.check.faults.push("the sum is 99".to_owned());
     let error = Row::of_run(&run).expect_err("void");
     assert!(error.to_string().contains("the sum is 99"), "{error}");
+    let mut run = sample::run("uniform", "2026-11-26T06:00:00Z");
+    run.cut = true;
+    assert_eq!(Row::of_run(&run), Err(Unfit::Cut { workload: "uniform".to_owned() }));
+    let mut run = sample::run("uniform", "2026-11-26T06:00:00Z");
+    run.check = crate::bench::Check::none("cannot reach it".to_owned());
+    let error = Row::of_run(&run).expect_err("unchecked");
+    assert!(matches!(&error, Unfit::Unchecked { notes, .. } if notes == "cannot reach it"), "{error}");
     let error = Row::of_run(&sample::run("uniform", "yesterday")).expect_err("no time");
     assert!(matches!(error, Unfit::Started { .. }), "{error}");
 }

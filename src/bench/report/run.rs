@@ -221,7 +221,14 @@ fn waiting(contention: &Contention) -> Markup {
 }
 
 fn check(check: &Check) -> Markup {
-    let word = |holds: bool| Some(if holds { "holds" } else { "FAILS" }.to_owned());
+    let word = |holds: Option<bool>| {
+        let word = match holds {
+            Some(true) => "holds",
+            Some(false) => "FAILS",
+            None => "not looked at",
+        };
+        Some(word.to_owned())
+    };
     facts(
         "Check of the ledger",
         [
@@ -261,12 +268,19 @@ fn broken(verdicts: &[Verdict]) -> Markup {
 }
 
 fn verdict(check: &Check) -> Markup {
-    html! { @if check.holds() { span.good { "✓ holds" } } @else { span.bad { "✗ FAILS" } } }
+    html! {
+        @if check.fails() { span.bad { "✗ FAILS" } }
+        @else if check.holds() { span.good { "✓ holds" } }
+        @else { span.bad { "not checked" } }
+    }
 }
 
 fn faults(check: &Check) -> Markup {
     html! {
-        @if !check.holds() {
+        @if !check.fails() && !check.holds() {
+            div.alarm role="alert" { p { strong { "The ledger could not be checked." } } }
+        }
+        @if check.fails() {
             div.alarm role="alert" {
                 p { strong { "The ledger was found to be wrong: the figures of this run are void." } }
                 ul { @for fault in &check.faults { li { (text(fault)) } } }

@@ -173,7 +173,7 @@ fn a_run_of_nothing_has_a_page() {
 #[test]
 fn a_ledger_that_was_found_wrong_is_not_to_be_overlooked() {
     let mut run = run("2026-11-26T06:00:00Z");
-    run.check.total = false;
+    run.check.total = Some(false);
     run.check.faults.push("the sum is 99 and must be 100".to_owned());
     run.check.notes.push("the journal was not watched".to_owned());
     let page = page(&[run]).expect("a page");

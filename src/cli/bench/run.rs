@@ -1,19 +1,23 @@
 //! `equipoise bench run`: the canonical workloads, measured.
 
-use std::fs;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, RangedU64ValueParser};
+use tonic::Status;
 
 use super::table::Report;
 use crate::bench::history::{History, Row};
 use crate::bench::{self, Asked, Interrupt, Place, Settings, Stage, Workload, report};
 use crate::cli::client;
+use crate::cli::destination::Destination;
 use crate::cli::exit::Failure;
+use crate::cli::note;
 use crate::cli::output::Output;
+
 use crate::cli::progress::Bar;
 use crate::{MAX_BATCH_OPERATIONS, OpenError};
 
@@ -31,7 +35,8 @@ const MAX_THREADS: u64 = 256;
 /// accounts of the run, whose ids begin with bench-, stay in it; EQUIPOISE_SERVER is not read, so that nobody loads a service by
 /// accident. Every change carries a transaction id.
 ///
-/// The first interrupt (Ctrl-C) ends the run early and prints what there is. When the check fails, or a bound of the requirements
+/// The first interrupt (Ctrl-C) ends the run early and prints what there is; the exit code is 130 then, and what was cut off is not
+/// added to the history. When the service cannot be reached for the check, the exit code is 3. When the check fails, or a bound of the requirements
 /// on load is broken (open, create and contended are judged), the exit code is 1.
 #[derive(Debug, Args)]
 #[command(
@@ -103,7 +108,8 @@ pub(in crate::cli) struct Run {
     /// The most journal entries that the check reads, the newest ones; 0 for none
     #[arg(long, value_name = "N", default_value_t = 2_000_000, help_heading = "Load")]
     check_entries: u64,
-    /// How long the last answers may take, as in 500ms or 1m; a call that has none by then counts as late as it is
+    /// How long a service may take to answer, as in 500ms or 1m; a call under load that has no answer so long after the end
+    /// counts as late as it is by then
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, help_heading = "Load")]
     timeout: Duration,
     /// Draw the runs as one page, in this file
@@ -121,35 +127,62 @@ impl Run {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let workloads = self.workloads()?;
         let place = self.place()?;
-        // What cannot be written is better known before the measuring than after it.
-        let history = self.history.as_deref().map(|path| History::open(path, false)).transpose()?;
+        // What cannot be written is better known before the measuring than after it. Others add to the history meanwhile.
+        let page = self.html.as_deref().map(Destination::create).transpose().map_err(other)?;
+        self.history.as_deref().map(|path| History::open(path, false)).transpose()?;
         let interrupt = Arc::<Interrupt>::default();
         listen(&interrupt)?;
-        let mut output = Output::new(self.json);
         let mut runs = Vec::new();
-        for workload in workloads {
-            if interrupt.is_asked() {
-                break;
-            }
-            let run = self.measure(workload, &place, &interrupt)?;
-            output.record(&Report(&run))?;
-            output.flush()?;
-            runs.push(run);
-        }
-        if let Some(path) = &self.html {
-            let page = report::page(&runs).map_err(|error| Failure::Other(error.to_string()))?;
-            fs::write(path, page).map_err(|error| Failure::Other(format!("{}: {error}", path.display())))?;
-        }
-        if let Some((mut history, _)) = history {
-            for run in runs.iter().filter(|run| run.check.holds()) {
-                history.append(Row::of_run(run)?)?;
-            }
-            history.sync()?;
-        }
+        let measured = self.measure_all(&workloads, &place, &interrupt, &mut runs);
+        // What was measured before a failure is as good as without it.
+        let drawn = page.map_or(Ok(()), |page| draw(page, &runs));
+        measured?;
+        drawn?;
         judged(&runs)
     }
 
-    fn measure(&self, workload: Workload, place: &Place, interrupt: &Arc<Interrupt>) -> Result<bench::Run, Failure> {
+    fn measure_all(
+        &self,
+        workloads: &[Workload],
+        place: &Place,
+        interrupt: &Arc<Interrupt>,
+        runs: &mut Vec<bench::Run>,
+    ) -> Result<(), Failure> {
+        let mut output = Output::new(self.json);
+        let mut kept = Ok(());
+        for (at, workload) in workloads.iter().enumerate() {
+            let run = match self.measure(*workload, place, interrupt) {
+                Err(bench::Error::Interrupted) => return Err(interrupted(runs, &workloads[at..])),
+                measured => measured.map_err(failure)?,
+            };
+            // What is in the history is not lost where it cannot be printed.
+            kept = kept.and(self.keep(&run));
+            output.record(&Report(&run))?;
+            output.flush()?;
+            runs.push(run);
+            if interrupt.is_asked() {
+                return Err(interrupted(runs, &workloads[at + 1..]));
+            }
+        }
+        kept
+    }
+
+    /// Adds a run to the history, if it is fit for that.
+    fn keep(&self, run: &bench::Run) -> Result<(), Failure> {
+        let (Some(path), true) = (&self.history, run.check.holds() && !run.cut) else { return Ok(()) };
+        let (mut history, _) = History::open(path, false)?;
+        if !history.append(Row::of_run(run)?)? {
+            note(&format!("{}: there already: {} of {}", path.display(), run.workload, run.started));
+        }
+        Ok(history.sync()?)
+    }
+
+    fn measure(
+        &self,
+        workload: Workload,
+        place: &Place,
+        interrupt: &Arc<Interrupt>,
+    ) -> Result<bench::Run, bench::Error> {
         let settings = self.settings(workload, place.is_embedded());
         let (threads, check_entries, patience) = (self.threads, self.check_entries, self.timeout);
         let asked = Asked { workload, settings, threads, check_entries, patience };
@@ -164,7 +197,7 @@ impl Run {
             bar.show(done, of);
         });
         bar.clear();
-        run.map_err(failure)
+        run
     }
 
     /// In the order in which they are named, each once.
@@ -187,6 +220,12 @@ impl Run {
             let names = workloads.iter().map(|workload| workload.name()).collect::<Vec<_>>().join(", ");
             Err(Failure::Usage(format!("--{option} {value} means nothing to {names}")))
         };
+        let of_a_service = [("threads", self.threads), ("connections", self.connections)];
+        for (option, value) in of_a_service {
+            if let Some(value) = value.filter(|_| self.embedded) {
+                return Err(Failure::Usage(format!("--{option} {value} means nothing to an embedded ledger")));
+            }
+        }
         match (&self.rate, &self.batch, &self.accounts) {
             (Some(rate), ..) if none(|workload| *workload == Workload::Open) => useless("rate", rate),
             (_, Some(batch), _) if none(|workload| workload.is_batched()) => useless("batch", batch),
@@ -224,11 +263,35 @@ impl Run {
     }
 }
 
+fn draw(page: Destination, runs: &[bench::Run]) -> Result<(), Failure> {
+    let text = report::page(runs).map_err(|error| Failure::Other(error.to_string()))?;
+    (&page).write_all(text.as_bytes()).and_then(|()| page.finish()).map_err(other)
+}
+
+fn other(error: io::Error) -> Failure {
+    Failure::Other(error.to_string())
+}
+
+fn interrupted(runs: &[bench::Run], left: &[Workload]) -> Failure {
+    let cut = runs.iter().filter(|run| run.cut).map(|run| format!("{} was cut off", run.workload));
+    let left: Vec<_> = left.iter().map(|workload| workload.name()).collect();
+    let left = (!left.is_empty()).then(|| format!("{} did not run", left.join(", ")));
+    let what: Vec<_> = cut.chain(left).collect();
+    Failure::Interrupted(["interrupted", &what.join("; ")].join(if what.is_empty() { "" } else { ": " }))
+}
+
 /// What is wrong with the ledgers, or else with their speed.
 fn judged(runs: &[bench::Run]) -> Result<(), Failure> {
-    let unsound: Vec<_> = runs.iter().filter(|run| !run.check.holds()).map(|run| run.workload.as_str()).collect();
+    let names = |what: fn(&bench::Run) -> bool| {
+        runs.iter().filter(|run| what(run)).map(|run| run.workload.as_str()).collect::<Vec<_>>().join(", ")
+    };
+    let unsound = names(|run| run.check.fails());
     if !unsound.is_empty() {
-        return Err(Failure::Refused(format!("the check failed: {}", unsound.join(", "))));
+        return Err(Failure::Refused(format!("the check failed: {unsound}")));
+    }
+    let unchecked = names(|run| !run.check.holds());
+    if !unchecked.is_empty() {
+        return Err(Status::unavailable(format!("could not be checked: {unchecked}")).into());
     }
     let broken = runs.iter().flat_map(|run| {
         let broken = run.verdicts.iter().filter(|verdict| verdict.held == Some(false));
@@ -288,7 +351,7 @@ fn listen(interrupt: &Arc<Interrupt>) -> Result<(), Failure> {
         runtime.block_on(async {
             signals.next().await;
             interrupt.ask();
-            crate::cli::note("ending early; once more to end at once");
+            note("ending early; once more to end at once");
             signals.next().await;
         });
         interrupt.abandon();

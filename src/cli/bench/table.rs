@@ -45,7 +45,11 @@ impl Record for Report<'_> {
             page.line(format_args!("  {verdict}"))?;
         }
         let check = &run.check;
-        let say = |holds: bool| if holds { "holds" } else { "DOES NOT HOLD" };
+        let say = |holds: Option<bool>| match holds {
+            Some(true) => "holds",
+            Some(false) => "DOES NOT HOLD",
+            None => "not looked at",
+        };
         let [total, versions, journal] = [check.total, check.versions, check.journal].map(say);
         page.field("check", format_args!("total {total}, versions {versions}, journal {journal}"))?;
         for fault in &check.faults {

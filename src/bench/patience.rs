@@ -1,0 +1,57 @@
+//! How long a run waits for an answer that it cannot do without.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic::Status;
+
+use super::Error;
+use super::interrupt::Interrupt;
+
+/// How often it is looked whether somebody wants the end.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Waits so long for each answer, and not at all once somebody wants the end.
+#[derive(Clone, Debug)]
+pub(super) struct Patience {
+    pub(super) limit: Duration,
+    interrupt: Arc<Interrupt>,
+    /// The end was asked for when the waiting began: what follows is a part of it.
+    ending: bool,
+}
+
+impl Patience {
+    pub(super) fn new(limit: Duration, interrupt: &Arc<Interrupt>) -> Self {
+        Patience { limit, interrupt: interrupt.clone(), ending: interrupt.is_asked() }
+    }
+
+    /// The answer.
+    ///
+    /// # Errors
+    /// What it failed with, DEADLINE_EXCEEDED, or [`Error::Interrupted`].
+    pub(super) async fn wait<T, E: Into<Error>>(&self, answer: impl Future<Output = Result<T, E>>) -> Result<T, Error> {
+        let interrupted = async {
+            loop {
+                tokio::time::sleep(LOOK).await;
+                if self.look().is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            answer = answer => answer.map_err(Into::into),
+            () = interrupted => Err(Error::Interrupted),
+            () = tokio::time::sleep(self.limit) => {
+                Err(Status::deadline_exceeded(format!("no answer within {:?}", self.limit)).into())
+            }
+        }
+    }
+
+    /// # Errors
+    /// [`Error::Interrupted`] when somebody wants the end since.
+    pub(super) fn look(&self) -> Result<(), Error> {
+        if self.interrupt.is_asked() && !self.ending { Err(Error::Interrupted) } else { Ok(()) }
+    }
+}
