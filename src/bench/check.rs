@@ -304,7 +304,10 @@ mod tests {
         let mut closed_up = gap;
         closed_up[4].0 = 15;
         let found = check(&closed_up, &Shown { sequence: 15, ..shown }, &expected, true);
-        assert!(found.versions == Some(false) && found.journal == Some(false) && found.total == Some(true), "{found:?}");
+        assert!(
+            found.versions == Some(false) && found.journal == Some(false) && found.total == Some(true),
+            "{found:?}"
+        );
     }
 
     /// C1: a refusal that left no entry changes no balance, and is missed all the same.
@@ -327,7 +330,10 @@ mod tests {
         let mut wrong = shown.clone();
         wrong.put(1, State { balance: 137, version: 4 });
         let found = check(&journal, &wrong, &expected, true);
-        assert!(found.total == Some(false) && found.journal == Some(false) && found.versions == Some(true), "{found:?}");
+        assert!(
+            found.total == Some(false) && found.journal == Some(false) && found.versions == Some(true),
+            "{found:?}"
+        );
         let mut wrong = shown.clone();
         wrong.put(0, State { balance: 69, version: 4 });
         let found = check(&journal, &wrong, &expected, false);

@@ -158,6 +158,12 @@ pub enum Unfit {
         /// Why not.
         notes: String,
     },
+    /// Nobody says what service it ran against, so its figures cannot be compared.
+    #[error("{workload} ran against a service that has no label: say what it is by bench run --label")]
+    Unnamed {
+        /// The workload.
+        workload: String,
+    },
     /// Its beginning is no moment.
     #[error("{workload} began at {started:?}, which is no RFC 3339 time in UTC")]
     Started {
@@ -190,6 +196,9 @@ impl Row {
         if !run.check.holds() {
             return Err(Unfit::Unchecked { workload: workload(), notes: run.check.notes.join("; ") });
         }
+        if matches!(run.target, Target::Service { durable: None, label: None, .. }) {
+            return Err(Unfit::Unnamed { workload: workload() });
+        }
         let Some(time) = Time::parse(&run.started) else {
             return Err(Unfit::Started { workload: workload(), started: run.started.clone() });
         };
@@ -216,11 +225,13 @@ impl Subject {
     /// What a run was of. The seed is left out: any other gives the same load.
     #[must_use]
     pub fn of_run(run: &Run) -> Self {
-        let Settings { seconds, warm_up, callers, connections, batch, accounts, rate, .. } = &run.settings;
-        let (target, durable) = match &run.target {
-            Target::Embedded { durable } => ("embedded".to_owned(), Some(*durable)),
-            Target::Service { server, durable } if is_local(server) => ("service".to_owned(), *durable),
-            Target::Service { server, durable } => (format!("service at {server}"), *durable),
+        let Settings { seconds, warm_up, callers, connections, threads, batch, accounts, rate, .. } = &run.settings;
+        let (target, durable, label) = match &run.target {
+            Target::Embedded { durable } => ("embedded".to_owned(), Some(*durable), None),
+            Target::Service { server, durable, label } if is_local(server) => {
+                ("service".to_owned(), *durable, label.clone())
+            }
+            Target::Service { server, durable, label } => (format!("service at {server}"), *durable, label.clone()),
         };
         let durable = durable.map(|durable| if durable { "yes" } else { "no" }.to_owned());
         let conditions = [
@@ -228,11 +239,13 @@ impl Subject {
             ("warm_up", Some(warm_up.to_string())),
             ("callers", Some(callers.to_string())),
             ("connections", Some(connections.to_string())),
+            ("threads", Some(threads.to_string()).filter(|_| *threads > 0)),
             ("batch", Some(batch.to_string())),
             ("accounts", Some(accounts.to_string())),
             ("rate", rate.map(|rate| rate.to_string())),
             ("target", Some(target)),
             ("durable", durable),
+            ("label", label),
         ];
         let conditions = conditions.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
         Self {

@@ -36,6 +36,8 @@ pub enum Place {
         url: String,
         /// Its process, if it is on this machine.
         pid: Option<u32>,
+        /// What it is: of one that is not known nothing is compared.
+        label: Option<String>,
     },
     /// A service of the run's own.
     Spawn {
@@ -97,8 +99,8 @@ impl Opened {
         interrupt: &Arc<Interrupt>,
     ) -> Result<Self, Error> {
         match place {
-            Place::Server { url, pid } => {
-                let target = Target::Service { server: url.clone(), durable: None };
+            Place::Server { url, pid, label } => {
+                let target = Target::Service { server: url.clone(), durable: None, label: label.clone() };
                 Ok(Opened { target, reach: service(url, patience)?, note: None, pid: *pid, spawned: None, _dir: None })
             }
             Place::Spawn { program, data_dir, in_memory } => {
@@ -106,7 +108,7 @@ impl Opened {
                 let dir = data_dir.as_deref().or(temporary.as_ref().map(TempDir::path));
                 let spawned = Spawned::start(program, dir, interrupt)?;
                 let url = format!("http://{}", spawned.address);
-                let target = Target::Service { server: url.clone(), durable: Some(!in_memory) };
+                let target = Target::Service { server: url.clone(), durable: Some(!in_memory), label: None };
                 let (reach, pid) = (service(&url, patience)?, Some(spawned.pid()));
                 let note = dir.and_then(no_disk);
                 Ok(Opened { target, reach, note, pid, spawned: Some(spawned), _dir: temporary })

@@ -72,6 +72,9 @@ pub enum Target {
         server: String,
         /// Answers wait for the disk, where the caller knows.
         durable: Option<bool>,
+        /// What it is, as whoever measured it says: a service does not tell where its state lives.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        label: Option<String>,
     },
     /// A ledger in the measuring process.
     Embedded {
@@ -91,6 +94,9 @@ pub struct Settings {
     pub callers: u32,
     /// Connections they share.
     pub connections: u32,
+    /// Threads that call a service; 0 where it is not known, and of a ledger in this process, which each caller has one for.
+    #[serde(default)]
+    pub threads: u32,
     /// Operations a call.
     pub batch: u32,
     /// Accounts they choose from.

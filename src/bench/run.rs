@@ -95,7 +95,8 @@ fn measured(opened: &Opened, asked: &Asked, interrupt: &Arc<Interrupt>, told: To
     let mut check = checked.unwrap_or_else(|error| unread(&error));
     seen.remark(&mut check);
     check.notes.extend(opened.note.clone());
-    Ok(seen.into_run(*workload, settings.clone(), started, opened, check))
+    let settings = Settings { threads: threads.of_a_service(), ..settings.clone() };
+    Ok(seen.into_run(*workload, settings, started, opened, check))
 }
 
 /// The check of a ledger that cannot be read. Where it is not there it may be as sound as any.
@@ -213,6 +214,14 @@ impl Threads<'_> {
         let total = i128::from(accounts) * i128::from(workload.mix().initial);
         tasks.extend((0..workload.snapshot_readers()).map(|_| Task::Snapshots { total }));
         tasks
+    }
+
+    /// How many threads call a service; 0 for a ledger.
+    fn of_a_service(&self) -> u32 {
+        match self.opened.target {
+            super::Target::Embedded { .. } => 0,
+            super::Target::Service { .. } => u32::try_from(self.count(self.tasks().len())).unwrap_or(u32::MAX),
+        }
     }
 
     /// How many threads do `tasks`.

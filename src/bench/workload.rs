@@ -146,6 +146,7 @@ impl Workload {
             warm_up: 2.0,
             callers,
             connections: if embedded { 0 } else { connections },
+            threads: 0,
             batch: if self.is_batched() { 8_000 } else { 1 },
             accounts,
             rate: (self == Workload::Open).then_some(500.0),

@@ -118,7 +118,7 @@ fn a_service_with_other_accounts_is_measured() {
     let runs = measured(&["mixed", "batch", "--server", &server, "--pid", &pid]);
     for run in &runs {
         is_sound(run);
-        assert_eq!(run.target, Target::Service { server: server.clone(), durable: None });
+        assert_eq!(run.target, Target::Service { server: server.clone(), durable: None, label: None });
     }
     let total = service.json(&["snapshot", "--prefix", "account-"]).pop().expect("a total");
     assert_eq!((&total["accounts"], &total["total"]), (&100.into(), &100.into()));
@@ -236,7 +236,8 @@ fn a_second_interrupt_leaves_nothing_behind() {
 
 #[test]
 fn what_means_nothing_is_refused_by_name() {
-    let cases: [(&[&str], i32, &str); 10] = [
+    let cases: [(&[&str], i32, &str); 11] = [
+        (&["hot", "--server", "127.0.0.1:1", "--history", "/nowhere/h"], 2, "--label"),
         (&["hot", "--embedded", "--threads", "3"], 2, "--threads 3 means nothing to an embedded ledger"),
         (&["hot", "--embedded", "--connections", "3"], 2, "--connections 3 means nothing to an embedded ledger"),
         (&["hot", "--rate", "5"], 2, "--rate 5 means nothing to hot"),

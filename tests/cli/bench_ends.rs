@@ -154,7 +154,17 @@ fn what_was_measured_before_a_failure_is_kept() {
     let (page, history) = (place.path("page.html"), place.path("history"));
     let mut service = Service::start();
     let mut command = bench(&["hot", "mixed", "contended", "--duration", "300ms", "--warm-up", "0s", "--json"]);
-    command.args(["--server", &service.address, "--timeout", "1s", "--html", &page, "--history", &history]);
+    command.args([
+        "--server",
+        &service.address,
+        "--timeout",
+        "1s",
+        "--html",
+        &page,
+        "--history",
+        &history,
+        "--label=here",
+    ]);
     let mut child = begin(command.arg("--accounts=10"));
     let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
     let mut first = String::new();
@@ -178,7 +188,7 @@ fn an_interrupt_is_an_exit_code_and_leaves_no_row() {
     let history = place.path("history");
     let service = Service::start();
     let mut command = bench(&["hot", "zipf", "uniform", "--duration", "1m", "--warm-up", "0s", "--json"]);
-    let child = begin(command.args(["--server", &service.address, "--history", &history]));
+    let child = begin(command.args(["--server", &service.address, "--history", &history, "--label=here"]));
     wait_for_load(&service);
     signal(&child, "INT");
     let ended = end(child);

@@ -167,6 +167,25 @@ fn what_is_no_number_is_no_metric() {
     }
 }
 
+fn labelled(label: Option<&str>) -> Target {
+    let label = label.map(str::to_owned);
+    Target::Service { server: "http://127.0.0.1:50051".to_owned(), durable: None, label }
+}
+
+/// A service does not tell where its state lives: in memory and on disk would be one subject.
+#[test]
+fn what_nobody_knows_is_compared_with_nothing() {
+    let mut run = sample::run("uniform", "2026-11-26T06:00:00Z");
+    run.target = labelled(None);
+    assert_eq!(Row::of_run(&run), Err(Unfit::Unnamed { workload: "uniform".to_owned() }));
+    let of = |label| {
+        let mut run = sample::run("uniform", "2026-11-26T06:00:00Z");
+        run.target = labelled(Some(label));
+        Row::of_run(&run).expect("fit").subject
+    };
+    assert_ne!(of("0.1.0, in memory"), of("0.1.0, on disk"));
+}
+
 #[test]
 fn what_was_asked_for_keeps_subjects_apart_and_the_port_does_not() {
     let of = |change: fn(&mut Run)| {
@@ -174,20 +193,29 @@ fn what_was_asked_for_keeps_subjects_apart_and_the_port_does_not() {
         change(&mut run);
         Subject::of_run(&run)
     };
-    let at = |server: &str| Target::Service { server: server.to_owned(), durable: Some(true) };
+    let at = |server: &str| Target::Service { server: server.to_owned(), durable: Some(true), label: None };
     let plain = of(|_| ());
     for local in ["http://localhost:1", "127.0.0.1:2", "http://[::1]:3", "https://127.0.0.2/"] {
         let mut run = sample::run("uniform", "2026-11-26T06:00:00Z");
         run.target = at(local);
         assert_eq!(Subject::of_run(&run), plain, "{local}");
     }
-    let others: [fn(&mut Run); 6] = [
+    let others: [fn(&mut Run); 9] = [
         |run| run.workload_version = 2,
         |run| run.settings.callers = 16,
         |run| run.settings.rate = Some(500.0),
         |run| run.target = Target::Embedded { durable: true },
-        |run| run.target = Target::Service { server: "http://127.0.0.1:50051".to_owned(), durable: Some(false) },
-        |run| run.target = Target::Service { server: "http://db.example:50051".to_owned(), durable: Some(true) },
+        |run| {
+            run.target =
+                Target::Service { server: "http://127.0.0.1:50051".to_owned(), durable: Some(false), label: None }
+        },
+        |run| {
+            run.target =
+                Target::Service { server: "http://db.example:50051".to_owned(), durable: Some(true), label: None }
+        },
+        |run| run.settings.threads = 8,
+        |run| run.target = labelled(Some("0.1.0, in memory")),
+        |run| run.target = labelled(Some("0.1.0, PostgreSQL")),
     ];
     for other in others {
         assert_ne!(of(other), plain);

@@ -98,7 +98,8 @@ fn section(id: &str, run: &Run) -> Result<Markup, ReportError> {
 
 fn target(target: &Target) -> String {
     let (what, durable) = match target {
-        Target::Service { server, durable } => (format!("service at {server}"), *durable),
+        Target::Service { server, durable, label: None } => (format!("service at {server}"), *durable),
+        Target::Service { server, durable, label: Some(label) } => (format!("service at {server} ({label})"), *durable),
         Target::Embedded { durable } => ("embedded ledger".to_owned(), Some(*durable)),
     };
     match durable {
@@ -187,6 +188,7 @@ fn settings(run: &Run) -> Markup {
             ("Warm-up", Some(format!("{} s", number(settings.warm_up)))),
             ("Callers", Some(count(settings.callers.into()))),
             ("Connections", Some(count(settings.connections.into()))),
+            ("Threads that call", (settings.threads > 0).then(|| count(settings.threads.into()))),
             ("Operations a call", Some(count(settings.batch.into()))),
             ("Accounts", Some(count(settings.accounts.into()))),
             ("Fixed rate", settings.rate.map(|rate| format!("{} calls/s", number(rate)))),

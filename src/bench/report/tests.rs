@@ -110,7 +110,7 @@ fn a_chart_has_a_name_a_description_and_lines() {
 fn hostile_text_stays_text() {
     let mut run = sample::run(HOSTILE, "2026-11-26T06:00:00Z");
     run.calls[0].name = HOSTILE.to_owned();
-    run.target = Target::Service { server: HOSTILE.to_owned(), durable: None };
+    run.target = Target::Service { server: HOSTILE.to_owned(), durable: None, label: Some(HOSTILE.to_owned()) };
     run.machine.cpu = HOSTILE.to_owned();
     run.machine.compiler = HOSTILE.to_owned();
     run.machine.commit = Some(HOSTILE.to_owned());

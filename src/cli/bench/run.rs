@@ -61,6 +61,10 @@ pub(in crate::cli) struct Run {
     /// The process of that service, if it is on this machine: then its CPU and memory are shown
     #[arg(long, value_name = "PID", requires = "server", help_heading = "Target")]
     pid: Option<u32>,
+    /// What that service is, as in "0.1.0, PostgreSQL": a history wants it, and figures of services with different labels are
+    /// never compared
+    #[arg(long, value_name = "TEXT", requires = "server", help_heading = "Target")]
+    label: Option<String>,
     /// Measure a service of its own; the default
     #[arg(long, conflicts_with = "embedded", help_heading = "Target")]
     spawn: bool,
@@ -236,7 +240,12 @@ impl Run {
 
     fn place(&self) -> Result<Place, Failure> {
         if let Some(url) = &self.server {
-            return Ok(Place::Server { url: url.clone(), pid: self.pid });
+            if self.history.is_some() && self.label.is_none() {
+                return Err(Failure::Usage(
+                    "--history with --server wants --label: a service does not tell where its state lives".to_owned(),
+                ));
+            }
+            return Ok(Place::Server { url: url.clone(), pid: self.pid, label: self.label.clone() });
         }
         let data_dir = self.data_dir.clone();
         if self.embedded {
@@ -255,6 +264,7 @@ impl Run {
             warm_up: self.warm_up.as_secs_f64(),
             callers: self.callers.unwrap_or(defaults.callers),
             connections: connections.unwrap_or(defaults.connections),
+            threads: defaults.threads,
             batch: self.batch.filter(|_| workload.is_batched()).unwrap_or(defaults.batch),
             accounts: self.accounts.filter(|_| workload.takes_accounts()).unwrap_or(defaults.accounts),
             rate: defaults.rate.map(|rate| self.rate.unwrap_or(rate)),

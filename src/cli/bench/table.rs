@@ -68,9 +68,12 @@ impl Report<'_> {
         let Run { workload, target, settings, .. } = self.0;
         let Settings { seconds, warm_up, callers, connections, batch, accounts, rate, .. } = settings;
         let target = match target {
-            Target::Service { server, durable: Some(true) } => format!("a service on disk at {server}"),
-            Target::Service { server, durable: Some(false) } => format!("a service in memory at {server}"),
-            Target::Service { server, durable: None } => format!("the service at {server}"),
+            Target::Service { server, durable: Some(true), .. } => format!("a service on disk at {server}"),
+            Target::Service { server, durable: Some(false), .. } => format!("a service in memory at {server}"),
+            Target::Service { server, durable: None, label: Some(label) } => {
+                format!("the service at {server} ({label})")
+            }
+            Target::Service { server, durable: None, label: None } => format!("the service at {server}"),
             Target::Embedded { durable: true } => "a ledger on disk".to_owned(),
             Target::Embedded { durable: false } => "a ledger in memory".to_owned(),
         };
