@@ -11,7 +11,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Event as Logged, Subscriber};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::filter::{LevelFilter, ParseError};
 use tracing_subscriber::fmt::format::{Format, Json, Writer};
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
@@ -101,6 +101,20 @@ pub fn init(filter: &str) -> Result<Guard, Error> {
     let (writer, guard) = writer(io::stderr());
     subscriber(filter, writer).try_init()?;
     Ok(guard)
+}
+
+/// Whether `filter` lets nothing of Equipoise through, not even errors, without saying `off`: one that names other targets alone.
+#[must_use]
+pub fn is_deaf(filter: &str) -> bool {
+    const OURS: &str = env!("CARGO_PKG_NAME");
+    // A target of the filter stands for all that begin with it; `[` begins a span of any.
+    let ours = |target: &str| target.starts_with(OURS) || OURS.starts_with(target) || target.starts_with('[');
+    let mut parts = filter.split(',').map(str::trim).filter(|part| !part.is_empty()).peekable();
+    parts.peek().is_some()
+        && !parts.any(|part| match part.split_once('=') {
+            Some((target, _)) => ours(target),
+            None => part.parse::<LevelFilter>().is_ok() || ours(part),
+        })
 }
 
 /// Logs what a ledger says of itself: the end of its journal as an error, what an operator should see to as a warning.
@@ -194,6 +208,19 @@ mod tests {
     use parking_lot::Mutex;
 
     use super::*;
+
+    /// A13: a misspelt target would silence errors without a word.
+    #[test]
+    fn a_filter_for_others_alone_is_noticed() {
+        for deaf in ["equipose=debug", "h2=info, hyper=warn", "h2"] {
+            assert!(is_deaf(deaf), "{deaf}");
+        }
+        for fine in
+            ["", "off", "info", "warn,equipose=debug", "equipoise=debug", "equipoise::audit=info", "[span]=info"]
+        {
+            assert!(!is_deaf(fine), "{fine}");
+        }
+    }
 
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);

@@ -18,6 +18,7 @@ mod with_kafka {
     use tokio::time::timeout;
 
     use crate::cli::exit::Failure;
+    use crate::cli::warn;
     use crate::config::Config;
     use crate::grpc::Books;
     use crate::inventory::{LedgerStore, Store};
@@ -29,6 +30,9 @@ mod with_kafka {
 
     /// How long a consumer may take to end before the accounts are closed under it. It leaves the group by itself then.
     const END: Duration = Duration::from_secs(2);
+
+    /// What Kubernetes sets for every pod beside a service named `kafka` begins so.
+    const OF_KUBERNETES: [&str; 2] = ["KAFKA_PORT", "KAFKA_SERVICE_"];
 
     /// A consumer that is to be, or is.
     pub(in crate::cli) struct Consuming {
@@ -44,6 +48,16 @@ mod with_kafka {
             let asked = config.kafka.contains_key(super::BROKERS);
             let settings = asked.then(|| Settings::from_variables(variables())).transpose();
             let mut settings = settings.map_err(|error| Failure::Usage(error.to_string()))?;
+            let unused: Vec<_> = config
+                .kafka
+                .keys()
+                .filter(|name| !OF_KUBERNETES.iter().any(|start| name.starts_with(start)))
+                .cloned()
+                .collect();
+            if !asked && !unused.is_empty() {
+                let (unused, brokers) = (unused.join(", "), super::BROKERS);
+                warn(&format!("{unused} without {brokers}: no events are consumed"));
+            }
             if let Some(settings) = &mut settings {
                 settings.id_window = config.id_window;
             }

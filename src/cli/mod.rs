@@ -170,11 +170,16 @@ fn note(text: &str) {
     let _ = writeln!(std::io::stderr(), "note: {}", output::escape(text));
 }
 
+/// Something that is probably not as it was meant.
+fn warn(text: &str) {
+    // Nobody can be told when stderr is closed, and the command can do without.
+    let _ = writeln!(std::io::stderr(), "warning: {}", output::escape(text));
+}
+
 fn warn_of_unknown(environment: &Environment) {
-    let unknown: Vec<_> = environment.unknown().map(output::escape).map(|name| name.to_string()).collect();
+    let unknown: Vec<_> = environment.unknown().collect();
     if !unknown.is_empty() {
-        // Nobody can be told when stderr is closed, and the command can do without.
-        let _ = writeln!(std::io::stderr(), "warning: no setting is called {}; ignored", unknown.join(", "));
+        warn(&format!("no setting is called {}; ignored", unknown.join(", ")));
     }
 }
 

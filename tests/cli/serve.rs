@@ -137,3 +137,31 @@ fn metrics_and_readiness_are_served_over_http() {
     assert!(get("/metrics").contains("\nequipoise_accounts 1\n"), "{}", get("/metrics"));
     assert!(get("/nothing").starts_with("HTTP/1.1 404 "));
 }
+
+/// A13: a misspelt target silences even errors, which is said.
+#[test]
+fn a_log_filter_for_others_alone_is_told() {
+    for (filter, told) in [("equipose=debug", true), ("warn,equipose=debug", false)] {
+        let service =
+            Service::start_as(&mut equipoise(&["serve", "--in-memory", "--listen=127.0.0.1:0", "--log", filter]));
+        let warned =
+            service.said.iter().any(|line| line.starts_with("warning: the log filter equipose=debug names no"));
+        assert_eq!(warned, told, "{:?}", service.said);
+    }
+}
+
+/// D6: a variable for Kafka that does nothing, because the one that asks for it is missing or misspelt.
+#[test]
+#[cfg(feature = "kafka")]
+fn a_variable_for_kafka_without_brokers_is_told() {
+    let of_kubernetes = [("KAFKA_PORT", "tcp://10.0.0.1:9092"), ("KAFKA_SERVICE_HOST", "10.0.0.1")];
+    for (variable, told) in [(Some("KAFKA_BROKER"), true), (Some("KAFKA_BOOTSTRAP_SERVERS"), true), (None, false)] {
+        let mut command = equipoise(&["serve", "--in-memory", "--listen=127.0.0.1:0"]);
+        command.envs(of_kubernetes).envs(variable.map(|variable| (variable, "10.0.0.1:9092")));
+        let service = Service::start_as(&mut command);
+        let expected =
+            format!("warning: {} without KAFKA_BROKERS: no events are consumed", variable.unwrap_or_default());
+        assert_eq!(service.said.contains(&expected), told, "{:?}", service.said);
+        assert_eq!(service.said.iter().any(|line| line.starts_with("warning:")), told, "{:?}", service.said);
+    }
+}
