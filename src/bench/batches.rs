@@ -180,7 +180,9 @@ pub(super) async fn on_ledger(
     let mut under_way: VecDeque<(UnderWay<'_>, u64, Counts)> = VecDeque::with_capacity(most);
     loop {
         let durable = if embedded.durable { ledger.durable() } else { u64::MAX };
-        while let Some((batch, _, counts)) = under_way.pop_front_if(|(_, sequence, _)| *sequence <= durable) {
+        while under_way.front().is_some_and(|(_, sequence, _)| *sequence <= durable)
+            && let Some((batch, _, counts)) = under_way.pop_front()
+        {
             batch.batch_answered(size, counts);
         }
         let over = shared.over(Instant::now());
