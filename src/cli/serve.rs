@@ -119,7 +119,10 @@ impl Serve {
         // Last to go: it writes what is still waiting.
         let log = telemetry::init(&config.log).map_err(|error| Failure::Other(format!("cannot log: {error}")))?;
         if telemetry::is_deaf(&config.log) {
-            super::warn(&format!("the log filter {} names no target of equipoise: not even errors are logged", config.log));
+            super::warn(&format!(
+                "the log filter {} names no target of equipoise: not even errors are logged",
+                config.log
+            ));
         }
         // Before anything that takes time: a signal from now on is a graceful end.
         let shutdown = shutdown().map_err(|error| Failure::Other(format!("cannot wait for signals: {error}")))?;
