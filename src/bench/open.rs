@@ -9,7 +9,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 
 use super::call::Caller;
-use super::closed::{Plan, Shared};
+use super::closed::{Call, Plan, Shared};
 use super::interrupt::Interrupt;
 use super::recorder::Due;
 use super::timeline::Window;
@@ -61,13 +61,32 @@ pub(super) async fn open(
         let Ok(permit) = room.clone().acquire_owned().await else { break };
         let Some(at) = waiting.intended.recv().await else { break };
         while calls.try_join_next().is_some() {}
-        let (call, shared, mut caller) = (waiting.plan.next(), shared.clone(), caller.clone());
+        let ready = Ready { call: waiting.plan.next(), shared: shared.clone(), at, begun: false };
+        let mut caller = caller.clone();
         calls.spawn_local(async move {
-            shared.make(call, &mut caller, at, Due::At(at)).await;
+            let mut ready = ready;
+            ready.begun = true;
+            ready.shared.make(ready.call, &mut caller, at, Due::At(at)).await;
             drop(permit);
         });
     }
     while calls.join_next().await.is_some() {}
+}
+
+/// A call whose task has not run yet. One that is given up is a call without an answer.
+struct Ready {
+    call: Call,
+    shared: Shared,
+    at: Instant,
+    begun: bool,
+}
+
+impl Drop for Ready {
+    fn drop(&mut self) {
+        if !self.begun {
+            drop(self.shared.begin(self.call.series(), self.at, Due::At(self.at)));
+        }
+    }
 }
 
 /// Calls whose moment has come, and for which there was no room yet. Those that are given up are calls without an answer.
@@ -99,7 +118,7 @@ mod tests {
     use crate::bench::choice::{Choices, Step};
     use crate::bench::names::Names;
     use crate::bench::recorder::Recorder;
-    use crate::bench::{Call, Workload};
+    use crate::bench::{self, Workload};
 
     /// Answers at once, but for one stall.
     #[derive(Clone)]
@@ -119,7 +138,7 @@ mod tests {
 
     /// What was seen in 600 ms of a target that stalls from 150 ms for so long, with so many calls under way at most; given up
     /// 100 ms after the end.
-    fn stalled(most: usize, stall: u64) -> Vec<Call> {
+    fn stalled(most: usize, stall: u64) -> Vec<bench::Call> {
         let choices = Choices::draw(&Workload::Open.mix(), 10, 1).expect("a table");
         let names = Arc::new(Names::new(10).expect("names"));
         let start = Instant::now();
@@ -151,7 +170,7 @@ mod tests {
         for most in [1_000, 1] {
             let calls = stalled(most, 200);
             assert_eq!(calls.iter().map(|call| call.calls).sum::<u64>(), 300);
-            for Call { name, latency, .. } in calls {
+            for bench::Call { name, latency, .. } in calls {
                 // Of a third that is late by 0 to 200 ms, the last tenth of all is so by 140 ms.
                 assert!(latency.p90 > 100_000.0, "{name}, {most} under way: {latency:?}");
                 assert!(latency.p50 < 100_000.0, "{name}, {most} under way: {latency:?}");
@@ -164,11 +183,11 @@ mod tests {
     fn calls_that_are_never_answered_are_told() {
         for most in [1_000, 1] {
             let calls = stalled(most, 60_000);
-            let sum = |number: fn(&Call) -> u64| calls.iter().map(number).sum::<u64>();
+            let sum = |number: fn(&bench::Call) -> u64| calls.iter().map(number).sum::<u64>();
             assert_eq!(sum(|call| call.due), 300);
             assert_eq!(sum(|call| call.calls) + sum(|call| call.unanswered), 300);
             assert!((215..=235).contains(&sum(|call| call.unanswered)), "{calls:?}");
-            for Call { name, latency, .. } in calls {
+            for bench::Call { name, latency, .. } in calls {
                 assert!(latency.p99 > 500_000.0, "{name}, {most} under way: {latency:?}");
             }
         }
