@@ -12,7 +12,7 @@ use crate::two_processes::Unmounted;
 
 const NOBODY: u32 = 65_534;
 
-/// A data directory with one account, in a folder that everybody may pass.
+/// A data directory with one account, in a folder that everybody may pass; its owner lets everybody read it.
 async fn filled() -> (tempfile::TempDir, PathBuf) {
     let above = tempfile::tempdir().unwrap();
     fs::set_permissions(above.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -20,6 +20,10 @@ async fn filled() -> (tempfile::TempDir, PathBuf) {
     let service = Service::start(&mut serve(&dir));
     Order::create("open", "a", 5).send(&service.client().await).await.unwrap();
     service.stop();
+    for (path, content) in tree(above.path()) {
+        let mode = if content.is_some() { 0o644 } else { 0o755 };
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
     (above, dir)
 }
 
