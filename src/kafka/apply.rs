@@ -134,13 +134,17 @@ async fn ask_again(
         match answer {
             Ok(applied) => kept(shared, &batch, applied),
             Err(_) if *stop.borrow() || shared.has_failed() => return Vec::new(),
-            Err(_) => {
+            Err(error) => {
                 shared.lanes.keep_current(&mut batch);
                 // What goes on where something ends that has to wait waits behind it.
                 let behind = held.iter().map(|held| batch.before(held)).collect::<Vec<_>>();
                 held.extend(behind.into_iter().filter(|behind| !behind.runs.is_empty()));
                 if !batch.runs.is_empty() {
-                    let answer = shared.store.apply(&shared.settings.topic, &batch.runs).await;
+                    let answer = match error {
+                        // What of it is kept is counted by this answer alone.
+                        StoreError::Held { .. } => Err(error),
+                        _ => shared.store.apply(&shared.settings.topic, &batch.runs).await,
+                    };
                     held.extend(settle(shared, batch, answer, stop).await);
                 }
             }

@@ -40,6 +40,9 @@ pub(super) struct Bounds {
     pub(super) id_age: Duration,
 }
 
+/// A transaction that has a row for so long beyond the time that rows are waited for is no instance taking its turn.
+const A_MOMENT: Duration = Duration::from_secs(1);
+
 /// Decides batches and has the database keep them.
 pub(super) struct Committer<D> {
     pub(super) database: D,
@@ -218,7 +221,8 @@ impl<D: Database> Committer<D> {
             if let Fault::Locked(what) = fault {
                 fault = match self.set_aside(&mut batch, true).await {
                     Ok(true) => continue,
-                    Ok(false) => Fault::Unavailable(what),
+                    // A row that nobody sees yet, a table: or somebody who was slow and is through.
+                    Ok(false) | Err(Fault::Locked(_)) => Fault::Unavailable(what),
                     Err(fault) => fault,
                 };
             }
@@ -230,14 +234,25 @@ impl<D: Database> Committer<D> {
         }
     }
 
-    /// Answers the works of a batch that need rows which somebody else has locked, among `all` of its rows, or those that were locked before.
-    /// True when there were any.
+    /// Answers the works of a batch that need rows which somebody else has locked, and not just for a moment: among `all` of its rows, or
+    /// those that were locked before. True when there were any.
     async fn set_aside(&mut self, batch: &mut Batch, all: bool) -> Result<bool, Fault> {
         let mut rows = batch.rows();
-        if !all {
-            rows.retain(&self.locked);
-        }
-        let locked = self.database.locked(&rows).await?;
+        let before = match all {
+            false => {
+                rows.retain(&self.locked);
+                self.locked.clone()
+            }
+            true => {
+                rows = self.database.locked(&rows).await?;
+                if rows.is_empty() {
+                    return Ok(false);
+                }
+                tokio::time::sleep(A_MOMENT).await;
+                rows.clone()
+            }
+        };
+        let locked = self.database.locked(&rows).await?.since(&before);
         self.locked.update(&rows, &locked);
         Ok(batch.set_aside(&locked))
     }

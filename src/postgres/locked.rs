@@ -3,7 +3,11 @@
 //! What needs one of them is told so, and the rest goes on without it. As long as a row was locked when it was looked last,
 //! it is looked at again, without waiting, before anything that needs it is written.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::work::Batch;
 use crate::inventory::{Content, Run};
@@ -12,21 +16,38 @@ use crate::{AccountId, Request};
 /// No more are remembered: whoever locks so many may be waited for once more.
 const MOST: usize = 10_000;
 
-/// Rows of accounts and of partitions.
+/// For how long they are remembered when nothing more is heard of them.
+const REMEMBERED: Duration = Duration::from_secs(30);
+
+/// The transaction that has a row locked, by its number; nothing, of a row that is only asked about.
+pub(super) type Holder = String;
+
+/// Rows of accounts and of partitions, and who has them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Locked {
-    pub(super) accounts: HashSet<AccountId>,
+    pub(super) accounts: HashMap<AccountId, Holder>,
     /// With their topics.
-    pub(super) partitions: HashSet<(String, i32)>,
+    pub(super) partitions: HashMap<(String, i32), Holder>,
+    updated: Option<Instant>,
 }
 
 impl Locked {
-    fn is_empty(&self) -> bool {
+    pub(super) fn new(
+        accounts: impl Iterator<Item = (AccountId, Holder)>,
+        partitions: impl Iterator<Item = ((String, i32), Holder)>,
+    ) -> Self {
+        Locked { accounts: accounts.collect(), partitions: partitions.collect(), updated: None }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
         self.accounts.is_empty() && self.partitions.is_empty()
     }
 
     /// Whether the batch needs one of them.
-    pub(super) fn meets(&self, batch: &Batch) -> bool {
+    pub(super) fn meets(&mut self, batch: &Batch) -> bool {
+        if self.updated.is_some_and(|updated| updated.elapsed() > REMEMBERED) {
+            *self = Locked::default();
+        }
         if self.is_empty() {
             return false;
         }
@@ -37,32 +58,43 @@ impl Locked {
 
     /// Keeps those that are among `others`.
     pub(super) fn retain(&mut self, others: &Locked) {
-        self.accounts.retain(|account| others.accounts.contains(account));
-        self.partitions.retain(|partition| others.partitions.contains(partition));
+        self.accounts.retain(|account, _| others.accounts.contains_key(account));
+        self.partitions.retain(|partition, _| others.partitions.contains_key(partition));
+    }
+
+    /// Those that the same transaction had locked `before`. Any other had them for a moment, as instances do in turn.
+    pub(super) fn since(mut self, before: &Locked) -> Self {
+        fn same<K: Eq + Hash>(before: &HashMap<K, Holder>) -> impl FnMut(&K, &mut Holder) -> bool {
+            |row, holder| before.get(row) == Some(holder)
+        }
+        self.accounts.retain(same(&before.accounts));
+        self.partitions.retain(same(&before.partitions));
+        self
     }
 
     /// Of `asked` just these are locked.
     pub(super) fn update(&mut self, asked: &Locked, locked: &Locked) {
-        self.accounts.retain(|account| !asked.accounts.contains(account));
-        self.partitions.retain(|partition| !asked.partitions.contains(partition));
+        self.accounts.retain(|account, _| !asked.accounts.contains_key(account));
+        self.partitions.retain(|partition, _| !asked.partitions.contains_key(partition));
         if self.accounts.len() + self.partitions.len() > MOST {
             *self = Locked::default();
         }
-        self.accounts.extend(locked.accounts.iter().cloned());
-        self.partitions.extend(locked.partitions.iter().cloned());
+        self.accounts.extend(locked.accounts.clone());
+        self.partitions.extend(locked.partitions.clone());
+        self.updated = Some(Instant::now());
     }
 
     pub(super) fn why_not_call(&self, request: &Request) -> Option<String> {
         let mut accounts = request.members().iter().flat_map(|member| member.operation.accounts());
         accounts
-            .find(|account| self.accounts.contains(*account))
+            .find(|account| self.accounts.contains_key(*account))
             .map(|account| format!("somebody has locked the row of {account} in products"))
     }
 
     /// Whether a run needs one of them.
     pub(super) fn holds(&self, topic: &str, run: &Run) -> bool {
-        let event = |content: &Content| matches!(content, Content::Event { event, .. } if self.accounts.contains(&event.product));
-        self.partitions.iter().any(|(name, partition)| name == topic && *partition == run.partition)
+        let event = |content: &Content| matches!(content, Content::Event { event, .. } if self.accounts.contains_key(&event.product));
+        self.partitions.keys().any(|(name, partition)| name == topic && *partition == run.partition)
             || run.records.iter().any(|record| event(&record.content))
     }
 }

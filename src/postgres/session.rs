@@ -156,17 +156,15 @@ impl Session {
 
     async fn ask_locked(&mut self, rows: &Locked) -> Result<Locked, Broken> {
         let Open { link, .. } = self.open.as_ref().ok_or_else(gone)?;
-        let names: Vec<&str> = rows.accounts.iter().map(AccountId::as_str).collect();
-        let (topics, partitions): (Vec<_>, Vec<_>) = rows.partitions.iter().map(|(topic, it)| (topic, *it)).unzip();
+        let names: Vec<&str> = rows.accounts.keys().map(AccountId::as_str).collect();
+        let (topics, partitions): (Vec<_>, Vec<_>) = rows.partitions.keys().map(|(topic, it)| (topic, *it)).unzip();
         link.timed(link.client.batch_execute(sql::BEGIN)).await?;
         let accounts = link.timed(link.client.query(sql::LOCKED_ACCOUNTS, &[&names])).await?;
         let offsets = link.timed(link.client.query(sql::LOCKED_OFFSETS, &[&topics, &partitions])).await?;
         link.timed(link.client.batch_execute("ROLLBACK")).await?;
-        let names = accounts.iter().filter_map(|row| AccountId::new(row.get::<_, &str>(0)).ok());
-        Ok(Locked {
-            accounts: names.collect(),
-            partitions: offsets.iter().map(|row| (row.get(0), row.get(1))).collect(),
-        })
+        let account = |row: &Row| Some((AccountId::new(row.get::<_, &str>(0)).ok()?, row.get(1)));
+        let partition = |row: &Row| ((row.get(0), row.get(1)), row.get(2));
+        Ok(Locked::new(accounts.iter().filter_map(account), offsets.iter().map(partition)))
     }
 
     /// Writes and, if all is as expected, commits.

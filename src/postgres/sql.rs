@@ -31,21 +31,21 @@ const ACCOUNTS: &str = "SELECT sku, current_stock, version FROM products WHERE s
 const ACCOUNTS_LOCKED: &str =
     "SELECT sku, current_stock, version FROM products WHERE sku = ANY($1) ORDER BY sku FOR UPDATE";
 
-/// Those of these accounts whose rows somebody else has locked.
+/// Those of these accounts whose rows somebody else has locked, and who.
 pub(super) const LOCKED_ACCOUNTS: &str = "WITH free AS MATERIALIZED (
         SELECT sku FROM products WHERE sku = ANY($1) FOR UPDATE SKIP LOCKED
     )
-    SELECT sku FROM products WHERE sku = ANY($1) AND sku NOT IN (SELECT sku FROM free)";
+    SELECT sku, xmax::text FROM products WHERE sku = ANY($1) AND sku NOT IN (SELECT sku FROM free)";
 
-/// Those of these partitions whose rows somebody else has locked.
+/// Those of these partitions whose rows somebody else has locked, and who.
 pub(super) const LOCKED_OFFSETS: &str = "WITH asked AS (
         SELECT * FROM unnest($1::text[], $2::integer[]) AS asked (topic, partition)
     ), free AS MATERIALIZED (
         SELECT o.topic, o.partition FROM consumer_offsets o
         JOIN asked USING (topic, partition) FOR UPDATE OF o SKIP LOCKED
     )
-    SELECT topic, partition FROM consumer_offsets JOIN asked USING (topic, partition)
-    EXCEPT SELECT topic, partition FROM free";
+    SELECT o.topic, o.partition, o.xmax::text FROM consumer_offsets o JOIN asked USING (topic, partition)
+    WHERE (o.topic, o.partition) NOT IN (SELECT topic, partition FROM free)";
 
 /// The transactions that used these ids.
 const IDS: &str = "SELECT * FROM journal j

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::batch::{Changes, Committed, OffsetChange, OffsetFound};
 use super::decide::{Ask, Decision, Verdict};
 use super::error::PgError;
-use super::locked::Locked;
+use super::locked::{Holder, Locked};
 use crate::inventory::{Applied, Content, DeadLetter, Position, Run, StoreError, StoredDeadLetter};
 use crate::outcome::{Outcome, Record};
 use crate::{InvalidRequest, Operation, Request};
@@ -144,7 +144,10 @@ impl Batch {
         let asks = self.asks().asks;
         let members = asks.iter().flat_map(|ask| ask.request.members());
         let accounts = members.flat_map(|member| member.operation.accounts()).cloned();
-        Locked { accounts: accounts.collect(), partitions: self.partitions.clone() }
+        Locked::new(
+            accounts.map(|account| (account, Holder::new())),
+            self.partitions.iter().cloned().map(|partition| (partition, Holder::new())),
+        )
     }
 
     /// Answers the works that need one of these rows: nothing of them is kept. Of an apply only the runs that do are left out. True
