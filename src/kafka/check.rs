@@ -10,7 +10,7 @@ use rdkafka::{Message as _, Offset, TopicPartitionList};
 use crate::inventory::Position;
 
 use super::assignment::Step;
-use super::fingerprint::{UNKNOWN, fingerprint, fits, is_farther};
+use super::fingerprint::{UNKNOWN, distance, fingerprint, fits};
 use super::quiet::Silent;
 use super::settings::{NeverConsumed, OnMismatch, Settings};
 
@@ -19,9 +19,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a single question may take.
 const ANSWER: Duration = Duration::from_secs(5);
-
-/// How far before an offset its record is looked for, where it is not right before it.
-const FARTHER_OFF: i64 = 100;
 
 /// The offsets that a partition of the log has: from the first up to, but not including, the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,8 +93,13 @@ fn again(position: Position, error: &KafkaError) -> Step {
 
 /// Whether the record before the offset can still be looked at.
 fn is_comparable(position: Position, extent: Extent) -> bool {
-    let in_log = |next: i64| next > extent.first && next <= extent.end;
+    let in_log = |next: i64| record_before(position, next) >= extent.first && next <= extent.end;
     position.fingerprint != UNKNOWN && position.next.is_some_and(in_log)
+}
+
+/// The offset of the record that the fingerprint is of.
+fn record_before(position: Position, next: i64) -> i64 {
+    next - 1 - distance(position.fingerprint)
 }
 
 /// Where a partition goes on, going by what the log has. `young` finds the first record that may be consumed a second time.
@@ -162,7 +164,7 @@ fn mismatch(choice: OnMismatch, position: Position, from: i64, what: String) -> 
     }
 }
 
-/// What the log has before an offset.
+/// What the log has where a fingerprint's record was.
 enum Found {
     Record(i64),
     /// It was compacted away, or never was a record.
@@ -211,43 +213,32 @@ impl<'a> Look<'a> {
         Ok(found.offset().to_raw().filter(|offset| *offset >= 0))
     }
 
-    /// What is before the offset of each, as far as the log says so in time.
+    /// What is where the record of each position's fingerprint was, as far as the log says so in time.
     fn fingerprints(&self, positions: &[(Position, Extent)], patience: Duration) -> BTreeMap<i32, Found> {
         let mut found = BTreeMap::new();
         let mut list = TopicPartitionList::with_capacity(positions.len());
-        for (position, extent) in positions {
-            let back = if is_farther(position.fingerprint) { FARTHER_OFF } else { 0 };
-            let from = (position.next.unwrap_or_default() - 1 - back).max(extent.first);
-            if list.add_partition_offset(self.topic, position.partition, Offset::Offset(from)).is_err() {
-                found.insert(position.partition, Found::Nothing);
+        let at = |position: Position| record_before(position, position.next.unwrap_or_default());
+        let wanted: BTreeMap<_, _> = positions.iter().map(|(it, _)| (it.partition, at(*it))).collect();
+        for (partition, offset) in &wanted {
+            if list.add_partition_offset(self.topic, *partition, Offset::Offset(*offset)).is_err() {
+                found.insert(*partition, Found::Nothing);
             }
         }
         if positions.is_empty() || self.consumer.assign(&list).is_err() {
             return found;
         }
-        let nexts: BTreeMap<_, _> =
-            positions.iter().map(|(it, _)| (it.partition, it.next.unwrap_or_default())).collect();
-        let mut last = BTreeMap::new();
         let until = Instant::now() + patience;
         while found.len() < positions.len() && Instant::now() < until {
-            let partition = match self.consumer.poll(Duration::from_millis(100)) {
-                Some(Ok(message)) => {
-                    let Some(next) = nexts.get(&message.partition()) else { continue };
-                    if message.offset() < *next {
-                        let print = fingerprint(message.timestamp().to_millis(), message.key(), message.payload());
-                        last.insert(message.partition(), print);
-                    }
-                    if message.offset() + 1 < *next {
-                        continue;
-                    }
-                    message.partition()
+            let (partition, what) = match self.consumer.poll(Duration::from_millis(100)) {
+                Some(Ok(message)) if wanted.get(&message.partition()) == Some(&message.offset()) => {
+                    let print = fingerprint(message.timestamp().to_millis(), message.key(), message.payload());
+                    (message.partition(), Found::Record(print))
                 }
-                Some(Err(KafkaError::PartitionEOF(partition))) => partition,
+                Some(Ok(message)) => (message.partition(), Found::Nothing),
+                Some(Err(KafkaError::PartitionEOF(partition))) => (partition, Found::Nothing),
                 Some(Err(_)) | None => continue,
             };
-            found
-                .entry(partition)
-                .or_insert(last.get(&partition).map_or(Found::Nothing, |print| Found::Record(*print)));
+            found.entry(partition).or_insert(what);
         }
         // What librdkafka holds for a partition must be gone before the consumer is.
         drop(self.consumer.unassign());
@@ -257,6 +248,7 @@ impl<'a> Look<'a> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fingerprint::farther;
     use super::*;
 
     fn settings(variables: &[(&str, &str)]) -> Settings {
@@ -320,6 +312,8 @@ mod tests {
             !is_comparable(at(Some(10)), LOG) && is_comparable(at(Some(11)), LOG) && is_comparable(at(Some(20)), LOG)
         );
         assert!(!is_comparable(Position { fingerprint: UNKNOWN, ..at(Some(15)) }, LOG));
+        let moved = |next| Position { fingerprint: farther(5, 3), ..at(Some(next)) };
+        assert!(!is_comparable(moved(13), LOG) && is_comparable(moved(14), LOG), "its record is still there");
     }
 
     #[test]

@@ -14,29 +14,41 @@ pub(super) fn fingerprint(timestamp: Option<i64>, key: Option<&[u8]>, value: Opt
     }
     let mut first = [0; 8];
     hasher.finalize_xof().fill(&mut first);
-    match i64::from_le_bytes(first) {
+    unlike_farther(i64::from_le_bytes(first))
+}
+
+/// How the fingerprints end that are [`farther`] off: with this, and then by how much.
+const FARTHER: i64 = 0x6600;
+const TAG: i64 = 0xff00;
+const DISTANCE: i64 = 0xff;
+
+fn unlike_farther(fingerprint: i64) -> i64 {
+    match fingerprint {
         UNKNOWN => 1,
+        like if like & TAG == FARTHER => like ^ TAG,
         known => known,
     }
 }
 
-/// How the fingerprints end that are [`farther`] off.
-const FARTHER: i64 = 0x6661;
-const END: i64 = 0xffff;
-
-/// The fingerprint for an offset before which the record is not: markers of transactions, or aborted records, are in between.
-pub(super) fn farther(fingerprint: i64) -> i64 {
-    if fingerprint == UNKNOWN { UNKNOWN } else { (fingerprint & !END) | FARTHER }
+/// The fingerprint for an offset that is moved on by so much over what are no records: markers of transactions, or aborted ones.
+pub(super) fn farther(fingerprint: i64, by: i64) -> i64 {
+    let distance = distance(fingerprint).saturating_add(by);
+    match (fingerprint, distance) {
+        (UNKNOWN, _) => UNKNOWN,
+        (_, 0) => fingerprint,
+        (_, 1..=DISTANCE) => (fingerprint & !(TAG | DISTANCE)) | FARTHER | distance,
+        _ => UNKNOWN,
+    }
 }
 
-/// Whether it says that its record is farther off.
-pub(super) fn is_farther(fingerprint: i64) -> bool {
-    fingerprint & END == FARTHER
+/// How many offsets are between its record and the offset that it is stored for.
+pub(super) fn distance(fingerprint: i64) -> i64 {
+    if fingerprint & TAG == FARTHER { fingerprint & DISTANCE } else { 0 }
 }
 
-/// Whether the last record before an offset can be that of the fingerprint that was stored for it.
+/// Whether the record at its distance can be that of the fingerprint that was stored.
 pub(super) fn fits(stored: i64, found: i64) -> bool {
-    stored == found || stored == farther(found)
+    stored == farther(found, distance(stored))
 }
 
 #[cfg(test)]
@@ -64,10 +76,25 @@ mod tests {
     #[test]
     fn one_that_is_farther_off_is_known_again() {
         let (one, other) = (fingerprint(Some(1), None, None), fingerprint(Some(2), None, None));
-        assert!(is_farther(farther(one)) && !is_farther(one) && !is_farther(UNKNOWN));
-        assert_eq!((farther(farther(one)), farther(UNKNOWN)), (farther(one), UNKNOWN));
-        assert!(fits(farther(one), one) && fits(one, one));
-        assert!(!fits(farther(one), other) && !fits(one, other));
+        for by in [1, 2, DISTANCE] {
+            let moved = farther(one, by);
+            assert_eq!((distance(moved), distance(one), distance(UNKNOWN)), (by, 0, 0));
+            assert!(fits(moved, one) && fits(one, one));
+            assert!(!fits(moved, other) && !fits(one, other));
+        }
+        assert_eq!((farther(farther(one, 3), 4), farther(UNKNOWN, 1)), (farther(one, 7), UNKNOWN));
+        assert_eq!([DISTANCE + 1, i64::MAX].map(|by| farther(farther(one, 1), by)), [UNKNOWN; 2], "too far to say");
+    }
+
+    #[test]
+    fn none_of_a_record_looks_farther_off() {
+        for end in 0..=(TAG | DISTANCE) {
+            let print = unlike_farther(end);
+            assert!(
+                distance(print) == 0 && print != UNKNOWN && fits(print, print) && !fits(UNKNOWN, print),
+                "{end:#x}"
+            );
+        }
     }
 
     /// It is stored: another hash would make every topic another one.

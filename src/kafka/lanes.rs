@@ -224,8 +224,8 @@ impl Lanes {
         if lane.hole.is_some_and(|hole| hole.is_in(lane.expected..end)) {
             return Pushed::BehindHole;
         }
+        lane.fingerprint = farther(lane.fingerprint, end - lane.expected);
         (lane.expected, lane.announce, lane.is_quiet) = (end, Some(end), false);
-        lane.fingerprint = farther(lane.fingerprint);
         drop(state);
         self.filled.notify_one();
         Pushed::Waits

@@ -178,6 +178,33 @@ async fn another_topic_is_told_behind_a_marker() {
     is_stopped(settings(&topic, &[]), &store, "another one").await;
 }
 
+/// The record before a marker was compacted away: the one before it says nothing of the topic.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_other_record_is_compared_than_the_last_one() {
+    let topic = Topic::new("compacted", 1).await;
+    let write = |commits: [bool; 2]| {
+        let writer = Writer::new(&[("transactional.id", &topic.name)]);
+        writer.begin_transactions();
+        for (n, commit) in commits.into_iter().enumerate() {
+            writer.transaction(commit, |writer| writer.event(&topic.name, 0, &format!("it-{n}")));
+        }
+    };
+    let store = Arc::new(Memory::default());
+    write([true, true]);
+    let service = Service::start(settings(&topic, &[]), &store);
+    service.until("the end", |_| store.next(0) == Some(4)).await;
+    service.stop().await;
+    topic.delete().await;
+    topic.recreate(1).await;
+    // As if compacted: at 2, where the last record was, is none that is shown.
+    write([true, false]);
+    write([true, true]);
+    let service = Service::start(settings(&topic, &[]), &store);
+    service.until("the new ones", |_| store.next(0) == Some(8)).await;
+    assert_eq!(store.offsets(0), [0, 2, 4, 6]);
+    service.stop().await;
+}
+
 /// D6: a log that lost its end cannot be told from another topic. Going back in it never comes to a record whose id may be
 /// forgotten: it would be applied a second time.
 #[tokio::test(flavor = "multi_thread")]

@@ -155,7 +155,7 @@ fn a_quiet_partition_moves_on() {
     let passing = lanes.take();
     let run = &passing.runs[0];
     assert_eq!((run.from, run.next, run.epoch, run.records.len()), (Some(3), 5, 7, 0));
-    assert_eq!(run.fingerprint, farther(batch.runs[0].fingerprint));
+    assert_eq!(run.fingerprint, farther(batch.runs[0].fingerprint, 2));
     lanes.applied(&passing);
     push(&lanes, 0, 5);
     assert_eq!((lanes.take().runs[0].from, lanes.progress()[&0].next), (Some(5), 5));
