@@ -1,6 +1,6 @@
 //! The ledger as the store of inventory events: one process, whose data directory keeps stock, offsets and dead letters together.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use parking_lot::Mutex;
 
@@ -24,7 +24,7 @@ pub struct LedgerStore {
     ledger: Ledger,
     /// The newest ownership of each partition that was taken over, by its source's name.
     epochs: Mutex<HashMap<String, i64>>,
-    /// What became of the run of each partition that is not noted yet, by its source's name.
+    /// What became of the events of each partition that are not noted yet, by its source's name.
     decided: Mutex<HashMap<String, Decided>>,
 }
 
@@ -68,7 +68,6 @@ impl LedgerStore {
         let (mut note, mut applied) = (Note::default(), Applied::default());
         let mut place = 0;
         for (run, (_, decided)) in runs.iter().zip(&mut deciding.runs) {
-            let mut events = 0..;
             for record in &run.records {
                 match &record.content {
                     Content::Tombstone => applied.tombstones += 1,
@@ -89,7 +88,7 @@ impl LedgerStore {
                                 Fate::Letter
                             }
                         };
-                        match decided.first(events.next().unwrap_or_default(), fate) {
+                        match decided.first(record.offset, fate) {
                             Fate::Applied => applied.applied += 1,
                             Fate::Rejected => applied.rejected += 1,
                             Fate::Duplicate => applied.duplicates += 1,
@@ -113,10 +112,8 @@ impl LedgerStore {
         let mut decided = self.decided.lock();
         let runs = runs.iter().map(|run| {
             let source = source(topic, run.partition);
-            let is_it = |it: &Decided| (it.epoch, it.from, it.next) == (run.epoch, run.from, run.next);
-            let before = decided.remove(&source).filter(is_it);
-            let new = || Decided { epoch: run.epoch, from: run.from, next: run.next, fates: Vec::new() };
-            (source, before.unwrap_or_else(new))
+            let before = decided.remove(&source).filter(|it| it.from == run.from);
+            (source, before.unwrap_or_else(|| Decided { from: run.from, fates: BTreeMap::new() }))
         });
         Deciding { store: self, runs: runs.collect() }
     }
@@ -169,23 +166,18 @@ enum Verdict {
     },
 }
 
-/// What became of the events of a run, in their order.
+/// What became of the events of a partition behind `from`, whoever gave them: as many as the longest run.
 #[derive(Debug)]
 struct Decided {
-    epoch: i64,
     from: Option<i64>,
-    next: i64,
-    fates: Vec<Fate>,
+    fates: BTreeMap<i64, Fate>,
 }
 
 impl Decided {
-    /// What became of an event when it was decided first: a call made again finds it decided by the one before, and it is no duplicate for
-    /// that.
-    fn first(&mut self, event: usize, now: Fate) -> Fate {
-        if event == self.fates.len() {
-            self.fates.push(now);
-        }
-        self.fates.get(event).copied().unwrap_or(now)
+    /// What became of the event at an offset when it was decided first: a call made again finds it decided by the one before, and it is no
+    /// duplicate for that.
+    fn first(&mut self, offset: i64, now: Fate) -> Fate {
+        *self.fates.entry(offset).or_insert(now)
     }
 }
 
@@ -262,9 +254,14 @@ impl Store for LedgerStore {
         }
         // The owner before cannot note any more; what it noted counts.
         self.settle().await?;
+        let mut decided = self.decided.lock();
         for position in &mut positions {
-            if let Some(at) = self.ledger.source(&source(topic, position.partition)) {
+            let source = source(topic, position.partition);
+            if let Some(at) = self.ledger.source(&source) {
                 (position.next, position.fingerprint) = (Some(at.next), at.fingerprint);
+            }
+            if decided.get(&source).is_some_and(|it| it.from != position.next) {
+                decided.remove(&source);
             }
         }
         Ok(positions)
