@@ -184,6 +184,9 @@ impl Lanes {
             return Pushed::BehindHole;
         }
         let bytes = RECORD_BYTES + size(&record.content);
+        if let Some(hole) = &mut lane.hole {
+            hole.went_on();
+        }
         lane.expected = record.offset + 1;
         lane.is_quiet = false;
         lane.bytes += bytes;

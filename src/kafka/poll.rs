@@ -153,6 +153,7 @@ impl Poller {
         }
         if now.duration_since(self.last_pass) >= QUIET {
             self.last_pass = now;
+            self.shared.lanes.stuck(now).into_iter().for_each(|partition| self.shared.hold_up(partition, now));
             self.pass(now);
         }
         let pressed = !self.tasks.is_empty() || self.shared.lanes.any_paused();

@@ -71,14 +71,17 @@ impl Shared {
         let held = self.lanes.held();
         let held =
             (!held.is_empty()).then(|| format!("the partitions {held:?} wait for a row that somebody has locked"));
+        let any_hole = self.lanes.any_hole();
         let trouble = self.trouble.lock();
+        let said = trouble.unreadable.as_deref().unwrap_or_default();
+        let hole = any_hole.then(|| format!("records cannot be read, of which partition is not known yet: {said}"));
         Status {
             joined: assignment.joined,
             assigned: assignment.all(),
             consuming: assignment.consuming().collect(),
             stopped: assignment.stopped().map(|(partition, why)| (partition, why.to_owned())).collect(),
             unavailable: trouble.unavailable.clone(),
-            waiting: trouble.unknown.clone().or_else(|| assignment.waiting().map(str::to_owned)).or(held),
+            waiting: trouble.unknown.clone().or_else(|| assignment.waiting().map(str::to_owned)).or(held).or(hole),
             disconnected: trouble.disconnected.clone(),
             last_error: trouble.last_error.clone(),
             failed: trouble.failed.clone(),

@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::Lanes;
+use super::{Lane, Lanes};
 
 /// How long a partition stands still until that alone is enough.
 const LONG: Duration = Duration::from_secs(10);
@@ -19,9 +19,29 @@ pub(super) struct Hole {
     /// What was expected when they were met, and since when.
     expected: i64,
     since: Instant,
+    /// What would tell that they are not of this partition, if it came.
+    proof: Proof,
+}
+
+/// Whether records that cannot be read are of another partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proof {
+    None,
+    /// Everything of its log had come when its end was seen; that may have been before them.
+    SeenOnce,
+    Elsewhere,
 }
 
 impl Hole {
+    /// A record has come behind the error, and none was passed over that they could be: librdkafka keeps the order of a partition.
+    pub(super) fn went_on(&mut self) {
+        self.proof = Proof::Elsewhere;
+    }
+
+    fn is_open(&self) -> bool {
+        self.proof != Proof::Elsewhere
+    }
+
     /// Whether some of them may be among offsets that were passed over.
     pub(super) fn is_in(&self, gap: Range<i64>) -> bool {
         !gap.is_empty() && gap.start <= self.last && gap.end > self.first
@@ -43,10 +63,10 @@ impl Lanes {
                 last: before.map_or(first, |hole| hole.last.max(first)),
                 expected: lane.expected,
                 since,
+                proof: Proof::None,
             });
             // Everything before them has come.
-            let can_be = lane.end.is_none_or(|end| end > lane.expected) && !lane.paused;
-            if can_be {
+            if lane.can_have_more() {
                 let is_long = lane.is_idle() && now.duration_since(since) >= LONG;
                 still.push((*partition, at.is_none_or(|at| at == lane.expected), is_long));
             }
@@ -58,15 +78,40 @@ impl Lanes {
         }
     }
 
+    /// The partitions that have stood still for long where records may be that could not be read: not every error comes again.
+    pub(in crate::kafka) fn stuck(&self, now: Instant) -> Vec<i32> {
+        let state = self.state.lock();
+        let is_stuck = |lane: &Lane| {
+            let open = lane.hole.filter(Hole::is_open);
+            lane.can_have_more() && lane.is_idle() && open.is_some_and(|it| now.duration_since(it.since) >= LONG)
+        };
+        state.lanes.iter().filter(|(_, lane)| is_stuck(lane)).map(|(partition, _)| *partition).collect()
+    }
+
+    /// Whether there are records that could not be read, of one of these partitions as far as anybody knows.
+    pub(in crate::kafka) fn any_hole(&self) -> bool {
+        self.state.lock().lanes.values().any(|lane| lane.hole.is_some_and(|hole| hole.is_open()))
+    }
+
     /// How far the log of a partition is.
     pub(in crate::kafka) fn ends(&self, partition: i32, end: i64) {
         if let Some(lane) = self.state.lock().lanes.get_mut(&partition) {
             lane.end = Some(end);
+            if let Some(hole) = lane.hole.as_mut().filter(|_| end <= lane.expected) {
+                hole.proof = if hole.proof == Proof::None { Proof::SeenOnce } else { Proof::Elsewhere };
+            }
         }
     }
 
     /// The least offset that can come next.
     pub(in crate::kafka) fn expected(&self, partition: i32) -> Option<i64> {
         self.state.lock().lanes.get(&partition).map(|lane| lane.expected)
+    }
+}
+
+impl Lane {
+    /// Whether its log may have more than came, and it would come.
+    fn can_have_more(&self) -> bool {
+        self.end.is_none_or(|end| end > self.expected) && !self.paused
     }
 }

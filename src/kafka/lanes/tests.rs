@@ -190,6 +190,39 @@ fn nothing_is_taken_behind_a_hole() {
     assert_eq!(lanes.pass(0, 2), Pushed::BehindHole);
 }
 
+/// D6: whose records could not be read is found out also where nothing comes any more, neither a record nor the error.
+#[test]
+fn a_hole_is_looked_at_until_its_partition_is_found() {
+    let now = Instant::now();
+    let later = now + Duration::from_secs(10);
+    let none: [i32; 0] = [];
+    let lanes = lanes(&[0, 1, 2, 3], Limits::default());
+    assert!(!lanes.any_hole());
+    lanes.ends(0, 0);
+    assert_eq!(lanes.unreadable(Some(0), now), none, "of several, or of the one whose end was seen before");
+    assert!(lanes.any_hole());
+    push(&lanes, 3, 0);
+    lanes.applied(&lanes.take());
+    lanes.ends(3, 2);
+    for _ in 0..2 {
+        lanes.ends(0, 1);
+        lanes.ends(1, 0);
+        lanes.ends(2, 0);
+    }
+    assert_eq!((lanes.stuck(now), lanes.stuck(later)), (vec![], vec![0]), "the others have all, or went on");
+    assert!(lanes.any_hole());
+    lanes.close(&[0]);
+    assert!(!lanes.any_hole());
+
+    let lanes = self::lanes(&[0], Limits::default());
+    lanes.unreadable(Some(0), now);
+    lanes.ends(0, 0);
+    assert!(lanes.any_hole(), "seen before the error, maybe");
+    lanes.unreadable(Some(0), now);
+    lanes.ends(0, 0);
+    assert!(lanes.any_hole(), "it came again");
+}
+
 #[test]
 fn closing_gives_the_room_back() {
     let lanes = lanes(&[0], Limits { records: 10, bytes: usize::MAX, total_bytes: 1_000 });

@@ -125,6 +125,25 @@ fn unreadable_records_are_not_passed_over() {
     }
 }
 
+/// D9: the service is not ready while it is not known whose records cannot be read.
+#[test]
+fn records_that_nobody_owns_are_told() {
+    let bench = bench();
+    for begun in bench.begin(&[0, 1]) {
+        bench.settled(begun, ready(begun.0));
+    }
+    assert_eq!(bench.waiting(), None);
+    let (code, text) = (RDKafkaErrorCode::NotImplemented, "Unsupported Message(Set) MagicByte 9 at offset 5");
+    rdkafka::ClientContext::error(&Context(Arc::clone(&bench.shared)), KafkaError::Global(code), text);
+    complain(&bench.shared, &KafkaError::MessageConsumption(code));
+    assert_eq!(bench.shared.assignment.lock().consuming().count(), 2);
+    assert!(bench.waiting().is_some_and(|why| why.contains(text)), "{:?}", bench.waiting());
+    for _ in 0..2 {
+        [0, 1].iter().for_each(|partition| bench.shared.lanes.ends(*partition, 5));
+    }
+    assert_eq!(bench.waiting(), None);
+}
+
 /// In the words of librdkafka 2.12.
 #[test]
 fn unreadable_records_are_named_by_their_offset() {
