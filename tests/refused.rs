@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use equipoise::{AccountId, CompactOptions, Ledger, OpenError, compact};
 
@@ -84,8 +85,10 @@ fn a_directory_in_use_is_left_alone() {
     let ledger = Ledger::open(place.path()).expect("opens");
     fs::remove_file(place.path().join("LOCK")).expect("there");
     // The spare is being made.
+    let until = Instant::now() + Duration::from_secs(60);
     while !place.path().join("journal/spare").exists() {
-        std::thread::sleep(std::time::Duration::from_millis(5));
+        assert!(Instant::now() < until, "no spare");
+        std::thread::sleep(Duration::from_millis(5));
     }
     let refusal = refused(place.path(), || Ledger::open(place.path()));
     assert!(matches!(refusal, OpenError::Held { .. }), "{refusal}");

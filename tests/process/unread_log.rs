@@ -113,20 +113,36 @@ async fn a_log_that_nobody_reads_holds_up_no_call() {
     assert!(service.lost() > 0, "the pipe took all of it");
 }
 
+/// A service whose log has no room, once it is ready; None: it ended, as it does where another has got its port.
+async fn ready_without_a_log(dir: &Path) -> Option<Quiet> {
+    // Free a moment ago; the log cannot tell which it is.
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let child = serve(dir, &address).stderr(full).spawn().unwrap();
+    let mut service = Quiet { child, address, metrics: String::new() };
+    let until = Instant::now() + SOON;
+    while service.child.try_wait().unwrap().is_none() {
+        if service.is_ready().await {
+            return Some(service);
+        }
+        assert!(Instant::now() < until, "it is not ready");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    None
+}
+
 /// A13: the log has no room: calls go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_without_room_holds_up_no_call() {
     let dir = tempfile::tempdir().unwrap();
-    // Free a moment ago; the log cannot tell which it is.
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let full = File::options().write(true).open("/dev/full").unwrap();
-    let child = serve(dir.path(), &address).stderr(full).spawn().unwrap();
-    let service = Quiet { child, address, metrics: String::new() };
-    let until = Instant::now() + SOON;
-    while !service.is_ready().await {
-        assert!(Instant::now() < until, "it is not ready");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    let mut ready = None;
+    for _ in 0..5 {
+        ready = ready_without_a_log(dir.path()).await;
+        if ready.is_some() {
+            break;
+        }
     }
+    let service = ready.expect("each time it ended");
     let slowest = good_calls_beside_failing_ones(&service).await;
     assert!(slowest < SOON / 2, "{slowest:?} for one call");
 }

@@ -1,6 +1,6 @@
 //! What watchers cost, whatever they watch.
 
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use equipoise::grpc::proto::WatchTransactionsRequest;
@@ -16,6 +16,17 @@ use crate::service::{SOON, Service, equipoise, serve_with, signal};
 const ENTRIES: usize = 300;
 const MEMBERS: usize = 1_024;
 const WATCHERS: usize = 20;
+
+/// Killed when it is dropped, also where it is stopped.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 /// The process's size, and the largest since [`forget`], in bytes.
 fn resident(service: &Service, field: &str) -> u64 {
@@ -76,12 +87,13 @@ async fn stopped_watchers_go_on_without_a_gap() {
     let service = Service::start(&mut serve_with(dir.path(), &[]));
     let client = service.client().await;
     Order::create("open", "a", 0).send(&client).await.unwrap();
-    let file = |which: usize| dir.path().with_extension(format!("watch-{which}"));
+    let seen = tempfile::tempdir().unwrap();
+    let file = |which: usize| seen.path().join(format!("{which}"));
     let mut processes: Vec<_> = (0..10)
         .map(|which| {
             let arguments = ["watch", "--json", "--from", "1", "--server", &format!("http://{}", service.address)];
             let out = std::fs::File::create(file(which)).unwrap();
-            equipoise(&arguments).stdout(out).stderr(Stdio::null()).spawn().unwrap()
+            Killed(equipoise(&arguments).stdout(out).stderr(Stdio::null()).spawn().unwrap())
         })
         .collect();
     let mut asleep = Vec::new();
@@ -93,7 +105,7 @@ async fn stopped_watchers_go_on_without_a_gap() {
         asleep.push((stream, first));
     }
     for process in &processes {
-        signal(process.id(), "STOP");
+        signal(process.0.id(), "STOP");
     }
     forget(&service);
     let before = resident(&service, "VmRSS");
@@ -104,12 +116,9 @@ async fn stopped_watchers_go_on_without_a_gap() {
     let grown = resident(&service, "VmHWM").saturating_sub(before);
     assert!(grown < 200 << 20, "{} MiB for watchers that do not read", grown >> 20);
 
-    for process in &mut processes[..5] {
-        process.kill().unwrap();
-        process.wait().unwrap();
-    }
-    for process in &processes[5..] {
-        signal(process.id(), "CONT");
+    drop(processes.drain(..5));
+    for process in &processes {
+        signal(process.0.id(), "CONT");
     }
     for (mut stream, mut seen) in asleep.drain(..5) {
         while seen.last().unwrap().sequence < LAST {
@@ -133,8 +142,8 @@ async fn stopped_watchers_go_on_without_a_gap() {
     }
     // Ten who sleep on do not keep it from ending.
     service.stop();
-    for process in &mut processes[5..] {
-        process.wait().unwrap();
+    for process in &mut processes {
+        process.0.wait().unwrap();
     }
     drop(asleep);
 
