@@ -11,29 +11,38 @@ use crate::opening::OpenError;
 
 /// Fails where a segment, the spare or a checkpoint is of a newer format. Reads their headers alone.
 pub(super) fn check(files: &dyn Files) -> Result<(), OpenError> {
-    let list = |folder| {
-        let names = files.list(folder);
-        names.map_err(|error| OpenError::Io { path: files.path(folder), what: "list", error })
+    let failed = |name: &str, what| {
+        let path = files.path(name);
+        move |error| OpenError::Io { path, what, error }
     };
-    for name in list(JOURNAL)?.into_iter().filter(|name| segment::number(name).is_some()) {
-        check_one(files, &format!("{JOURNAL}/{name}"), &segment::FORMAT)?;
+    let names = files.list(JOURNAL).map_err(failed(JOURNAL, "list"))?;
+    let segments = names.iter().filter_map(|name| segment::number(name)).map(segment::name);
+    for name in segments.chain([spare::NAME.to_owned()]) {
+        let newer = newer(files, &name, &segment::FORMAT).map_err(failed(&name, "read"))?;
+        refuse(files, &name, &segment::FORMAT, newer)?;
     }
-    check_one(files, spare::NAME, &segment::FORMAT)?;
-    for name in list(CHECKPOINTS)?.into_iter().filter(|name| name.ends_with(".checkpoint")) {
-        check_one(files, &format!("{CHECKPOINTS}/{name}"), &checkpoint::FORMAT)?;
+    for sequence in checkpoint::all(files).map_err(failed(CHECKPOINTS, "list"))? {
+        let name = checkpoint::name(sequence);
+        // One that cannot be read is passed over, as a damaged one is: an older one serves, or the journal.
+        let newer = newer(files, &name, &checkpoint::FORMAT).unwrap_or(None);
+        refuse(files, &name, &checkpoint::FORMAT, newer)?;
     }
     Ok(())
 }
 
-fn check_one(files: &dyn Files, name: &str, format: &Format) -> Result<(), OpenError> {
-    let cannot = |error| OpenError::Io { path: files.path(name), what: "read", error };
+/// The version of the file, if it is there and a newer release wrote it.
+fn newer(files: &dyn Files, name: &str, format: &Format) -> io::Result<Option<u32>> {
     let file = match files.open(name) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        opened => opened.map_err(cannot)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
     };
     let mut header = [0; HEADER];
-    let read = read_full(&*file, &mut header, 0).map_err(cannot)?;
-    match format.newer(&header[..read]) {
+    let read = read_full(&*file, &mut header, 0)?;
+    Ok(format.newer(&header[..read]))
+}
+
+fn refuse(files: &dyn Files, name: &str, format: &Format, newer: Option<u32>) -> Result<(), OpenError> {
+    match newer {
         Some(found) => Err(OpenError::Newer { file: files.path(name), found, known: format.version }),
         None => Ok(()),
     }

@@ -209,6 +209,24 @@ fn a_flipped_byte_in_a_checkpoint_is_passed_over() {
     assert_eq!(journal.prefix(&disk).0.expect("covered"), last);
 }
 
+/// Case A12: C2: so is one that cannot be read, and what only looks like one is none.
+#[test]
+fn an_unreadable_checkpoint_is_passed_over() {
+    let journal = Journal::of_three_segments();
+    let last = journal.states.len() as u64 - 1;
+    for (number, sequence) in checkpoints::all(&*journal.disk.files()).expect("readable").into_iter().enumerate() {
+        let disk = journal.disk.copy();
+        disk.break_reads(Some(&checkpoints::name(sequence)));
+        let (end, told) = journal.prefix(&disk);
+        assert_eq!(end.expect("the other serves"), last);
+        assert_eq!(told.len(), usize::from(number == 0), "{told:?}");
+    }
+    let disk = journal.disk.copy();
+    disk.put("checkpoints/copy.checkpoint", b"");
+    disk.break_reads(Some("checkpoints/copy.checkpoint"));
+    assert_eq!(journal.prefix(&disk).0.expect("nobody reads it"), last);
+}
+
 /// Case A12: C2: a tail that is missing shows where a checkpoint is beyond it.
 #[test]
 fn a_checkpoint_beyond_the_end_is_refused() {

@@ -78,6 +78,7 @@ struct State {
     /// Writes to the file of this name wait.
     held: Option<String>,
     broken: Option<String>,
+    unreadable: Option<String>,
     /// The file of this name keeps it.
     stuck: Option<String>,
     log: Vec<String>,
@@ -141,6 +142,11 @@ impl Disk {
     /// Lets every write to the file of this name fail, until it is called again.
     pub(super) fn break_writes(&self, name: Option<&str>) {
         self.state.lock().broken = name.map(str::to_owned);
+    }
+
+    /// Lets every read of the file of this name fail, until it is called again.
+    pub(super) fn break_reads(&self, name: Option<&str>) {
+        self.state.lock().unreadable = name.map(str::to_owned);
     }
 
     /// Lets every attempt to rename the file of this name fail, until it is called again.
@@ -432,6 +438,9 @@ impl File for Open {
 
     fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut state = self.state.lock();
+        if state.is_named(state.unreadable.as_ref(), self.inode) {
+            return Err(io::Error::other("simulated EIO"));
+        }
         let fault = state.call(|| format!("read {} at {offset}", self.name))?;
         let half = fault == Some(Fault::Short) && into.len() > 1;
         let into = if half { into.split_at_mut(into.len() / 2).0 } else { into };
