@@ -42,10 +42,16 @@ thread_local! {
 
 /// Begins a call whose deadline has passed: nothing but to find out, and to log, what it was about.
 pub(super) fn begin_late<T>(begin: impl FnOnce() -> T) -> T {
+    /// The thread goes on to other calls, also after a panic.
+    struct Reset;
+    impl Drop for Reset {
+        fn drop(&mut self) {
+            LATE.set(false);
+        }
+    }
     LATE.set(true);
-    let begun = begin();
-    LATE.set(false);
-    begun
+    let _reset = Reset;
+    begin()
 }
 
 /// Whether the call that begins now must end at once.
@@ -115,6 +121,13 @@ mod tests {
         for malformed in ["", "5", "S", "5x", "-1S", "+1S", "1 S", "123456789S", "1.5S", "é"] {
             assert_eq!(parse(malformed.as_bytes()), Err(Malformed), "{malformed}");
         }
+    }
+
+    /// E1: a late call that panics makes no later one late.
+    #[test]
+    fn a_panic_makes_no_later_call_late() {
+        std::panic::catch_unwind(|| begin_late(|| panic!("in the first poll"))).expect_err("a panic");
+        assert!(!late());
     }
 
     /// E4: a task that is not done a second after its call's deadline ends.
