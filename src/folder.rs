@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, mkdirat, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, fstat, mkdirat, openat, renameat, statat, unlinkat};
 use rustix::io::{Errno, retry_on_intr};
 
 /// What files and folders are made with: for their owner alone.
@@ -109,17 +109,12 @@ impl Folder {
         self.file(name, OFlags::RDWR)
     }
 
-    /// As [`Folder::open_rw`], and makes the file if it is not there.
-    pub(crate) fn open_rw_or_create(&self, name: &str) -> io::Result<File> {
-        self.file(name, OFlags::RDWR | OFlags::CREATE)
-    }
-
-    /// As [`Folder::open_rw_or_create`], only if it is not there.
+    /// As [`Folder::open_rw`], and makes the file, which must not be there.
     pub(crate) fn create_new(&self, name: &str) -> io::Result<File> {
         self.file(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)
     }
 
-    /// As [`Folder::open_rw_or_create`], empty whatever was there.
+    /// As [`Folder::open_rw`], and makes the file if it is not there; empty whatever was there.
     pub(crate) fn create(&self, name: &str) -> io::Result<File> {
         self.file(name, OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC)
     }
@@ -127,6 +122,16 @@ impl Folder {
     fn file(&self, name: &str, flags: OFlags) -> io::Result<File> {
         let file = retry_on_intr(|| openat(&self.handle, name, flags | OFlags::CLOEXEC, FILE))?;
         Ok(file.into())
+    }
+
+    /// Whether `file` has the name.
+    pub(crate) fn is(&self, name: &str, file: &File) -> io::Result<bool> {
+        let there = match retry_on_intr(|| statat(&self.handle, name, AtFlags::empty())) {
+            Err(Errno::NOENT) => return Ok(false),
+            there => there?,
+        };
+        let file = fstat(file)?;
+        Ok((there.st_dev, there.st_ino) == (file.st_dev, file.st_ino))
     }
 
     /// Renames a file in it, over whatever has the name.
@@ -171,7 +176,7 @@ mod tests {
         inner.rename("a", "c").expect("renamed");
         inner.remove("b").expect("removed");
         inner.open_rw("c").and_then(|mut file| file.write_all(b"new")).expect("written");
-        inner.open_rw_or_create("d").expect("created");
+        inner.create("d").expect("created");
         inner.sync().expect("durable");
         let mut names = inner.list().expect("listed");
         names.sort_unstable();
@@ -183,6 +188,21 @@ mod tests {
         assert_eq!(again.len(), 2, "the one that was made before");
         assert!(root.reopen().expect("opened").try_lock().is_ok());
         assert_eq!(inner.open_read("a").expect_err("renamed").kind(), io::ErrorKind::NotFound);
+    }
+
+    /// C2: a file has a name, or another has it, or nobody; whatever else comes of asking is an error.
+    #[test]
+    fn a_file_is_told_from_what_has_its_name() {
+        let above = tempfile::tempdir().expect("a folder");
+        let root = Folder::open(above.path()).expect("opens");
+        let file = root.create_new("a").expect("made");
+        assert!(root.is("a", &file).expect("there"));
+        root.rename("a", "b").expect("renamed");
+        assert!(!root.is("a", &file).expect("not there"));
+        root.create_new("a").expect("made");
+        assert!(!root.is("a", &file).expect("another"));
+        std::os::unix::fs::symlink("loop", above.path().join("loop")).expect("made");
+        root.is("loop", &file).expect_err("it leads nowhere");
     }
 
     /// C2: a name that is a file's is no folder; nothing is made of it.

@@ -2,7 +2,6 @@
 
 use std::fs::{File, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, Write};
-use std::os::unix::fs::MetadataExt;
 use std::sync::OnceLock;
 
 use crate::folder::Folder;
@@ -10,6 +9,8 @@ use crate::opening::OpenError;
 
 /// The name of the lock file in its directory.
 const NAME: &str = "LOCK";
+/// How often others may take the file away just before we have it.
+const TRIES: usize = 100;
 
 /// A data directory that is ours until this is dropped, or the process dies.
 pub(crate) struct Lock {
@@ -23,27 +24,40 @@ pub(crate) struct Lock {
 impl Lock {
     /// Takes the lock of `root`, without waiting for it.
     pub(crate) fn take(root: &Folder) -> Result<Self, OpenError> {
-        let cannot = |error| OpenError::Io { path: root.path_of(NAME), what: "lock", error };
-        loop {
-            let directory = root.reopen().map_err(cannot)?;
-            let (file, made) = find_or_make(root).map_err(cannot)?;
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Err(held(root, &file)),
-                Err(TryLockError::Error(error)) => return Err(cannot(error)),
-            }
-            let lock = Lock { file, directory, stays: OnceLock::new() };
-            if !made {
-                lock.stay();
-            }
-            if let Err(TryLockError::WouldBlock) = lock.directory.try_lock() {
-                return Err(held(root, &lock.file));
-            }
-            // If not, whoever had made it has taken it away since.
-            if is_there(root, &lock.file) {
+        for _ in 0..TRIES {
+            if let Some(lock) = Self::try_take(root)? {
                 return Ok(lock);
             }
         }
+        Err(cannot(root, io::Error::other("others take it away again and again")))
+    }
+
+    /// None: whoever had made the lock file has taken it away meanwhile.
+    fn try_take(root: &Folder) -> Result<Option<Self>, OpenError> {
+        let cannot = |error| cannot(root, error);
+        let directory = root.reopen().map_err(cannot)?;
+        let Some((file, made)) = find_or_make(root).map_err(cannot)? else { return Ok(None) };
+        let lock = Lock { file, directory, stays: OnceLock::new() };
+        if !made {
+            lock.stay();
+        }
+        match lock.file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                // It is another's now.
+                lock.stay();
+                return Err(held(root, &lock.file));
+            }
+            Err(TryLockError::Error(error)) => return Err(cannot(error)),
+        }
+        if let Err(TryLockError::WouldBlock) = lock.directory.try_lock() {
+            return Err(held(root, &lock.file));
+        }
+        let is_there = root.is(NAME, &lock.file).map_err(cannot)?;
+        if !is_there {
+            lock.stay();
+        }
+        Ok(Some(lock).filter(|_| is_there))
     }
 
     fn stay(&self) {
@@ -70,12 +84,19 @@ impl Drop for Lock {
     }
 }
 
-/// The lock file, and whether it was made.
-fn find_or_make(root: &Folder) -> io::Result<(File, bool)> {
+/// The lock file, and whether it was made. None: it was there, and is not any more.
+fn find_or_make(root: &Folder) -> io::Result<Option<(File, bool)>> {
     match root.create_new(NAME) {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok((root.open_rw_or_create(NAME)?, false)),
-        made => Ok((made?, true)),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => match root.open_rw(NAME) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            opened => Ok(Some((opened?, false))),
+        },
+        made => Ok(Some((made?, true))),
     }
+}
+
+fn cannot(root: &Folder, error: io::Error) -> OpenError {
+    OpenError::Io { path: root.path_of(NAME), what: "lock", error }
 }
 
 fn held(root: &Folder, file: &File) -> OpenError {
@@ -84,10 +105,4 @@ fn held(root: &Folder, file: &File) -> OpenError {
     let _ = Read::take(file, 20).read_to_string(&mut holder);
     let holder = Some(holder.trim().to_owned()).filter(|holder| !holder.is_empty());
     OpenError::Held { dir: root.path().to_owned(), holder }
-}
-
-/// Whether `file` still has the name.
-fn is_there(root: &Folder, file: &File) -> bool {
-    let place = |file: &File| file.metadata().map(|file| (file.dev(), file.ino())).ok();
-    root.open_read(NAME).is_ok_and(|there| place(&there) == place(file))
 }

@@ -1,13 +1,16 @@
 //! A service without a file descriptor to spare.
 
+use std::collections::HashSet;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use equipoise::Ledger;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tonic::Code;
 
 use crate::audit::Audit;
 use crate::moved_directory::{fill, fill_up, segments};
-use crate::service::{SOON, Service, serve_with, verified};
+use crate::service::{SOON, Service, equipoise, serve_with, verified};
 
 /// E6: while no file can be opened the journal goes on into the segment that is ready, then writes are refused; with descriptors
 /// again it heals by itself.
@@ -47,4 +50,34 @@ async fn without_descriptors_the_journal_goes_on() {
     audit.compare(&client, &told).await;
     service.stop();
     assert_eq!(verified(dir.path()).total, audit.total());
+}
+
+/// E6: at whichever descriptor a start comes to the end of them, it ends.
+#[test]
+fn a_start_without_enough_descriptors_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(Ledger::open(dir.path()).unwrap());
+    let whole = equipoise(&["compact", dir.path().to_str().unwrap()]);
+    let mut ends = HashSet::new();
+    for limit in 4..40 {
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(format!("ulimit -n {limit} && exec \"$@\"")).arg("sh").arg(whole.get_program());
+        command.args(whole.get_args()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let until = Instant::now() + SOON / 4;
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                ends.insert(status.code());
+                break;
+            }
+            if Instant::now() > until {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                panic!("with {limit} descriptors it goes on and on");
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+    assert!(ends.contains(&Some(0)) && ends.len() > 1, "{ends:?}");
+    verified(dir.path());
 }
