@@ -9,6 +9,9 @@ use crate::folder::Folder;
 use crate::lock::Lock;
 use crate::opening::OpenError;
 
+/// How often the directory may be taken away just before we have its lock.
+const TRIES: usize = 100;
+
 /// What of a data directory is not there.
 pub(crate) struct Site<'a> {
     dir: &'a Path,
@@ -35,13 +38,7 @@ impl<'a> Site<'a> {
         self,
         work: impl FnOnce(Folder, Arc<Lock>) -> Result<T, OpenError>,
     ) -> Result<T, OpenError> {
-        let made = Folder::make_all(self.dir).map_err(|error| OpenError::Io {
-            path: self.dir.to_owned(),
-            what: "make",
-            error,
-        });
-        let taken = made.and_then(|root| Ok((Arc::new(Lock::take(&root)?), root)));
-        let done = taken.and_then(|(lock, root)| {
+        let done = self.take().and_then(|(lock, root)| {
             let done = work(root, lock.clone());
             if done.is_err() {
                 // Nobody else begins in there, as long as the lock is ours.
@@ -53,6 +50,25 @@ impl<'a> Site<'a> {
             clear(&self.above);
         }
         done
+    }
+
+    /// Another start that is refused takes away what it made, also from under us.
+    fn take(&self) -> Result<(Arc<Lock>, Folder), OpenError> {
+        let gone =
+            |error: &OpenError| matches!(error, OpenError::Io { error, .. } if error.kind() == io::ErrorKind::NotFound);
+        let mut left = TRIES;
+        loop {
+            match self.take_once() {
+                Err(error) if gone(&error) && left > 0 => left -= 1,
+                taken => return taken,
+            }
+        }
+    }
+
+    fn take_once(&self) -> Result<(Arc<Lock>, Folder), OpenError> {
+        let cannot = |error| OpenError::Io { path: self.dir.to_owned(), what: "make", error };
+        let root = Folder::make_all(self.dir).map_err(cannot)?;
+        Ok((Arc::new(Lock::take(&root)?), root))
     }
 }
 

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use equipoise::{AccountId, CompactOptions, Ledger, OpenError, compact};
@@ -95,4 +97,34 @@ fn a_directory_in_use_is_left_alone() {
     drop(ledger);
     Ledger::open(place.path()).expect("free again");
     assert!(place.path().join("LOCK").exists());
+}
+
+/// E6: a start that is refused where another begins meanwhile keeps that one from nothing but the lock.
+#[test]
+fn a_refused_start_takes_no_directory_from_under_another() {
+    let place = tempfile::tempdir().expect("a directory");
+    let dir = place.path().join("some/where");
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !is_over.load(Relaxed) {
+                    Ledger::builder().segment_bytes(7).open(&dir).expect_err("an impossible length");
+                }
+            });
+        }
+        let mut wrong = None;
+        for _ in 0..1_000 {
+            match Ledger::open(&dir) {
+                Ok(ledger) => {
+                    drop(ledger);
+                    let _ = fs::remove_dir_all(place.path().join("some"));
+                }
+                Err(OpenError::Held { .. }) => {}
+                Err(error) => wrong = wrong.or(Some(error)),
+            }
+        }
+        is_over.store(true, Relaxed);
+        assert!(wrong.is_none(), "{wrong:?}");
+    });
 }
