@@ -1,4 +1,7 @@
 //! The log of failed operations (requirement A13): one ERROR event each, bounded, without control characters.
+//!
+//! A call that ends before its operations are answered fails as one, and may have thousands of them: the log names the first
+//! [`NAMED`], and counts the others in one more event.
 
 use std::cell::RefCell;
 use std::fmt::{self, Write as _};
@@ -11,6 +14,9 @@ use super::status::Failure;
 
 /// The longest text of one field, in characters.
 const MAX_TEXT: usize = 512;
+/// How many operations of a call that ends unanswered get an event each. With all of them it would crowd the events of other
+/// calls out of the log's queue.
+const NAMED: usize = 100;
 
 /// What a failed operation was about, as the request spelled it.
 #[derive(Clone, Copy, Default)]
@@ -32,8 +38,8 @@ pub(super) trait About: Default {
     }
 
     /// Logs that a call of `operation` failed that asked for this.
-    fn failed(&self, operation: &'static str, code: Code, details: &str) {
-        failed(operation, self.subject(), code, details);
+    fn failed(&self, operation: &'static str, unanswered: &mut Unanswered) {
+        unanswered.log(operation, self.subject());
     }
 }
 
@@ -54,7 +60,7 @@ impl<M: About> Asked<M> {
         }
         let failure = Failure::deadline(operation);
         asked.answered = true;
-        asked.message.failed(operation, failure.code(), &failure.to_string());
+        asked.message.failed(operation, &mut Unanswered::of(&failure));
         Err(failure.status())
     }
 
@@ -82,15 +88,55 @@ impl<M: About> Deref for Asked<M> {
 impl<M: About> Drop for Asked<M> {
     fn drop(&mut self) {
         if !self.answered {
-            last_words(|code, details| self.message.failed(self.operation, code, details));
+            last_words(|unanswered| self.message.failed(self.operation, unanswered));
+        }
+    }
+}
+
+/// How a call ends before its operations are answered. When it is dropped, it logs how many were not named.
+pub(super) struct Unanswered {
+    code: Code,
+    details: String,
+    /// How many may be named still.
+    left: usize,
+    /// How many were not.
+    more: usize,
+}
+
+impl Unanswered {
+    fn new(code: Code, details: String) -> Self {
+        Unanswered { code, details, left: NAMED, more: 0 }
+    }
+
+    pub(super) fn of(failure: &Failure) -> Self {
+        Self::new(failure.code(), failure.to_string())
+    }
+
+    /// Those of `all` that are to be logged; the others are counted.
+    pub(super) fn named<'s, T>(&mut self, all: &'s [T]) -> &'s [T] {
+        let (named, more) = all.split_at(all.len().min(self.left));
+        self.left -= named.len();
+        self.more += more.len();
+        named
+    }
+
+    pub(super) fn log(&self, operation: &'static str, subject: Subject<'_>) {
+        failed(operation, subject, self.code, &self.details);
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        if self.more > 0 {
+            let details = format!("{} more operations: {}", self.more, self.details);
+            failed("ExecuteBatch", Subject::default(), self.code, &details);
         }
     }
 }
 
 /// How the call ends that is being dropped on this thread.
 struct Ending {
-    code: Code,
-    details: String,
+    unanswered: Unanswered,
     told: bool,
 }
 
@@ -101,17 +147,17 @@ thread_local! {
 /// Drops `call`, which ends before its answer. What is unanswered in it logs that, since it alone knows what was asked; whether
 /// there was any.
 pub(super) fn end<T>(call: T, code: Code, details: String) -> bool {
-    ENDING.set(Some(Ending { code, details, told: false }));
+    ENDING.set(Some(Ending { unanswered: Unanswered::new(code, details), told: false }));
     drop(call);
     ENDING.take().is_some_and(|ending| ending.told)
 }
 
 /// Says what there is to say of something unanswered that is being dropped, if that is because its call [ends](end).
-pub(super) fn last_words(tell: impl FnOnce(Code, &str)) {
+pub(super) fn last_words(tell: impl FnOnce(&mut Unanswered)) {
     ENDING.with_borrow_mut(|ending| {
-        if let Some(Ending { code, details, told }) = ending {
+        if let Some(Ending { unanswered, told }) = ending {
             *told = true;
-            tell(*code, details);
+            tell(unanswered);
         }
     });
 }

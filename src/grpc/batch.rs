@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::vec;
 
-use super::audit;
+use super::audit::{self, Unanswered};
 use super::books::{Begun, Books, Decided};
 use super::convert;
 use super::operations::{Operations, Spelled, Spelling};
@@ -94,9 +94,9 @@ impl Batch {
     }
 
     /// Logs that there will be no results.
-    pub(super) fn fail(&mut self, failure: &Failure) {
+    pub(super) fn fail(&mut self, unanswered: &mut Unanswered) {
         self.ended = true;
-        self.spelling.failed(failure.code(), &failure.to_string());
+        self.spelling.failed(unanswered);
     }
 
     /// Writes the results of the next group that is a request, and of those before it that are none.
@@ -129,7 +129,7 @@ impl Batch {
 impl Drop for Batch {
     fn drop(&mut self) {
         if !self.ended {
-            audit::last_words(|code, details| self.spelling.failed(code, details));
+            audit::last_words(|unanswered| self.spelling.failed(unanswered));
         }
     }
 }

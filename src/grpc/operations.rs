@@ -8,10 +8,9 @@ use std::ops::Range;
 use prost::bytes::{Buf, Bytes};
 use prost::encoding::{DecodeContext, decode_key, skip_field};
 use prost::{DecodeError, Message};
-use tonic::Code;
 use tonic::codec::DecodeBuf;
 
-use super::audit::{self, About, Subject};
+use super::audit::{About, Subject, Unanswered};
 use super::codec::Decodes;
 use super::status::Failure;
 use super::{convert, proto};
@@ -50,21 +49,21 @@ impl Spelling {
     }
 
     /// Logs that all of them failed.
-    pub(super) fn failed(&self, code: Code, details: &str) {
-        for operation in &self.operations {
+    pub(super) fn failed(&self, unanswered: &mut Unanswered) {
+        for operation in unanswered.named(&self.operations) {
             let operation = self.of(operation);
             let (name, subject) = convert::subject(&operation);
-            audit::failed(name, subject, code, details);
+            unanswered.log(name, subject);
         }
     }
 }
 
 impl About for Operations {
-    fn failed(&self, operation: &'static str, code: Code, details: &str) {
+    fn failed(&self, operation: &'static str, unanswered: &mut Unanswered) {
         if self.spelling.operations.is_empty() {
-            audit::failed(operation, Subject::default(), code, details);
+            unanswered.log(operation, Subject::default());
         }
-        self.spelling.failed(code, details);
+        self.spelling.failed(unanswered);
     }
 }
 
@@ -346,6 +345,49 @@ mod tests {
         let most = [unknown, &[0x0a, 0].repeat(MAX_BATCH_OPERATIONS)].concat();
         assert_eq!(Operations::read(most.into()).expect("a message").members.len(), MAX_BATCH_OPERATIONS);
         assert!(Operations::read([&many, &[0x10][..]].concat().into()).is_err());
+    }
+
+    /// A13: a batch that ends as one names its first operations in the log and counts the others, so that it does not crowd out
+    /// whatever else is to be said.
+    #[test]
+    fn a_batch_that_ends_as_one_does_not_flood_the_log() {
+        #[derive(Clone, Default)]
+        struct Lines(std::sync::Arc<parking_lot::Mutex<Vec<u8>>>);
+        impl std::io::Write for Lines {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let log = tracing_subscriber::fmt().json().with_writer(move || writer.clone());
+        let log = tracing::Dispatch::from(log.finish());
+        let end = |count: usize| {
+            let update = |number: usize| proto::Operation {
+                operation: Some(Kind::UpdateBalance(UpdateBalanceRequest {
+                    account_id: "a".to_owned(),
+                    delta: 1,
+                    transaction_id: format!("t-{number}-"),
+                })),
+                linked: false,
+            };
+            let message = ExecuteBatchRequest { operations: (0..count).map(update).collect() }.encode_to_vec();
+            let request = tonic::Request::new(Operations::read(message.into()).expect("a message"));
+            let late = || crate::grpc::audit::Asked::new("ExecuteBatch", request).err().expect("too late");
+            tracing::dispatcher::with_default(&log, || crate::grpc::deadline::begin_late(late));
+            String::from_utf8(std::mem::take(&mut *lines.0.lock())).expect("text")
+        };
+        let log = end(100);
+        assert_eq!(log.lines().count(), 100, "{log}");
+        assert!((0..100).all(|number| log.contains(&format!("t-{number}-"))), "{log}");
+        let log = end(MAX_BATCH_OPERATIONS);
+        assert_eq!(log.lines().count(), 101);
+        assert!((0..100).all(|number| log.contains(&format!("t-{number}-"))), "{log}");
+        assert!(log.contains("9900 more operations"), "{log}");
     }
 
     /// A14: no message that was cut short or changed is read as something else than prost reads there.

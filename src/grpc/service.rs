@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::audit::{self, Asked, Subject};
+use super::audit::{self, Asked, Subject, Unanswered};
 use super::batch::Batch;
 use super::books::Books;
 use super::convert;
@@ -175,7 +175,7 @@ impl Accounts {
 
     async fn batch(&self, operations: Operations) -> Result<Results, Failure> {
         let mut batch = Batch::begin(&self.books, operations, self.max_message_bytes).await?;
-        batch.finish().await.inspect_err(|failure| batch.fail(failure))
+        batch.finish().await.inspect_err(|failure| batch.fail(&mut Unanswered::of(failure)))
     }
 
     async fn transaction(&self, id: &str) -> Result<GetTransactionResponse, Failure> {

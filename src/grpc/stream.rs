@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use tonic::{Code, Streaming};
 
+use super::audit::Unanswered;
 use super::batch::Batch;
 use super::books::Books;
 use super::operations::Operations;
@@ -64,7 +65,8 @@ impl Batches {
 
     /// Logs that the batches under way will have no results.
     fn fail(&mut self, failure: &Failure) {
-        self.begun.iter_mut().flatten().for_each(|batch| batch.fail(failure));
+        let mut unanswered = Unanswered::of(failure);
+        self.begun.iter_mut().flatten().for_each(|batch| batch.fail(&mut unanswered));
     }
 
     /// Decides what came, unless it is the end.
