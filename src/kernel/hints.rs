@@ -134,7 +134,7 @@ mod tests {
         assert!((100..200).all(|number| table.find(hash(number)).is_none()));
     }
 
-    /// SlabIndex 0 is one like any other, also where the hash's upper half is 0.
+    /// Index 0 is one like any other, also where the hash's upper half is 0.
     #[test]
     fn the_first_entry_is_found() {
         let hints = Hints::new();

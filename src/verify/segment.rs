@@ -83,15 +83,18 @@ pub(super) fn unused(segment: &[u8], newest: bool) -> bool {
 
 /// Fails where the spare is not one: a segment that lost its name and goes on where the journal ends, with something in it.
 pub(super) fn check_spare(path: &Path, last: u64, link: &Link) -> Result<(), Problem> {
-    let mut spare = Vec::new();
     if !path.exists() {
         return Ok(());
     }
-    load(path, &mut spare)?;
-    let Ok(header) = Header::read(&spare) else { return Ok(()) };
+    let Ok(header) = Header::read(&fields(path)?) else { return Ok(()) };
     let Link { ledger, batch, sequence, hash } = *link;
     let follows = (header.number, header.ledger, header.hash) == (last + 1, ledger, hash);
-    if !follows || (header.first_batch, header.first_sequence) != (batch, sequence) || unused(&spare, true) {
+    if !follows || (header.first_batch, header.first_sequence) != (batch, sequence) {
+        return Ok(());
+    }
+    let mut spare = Vec::new();
+    load(path, &mut spare)?;
+    if unused(&spare, true) {
         return Ok(());
     }
     let what = format!("it is the segment that belongs to journal/{:010}.segment, with something in it", header.number);
@@ -100,10 +103,14 @@ pub(super) fn check_spare(path: &Path, last: u64, link: &Link) -> Result<(), Pro
 
 /// The header's fields alone.
 pub(super) fn peek(path: &Path) -> Result<Header, Problem> {
+    Header::read(&fields(path)?).map_err(|Wrong { at, what }| Problem::at(path, at, what))
+}
+
+fn fields(path: &Path) -> Result<Vec<u8>, Problem> {
     let mut fields = Vec::with_capacity(FIELDS);
     let file = File::open(path).map_err(|error| Problem::unreadable(path, &error))?;
     file.take(FIELDS as u64).read_to_end(&mut fields).map_err(|error| Problem::unreadable(path, &error))?;
-    Header::read(&fields).map_err(|Wrong { at, what }| Problem::at(path, at, what))
+    Ok(fields)
 }
 
 /// Reads the whole file into `buffer`.

@@ -225,6 +225,8 @@ fn a_segment_under_the_spares_name_is_told_of() {
     sign_header(&mut elsewhere);
     with(&elsewhere).expect("it goes on from another place");
     with(&vec![7; 5_000]).expect("no segment");
+    fs::File::options().write(true).open(&spare).and_then(|file| file.set_len(2 << 30)).expect("sparse");
+    check(&writer.directory).expect("nor is it one for its length");
 }
 
 /// A file of a newer format version is told of by name and version, wherever it is: it is not damaged.

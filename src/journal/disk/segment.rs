@@ -75,8 +75,10 @@ impl Header {
         if header.u32() != Some(crc32c::crc32c(&checked[12..])) {
             return Err("a segment's header whose checksum is wrong");
         }
-        if header.u32() != Some(VERSION) {
-            return Err(NEWER);
+        match header.u32() {
+            Some(VERSION) => {}
+            Some(version) if version > VERSION => return Err(NEWER),
+            _ => return Err("a segment of a format version that there never was"),
         }
         let read = |mut header: Bytes<'_>| {
             Some(Header {
@@ -170,6 +172,20 @@ mod tests {
             assert!(Header::read(&flipped).is_err(), "bit {bit}");
         }
         assert!(Header::read(&bytes[..100]).is_err());
+    }
+
+    /// E6: only what is newer is said to be newer.
+    #[test]
+    fn a_version_that_never_was_is_no_newer_one() {
+        let of_version = |version: u32| {
+            let mut bytes = header().bytes();
+            bytes[12..16].copy_from_slice(&version.to_le_bytes());
+            let checksum = crc32c::crc32c(&bytes[12..CHECKED]);
+            bytes[8..12].copy_from_slice(&checksum.to_le_bytes());
+            Header::read(&bytes).expect_err("another version")
+        };
+        assert_eq!(of_version(2), NEWER);
+        assert!(!of_version(0).contains("newer"), "{}", of_version(0));
     }
 
     #[test]
