@@ -40,9 +40,6 @@ pub(super) struct Bounds {
     pub(super) id_age: Duration,
 }
 
-/// A transaction that has a row for so long beyond the time that rows are waited for is no instance taking its turn.
-const A_MOMENT: Duration = Duration::from_secs(1);
-
 /// Decides batches and has the database keep them.
 pub(super) struct Committer<D> {
     pub(super) database: D,
@@ -208,7 +205,8 @@ impl<D: Database> Committer<D> {
                 decided = None;
                 self.settle();
                 // Where it cannot be asked, that comes out.
-                if self.set_aside(&mut batch, false).await.is_ok_and(|_| batch.is_answered()) {
+                if self.locked.set_aside(&mut batch, &mut self.database, false).await.is_ok_and(|_| batch.is_answered())
+                {
                     return;
                 }
             }
@@ -219,7 +217,7 @@ impl<D: Database> Committer<D> {
             self.ahead.doubt();
             self.settle();
             if let Fault::Locked(what) = fault {
-                fault = match self.set_aside(&mut batch, true).await {
+                fault = match self.locked.set_aside(&mut batch, &mut self.database, true).await {
                     Ok(true) => continue,
                     // A row that nobody sees yet, a table: or somebody who was slow and is through.
                     Ok(false) | Err(Fault::Locked(_)) => Fault::Unavailable(what),
@@ -232,29 +230,6 @@ impl<D: Database> Committer<D> {
                 return batch.fail(&fault.into());
             }
         }
-    }
-
-    /// Answers the works of a batch that need rows which somebody else has locked, and not just for a moment: among `all` of its rows, or
-    /// those that were locked before. True when there were any.
-    async fn set_aside(&mut self, batch: &mut Batch, all: bool) -> Result<bool, Fault> {
-        let mut rows = batch.rows();
-        let before = match all {
-            false => {
-                rows.retain(&self.locked);
-                self.locked.clone()
-            }
-            true => {
-                rows = self.database.locked(&rows).await?;
-                if rows.is_empty() {
-                    return Ok(false);
-                }
-                tokio::time::sleep(A_MOMENT).await;
-                rows.clone()
-            }
-        };
-        let locked = self.database.locked(&rows).await?.since(&before);
-        self.locked.update(&rows, &locked);
-        Ok(batch.set_aside(&locked))
     }
 
     /// Tries a batch once. It was answered, or is to be tried again.

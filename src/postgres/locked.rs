@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::database::{Database, Fault};
 use super::work::Batch;
 use crate::inventory::{Content, Run};
 use crate::{AccountId, Request};
@@ -18,6 +19,9 @@ const MOST: usize = 10_000;
 
 /// For how long they are remembered when nothing more is heard of them.
 const REMEMBERED: Duration = Duration::from_secs(30);
+
+/// A transaction that has a row for so long beyond the time that rows are waited for is no instance taking its turn.
+const A_MOMENT: Duration = Duration::from_secs(1);
 
 /// The transaction that has a row locked, by its number; nothing, of a row that is only asked about.
 pub(super) type Holder = String;
@@ -39,7 +43,7 @@ impl Locked {
         Locked { accounts: accounts.collect(), partitions: partitions.collect(), updated: None }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.accounts.is_empty() && self.partitions.is_empty()
     }
 
@@ -56,14 +60,42 @@ impl Locked {
         !rows.is_empty()
     }
 
+    /// Answers the works of a batch that need rows which somebody else has locked, and not just for a moment: among `all` of its
+    /// rows, or those that were locked before. True when there were any.
+    pub(super) async fn set_aside<D: Database>(
+        &mut self,
+        batch: &mut Batch,
+        database: &mut D,
+        all: bool,
+    ) -> Result<bool, Fault> {
+        let mut rows = batch.rows();
+        let before = match all {
+            false => {
+                rows.retain(self);
+                self.clone()
+            }
+            true => {
+                rows = database.locked(&rows).await?;
+                if rows.is_empty() {
+                    return Ok(false);
+                }
+                tokio::time::sleep(A_MOMENT).await;
+                rows.clone()
+            }
+        };
+        let locked = database.locked(&rows).await?.since(&before);
+        self.update(&rows, &locked);
+        Ok(batch.set_aside(&locked))
+    }
+
     /// Keeps those that are among `others`.
-    pub(super) fn retain(&mut self, others: &Locked) {
+    fn retain(&mut self, others: &Locked) {
         self.accounts.retain(|account, _| others.accounts.contains_key(account));
         self.partitions.retain(|partition, _| others.partitions.contains_key(partition));
     }
 
     /// Those that the same transaction had locked `before`. Any other had them for a moment, as instances do in turn.
-    pub(super) fn since(mut self, before: &Locked) -> Self {
+    fn since(mut self, before: &Locked) -> Self {
         fn same<K: Eq + Hash>(before: &HashMap<K, Holder>) -> impl FnMut(&K, &mut Holder) -> bool {
             |row, holder| before.get(row) == Some(holder)
         }
@@ -73,7 +105,7 @@ impl Locked {
     }
 
     /// Of `asked` just these are locked.
-    pub(super) fn update(&mut self, asked: &Locked, locked: &Locked) {
+    fn update(&mut self, asked: &Locked, locked: &Locked) {
         self.accounts.retain(|account, _| !asked.accounts.contains_key(account));
         self.partitions.retain(|partition, _| !asked.partitions.contains_key(partition));
         if self.accounts.len() + self.partitions.len() > MOST {
