@@ -7,6 +7,7 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
+use common::directory::checkpoints;
 use common::{account, chain, decide, id, named, named_chain, state, update};
 use equipoise::grpc::proto::account_service_client::AccountServiceClient;
 use equipoise::grpc::proto::operation::Operation as Kind;
@@ -20,12 +21,7 @@ use tonic_types::StatusExt as _;
 /// A ledger whose account `a` was changed under the id `used`, which is honoured and whose entry is gone; where its journal begins.
 fn compacted() -> (tempfile::TempDir, Ledger, u64) {
     let dir = tempfile::tempdir().expect("a directory");
-    let (tell, checkpoints) = std::sync::mpsc::channel();
-    let observer = move |event: &equipoise::Event| {
-        if let equipoise::Event::CheckpointWritten { .. } = event {
-            let _ = tell.send(());
-        }
-    };
+    let (checkpoints, observer) = checkpoints();
     let builder = Ledger::builder().segment_bytes(1 << 20).checkpoint_every(50).observer(observer);
     let ledger = builder.open(dir.path()).expect("opens");
     ledger.create(&account("a"), 0).expect("new");

@@ -2,14 +2,13 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use common::account;
+use common::directory::files;
 use equipoise::{
     AccountId, Durability, Event, Ledger, Member, OpenError, Operation, Request, SubmitError, TransactionId,
 };
@@ -118,18 +117,6 @@ fn an_index_that_leads_to_another_id_is_made_again() {
     assert!(ledger.submit(add("x")).expect("decided").replayed());
     assert!(!ledger.submit(add("y")).expect("decided").replayed());
     assert_eq!(ledger.balance(&a).map(|state| state.balance), Some(10));
-}
-
-/// Every file under `dir`, with its bytes.
-fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    for path in fs::read_dir(dir).expect("a folder").map(|entry| entry.expect("an entry").path()) {
-        match path.is_dir() {
-            true => found.extend(files(&path)),
-            false => drop(found.insert(path.clone(), fs::read(&path).expect("readable"))),
-        }
-    }
-    found
 }
 
 /// C1, B4: an id index that goes beyond the journal's end proves that acknowledged entries are missing: nothing is begun on what is

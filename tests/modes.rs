@@ -1,11 +1,13 @@
 //! Who may read what is in a data directory: only whoever runs the service.
 
+mod common;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::time::Duration;
 
-use equipoise::{AccountId, Event, Ledger, Operation, Request, TransactionId};
+use common::directory::twenty_accounts;
+use equipoise::Ledger;
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).expect("there").permissions().mode() & 0o777
@@ -30,20 +32,7 @@ fn what_is_made_is_for_its_owner_alone() {
     fs::create_dir(&there).expect("made");
     fs::set_permissions(&there, fs::Permissions::from_mode(0o755)).expect("set");
     for dir in [&made, &there] {
-        let (tell, written) = std::sync::mpsc::channel();
-        let observer = move |event: &Event| {
-            if let Event::CheckpointWritten { .. } = event {
-                let _ = tell.send(());
-            }
-        };
-        let ledger = Ledger::builder().checkpoint_every(10).id_capacity(1).observer(observer).open(dir).expect("opens");
-        for number in 0..20 {
-            let create = Operation::create(AccountId::new(&format!("a{number}")).expect("an id"), 1).expect("valid");
-            let id = TransactionId::new(&format!("t{number}")).expect("an id");
-            ledger.submit(Request::single(create, Some(id))).expect("decided");
-        }
-        written.recv_timeout(Duration::from_secs(20)).expect("a checkpoint");
-        drop(ledger);
+        twenty_accounts(Ledger::builder().id_capacity(1), dir);
         assert!(private(dir) >= 5, "LOCK, a segment, the spare, a checkpoint, a run");
     }
     assert_eq!((mode(&made), mode(&made.join(".."))), (0o700, 0o700));

@@ -1,22 +1,11 @@
 //! Files of a newer format version: an older release says so, and leaves all as it is.
 
-use std::collections::BTreeMap;
+mod common;
+
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use equipoise::{AccountId, Event, Ledger, OpenError, Operation, Request, TransactionId};
-
-fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    for path in fs::read_dir(dir).expect("a folder").map(|entry| entry.expect("an entry").path()) {
-        match path.is_dir() {
-            true => found.extend(files(&path)),
-            false => drop(found.insert(path.clone(), fs::read(&path).expect("readable"))),
-        }
-    }
-    found
-}
+use common::directory::{files, twenty_accounts};
+use equipoise::{Ledger, OpenError};
 
 /// The file as a release would write it that knows format version 9.
 fn newer(bytes: &[u8]) -> Vec<u8> {
@@ -32,21 +21,7 @@ fn newer(bytes: &[u8]) -> Vec<u8> {
 #[test]
 fn a_start_on_a_newer_format_is_refused() {
     let dir = tempfile::tempdir().expect("a directory");
-    let (tell, written) = std::sync::mpsc::channel();
-    let observer = move |event: &Event| {
-        if let Event::CheckpointWritten { .. } = event {
-            let _ = tell.send(());
-        }
-    };
-    let ledger = Ledger::builder().segment_bytes(1 << 20).checkpoint_every(10).observer(observer);
-    let ledger = ledger.open(dir.path()).expect("opens");
-    for number in 0..20 {
-        let create = Operation::create(AccountId::new(&format!("a{number}")).expect("an id"), 1).expect("valid");
-        let id = TransactionId::new(&format!("t{number}")).expect("an id");
-        ledger.submit(Request::single(create, Some(id))).expect("decided");
-    }
-    written.recv_timeout(Duration::from_secs(20)).expect("a checkpoint");
-    drop(ledger);
+    twenty_accounts(Ledger::builder().segment_bytes(1 << 20), dir.path());
     let whole = files(dir.path());
     let mut kinds = [0; 3];
     for (path, bytes) in &whole {

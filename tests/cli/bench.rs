@@ -6,7 +6,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use equipoise::bench::{Run, Target, Workload};
-use serde_json::Value;
 
 use crate::program::{Ended, Service, ends_within, equipoise, run, signal};
 
@@ -150,16 +149,6 @@ fn what_was_not_looked_at_is_a_note() {
     assert!(run.check.notes[0].contains("the newest 100 were read"), "{:?}", run.check);
 }
 
-/// Waits until a run has begun.
-fn wait_for_load(service: &Service) {
-    let began = Instant::now();
-    let loaded = |account: &Value| account["version"].as_u64() > Some(9);
-    while !service.json(&["accounts", "--prefix", "bench-"]).iter().any(loaded) {
-        assert!(began.elapsed() < Duration::from_secs(30), "nothing happens");
-        thread::sleep(Duration::from_millis(10));
-    }
-}
-
 /// A service that is killed under way: what was measured is printed, and it could not be checked.
 #[test]
 fn a_service_that_dies_is_told_of() {
@@ -168,7 +157,7 @@ fn a_service_that_dies_is_told_of() {
     let mut command = equipoise(&arguments);
     command.arg(&service.address).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().expect("it runs");
-    wait_for_load(&service);
+    service.wait_for_load();
     service.child.kill().expect("a child");
     let output = child.wait_with_output().expect("its output");
     let run: Run = serde_json::from_slice(&output.stdout).expect("one run");
@@ -189,7 +178,7 @@ fn an_interrupt_ends_it_early() {
     let mut command = equipoise(&arguments);
     command.arg(&service.address).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("it runs");
-    wait_for_load(&service);
+    service.wait_for_load();
     signal(&child, "INT");
     let status = ends_within(&mut child, Duration::from_secs(20));
     let output = child.wait_with_output().expect("its output");

@@ -32,16 +32,6 @@ fn end(mut child: Child) -> Ended {
     Ended { code: status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
-/// Waits until a run changes accounts.
-fn wait_for_load(service: &Service) {
-    let began = Instant::now();
-    let loaded = |account: &Value| account["version"].as_u64() > Some(9);
-    while !service.json(&["accounts", "--prefix", "bench-"]).iter().any(loaded) {
-        assert!(began.elapsed() < Duration::from_secs(30), "nothing happens");
-        thread::sleep(Duration::from_millis(10));
-    }
-}
-
 struct Place(tempfile::TempDir);
 
 impl Place {
@@ -101,7 +91,7 @@ fn calls_without_an_answer_are_judged() {
     let mut command = bench(&["open", "--rate", "200", "--duration", "5s", "--warm-up", "0s", "--json"]);
     command.args(["--accounts", "10", "--timeout", "500ms", "--server", &service.address]);
     let child = begin(&mut command);
-    wait_for_load(&service);
+    service.wait_for_load();
     signal(&service.child, "STOP");
     let ended = end(child);
     signal(&service.child, "CONT");
@@ -125,7 +115,7 @@ fn a_stall_at_the_end_is_seen_by_callers_that_wait() {
     let service = Service::start();
     let mut command = bench(&["mixed", "--duration", "5s", "--warm-up", "0s", "--callers", "8", "--json"]);
     let child = begin(command.args(["--accounts", "10", "--server", &service.address]));
-    wait_for_load(&service);
+    service.wait_for_load();
     signal(&service.child, "STOP");
     thread::sleep(Duration::from_millis(6_500));
     signal(&service.child, "CONT");
@@ -189,7 +179,7 @@ fn an_interrupt_is_an_exit_code_and_leaves_no_row() {
     let service = Service::start();
     let mut command = bench(&["hot", "zipf", "uniform", "--duration", "1m", "--warm-up", "0s", "--json"]);
     let child = begin(command.args(["--server", &service.address, "--history", &history, "--label=here"]));
-    wait_for_load(&service);
+    service.wait_for_load();
     signal(&child, "INT");
     let ended = end(child);
     assert_eq!(ended.code, Some(130), "{ended:?}");
@@ -237,7 +227,7 @@ fn a_ledger_that_cannot_be_read_is_not_a_wrong_one() {
     let service = Service::start();
     let mut command = bench(&["hot", "--duration", "5s", "--warm-up", "0s", "--json", "--html", &page]);
     let child = begin(command.args(["--timeout", "500ms", "--server", &service.address]));
-    wait_for_load(&service);
+    service.wait_for_load();
     signal(&service.child, "STOP");
     let ended = end(child);
     assert_eq!(ended.code, Some(3), "{ended:?}");

@@ -117,6 +117,16 @@ impl Service {
         service
     }
 
+    /// Waits until a run of the bench changes accounts.
+    pub fn wait_for_load(&self) {
+        let began = Instant::now();
+        let loaded = |account: &Value| account["version"].as_u64() > Some(9);
+        while !self.json(&["accounts", "--prefix", "bench-"]).iter().any(loaded) {
+            assert!(began.elapsed() < Duration::from_secs(30), "nothing happens");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// A client command for this service.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = equipoise(arguments);

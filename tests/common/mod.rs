@@ -1,6 +1,7 @@
 //! What the tests of the crate share: short names for requests, threads that start together, and a plain model.
 #![allow(dead_code, reason = "each test file takes what it needs")]
 
+pub mod directory;
 pub mod model;
 
 use std::sync::Barrier;
