@@ -245,7 +245,7 @@ impl Outcome {
     /// Whether it touches `account`, or was refused because nobody opened it.
     #[must_use]
     pub fn concerns(&self, account: &AccountId) -> bool {
-        self.members().iter().any(|member| member.operation.accounts().contains(&account))
+        self.members().iter().any(|member| member.operation.concerns(account))
     }
 }
 

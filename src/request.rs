@@ -153,6 +153,12 @@ impl Operation {
         }
     }
 
+    /// Whether it touches `account`.
+    #[must_use]
+    pub fn concerns(&self, account: &AccountId) -> bool {
+        self.accounts().contains(&account)
+    }
+
     /// How many accounts it touches.
     pub(crate) fn leg_count(&self) -> usize {
         match &self.0 {

@@ -62,12 +62,11 @@ impl Watch {
         let mut bytes = 0;
         for outcome in entries {
             self.next = outcome.sequence() + 1;
-            if self.account.as_ref().is_none_or(|account| outcome.concerns(account)) {
-                let touches = |member: &Member| {
-                    self.account.as_ref().is_none_or(|account| member.operation.accounts().contains(&account))
-                };
+            let account = self.account.as_ref();
+            if account.is_none_or(|account| outcome.concerns(account)) {
+                let concerns = |member: &Member| account.is_none_or(|account| member.operation.concerns(account));
                 let entry = convert::transactions(&outcome).into_iter().zip(outcome.members());
-                let entry = entry.filter(|(_, member)| touches(member)).map(|(transaction, _)| transaction);
+                let entry = entry.filter(|(_, member)| concerns(member)).map(|(transaction, _)| transaction);
                 transactions.extend(entry.inspect(|transaction| bytes += transaction.encoded_len() + 8));
             }
             if bytes >= MESSAGE_BYTES {

@@ -71,11 +71,12 @@ impl Lanes {
                 still.push((*partition, at.is_none_or(|at| at == lane.expected), is_long));
             }
         }
-        match still.iter().filter(|(_, is_there, _)| *is_there).collect::<Vec<_>>()[..] {
-            [(only, ..)] => vec![*only],
-            [] => still.iter().filter(|(.., is_long)| *is_long).map(|(partition, ..)| *partition).collect(),
-            ref several => several.iter().filter(|(.., is_long)| *is_long).map(|(partition, ..)| *partition).collect(),
+        let there: Vec<_> = still.iter().copied().filter(|(_, is_there, _)| *is_there).collect();
+        if let [(only, ..)] = there[..] {
+            return vec![only];
         }
+        let candidates = if there.is_empty() { still } else { there };
+        candidates.into_iter().filter(|(.., is_long)| *is_long).map(|(partition, ..)| partition).collect()
     }
 
     /// The partitions that have stood still for long where records may be that could not be read: not every error comes again.
