@@ -28,6 +28,7 @@ mod instance;
 mod kills;
 mod model;
 mod operators;
+mod producing;
 mod readiness;
 mod secured;
 mod servers;
