@@ -221,6 +221,11 @@ pub fn verified(dir: &Path) -> Report {
     }
 }
 
+/// Says that something cannot be tried here, past what libtest keeps to itself: scripts/test.sh counts such lines.
+pub fn skipped(what: &str) {
+    let _ = writeln!(std::io::stderr(), "\nskipped: {what}");
+}
+
 /// Runs a command to its end: its exit code and stderr.
 pub fn run(command: &mut Command) -> (Option<i32>, String) {
     let output = command.stderr(Stdio::piped()).output().expect("it runs");
