@@ -23,7 +23,7 @@ const GIVES_WAY_ONCE_IN: u64 = 4;
 const LARGE_BACKLOG: u64 = 256 << 20;
 
 impl Core {
-    /// Plans, claims, drives.
+    /// Decides a request.
     pub(crate) fn submit(&self, request: Request, next: Next) -> Result<Outcome, SubmitError> {
         let ahead = self.look_ahead(std::slice::from_ref(&request));
         self.submit_to(request, next, |id, guard| {
@@ -34,6 +34,22 @@ impl Core {
 
     /// As [`Self::submit`], where `known` finds the accounts.
     pub(crate) fn submit_to<'s>(
+        &'s self,
+        request: Request,
+        next: Next,
+        known: impl Fn(&AccountId, &Guard) -> Option<&'s Account<Balance>>,
+    ) -> Result<Outcome, SubmitError> {
+        let no_room = |error: &SubmitError| {
+            if let SubmitError::Exhausted(Exhausted::Disk { .. } | Exhausted::Segment { .. }) = error {
+                self.refused_for_space.add(1);
+            }
+        };
+        self.try_submit(request, next, known).inspect_err(no_room)
+    }
+
+    /// Plans, claims, drives.
+    #[inline]
+    fn try_submit<'s>(
         &'s self,
         mut request: Request,
         next: Next,
