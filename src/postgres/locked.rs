@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::iter;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -86,6 +87,29 @@ impl Locked {
         let locked = database.locked(&rows).await?.since(&before);
         self.update(&rows, &locked);
         Ok(batch.set_aside(&locked))
+    }
+
+    /// Leaves out those of the partitions whose rows somebody else has locked at this moment: of `all`, or of those that were locked before.
+    /// True when there were any.
+    pub(super) async fn leave_out<D: Database>(
+        &mut self,
+        topic: &str,
+        partitions: &mut Vec<i32>,
+        database: &mut D,
+        all: bool,
+    ) -> Result<bool, Fault> {
+        let named = |partition: &i32| (topic.to_owned(), *partition);
+        let mut rows = Locked::new(iter::empty(), partitions.iter().map(|it| (named(it), Holder::new())));
+        if !all {
+            rows.retain(self);
+        }
+        if rows.is_empty() {
+            return Ok(false);
+        }
+        let locked = database.locked(&rows).await?;
+        self.update(&rows, &locked);
+        partitions.retain(|partition| !locked.partitions.contains_key(&named(partition)));
+        Ok(!locked.is_empty())
     }
 
     /// Keeps those that are among `others`.

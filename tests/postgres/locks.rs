@@ -69,12 +69,18 @@ async fn a_locked_partition_holds_up_no_other() {
     let held = store.apply(TOPIC, &runs).await;
     assert!(matches!(&held, Err(StoreError::Held { partitions, .. }) if partitions == &[0]), "{held:?}");
     store.submit(update("c", "sku", 1)).await.expect("decided").result().expect("applied");
-    let refused = store.take_over(TOPIC, &[0]).await;
-    assert!(matches!(refused, Err(StoreError::Unavailable { .. })), "{refused:?}");
+    for (wanted, taken) in [(&[0, 1, 2][..], &[1, 2][..]), (&[0][..], &[][..])] {
+        let positions = store.take_over(TOPIC, wanted).await.expect("the free ones");
+        assert_eq!(positions.iter().map(|position| position.partition).collect::<Vec<_>>(), taken);
+    }
     assert!(began.elapsed() < 2 * SOON, "{:?}", began.elapsed());
+    // The one that comes to it first waits for it.
+    let other = PgStore::connect(&Settings::new(&database.url)).await.expect("a store");
+    assert_eq!(other.take_over(TOPIC, &[1, 0]).await.expect("the free one").len(), 1);
     locker.batch_execute("ROLLBACK").await.expect("unlocked");
     bad.apply(&store, &[event("a", "sku", 1)]).await.expect("applied");
     assert_eq!(database.one::<i64>("SELECT current_stock FROM products").await, 3);
+    assert_eq!(store.take_over(TOPIC, &[0, 1]).await.expect("both").len(), 2);
     database.check().await;
 }
 
