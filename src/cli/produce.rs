@@ -29,7 +29,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 ///
 /// With --check or --check-server it waits until everything is consumed, and compares: every event was decided once and
 /// is in the journal as it was sent; every product's stock is what the journal's accepted changes add up to, and never fell
-/// below 0; what is no event, and nothing else, is in the dead letters. Which events are accepted depends on the order in
+/// below 0; what is no event, and nothing else, is in the dead letters; those that are there twice, as after a kill, are counted. Which events are accepted depends on the order in
 /// which partitions are consumed; with --no-overselling all are, and the stock must be exactly what was sent.
 #[derive(Debug, Args)]
 #[command(

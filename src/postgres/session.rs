@@ -28,6 +28,9 @@ const CAUTIOUS: u32 = 64;
 /// Bytes of dead letters that are read at once, about.
 const LETTERS: i64 = 16 << 20;
 
+/// How long letters are one publisher's, at least: as [`crate::inventory::Store::dead_letters`] says.
+const LEASE: Duration = Duration::from_secs(45);
+
 /// The first pause after a fault, and the longest one.
 const PAUSES: Range<Duration> = Duration::from_millis(20)..Duration::from_secs(1);
 
@@ -42,6 +45,8 @@ pub(super) struct Session {
     cautious: u32,
     /// Whether all other connections are made anew with its own.
     leads: bool,
+    /// As which publisher of dead letters it is known, whatever connection it has.
+    holder: i64,
     patience: Duration,
     /// When patience with the present piece of work is over.
     latest: Instant,
@@ -67,6 +72,7 @@ impl Session {
             begun: false,
             cautious: 0,
             leads: false,
+            holder: RandomState::new().hash_one(()).cast_signed(),
             patience,
             latest: Instant::now(),
         }
@@ -310,7 +316,11 @@ impl Database for Session {
     }
 
     async fn dead_letters(&mut self, limit: usize) -> Result<Vec<StoredDeadLetter>, Fault> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let (limit, holder) = (i64::try_from(limit).unwrap_or(i64::MAX), self.holder);
+        // Read after that: so none is among them that the publisher before has removed.
+        if self.change(|statements| &statements.publish, &[&holder, &LEASE.as_secs_f64()]).await?.is_empty() {
+            return Ok(Vec::new());
+        }
         let Open { link, statements } = self.open()?;
         let rows = link.timed(link.client.query(&statements.letters, &[&limit, &LETTERS])).await;
         let rows = self.clear(rows).await?;
@@ -318,7 +328,8 @@ impl Database for Session {
     }
 
     async fn published(&mut self, numbers: &[i64]) -> Result<(), Fault> {
-        self.change(|statements| &statements.published, &[&numbers]).await.map(drop)
+        let holder = self.holder;
+        self.change(|statements| &statements.published, &[&numbers, &holder]).await.map(drop)
     }
 }
 

@@ -70,10 +70,43 @@ async fn the_schema_is_brought_up_once() {
     for started in starting {
         started.await.expect("no panic").expect("a store");
     }
-    assert_eq!(database.one::<i64>("SELECT count(*) FROM equipoise_schema").await, 5);
+    assert_eq!(database.one::<i64>("SELECT count(*) FROM equipoise_schema").await, 6);
     database.run("INSERT INTO equipoise_schema (version) VALUES (1000)").await;
     let refused = PgStore::connect(&Settings::new(&database.url)).await.expect_err("newer");
-    assert_eq!(refused, PgError::SchemaTooNew { found: 1000, known: 5 });
+    assert_eq!(refused, PgError::SchemaTooNew { found: 1000, known: 6 });
+}
+
+/// D8: a role that may use the tables, and not change the schema, can be an instance's; where that is not enough it is said for what.
+#[tokio::test]
+async fn a_role_needs_no_right_to_create() {
+    let database = Database::new().await;
+    drop(database.store().await);
+    let role = database.url.rsplit('/').next().expect("a name").replace("test", "role");
+    let grants = format!(
+        "CREATE ROLE {role} LOGIN; REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+        GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role};
+        GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role}"
+    );
+    database.run(&grants).await;
+    let url = database.url.replace("postgres@", &format!("{role}@"));
+    let store = PgStore::connect(&Settings::new(&url)).await.expect("a store");
+    let mut partition = Partition::take(&store, 0).await;
+    partition.apply(&store, &[event("a", "sku", 5)]).await.expect("applied");
+    assert_eq!(store.balance(&account("sku")).await.expect("read").expect("open").balance, 5);
+    store.close().await;
+
+    let known = database.one::<i64>("SELECT max(version) FROM equipoise_schema").await;
+    database.run(&format!("DELETE FROM equipoise_schema WHERE version = {known}")).await;
+    let refused = PgStore::connect(&Settings::new(&url)).await.expect_err("it may not");
+    database.run("REVOKE SELECT ON equipoise_schema FROM PUBLIC").await;
+    database.run(&format!("REVOKE ALL ON equipoise_schema FROM {role}")).await;
+    let hidden = PgStore::connect(&Settings::new(&url)).await.expect_err("it may not");
+    database.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+    let step = format!("from version {} to {known}, at migration {known}", known - 1);
+    let said = format!("the role {role} may not bring the schema public {step}: ");
+    assert!(matches!(&refused, PgError::Failed { what } if what.starts_with(&said)), "{refused}");
+    let said = format!("the role {role} may not read the version of the schema public: ");
+    assert!(matches!(&hidden, PgError::Failed { what } if what.starts_with(&said)), "{hidden}");
 }
 
 /// D2, D3: a schema that is made later, and comes first in the search path, is no second ledger; another search path is.
