@@ -44,6 +44,32 @@ async fn a_product_may_be_written_by_hand() {
     assert_eq!((state.balance, state.version), (2, 2));
 }
 
+/// D8, A14: what a person writes can be read, or is refused; where a sku from before cannot be, it is named.
+#[tokio::test]
+async fn a_sku_that_nobody_could_read_is_refused() {
+    let database = Database::new().await;
+    let store = database.store().await;
+    let client = database.client().await;
+    let insert = "INSERT INTO products (sku, current_stock) VALUES ($1, 5)";
+    client.execute(insert, &[&"a\u{a0}\u{2028}é😀 ~!"]).await.expect("no control characters");
+    let controls = (1..0xa0).filter_map(char::from_u32).filter(|character| character.is_control());
+    for control in controls {
+        let refused = client.execute(insert, &[&format!("a{control}b")]).await.expect_err("a control character");
+        assert_eq!(refused.code().expect("the server").code(), "23514", "{control:?}: {refused}");
+    }
+    let rename = client.batch_execute("UPDATE products SET sku = E'a\nb'").await.expect_err("a control character");
+    assert_eq!(rename.code().expect("the server").code(), "23514");
+    let page = async || store.list("").await.expect("a listing").page(None, 10).await;
+    assert_eq!(page().await.expect("a page").len(), 1);
+    let before = "ALTER TABLE products DISABLE TRIGGER USER; INSERT INTO products (sku) VALUES (E'b\nc')";
+    database.run(before).await;
+    let refused = page().await.expect_err("unreadable");
+    assert!(
+        matches!(&refused, PgError::Failed { what } if what.contains(r#"the row of "b\nc" in products"#)),
+        "{refused}"
+    );
+}
+
 /// C2: nobody changes the journal in place.
 #[tokio::test]
 async fn the_journal_is_append_only() {
@@ -70,10 +96,10 @@ async fn the_schema_is_brought_up_once() {
     for started in starting {
         started.await.expect("no panic").expect("a store");
     }
-    assert_eq!(database.one::<i64>("SELECT count(*) FROM equipoise_schema").await, 6);
+    assert_eq!(database.one::<i64>("SELECT count(*) FROM equipoise_schema").await, 8);
     database.run("INSERT INTO equipoise_schema (version) VALUES (1000)").await;
     let refused = PgStore::connect(&Settings::new(&database.url)).await.expect_err("newer");
-    assert_eq!(refused, PgError::SchemaTooNew { found: 1000, known: 6 });
+    assert_eq!(refused, PgError::SchemaTooNew { found: 1000, known: 8 });
 }
 
 /// D8: a role that may use the tables, and not change the schema, can be an instance's; where that is not enough it is said for what.
