@@ -7,13 +7,15 @@ use super::error::PgError;
 use super::link::{Link, fault, text};
 
 /// In their order; the first is version 1. One that was released is never changed.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 8] = [
     include_str!("migrations/0001_ledger.sql"),
     include_str!("migrations/0002_expectations.sql"),
     include_str!("migrations/0003_pruned_ids.sql"),
     include_str!("migrations/0004_displaced_letters.sql"),
     include_str!("migrations/0005_former_ids.sql"),
     include_str!("migrations/0006_publisher.sql"),
+    include_str!("migrations/0007_skus.sql"),
+    include_str!("migrations/0008_in_dispute.sql"),
 ];
 
 /// So that instances that start together do not do it together. "equipois" in ASCII.

@@ -12,7 +12,7 @@ use tokio_postgres::{Error, Row, Statement};
 use super::batch::{Changes, Committed, Found, Written};
 use super::database::{Database, Fault};
 use super::link::{Broken, Connector, Link, fault};
-use super::locked::Locked;
+use super::locked::{Holder, Locked};
 use super::sql::{self, Statements};
 use super::{rows, write};
 use crate::account::{AccountId, Balance, TransactionId};
@@ -163,14 +163,20 @@ impl Session {
     async fn ask_locked(&mut self, rows: &Locked) -> Result<Locked, Broken> {
         let Open { link, .. } = self.open.as_ref().ok_or_else(gone)?;
         let names: Vec<&str> = rows.accounts.keys().map(AccountId::as_str).collect();
+        let ids: Vec<&str> = rows.ids.keys().map(TransactionId::as_str).collect();
         let (topics, partitions): (Vec<_>, Vec<_>) = rows.partitions.keys().map(|(topic, it)| (topic, *it)).unzip();
         link.timed(link.client.batch_execute(sql::BEGIN)).await?;
         let accounts = link.timed(link.client.query(sql::LOCKED_ACCOUNTS, &[&names])).await?;
         let offsets = link.timed(link.client.query(sql::LOCKED_OFFSETS, &[&topics, &partitions])).await?;
+        link.timed(link.client.batch_execute(sql::DISPUTE)).await?;
+        let disputed = link.timed(link.client.query_one(sql::IN_DISPUTE, &[&names, &ids])).await?;
         link.timed(link.client.batch_execute("ROLLBACK")).await?;
         let account = |row: &Row| Some((AccountId::new(row.get::<_, &str>(0)).ok()?, row.get(1)));
         let partition = |row: &Row| ((row.get(0), row.get(1)), row.get(2));
-        Ok(Locked::new(accounts.iter().filter_map(account), offsets.iter().map(partition)))
+        let [new, used] = [0, 1].map(|column| disputed.get::<_, Vec<&str>>(column));
+        let new = new.into_iter().filter_map(|sku| Some((AccountId::new(sku).ok()?, Holder::new())));
+        let used = used.into_iter().filter_map(|id| Some((TransactionId::new(id).ok()?, Holder::new())));
+        Ok(Locked::new(new.chain(accounts.iter().filter_map(account)), used, offsets.iter().map(partition)))
     }
 
     /// Writes and, if all is as expected, commits.
@@ -346,8 +352,8 @@ fn gone() -> Broken {
 
 /// A row of `products`.
 pub(super) fn account(row: &Row) -> Result<(AccountId, Balance), String> {
-    let id: &str = row.try_get("sku").map_err(|error| error.to_string())?;
-    let id = AccountId::new(id).map_err(|error| error.to_string())?;
+    let sku: &str = row.try_get("sku").map_err(|error| error.to_string())?;
+    let id = AccountId::new(sku).map_err(|error| format!("the row of {sku:?} in products: {error}"))?;
     let number = |column: &str| row.try_get::<_, i64>(column).map_err(|error| error.to_string());
     Ok((id, Balance { amount: number("current_stock")?, version: number("version")?.cast_unsigned() }))
 }

@@ -47,6 +47,12 @@ pub(super) const LOCKED_OFFSETS: &str = "WITH asked AS (
     SELECT o.topic, o.partition, o.xmax::text FROM consumer_offsets o JOIN asked USING (topic, partition)
     WHERE (o.topic, o.partition) NOT IN (SELECT topic, partition FROM free)";
 
+/// Those of these accounts and ids that are new, and that somebody else has inserted and not committed.
+pub(super) const IN_DISPUTE: &str = "SELECT in_dispute(true, $1), in_dispute(false, $2)";
+
+/// How long each try of that waits. Whoever comes to no end within it may be an instance at its commit: so it is looked twice.
+pub(super) const DISPUTE: &str = "SET LOCAL lock_timeout = 10";
+
 /// The transactions that used these ids.
 const IDS: &str = "SELECT * FROM journal j
     WHERE (j.batch, j.place) IN (SELECT batch, place FROM processed_events WHERE event_id = ANY($1))
