@@ -36,7 +36,7 @@ const LAST_WAIT: Duration = Duration::from_secs(5);
 ///
 /// With --check or --check-server it waits until everything is consumed, and compares: every event was decided once and
 /// is in the journal as it was sent; every product's stock is what the journal's accepted changes add up to, and never fell
-/// below 0; what is no event, and nothing else, is in the dead letters. Which events are accepted depends on the order in
+/// below 0; what is no event, and nothing else, is in the dead letters; those that are there twice, as after a kill, are counted. Which events are accepted depends on the order in
 /// which partitions are consumed; with --no-overselling all are, and the stock must be exactly what was sent.
 ///
 /// The first interrupt (Ctrl-C) ends the sending, waits for what is on its way, and prints what arrived and the seed; nothing is

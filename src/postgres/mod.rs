@@ -75,6 +75,7 @@
 //! committed and wait for no writer.
 
 mod ahead;
+mod asking;
 mod batch;
 mod committer;
 mod database;
@@ -100,6 +101,7 @@ mod watching;
 mod work;
 mod write;
 
+pub(crate) use asking::Asking;
 pub use error::PgError;
 pub use prune::Metrics;
 pub use read::Listing;
