@@ -31,6 +31,8 @@ for sanitizer in "$@"; do
             export TSAN_OPTIONS="halt_on_error=1 second_deadlock_stack=1 suppressions=$cache/tsan.supp"
             ;;
         address)
+            # Memory that a thread keeps for itself would hide a use after free.
+            flags+=" --cfg equipoise_no_reuse"
             # The standard library as it ships will do: ASan intercepts the allocator.
             std=()
             export ASAN_OPTIONS="detect_leaks=1 detect_stack_use_after_return=1"

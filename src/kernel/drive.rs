@@ -7,7 +7,7 @@ use super::group::GROUP;
 use super::seqlock::{Body, Chain, REFUSED, UNDECIDED, Version};
 use super::snapshot::Kept;
 use super::step::{Step, step};
-use super::sync::{Guard, Mutant, count_kept, mutant, retire, spin};
+use super::sync::{Guard, Mutant, boxed, count_kept, mutant, retire, spin};
 use super::transaction::{ACTIVE, Decision, Gate, Handle, Leg, Transaction, cached_word};
 use super::{Kernel, Refused, State, earlier};
 
@@ -25,7 +25,7 @@ impl<S: State> Spare<S> {
                 unsafe { version.rewrite(body) };
                 version
             }
-            none => none.insert(Box::new(Version::new(UNDECIDED, body))),
+            none => none.insert(boxed(Version::new(UNDECIDED, body))),
         };
         &raw mut **version
     }

@@ -43,6 +43,8 @@ mod group;
 pub(crate) mod hints;
 #[cfg(test)]
 mod models;
+#[cfg(equipoise_engine)]
+mod reuse;
 mod seqlock;
 #[cfg(equipoise_engine)]
 pub(crate) mod slab;

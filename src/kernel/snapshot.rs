@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::drive::{free_chain, retire_chain};
 use super::seqlock::{Account, Body, Chain, REFUSED, UNDECIDED, Version};
 use super::step::{Step, step};
-use super::sync::{AtomicU64, Guard, Mutant, Ordering::SeqCst, loom_fence, mutant, retire, spin};
+use super::sync::{AtomicU64, Guard, Mutant, Ordering::SeqCst, boxed, loom_fence, mutant, retire, spin};
 use super::transaction::Handle;
 use super::{Kernel, State};
 
@@ -292,7 +292,7 @@ impl<S: State> Kernel<S> {
             unsafe { head.rewrite(Body { prev: Chain::EMPTY, ..body }) };
             return true;
         }
-        let copy = Box::into_raw(Box::new(Version::new(
+        let copy = Box::into_raw(boxed(Version::new(
             decision,
             Body { transaction: std::ptr::null(), prev: Chain::EMPTY, ..body },
         )));
@@ -357,7 +357,7 @@ fn rebuild<S: State>(head: &Version<S>, sequences: &[u64]) -> Chain<S> {
     for version in needed.into_iter().rev() {
         let body = Body { transaction: std::ptr::null(), prev: chain, ..*version.body() };
         let depth = chain.depth() + 1;
-        chain = Chain::new(Box::into_raw(Box::new(Version::new(version.cached(), body))), depth);
+        chain = Chain::new(Box::into_raw(boxed(Version::new(version.cached(), body))), depth);
     }
     chain
 }

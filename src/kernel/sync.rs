@@ -50,11 +50,20 @@ pub(crate) unsafe fn retire_bytes<T>(guard: &Guard, garbage: *mut T, bytes: usiz
         let free = move || {
             super::garbage::count(-(bytes as i64));
             // Safety: the caller's promise, handed on: this closure runs once, after every guard of today is gone.
-            drop(unsafe { Box::from_raw(garbage) });
+            super::reuse::let_go(unsafe { Box::from_raw(garbage) });
         };
         // Safety: `free` owns what it touches. It may run on another thread: everything the kernel retires is Send.
         unsafe { guard.defer_unchecked(free) };
     }
+}
+
+/// Boxes `value`, in memory that was retired before if there is some.
+#[inline]
+pub(crate) fn boxed<T>(value: T) -> Box<T> {
+    #[cfg(equipoise_engine)]
+    return super::reuse::boxed(value);
+    #[cfg(any(equipoise_loom, equipoise_shuttle))]
+    Box::new(value)
 }
 
 /// Counts `more` objects of type `T` as kept for snapshots.

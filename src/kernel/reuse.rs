@@ -1,0 +1,102 @@
+//! Memory of versions that went, for those that the same thread makes next. What an epoch lets go is freed by whoever comes
+//! by, seldom by who made it: an allocator hands it back from thread to thread, and the owner waits for memory at each.
+
+use std::alloc::Layout;
+use std::cell::RefCell;
+use std::ptr::NonNull;
+
+/// What is kept: a version's memory, where a state takes two words.
+const KEPT: Layout = match Layout::from_size_align(64, 64) {
+    Ok(layout) => layout,
+    Err(_) => unreachable!(),
+};
+
+/// How many a thread keeps: about as many as one call of crossbeam's collector lets go at once. AddressSanitizer would not see a use after that.
+const MOST: usize = if cfg!(equipoise_no_reuse) { 0 } else { 512 };
+
+struct Kept(Vec<NonNull<u8>>);
+
+thread_local! {
+    static KEPT_HERE: RefCell<Kept> = const { RefCell::new(Kept(Vec::new())) };
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        for memory in self.0.drain(..) {
+            // Safety: allocated with this layout (by a box), and nobody else's.
+            unsafe { std::alloc::dealloc(memory.as_ptr(), KEPT) };
+        }
+    }
+}
+
+/// Whether memory of a `T` is kept.
+const fn is_kept<T>() -> bool {
+    size_of::<T>() == KEPT.size() && align_of::<T>() == KEPT.align()
+}
+
+/// Boxes `value`.
+#[inline]
+pub(super) fn boxed<T>(value: T) -> Box<T> {
+    let kept = if is_kept::<T>() {
+        // A thread past its thread-locals keeps nothing.
+        KEPT_HERE.try_with(|kept| kept.borrow_mut().0.pop()).ok().flatten()
+    } else {
+        None
+    };
+    let Some(memory) = kept else { return Box::new(value) };
+    let memory = memory.cast::<T>();
+    // Safety: it has the size and alignment of a `T`, and is nobody else's.
+    unsafe { memory.write(value) };
+    // Safety: written above; allocated as a box of that layout is.
+    unsafe { Box::from_raw(memory.as_ptr()) }
+}
+
+/// Drops what is in the box, and keeps its memory if there is room.
+#[inline]
+pub(super) fn let_go<T>(gone: Box<T>) {
+    if !is_kept::<T>() {
+        return;
+    }
+    let memory = NonNull::from(Box::leak(gone));
+    // Safety: leaked above, so it is dropped once, here.
+    unsafe { memory.drop_in_place() };
+    let kept = KEPT_HERE.try_with(|kept| {
+        let mut kept = kept.borrow_mut();
+        let room = kept.0.len() < MOST;
+        if room {
+            kept.0.push(memory.cast());
+        }
+        room
+    });
+    if !kept.unwrap_or(false) {
+        // Safety: allocated with this layout (by a box), and nobody else's.
+        unsafe { std::alloc::dealloc(memory.as_ptr().cast(), KEPT) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[repr(align(64))]
+    struct Version([u64; 8]);
+
+    /// C6: a thread keeps so much and no more, and uses it again.
+    #[test]
+    fn memory_is_used_again_by_its_thread() {
+        std::thread::spawn(|| {
+            let boxes: Vec<_> = (0..2 * MOST as u64).map(|number| boxed(Version([number; 8]))).collect();
+            assert!(boxes.iter().zip(0..).all(|(found, number)| found.0 == [number; 8]));
+            boxes.into_iter().for_each(let_go);
+            let kept = KEPT_HERE.with(|kept| kept.borrow().0.clone());
+            assert_eq!(kept.len(), MOST);
+            let again = boxed(Version([1; 8]));
+            assert_eq!(kept.last().map(|memory| memory.as_ptr().addr()), Some((&raw const *again).addr()));
+            let_go(again);
+            let_go(boxed([1_u64; 3]));
+            assert_eq!(KEPT_HERE.with(|kept| kept.borrow().0.len()), MOST, "of another layout");
+        })
+        .join()
+        .expect("its own thread");
+    }
+}
