@@ -1,6 +1,7 @@
 //! What a block keeps, and for how long: its transactions carry a mark whose copies can be counted.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::super::group::Group;
 use super::super::transaction::Gate;
@@ -27,12 +28,10 @@ fn plan(account: &Account<Marked>, mark: &Arc<()>) -> Plan<Marked> {
     Plan { legs: [leg].into_iter().collect(), refusal: None, as_of: 0, time: 0, request: mark.clone() }
 }
 
-/// Has what was retired freed, until only `left` marks are there or that takes too long.
-fn collect(mark: &Arc<()>, left: usize) {
-    for _ in 0..10_000 {
-        if Arc::strong_count(mark) == left {
-            return;
-        }
+/// Has what was retired freed, until only `left` marks are there or that takes longer than `patience`.
+fn collect(mark: &Arc<()>, left: usize, patience: Duration) {
+    let began = Instant::now();
+    while Arc::strong_count(mark) > left && began.elapsed() < patience {
         pin().flush();
         std::thread::yield_now();
     }
@@ -53,11 +52,12 @@ fn a_block_goes_with_the_last_of_its_transactions() {
         // The next entry takes the list's references away.
         let next = Owned::new(plan(&account, &mark)).publish_open();
         kernel.drive(&next, &pin());
-        collect(&mark, 1);
+        collect(&mark, 1, Duration::from_millis(100));
         assert_eq!(Arc::strong_count(&mark), 5, "ours, three in the block, and the next one's");
         assert!(Arc::ptr_eq(kept.request(), &mark) && kept.decision().is_some());
         drop(kept);
-        collect(&mark, 2);
+        // Other tests pin too, and may sleep meanwhile.
+        collect(&mark, 2, Duration::from_secs(30));
         assert_eq!(Arc::strong_count(&mark), 2, "the block is gone");
         assert_eq!(account.read(&pin()).1, Marked(4));
     }
