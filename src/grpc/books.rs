@@ -2,8 +2,6 @@
 
 #[cfg(feature = "postgres")]
 use std::sync::Arc;
-#[cfg(feature = "postgres")]
-use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -16,10 +14,6 @@ use crate::{
 };
 
 use super::status::Failure;
-
-/// How often a watcher looks for entries of other instances.
-#[cfg(feature = "postgres")]
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// No more entries are taken from the history at a time once they have so many bytes on the disk.
 const BYTES: usize = 64 * 1024;
@@ -128,12 +122,7 @@ impl Books {
         match self {
             Books::Ledger(ledger) => reached(ledger, sequence).await,
             #[cfg(feature = "postgres")]
-            Books::Postgres(store) => {
-                while store.sequence().await? < sequence {
-                    tokio::time::sleep(LOOK_EVERY).await;
-                }
-                Ok(())
-            }
+            Books::Postgres(store) => Ok(store.reached(sequence).await?),
         }
     }
 

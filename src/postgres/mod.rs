@@ -71,8 +71,9 @@
 //!
 //! # Reads
 //!
-//! They go to PostgreSQL, on a connection of their own, since another instance may have written last. They show what is
-//! committed and wait for no writer.
+//! They go to PostgreSQL, since another instance may have written last. They show what is committed and wait for no writer. Balances and
+//! single entries have a connection of their own, the journal's pages another (`history.rs`): what is large, or held up in PostgreSQL by
+//! a lock, stands in front of nobody's balance.
 
 mod ahead;
 mod batch;
@@ -80,6 +81,7 @@ mod committer;
 mod database;
 mod decide;
 mod error;
+mod history;
 mod link;
 mod locked;
 mod memory;

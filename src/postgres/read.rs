@@ -38,14 +38,13 @@ const TRANSACTION: &str = "WITH used AS MATERIALIZED (
     JOIN journal j ON j.batch = u.batch AND j.place = u.place
     ORDER BY j.member";
 
-/// The batches that hold the sequences from `$1` up to, but not with, `$2`, and of them these sequences.
-const HISTORY: &str = "SELECT j.* FROM journal j
-    WHERE j.batch IN (
-        SELECT batch FROM commits
-        WHERE count > 0 AND first_sequence < $2
-            AND first_sequence >= coalesce(
-                (SELECT max(first_sequence) FROM commits WHERE count > 0 AND first_sequence <= $1), 0))
-        AND j.sequence >= $1 AND j.sequence < $2
+/// The entries with the sequences from `$1` up to, but not with, `$2`: of the batches that hold them no other row is read, however large
+/// they are.
+const HISTORY: &str = "SELECT j.* FROM commits c JOIN journal j ON j.batch = c.batch
+        AND j.place >= $1 - c.first_sequence AND j.place < $2 - c.first_sequence
+    WHERE c.count > 0 AND c.first_sequence < $2
+        AND c.first_sequence >= coalesce(
+            (SELECT max(first_sequence) FROM commits WHERE count > 0 AND first_sequence <= $1), 0)
     ORDER BY j.sequence, j.member";
 
 /// Accounts are compared with this when a listing begins: less than every id.

@@ -13,5 +13,6 @@ mod letters;
 mod locks;
 mod poison;
 mod pruning;
+mod reads;
 mod restore;
 mod tables;
