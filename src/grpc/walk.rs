@@ -12,7 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use parking_lot::Mutex;
 
-use super::books::{Books, Pages};
+use super::books::{Books, Pages, Told};
 use super::convert;
 use super::proto;
 use super::pull::Step;
@@ -103,17 +103,18 @@ impl Walks {
             }
         };
         // One more than asked for tells whether there is another page.
-        let mut page = snapshot.page(token.as_ref().map(|token| &token.after), size + 1).await?;
+        let mut page = snapshot.page(token.as_ref().map(|token| &token.told), size + 1).await?;
         let more = page.len() > size;
         page.truncate(size);
         let sequence = snapshot.sequence();
-        let next_page_token = match (page.last(), more, token) {
-            (Some(last), true, token) => {
+        let told = Told::and(token.as_ref().map(|token| &token.told), &page);
+        let next_page_token = match (told, more, token) {
+            (Some(told), true, token) => {
                 let walk = match token {
                     Some(token) => token.walk,
                     None => self.open(snapshot, request.prefix.clone())?,
                 };
-                Token { walk, after: last.id.clone() }.text()
+                Token { walk, told }.text()
             }
             (_, _, Some(token)) => {
                 self.close(token.walk);
@@ -129,7 +130,7 @@ impl Walks {
 pub(super) struct Place {
     walks: Arc<Walks>,
     walk: u64,
-    after: Option<AccountId>,
+    told: Option<Told>,
     ended: bool,
 }
 
@@ -137,7 +138,7 @@ impl Place {
     pub(super) async fn first(walks: &Arc<Walks>, books: &Books, prefix: String) -> Result<Self, Failure> {
         check_prefix(&prefix)?;
         let walk = walks.open(books.snapshot(&prefix).await?, prefix)?;
-        Ok(Place { walks: walks.clone(), walk, after: None, ended: false })
+        Ok(Place { walks: walks.clone(), walk, told: None, ended: false })
     }
 
     /// The next message. There is always one, so that the sequence is told also when there is no account.
@@ -148,9 +149,9 @@ impl Place {
         let Some((snapshot, _)) = self.walks.renew(self.walk) else {
             return Err(Failure::Lease { seconds: self.walks.lease.as_secs() });
         };
-        let page = snapshot.page(self.after.as_ref(), MAX_PAGE).await?;
+        let page = snapshot.page(self.told.as_ref(), MAX_PAGE).await?;
         self.ended = page.len() < MAX_PAGE;
-        self.after = page.last().map(|last| last.id.clone());
+        self.told = Told::and(self.told.as_ref(), &page);
         let message =
             proto::SnapshotBalancesResponse { sequence: snapshot.sequence(), accounts: convert::accounts(page) };
         Ok(Some((message, self)))
@@ -163,28 +164,31 @@ impl Drop for Place {
     }
 }
 
-/// Which walk, and the last account that it told. Opaque to clients.
+/// Which walk, and what it told. Opaque to clients.
 #[derive(Debug, PartialEq)]
 struct Token {
     walk: u64,
-    after: AccountId,
+    told: Told,
 }
 
 impl Token {
     fn text(&self) -> String {
         let mut bytes = self.walk.to_be_bytes().to_vec();
-        bytes.extend_from_slice(self.after.as_str().as_bytes());
+        bytes.extend_from_slice(&self.told.count.to_be_bytes());
+        bytes.extend_from_slice(self.told.last.as_str().as_bytes());
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
     fn parse(text: &str) -> Option<Self> {
-        if text.len() > 2 * (size_of::<u64>() + MAX_ID_BYTES) {
+        if text.len() > 2 * (2 * size_of::<u64>() + MAX_ID_BYTES) {
             return None;
         }
         let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
-        let (walk, after) = bytes.split_first_chunk()?;
-        let after = AccountId::new(std::str::from_utf8(after).ok()?).ok()?;
-        Some(Token { walk: u64::from_be_bytes(*walk), after })
+        let (walk, told) = bytes.split_first_chunk()?;
+        let (count, last) = told.split_first_chunk()?;
+        let last = AccountId::new(std::str::from_utf8(last).ok()?).ok()?;
+        let told = Told { count: u64::from_be_bytes(*count), last };
+        Some(Token { walk: u64::from_be_bytes(*walk), told })
     }
 }
 
@@ -218,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_token_survives_its_text_and_nothing_else_passes() {
-        let token = Token { walk: u64::MAX, after: AccountId::new("é/ 🎉").unwrap() };
+        let token = Token { walk: u64::MAX, told: Told { count: 7, last: AccountId::new("é/ 🎉").unwrap() } };
         assert_eq!(Token::parse(&token.text()), Some(token));
         for garbled in ["AAAA", "!!!", "AAAAAAAAAAA", "//////////////", &"A".repeat(10_000)] {
             assert_eq!(Token::parse(garbled), None, "{garbled}");

@@ -73,7 +73,8 @@
 //!
 //! They go to PostgreSQL, since another instance may have written last. They show what is committed and wait for no writer. Balances and
 //! single entries have a connection of their own, the journal's pages another (`history.rs`): what is large, or held up in PostgreSQL by
-//! a lock, stands in front of nobody's balance.
+//! a lock, stands in front of nobody's balance. A listing is copied in PostgreSQL when it begins (`listing.rs`), and then needs no
+//! snapshot there and no lock.
 
 mod ahead;
 mod batch;
@@ -83,6 +84,7 @@ mod decide;
 mod error;
 mod history;
 mod link;
+mod listing;
 mod locked;
 mod memory;
 mod migrate;
@@ -103,7 +105,7 @@ mod work;
 mod write;
 
 pub use error::PgError;
+pub use listing::Listing;
 pub use prune::Metrics;
-pub use read::Listing;
 pub use settings::Settings;
 pub use store::{PgStore, Queued};

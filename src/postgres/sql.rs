@@ -24,7 +24,7 @@ pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE
 /// Draws a block of batch numbers.
 const NUMBERS: &str = "SELECT nextval('ledger_batches')";
 
-const SEQUENCE: &str = "SELECT sequence FROM ledger_sequence";
+pub(super) const SEQUENCE: &str = "SELECT sequence FROM ledger_sequence";
 
 const ACCOUNTS: &str = "SELECT sku, current_stock, version FROM products WHERE sku = ANY($1)";
 

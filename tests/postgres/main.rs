@@ -10,6 +10,7 @@ mod events;
 mod faults;
 mod instances;
 mod letters;
+mod listings;
 mod locks;
 mod poison;
 mod pruning;
