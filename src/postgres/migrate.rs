@@ -6,12 +6,13 @@ use super::error::PgError;
 use super::link::{Link, fault};
 
 /// In their order; the first is version 1. One that was released is never changed.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     include_str!("migrations/0001_ledger.sql"),
     include_str!("migrations/0002_expectations.sql"),
     include_str!("migrations/0003_pruned_ids.sql"),
     include_str!("migrations/0004_displaced_letters.sql"),
     include_str!("migrations/0005_former_ids.sql"),
+    include_str!("migrations/0006_newest_sequence.sql"),
 ];
 
 /// So that instances that start together do not do it together. "equipois" in ASCII.

@@ -26,7 +26,7 @@
 //!
 //! # The order of commits
 //!
-//! The commit sequence is dense over all instances: it is drawn from one row, locked by the very last statement before
+//! The commit sequence is dense over all instances: it is drawn from one row, locked when all else is written, right before
 //! COMMIT. Whoever sees a sequence sees all before it, and the view `journal` lists them in that order. The rows of the
 //! journal refer to their batch, so all but one small row are written before that lock is taken.
 //!

@@ -16,4 +16,5 @@ mod poison;
 mod pruning;
 mod reads;
 mod restore;
+mod sequence;
 mod tables;
