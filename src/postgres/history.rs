@@ -17,15 +17,17 @@ use crate::outcome::Record;
 /// How often the end of the journal is looked at for all who wait there.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+type Answering<T> = BoxFuture<'static, Result<T, PgError>>;
 /// An answer for everybody who asks for it before it is there.
-type Answer<T> = Shared<BoxFuture<'static, Result<T, PgError>>>;
+type Answer<T> = Shared<Answering<T>>;
 type Page = Arc<[Arc<Record>]>;
+/// By the first sequence and the most entries.
+type UnderWay = HashMap<(u64, usize), WeakShared<Answering<Page>>>;
 
 /// The journal, on a connection of its own: nobody's balance waits behind a page of it.
 pub(super) struct History {
     reader: Arc<Reader>,
-    /// The pages under way, by their first sequence and their length.
-    pages: Mutex<HashMap<(u64, usize), WeakShared<BoxFuture<'static, Result<Page, PgError>>>>>,
+    pages: Mutex<UnderWay>,
     newest: Mutex<Option<(Instant, Answer<u64>)>>,
 }
 
