@@ -16,7 +16,8 @@ fail() {
     exit 1
 }
 
-# Runs a test command, shows what it prints, and fails when it fails, runs no test, or skips one (`#[ignore]`).
+# Runs a test command, shows what it prints, and fails when it fails, runs no test, or skips one (`#[ignore]`). What a test says
+# that this machine does not let it try is counted in total_skipped.
 tested() {
     local log
     log=$(mktemp "$cache/tested.XXXXXX")
@@ -24,6 +25,7 @@ tested() {
     local summary
     summary=$(sed -n 's/^test result: .* \([0-9]*\) passed; \([0-9]*\) failed; \([0-9]*\) ignored;.*/\1 \2 \3/p' "$log" |
         awk '{ passed += $1; failed += $2; ignored += $3 } END { print passed + 0, failed + 0, ignored + 0 }')
+    total_skipped=$((${total_skipped:-0} + $(grep -c '^skipped: ' "$log" || true)))
     rm -f "$log"
     local passed failed ignored
     read -r passed failed ignored <<<"$summary"

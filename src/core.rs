@@ -35,6 +35,8 @@ pub(crate) struct Core {
     pub(crate) checkpoint_bell: Doorbell,
     pub(crate) closed: Latch,
     pub(crate) opened: Counter,
+    /// How many requests were refused for want of room on the disk.
+    pub(crate) refused_for_space: Counter,
     /// How many stretches of accounts were trimmed by callers.
     pub(crate) trimmed: Counter,
     /// Bytes of the large requests that were decided and are not durable.
@@ -93,6 +95,7 @@ impl Core {
             checkpoint_bell: Doorbell::new(),
             closed: Latch::new(),
             opened: Counter::new(),
+            refused_for_space: Counter::new(),
             trimmed: Counter::new(),
             large: Gauge::new(),
             newest: ArcSwapWeak::default(),

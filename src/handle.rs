@@ -58,7 +58,7 @@ impl Account {
     pub fn update(&self, delta: i64) -> Result<AccountState, Error> {
         let core = self.ledger.core();
         let request = Request::single(Operation::update(self.id.clone(), delta), None);
-        let decided = core.submit(request, self.ledger.next(), |_, _| core.directory.at(self.index));
+        let decided = core.submit_to(request, self.ledger.next(), |_, _| core.directory.at(self.index));
         let mut accounts = self.ledger.answer(decided)?.result()?;
         Ok(accounts.swap_remove(0))
     }

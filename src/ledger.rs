@@ -90,16 +90,14 @@ impl Ledger {
     /// [`SubmitError`]: nothing was decided, and no id was used up. A refusal by an account is not an error here but
     /// the [`Outcome::result`]: it was decided, and its id keeps it.
     pub fn submit(&self, request: Request) -> Result<Outcome, SubmitError> {
-        let core = self.core();
-        let decided = core.submit(request, self.next(), |id, guard| core.directory.find(id, guard));
+        let decided = self.core().submit(request, self.next());
         self.answer(decided)
     }
 
     /// As [`Ledger::submit`], for a caller that waits for [`Ledger::durable_at`] next, and so sees to the flushing itself.
     #[cfg(feature = "grpc")]
     pub(crate) fn submit_awaited(&self, request: Request) -> Result<Outcome, SubmitError> {
-        let core = self.core();
-        core.submit(request, Next::Waits, |id, guard| core.directory.find(id, guard))
+        self.core().submit(request, Next::Waits)
     }
 
     /// As [`Ledger::submit`], of each request for itself and in their order: a later one sees the earlier ones, and none has a
@@ -180,7 +178,7 @@ impl Ledger {
         let found = [from, to].map(|account| account.of(core).map(|found| (account.id(), found)));
         let known =
             |id: &AccountId, _: &Guard| found.iter().flatten().find(|(of, _)| *of == id).map(|(_, found)| *found);
-        let decided = core.submit(Request::single(operation, None), self.next(), known);
+        let decided = core.submit_to(Request::single(operation, None), self.next(), known);
         Ok(self.answer(decided)?.result()?)
     }
 

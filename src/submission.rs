@@ -23,8 +23,33 @@ const GIVES_WAY_ONCE_IN: u64 = 4;
 const LARGE_BACKLOG: u64 = 256 << 20;
 
 impl Core {
-    /// Plans, claims, drives. `known` finds the accounts.
-    pub(crate) fn submit<'s>(
+    /// Decides a request.
+    pub(crate) fn submit(&self, request: Request, next: Next) -> Result<Outcome, SubmitError> {
+        let ahead = self.look_ahead(std::slice::from_ref(&request));
+        self.submit_to(request, next, |id, guard| {
+            let mut ahead = ahead.iter().filter_map(|index| self.directory.at(*index));
+            ahead.find(|account| account.key() == id).or_else(|| self.directory.find(id, guard))
+        })
+    }
+
+    /// As [`Self::submit`], where `known` finds the accounts.
+    pub(crate) fn submit_to<'s>(
+        &'s self,
+        request: Request,
+        next: Next,
+        known: impl Fn(&AccountId, &Guard) -> Option<&'s Account<Balance>>,
+    ) -> Result<Outcome, SubmitError> {
+        let no_room = |error: &SubmitError| {
+            if let SubmitError::Exhausted(Exhausted::Disk { .. } | Exhausted::Segment { .. }) = error {
+                self.refused_for_space.add(1);
+            }
+        };
+        self.try_submit(request, next, known).inspect_err(no_room)
+    }
+
+    /// Plans, claims, drives.
+    #[inline]
+    fn try_submit<'s>(
         &'s self,
         mut request: Request,
         next: Next,
@@ -67,7 +92,7 @@ impl Core {
         while requests.peek().is_some() {
             let alone = self.submit_group(&mut requests, next, &mut results);
             for request in alone {
-                results.push(self.submit(request, next, |id, guard| self.directory.find(id, guard)));
+                results.push(self.submit(request, next));
             }
         }
         results

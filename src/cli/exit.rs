@@ -10,6 +10,7 @@ use serde::Serialize;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+use super::interrupt::INTERRUPTED;
 use super::output::escape;
 use crate::OpenError;
 use crate::config::ConfigError;
@@ -24,8 +25,7 @@ enum Exit {
     Usage = 2,
     Unreachable = 3,
     Failed = 4,
-    /// How shells tell of SIGINT.
-    Interrupted = 130,
+    Interrupted = INTERRUPTED as isize,
 }
 
 /// Why a command did not do what it was asked.

@@ -32,6 +32,7 @@ mod export;
 mod exported;
 mod import;
 mod inspect;
+mod interrupt;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod output;
@@ -52,7 +53,7 @@ Exit codes:
   3  the service cannot be reached, is overloaded, or did not answer in time
   4  anything else: the data directory is damaged, in use or cannot be opened, its journal failed,
      the output cannot be written, a port is taken, an internal error
-  130  interrupted before it was done (bench run)
+  130  interrupted before it was done (bench run, produce)
 
 Results go to stdout, messages to stderr. With --json both are one JSON object a line; an error
 is {\"error\":{\"code\":...,\"message\":...,\"exit\":...}}, a wrong command line stays text. Numbers are

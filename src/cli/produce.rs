@@ -2,15 +2,20 @@
 
 use std::io;
 use std::num::NonZeroU32;
+use std::process::exit;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
+use parking_lot::Mutex;
 use serde::Serialize;
 use tonic::Status;
 
 use super::check::{self, Check};
 use super::exit::Failure;
+use super::interrupt::{self, INTERRUPTED};
 use super::kafka::Kafka;
+use super::note;
 use super::output::{Output, Page, Record};
 use super::progress::Bar;
 use crate::config::Environment;
@@ -21,6 +26,8 @@ use crate::kafka::{Delivered, Producer};
 const BETWEEN_LOOKS: u64 = 256;
 /// How long the last records may take to arrive while none does.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+/// The same after an interrupt, whatever arrives.
+const LAST_WAIT: Duration = Duration::from_secs(5);
 
 /// Send made-up inventory events to Kafka, and check what became of them
 ///
@@ -29,8 +36,11 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 ///
 /// With --check or --check-server it waits until everything is consumed, and compares: every event was decided once and
 /// is in the journal as it was sent; every product's stock is what the journal's accepted changes add up to, and never fell
-/// below 0; what is no event, and nothing else, is in the dead letters. Which events are accepted depends on the order in
+/// below 0; what is no event, and nothing else, is in the dead letters; those that are there twice, as after a kill, are counted. Which events are accepted depends on the order in
 /// which partitions are consumed; with --no-overselling all are, and the stock must be exactly what was sent.
+///
+/// The first interrupt (Ctrl-C) ends the sending, waits for what is on its way, and prints what arrived and the seed; nothing is
+/// checked then, and the exit code is 130. What arrived and the seed are printed as well when the sending fails.
 #[derive(Debug, Args)]
 #[command(
     allow_negative_numbers = true,
@@ -111,18 +121,29 @@ impl Produce {
     pub(super) fn run(&self, environment: &Environment) -> Result<(), Failure> {
         let options = self.options()?;
         let seed = options.seed;
+        let stage = Arc::<Stage>::default();
+        listen(&stage, seed, self.json)?;
         let settings = self.kafka.settings(&[("compression.type", self.compression.name())])?;
         let topic = settings.topic.clone();
         let producer = Producer::connect(&settings, &topic, Some(self.partitions))?;
         let check = Check::begin(&self.check, environment, settings, &options)?;
         let mut workload = Workload::new(options);
         let begun = Instant::now();
-        let delivered = self.send(&producer, &mut workload)?;
+        stage.begin_sending();
+        let sent = self.send(&producer, &mut workload, &stage);
+        let interrupted = stage.end_sending();
         let totals = workload.totals();
+        let acknowledged = producer.delivered().acknowledged;
         let mut output = Output::new(self.json);
-        let records = totals.distinct + totals.duplicates + totals.poison;
-        output.record(&ProducedRecord::new(&topic, producer.partitions(), seed, records, totals, begun.elapsed()))?;
-        output.flush()?;
+        let record = ProducedRecord::new(&topic, producer.partitions(), seed, acknowledged, totals, begun.elapsed());
+        let told = output.record(&record).and_then(|()| output.flush());
+        if interrupted {
+            let text = format!("{acknowledged} of {} records arrived; {}", self.events, same_run(seed));
+            return Err(Failure::Interrupted(format!("interrupted: {text}")));
+        }
+        // What was not sent is worse than what cannot be printed.
+        let delivered = sent?;
+        told?;
         drop(producer);
         let Some(check) = check else { return Ok(()) };
         let verdict = check.finish(totals, &delivered.next_offsets, self.json)?;
@@ -156,45 +177,128 @@ impl Produce {
         })
     }
 
-    fn send(&self, producer: &Producer, workload: &mut Workload) -> Result<Delivered, Failure> {
+    fn send(&self, producer: &Producer, workload: &mut Workload, stage: &Stage) -> Result<Delivered, Failure> {
         let bar = Bar::of_records(self.json);
+        let sent = self.queue_all(producer, workload, stage, &bar);
+        let mut goes_on = within(PATIENCE);
+        let delivered = sent.and_then(|()| {
+            let look = |delivered: &Delivered| {
+                bar.show(delivered.acknowledged, self.events);
+                goes_on(delivered) && stage.interrupted().is_none_or(|since| since.elapsed() < LAST_WAIT)
+            };
+            Ok(producer.finish(look)?)
+        });
+        bar.clear();
+        delivered
+    }
+
+    fn queue_all(&self, producer: &Producer, workload: &mut Workload, stage: &Stage, bar: &Bar) -> Result<(), Failure> {
         let format = self.format.format();
         let begun = Instant::now();
-        for (number, sent) in (0..).zip(workload.by_ref()) {
+        let goes_on = || stage.interrupted().is_none();
+        for number in 0.. {
             if self.rate > 0 {
                 let due = begun + Duration::from_secs_f64(number as f64 / f64::from(self.rate));
                 while let Some(early) = due.checked_duration_since(Instant::now()).filter(|early| !early.is_zero()) {
                     producer.serve(early.min(Duration::from_millis(50)))?;
                     bar.show(number, self.events);
+                    if !goes_on() {
+                        return Ok(());
+                    }
                 }
             }
             if number % BETWEEN_LOOKS == 0 {
                 producer.serve(Duration::ZERO)?;
                 bar.show(number, self.events);
             }
-            send_one(producer, format, &sent)?;
+            if !goes_on() {
+                break;
+            }
+            let Some(sent) = workload.next() else { break };
+            if !send_one(producer, goes_on, format, &sent)? {
+                break;
+            }
         }
-        let mut goes_on = within(PATIENCE);
-        let delivered = producer.finish(|delivered| {
-            bar.show(delivered.acknowledged, self.events);
-            goes_on(delivered)
-        });
-        bar.clear();
-        Ok(delivered?)
+        Ok(())
     }
 }
 
-fn send_one(producer: &Producer, format: Format, sent: &Sent) -> Result<(), Failure> {
+/// Whether it was queued: not if `goes_on` no longer held while there was no room.
+fn send_one(producer: &Producer, goes_on: impl Fn() -> bool, format: Format, sent: &Sent) -> Result<bool, Failure> {
     let key = Some(sent.key.as_bytes());
-    match &sent.what {
-        What::Poison((value, headers)) => producer.send(key, Some(value), headers)?,
+    Ok(match &sent.what {
+        What::Poison((value, headers)) => producer.send_while(goes_on, key, Some(value), headers)?,
         What::New(event) | What::Again(event) => {
             let encoded = format.encode(event);
             let headers: Vec<_> = encoded.headers.iter().map(|(name, value)| (*name, Some(&value[..]))).collect();
-            producer.send(key, Some(&encoded.value), &headers)?;
+            producer.send_while(goes_on, key, Some(&encoded.value), &headers)?
+        }
+    })
+}
+
+/// How far a run is, for whoever interrupts it.
+#[derive(Default)]
+struct Stage(Mutex<Stages>);
+
+#[derive(Default)]
+enum Stages {
+    #[default]
+    Before,
+    Sending,
+    /// Since then nothing more is sent.
+    Interrupted(Instant),
+    After,
+}
+
+impl Stage {
+    fn begin_sending(&self) {
+        *self.0.lock() = Stages::Sending;
+    }
+
+    /// Whether it was interrupted; from now on an interrupt is the end.
+    fn end_sending(&self) -> bool {
+        matches!(std::mem::replace(&mut *self.0.lock(), Stages::After), Stages::Interrupted(_))
+    }
+
+    fn interrupted(&self) -> Option<Instant> {
+        match *self.0.lock() {
+            Stages::Interrupted(since) => Some(since),
+            _ => None,
         }
     }
-    Ok(())
+
+    /// Ends the sending; where nothing is sent, the process, with what `end` says.
+    fn interrupt(&self, end: impl FnOnce(&'static str)) {
+        let mut stage = self.0.lock();
+        match *stage {
+            Stages::Sending => *stage = Stages::Interrupted(Instant::now()),
+            Stages::Interrupted(_) => {}
+            Stages::Before => end("nothing was sent"),
+            Stages::After => end("everything was sent, and is not checked"),
+        }
+    }
+}
+
+fn listen(stage: &Arc<Stage>, seed: u64, json: bool) -> Result<(), Failure> {
+    let stage = stage.clone();
+    let say = move |what: &str| {
+        Failure::Interrupted(format!("interrupted: {what}; {}", same_run(seed))).report(json);
+    };
+    let first = move || {
+        stage.interrupt(|what| {
+            say(what);
+            exit(i32::from(INTERRUPTED));
+        });
+        // One object a line is all that programs expect.
+        if !json {
+            note("ending early; once more to end at once");
+        }
+    };
+    interrupt::listen(first, move || say("what was on its way was not waited for"))
+}
+
+fn same_run(seed: u64) -> String {
+    format!("--seed {seed} with the same options is the same run")
 }
 
 impl FormatName {
@@ -239,6 +343,8 @@ struct ProducedRecord<'a> {
     topic: &'a str,
     partitions: i32,
     seed: u64,
+    /// How many of the records the brokers have.
+    acknowledged: u64,
     records: u64,
     events: u64,
     duplicates: u64,
@@ -248,14 +354,16 @@ struct ProducedRecord<'a> {
 }
 
 impl<'a> ProducedRecord<'a> {
-    fn new(topic: &'a str, partitions: i32, seed: u64, records: u64, totals: &Totals, took: Duration) -> Self {
+    fn new(topic: &'a str, partitions: i32, seed: u64, acknowledged: u64, totals: &Totals, took: Duration) -> Self {
         let seconds = (took.as_secs_f64() * 1000.0).round() / 1000.0;
-        let records_per_second = (records as f64 / took.as_secs_f64().max(1e-9)) as u64;
+        let records_per_second = (acknowledged as f64 / took.as_secs_f64().max(1e-9)) as u64;
         let Totals { distinct, duplicates, poison, .. } = *totals;
+        let records = distinct + duplicates + poison;
         ProducedRecord {
             topic,
             partitions,
             seed,
+            acknowledged,
             records,
             events: distinct,
             duplicates,
@@ -274,6 +382,7 @@ impl Record for ProducedRecord<'_> {
             "sent",
             format_args!("{} records in {} s, {} a second", self.records, self.seconds, self.records_per_second),
         )?;
+        page.field("acknowledged", self.acknowledged)?;
         page.field("events", self.events)?;
         page.field("duplicates", self.duplicates)?;
         page.field("poison", self.poison)

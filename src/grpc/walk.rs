@@ -2,6 +2,9 @@
 //!
 //! A walk holds a snapshot between its messages, so walks are few, and each has a lease: whoever does not ask for the
 //! next page in time loses it. [`Walks::sweep`] takes back what nobody asks for any more.
+//!
+//! A walk that was read to its end holds no snapshot, and is no longer one of the few. What its last page said is remembered
+//! for another lease, of the newest such walks: whoever lost that answer asks again with the same token.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -27,6 +30,8 @@ const DEFAULT_PAGE: usize = 100;
 /// The walks under way.
 pub(super) struct Walks {
     table: Mutex<HashMap<u64, Walk>>,
+    /// As many as there may be walks.
+    ended: Mutex<HashMap<u64, Arc<Ended>>>,
     lease: Duration,
     limit: usize,
 }
@@ -37,9 +42,19 @@ struct Walk {
     expires: Instant,
 }
 
+/// The last page of a walk.
+struct Ended {
+    prefix: String,
+    sequence: u64,
+    /// The account before it.
+    after: AccountId,
+    accounts: Vec<proto::Account>,
+    expires: Instant,
+}
+
 impl Walks {
     pub(super) fn new(lease: Duration, limit: usize) -> Self {
-        Walks { table: Mutex::default(), lease, limit }
+        Walks { table: Mutex::default(), ended: Mutex::default(), lease, limit }
     }
 
     /// Ends the walks whose lease is over.
@@ -49,6 +64,7 @@ impl Walks {
         let expired: Vec<Walk> =
             self.table.lock().extract_if(|_, walk| walk.expires <= now).map(|(_, walk)| walk).collect();
         drop(expired);
+        self.ended.lock().retain(|_, ended| ended.expires > now);
     }
 
     fn open(&self, snapshot: Pages, prefix: String) -> Result<u64, Failure> {
@@ -82,6 +98,19 @@ impl Walks {
         Instant::now() + self.lease
     }
 
+    /// Ends a walk whose last page was read.
+    fn end(&self, walk: u64, last: Ended) {
+        let mut ended = self.ended.lock();
+        ended.insert(walk, Arc::new(last));
+        if ended.len() > self.limit {
+            let oldest = ended.iter().min_by_key(|(_, ended)| ended.expires).map(|(walk, _)| *walk);
+            oldest.and_then(|walk| ended.remove(&walk));
+        }
+        drop(ended);
+        // Not before: whoever asks meanwhile finds one or the other.
+        self.close(walk);
+    }
+
     /// One page of a walk.
     pub(super) async fn list(
         &self,
@@ -90,40 +119,58 @@ impl Walks {
     ) -> Result<proto::ListAccountsResponse, Failure> {
         check_prefix(&request.prefix)?;
         let size = page_size(request.page_size)?;
-        let (snapshot, token) = match request.page_token.as_str() {
-            "" => (books.snapshot(&request.prefix).await?, None),
-            text => {
-                let token = Token::parse(text).ok_or_else(|| page_token("is not one of this service's"))?;
-                let (snapshot, prefix) =
-                    self.renew(token.walk).ok_or_else(|| page_token("has expired; begin the walk again"))?;
-                if prefix != request.prefix {
-                    return Err(page_token("belongs to a walk with another prefix"));
-                }
-                (snapshot, Some(token))
-            }
-        };
-        // One more than asked for tells whether there is another page.
-        let mut page = snapshot.page(token.as_ref().map(|token| &token.told), size + 1).await?;
-        let more = page.len() > size;
-        page.truncate(size);
+        if request.page_token.is_empty() {
+            let snapshot = books.snapshot(&request.prefix).await?;
+            let (accounts, more) = page(&snapshot, None, size).await?;
+            let sequence = snapshot.sequence();
+            let walk = if more { Some(self.open(snapshot, request.prefix.clone())?) } else { None };
+            return Ok(answer(accounts, walk, 0, sequence));
+        }
+        let token = Token::parse(&request.page_token).ok_or_else(|| page_token("is not one of this service's"))?;
+        let Some((snapshot, prefix)) = self.renew(token.walk) else { return self.last_page(request, &token, size) };
+        check_walk(&prefix, request)?;
+        let (accounts, more) = page(&snapshot, Some(&token.told), size).await?;
         let sequence = snapshot.sequence();
-        let told = Told::and(token.as_ref().map(|token| &token.told), &page);
-        let next_page_token = match (told, more, token) {
-            (Some(told), true, token) => {
-                let walk = match token {
-                    Some(token) => token.walk,
-                    None => self.open(snapshot, request.prefix.clone())?,
-                };
-                Token { walk, told }.text()
-            }
-            (_, _, Some(token)) => {
-                self.close(token.walk);
-                String::new()
-            }
-            (_, _, None) => String::new(),
-        };
-        Ok(proto::ListAccountsResponse { accounts: convert::accounts(page), next_page_token, sequence })
+        if !more {
+            let expires = self.expiry();
+            let last = Ended { prefix, sequence, after: token.told.last, accounts: accounts.clone(), expires };
+            self.end(token.walk, last);
+        }
+        Ok(answer(accounts, more.then_some(token.walk), token.told.count, sequence))
     }
+
+    /// The page of a walk that was read to its end, if it is the last one.
+    fn last_page(
+        &self,
+        request: &proto::ListAccountsRequest,
+        token: &Token,
+        size: usize,
+    ) -> Result<proto::ListAccountsResponse, Failure> {
+        let ended = self.ended.lock().get(&token.walk).cloned();
+        let ended = ended.filter(|ended| ended.after <= token.told.last);
+        let ended = ended.ok_or_else(|| page_token("has expired; begin the walk again"))?;
+        check_walk(&ended.prefix, request)?;
+        let after = ended.accounts.partition_point(|account| account.account_id.as_str() <= token.told.last.as_str());
+        let left = ended.accounts.get(after..).unwrap_or_default();
+        let (accounts, more) = (left.iter().take(size).cloned().collect(), left.len() > size);
+        Ok(answer(accounts, more.then_some(token.walk), token.told.count, ended.sequence))
+    }
+}
+
+/// The accounts of one page, and whether there is another.
+async fn page(snapshot: &Pages, told: Option<&Told>, size: usize) -> Result<(Vec<proto::Account>, bool), Failure> {
+    // One more than asked for tells.
+    let mut page = snapshot.page(told, size + 1).await?;
+    let more = page.len() > size;
+    page.truncate(size);
+    Ok((convert::accounts(page), more))
+}
+
+/// A page behind `told` accounts, and the token of the next one if the walk goes on.
+fn answer(accounts: Vec<proto::Account>, walk: Option<u64>, told: u64, sequence: u64) -> proto::ListAccountsResponse {
+    let told = told.saturating_add(accounts.len() as u64);
+    let next = walk.zip(accounts.last()).map(|(walk, last)| Token::text(walk, told, &last.account_id));
+    proto::ListAccountsResponse { accounts, next_page_token: next.unwrap_or_default(), sequence }
 }
 
 /// A snapshot stream's place. Dropping it ends its walk.
@@ -172,10 +219,10 @@ struct Token {
 }
 
 impl Token {
-    fn text(&self) -> String {
-        let mut bytes = self.walk.to_be_bytes().to_vec();
-        bytes.extend_from_slice(&self.told.count.to_be_bytes());
-        bytes.extend_from_slice(self.told.last.as_str().as_bytes());
+    fn text(walk: u64, told: u64, last: &str) -> String {
+        let mut bytes = walk.to_be_bytes().to_vec();
+        bytes.extend_from_slice(&told.to_be_bytes());
+        bytes.extend_from_slice(last.as_bytes());
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
@@ -190,6 +237,10 @@ impl Token {
         let told = Told { count: u64::from_be_bytes(*count), last };
         Some(Token { walk: u64::from_be_bytes(*walk), told })
     }
+}
+
+fn check_walk(prefix: &str, request: &proto::ListAccountsRequest) -> Result<(), Failure> {
+    if prefix == request.prefix { Ok(()) } else { Err(page_token("belongs to a walk with another prefix")) }
 }
 
 fn page_token(what: &str) -> Failure {
@@ -223,7 +274,7 @@ mod tests {
     #[test]
     fn a_token_survives_its_text_and_nothing_else_passes() {
         let token = Token { walk: u64::MAX, told: Told { count: 7, last: AccountId::new("é/ 🎉").unwrap() } };
-        assert_eq!(Token::parse(&token.text()), Some(token));
+        assert_eq!(Token::parse(&Token::text(token.walk, 7, token.told.last.as_str())), Some(token));
         for garbled in ["AAAA", "!!!", "AAAAAAAAAAA", "//////////////", &"A".repeat(10_000)] {
             assert_eq!(Token::parse(garbled), None, "{garbled}");
         }

@@ -1,5 +1,5 @@
-//! Random and PCT schedules of requests that share ids, while ids move to the index: B2. The map's operations are
-//! atomic steps here; the switch points are the kernel's atomics and the toy index.
+//! Random and PCT schedules of requests that share ids, while ids move to the index: B2. Each table
+//! of claims has two slots here; the switch points are the kernel's atomics and the toy index.
 //! `EQUIPOISE_SHUTTLE_ITERATIONS` schedules each (default 2,000).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -97,7 +97,7 @@ impl World {
         let toy = Toy { published: Watermark::new(0), ids: Mutex::new(BTreeMap::new()), failing };
         Arc::new(World {
             // Nothing stays in the table that may go.
-            ids: Ids::with_index(0, 16, toy, WINDOW),
+            ids: Ids::with_index(0, toy, WINDOW),
             kernel,
             account: Account::new(AccountId::new("a").unwrap()),
             consumer: Mutex::new(consumer),

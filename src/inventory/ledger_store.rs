@@ -302,6 +302,9 @@ impl Store for LedgerStore {
     }
 
     async fn published(&self, numbers: &[i64]) -> Result<(), StoreError> {
+        if numbers.is_empty() {
+            return Ok(());
+        }
         let unparked = numbers.iter().filter_map(|number| u64::try_from(*number).ok()).collect();
         self.ledger.note(Note { unparked, ..Note::default() }).await.map_err(not_noted)
     }

@@ -12,7 +12,8 @@ use super::Event;
 /// [`StoreError::Fenced`], whatever they believe.
 #[tonic::async_trait]
 pub trait Store: Send + Sync {
-    /// Makes the caller the owner of these partitions of `topic`, at once for all of them, and says where each goes on.
+    /// Makes the caller the owner of these partitions of `topic`, and says where each goes on. Those that it leaves out have to wait:
+    /// somebody has locked what they need.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
@@ -32,13 +33,14 @@ pub trait Store: Send + Sync {
     /// [`StoreError`].
     async fn apply(&self, topic: &str, runs: &[Run]) -> Result<Applied, StoreError>;
 
-    /// Up to `limit` dead letters that nobody has published, oldest first.
+    /// Up to `limit` dead letters that nobody has published, oldest first. They are the caller's to publish until it calls
+    /// [`Store::published`], for 45 s at most; meanwhile others get none.
     ///
     /// # Errors
     /// [`StoreError`].
     async fn dead_letters(&self, limit: usize) -> Result<Vec<StoredDeadLetter>, StoreError>;
 
-    /// Forgets dead letters, since they were published.
+    /// Forgets dead letters, since they were published. Called with those that were, if only none, it gives others their turn.
     ///
     /// # Errors
     /// [`StoreError`].

@@ -1,7 +1,7 @@
 //! Publishes the dead letters that the store keeps, to their topic.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -23,6 +23,12 @@ const AT_ONCE: usize = 500;
 /// How often the store is asked for letters that another process left behind.
 const ASKED: Duration = Duration::from_secs(5);
 
+/// Letters that took so long to come are asked for once more: they may not be ours for long enough to publish them.
+const LATE: Duration = Duration::from_secs(12);
+
+/// How long the brokers may take for a letter, whatever the settings say: with [`LATE`] less than letters are ours.
+const DELIVERED: (&str, &str) = ("message.timeout.ms", "30000");
+
 /// How long a full queue of the producer is waited for.
 const QUEUED: Duration = Duration::from_secs(10);
 
@@ -34,7 +40,7 @@ const CUT_VALUE: usize = 16 << 10;
 const CUT_KEY: usize = 256;
 const CUT_REASON: usize = 512;
 
-/// Takes letters out of the store's outbox, each at least once: the headers `equipoise-topic`, `equipoise-partition` and
+/// Takes letters out of the store's outbox, each once, and once more where this process or its store is gone before it could say so: the headers `equipoise-topic`, `equipoise-partition` and
 /// `equipoise-offset` tell one that came twice. A letter of which the broker says that it is too large is published cut, with
 /// the header `equipoise-cut` naming its parts that are not whole; the record itself is where those headers say.
 pub(super) struct Publisher {
@@ -93,6 +99,7 @@ impl Publisher {
     async fn publish_some(&mut self) -> Result<usize, String> {
         let store = self.shared.store.clone();
         let said = |error: StoreError| error.to_string();
+        let asked = Instant::now();
         let letters = store.dead_letters(AT_ONCE).await;
         // A member without partitions asks the store nothing else.
         match &letters {
@@ -101,8 +108,12 @@ impl Publisher {
             Err(_) => {}
         }
         let letters = letters.map_err(said)?;
-        if !letters.is_empty() {
-            self.prepare().await;
+        if letters.is_empty() {
+            return Ok(0);
+        }
+        self.prepare().await;
+        if asked.elapsed() > LATE {
+            return Ok(letters.len());
         }
         let mut numbers = Vec::with_capacity(letters.len());
         let mut failure = None;
@@ -129,10 +140,8 @@ impl Publisher {
                 Err(error) => failure = Some(error),
             }
         }
-        if !numbers.is_empty() {
-            store.published(&numbers).await.map_err(said)?;
-            self.shared.metrics.dead_letters_published.inc_by(numbers.len() as u64);
-        }
+        store.published(&numbers).await.map_err(said)?;
+        self.shared.metrics.dead_letters_published.inc_by(numbers.len() as u64);
         // It may not be there any more, or nobody was there to make it.
         self.prepared &= failure.is_none();
         failure.map_or(Ok(letters.len()), |error| Err(format!("{topic}: {error}")))
@@ -172,13 +181,14 @@ fn producer(shared: &Arc<Shared>) -> KafkaResult<FutureProducer<Logged>> {
     let mut config = shared.settings.for_producer();
     config.set("enable.idempotence", "true").set("acks", "all");
     // How large a record may be is the broker's to say.
-    let defaults = [("message.max.bytes", "1000000000"), ("message.timeout.ms", "30000"), ("linger.ms", "5")];
+    let defaults = [("message.max.bytes", "1000000000"), ("linger.ms", "5")];
     for (property, value) in defaults {
         if config.get(property).is_none() {
             config.set(property, value);
         }
     }
-    config.set("statistics.interval.ms", "0");
+    config.remove("delivery.timeout.ms");
+    config.set(DELIVERED.0, DELIVERED.1).set("statistics.interval.ms", "0");
     config.create_with_context(Logged(Arc::clone(shared)))
 }
 

@@ -82,6 +82,20 @@ impl Producer {
         value: Option<&[u8]>,
         headers: &[(&str, Option<&[u8]>)],
     ) -> Result<(), TopicError> {
+        self.send_while(|| true, key, value, headers).map(|_| ())
+    }
+
+    /// As [`Producer::send`], and waits for room as long as `goes_on` says; whether the record was queued.
+    ///
+    /// # Errors
+    /// As [`Producer::send`].
+    pub fn send_while(
+        &self,
+        goes_on: impl Fn() -> bool,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[(&str, Option<&[u8]>)],
+    ) -> Result<bool, TopicError> {
         let mut record = BaseRecord::to(&self.topic);
         (record.key, record.payload) = (key, value);
         if !headers.is_empty() {
@@ -92,7 +106,7 @@ impl Producer {
         }
         loop {
             match self.producer.send(record) {
-                Ok(()) => return Ok(()),
+                Ok(()) => return Ok(true),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), refused)) => {
                     self.serve(PAUSE)?;
                     record = refused;
@@ -100,6 +114,9 @@ impl Producer {
                 Err((error, _)) => {
                     return Err(TopicError::Topic { topic: self.topic.clone(), what: error.to_string() });
                 }
+            }
+            if !goes_on() {
+                return Ok(false);
             }
         }
     }

@@ -15,19 +15,25 @@ use super::shared::Shared;
 /// How long the store may take to hand partitions over.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Why a partition waits that the store does not hand over with the others.
+const LEFT_OUT: &str = "somebody has locked its row in the store";
+
 /// Does the work and tells the poll thread what came of it.
 pub(super) async fn settle(shared: Arc<Shared>, work: Work, told: Sender<Told>) {
     let mut settled = Vec::new();
     let mut positions: BTreeMap<i32, (Position, Generation)> =
         work.taken_over.iter().map(|(position, generation)| (position.partition, (*position, *generation))).collect();
-    match take_over(&shared, &work.wanted).await {
-        Ok(taken) => positions.extend(taken),
-        Err(why) => settled.extend(work.wanted.iter().map(|(partition, generation)| Settled {
-            partition: *partition,
-            generation: *generation,
-            result: Step::Again(None, why.clone()),
-        })),
-    }
+    let (taken, why_not) = match take_over(&shared, &work.wanted).await {
+        Ok(taken) => (taken, LEFT_OUT.to_owned()),
+        Err(why) => (BTreeMap::new(), why),
+    };
+    let left = work.wanted.iter().filter(|(partition, _)| !taken.contains_key(partition));
+    settled.extend(left.map(|(partition, generation)| Settled {
+        partition: *partition,
+        generation: *generation,
+        result: Step::Again(None, why_not.clone()),
+    }));
+    positions.extend(taken);
     let to_check: Vec<_> = positions.values().map(|(position, _)| *position).collect();
     let checker = Arc::clone(&shared);
     let steps = match to_check.is_empty() {
@@ -49,7 +55,7 @@ pub(super) async fn settle(shared: Arc<Shared>, work: Work, told: Sender<Told>) 
     drop(told.send(Told::Settled(settled)));
 }
 
-/// Makes us the owner of these partitions; as many come back.
+/// Makes us the owner of those of these partitions that come back.
 async fn take_over(
     shared: &Shared,
     wanted: &[(i32, Generation)],
@@ -80,10 +86,5 @@ async fn take_over(
         let generation = generations.get(&position.partition)?;
         Some((position.partition, (position, *generation)))
     });
-    let found: BTreeMap<_, _> = found.collect();
-    if found.len() < wanted.len() {
-        shared.fail(format!("the store was asked to hand over the partitions {partitions:?}, and left some out"));
-        return Err("the store left partitions out".to_owned());
-    }
-    Ok(found)
+    Ok(found.collect())
 }

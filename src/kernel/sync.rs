@@ -175,6 +175,9 @@ pub(crate) enum Mutant {
     GroupOutOfOrder,
     GroupKeepsDecided,
     BlockGoesWithFirst,
+    OlderNotSealed,
+    SlotUsedAgain,
+    TableGoesUnsealed,
 }
 
 /// Whether `mutant` is switched on; constant `false` in every build that people use.

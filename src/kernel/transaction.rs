@@ -243,6 +243,20 @@ impl<S: State> Transaction<S> {
         self.released.store(true, Release);
     }
 
+    /// Another counted reference, unless the last was given back already: whoever met it under a guard may come that late.
+    #[inline]
+    pub(super) fn try_handle(&self) -> Option<Handle<S>> {
+        // Relaxed, both: as in `Handle::clone`; the load that led here saw what the transaction is made of.
+        let mut references = self.references.load(Relaxed);
+        while references > 0 {
+            match self.references.compare_exchange(references, references + 1, Relaxed, Relaxed) {
+                Ok(_) => return Some(Handle(NonNull::from(self))),
+                Err(now) => references = now,
+            }
+        }
+        None
+    }
+
     /// Gives one counted reference back.
     ///
     /// # Safety
@@ -366,6 +380,10 @@ impl<S: State> Handle<S> {
             }
             Err(earlier) => Gate::of(earlier),
         }
+    }
+
+    pub(super) fn as_ptr(&self) -> *const Transaction<S> {
+        self.0.as_ptr()
     }
 
     /// Prefetches the transaction.

@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use super::Ledger;
+#[cfg(doc)]
+use crate::error::Exhausted;
+use crate::journal::{Flusher, Sink};
 use crate::kernel::{Contended, garbage};
 
 /// Numbers about a ledger.
@@ -28,6 +31,10 @@ pub struct Stats {
     pub garbage_bytes: u64,
     /// The oldest sequence of the history, or the next one to come.
     pub history_oldest: u64,
+    /// The journal's next segment cannot be allocated now: writes are refused until it can.
+    pub short_of_space: bool,
+    /// How many requests were refused as [`Exhausted::Disk`] or [`Exhausted::Segment`].
+    pub refused_for_space: u64,
 }
 
 impl Ledger {
@@ -35,6 +42,7 @@ impl Ledger {
     #[must_use]
     pub fn stats(&self) -> Stats {
         let core = self.core();
+        let sink = core.flusher.as_ref().map(Flusher::sink);
         let Contended { helps, retries, waiting } = core.kernel.contended();
         Stats {
             accounts: core.opened.get(),
@@ -46,7 +54,9 @@ impl Ledger {
             retries,
             waiting,
             garbage_bytes: garbage::bytes(),
-            history_oldest: core.flusher.as_ref().map_or(self.sequence() + 1, |flusher| flusher.sink().oldest()),
+            history_oldest: sink.map_or(self.sequence() + 1, Sink::oldest),
+            short_of_space: sink.is_some_and(|sink| sink.shortage().is_some()),
+            refused_for_space: core.refused_for_space.get(),
         }
     }
 }

@@ -37,6 +37,8 @@ impl Collector for LedgerMetrics {
             waiting,
             garbage_bytes,
             history_oldest,
+            short_of_space,
+            refused_for_space,
         } = self.ledger.stats();
         let gauges = [
             ("accounts", "Accounts opened", accounts),
@@ -46,6 +48,11 @@ impl Collector for LedgerMetrics {
             ("history_oldest_sequence", "The oldest sequence of the journal that is kept", history_oldest),
             ("open_snapshots", "Snapshots open now", open_snapshots),
             ("garbage_bytes", "Bytes that wait for a suspended thread", garbage_bytes),
+            (
+                "journal_short_of_space",
+                "1 while the journal's next segment cannot be allocated: writes are refused, reads go on",
+                u64::from(short_of_space),
+            ),
         ];
         for (name, help, value) in gauges {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
@@ -54,6 +61,11 @@ impl Collector for LedgerMetrics {
         let counters = [
             ("helped_transactions", "Transactions that a thread finished for another", helps),
             ("retries", "Times that a thread was overtaken on an account or the commit list, and tried again", retries),
+            (
+                "refused_for_space",
+                "Requests refused because the disk has no room for the journal or the id index",
+                refused_for_space,
+            ),
         ];
         for (name, help, value) in counters {
             let counter = ConstCounter::new(value);

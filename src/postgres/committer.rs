@@ -142,22 +142,38 @@ impl<D: Database> Committer<D> {
         }
     }
 
-    /// None, and nothing is done any more, where nobody waits for it: the partitions may rightly be another instance's by now.
+    /// Without those whose rows somebody else has locked. None, and nothing is done any more, where nobody waits for it: the partitions may
+    /// rightly be another instance's by now.
     async fn take_over(
         &mut self,
         topic: &str,
         partitions: &[i32],
         answer: &Answer<Vec<Position>>,
     ) -> Option<Result<Vec<Position>, Fault>> {
-        let mut faults = 0;
+        let (mut faults, mut free) = (0, partitions.to_vec());
         while !answer.is_closed() {
-            match self.database.take_over(topic, partitions).await {
+            match self.take_over_free(topic, &mut free).await {
                 // If the first one was heard after all, the epoch is raised twice: nobody minds.
                 Err(fault) if self.is_over(&fault, &mut faults).await => {}
                 result => return Some(result),
             }
         }
         None
+    }
+
+    async fn take_over_free(&mut self, topic: &str, free: &mut Vec<i32>) -> Result<Vec<Position>, Fault> {
+        self.locked.leave_out(topic, free, &mut self.database, false).await?;
+        while !free.is_empty() {
+            match self.database.take_over(topic, free).await {
+                Err(Fault::Locked(what)) => {
+                    if !self.locked.leave_out(topic, free, &mut self.database, true).await? {
+                        return Err(Fault::Locked(what));
+                    }
+                }
+                result => return result,
+            }
+        }
+        Ok(Vec::new())
     }
 
     async fn dead_letters(&mut self, limit: usize) -> Result<Vec<StoredDeadLetter>, Fault> {

@@ -53,10 +53,10 @@ pub(super) trait Database: Send + 'static {
         partitions: &[i32],
     ) -> impl Future<Output = Result<Vec<Position>, Fault>> + Send;
 
-    /// The oldest dead letters.
+    /// The oldest dead letters, unless they are somebody else's to publish; this session's from then on.
     fn dead_letters(&mut self, limit: usize) -> impl Future<Output = Result<Vec<StoredDeadLetter>, Fault>> + Send;
 
-    /// Removes dead letters.
+    /// Removes dead letters. Any may be anybody's to publish then.
     fn published(&mut self, numbers: &[i64]) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 

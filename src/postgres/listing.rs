@@ -13,8 +13,9 @@ use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 use super::database::Fault;
 use super::error::PgError;
 use super::link::{Broken, Connector, Link};
+use super::session::sku;
 use super::sql::{SEQUENCE, SESSION};
-use crate::account::{AccountId, AccountState};
+use crate::account::AccountState;
 
 /// The most listings at once; what ended counts until PostgreSQL has heard of it.
 const LISTINGS: usize = 64;
@@ -192,7 +193,7 @@ fn past(prefix: &str) -> Option<String> {
 }
 
 fn state(row: &SimpleQueryRow) -> Result<AccountState, String> {
-    let id = AccountId::new(row.get(0).unwrap_or_default()).map_err(|error| error.to_string())?;
+    let id = sku(row.get(0).unwrap_or_default())?;
     let number = |column: usize| match row.get(column).map(str::parse::<i64>) {
         Some(number) => number.map_err(|error| error.to_string()),
         // Who wrote it by hand gave it no place in the journal.

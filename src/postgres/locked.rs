@@ -1,10 +1,12 @@
-//! Rows that somebody else has locked: a person in `psql`, or an instance that is suspended.
+//! Rows that somebody else has locked: a person in `psql`, or an instance that is suspended. Also those that are not there yet, since they
+//! were inserted and not committed.
 //!
 //! What needs one of them is told so, and the rest goes on without it. As long as a row was locked when it was looked last,
 //! it is looked at again, without waiting, before anything that needs it is written.
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::iter;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -12,7 +14,7 @@ use tokio::time::Instant;
 use super::database::{Database, Fault};
 use super::work::Batch;
 use crate::inventory::{Content, Run};
-use crate::{AccountId, Request};
+use crate::{AccountId, Request, TransactionId};
 
 /// No more are remembered: whoever locks so many may be waited for once more.
 const MOST: usize = 10_000;
@@ -23,13 +25,14 @@ const REMEMBERED: Duration = Duration::from_secs(30);
 /// A transaction that has a row for so long beyond the time that rows are waited for is no instance taking its turn.
 const A_MOMENT: Duration = Duration::from_secs(1);
 
-/// The transaction that has a row locked, by its number; nothing, of a row that is only asked about.
+/// The transaction that has a row locked, by its number; nothing, of a row that is only asked about, or that nobody sees yet.
 pub(super) type Holder = String;
 
-/// Rows of accounts and of partitions, and who has them.
+/// Rows of accounts, of ids and of partitions, and who has them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Locked {
     pub(super) accounts: HashMap<AccountId, Holder>,
+    pub(super) ids: HashMap<TransactionId, Holder>,
     /// With their topics.
     pub(super) partitions: HashMap<(String, i32), Holder>,
     updated: Option<Instant>,
@@ -38,13 +41,14 @@ pub(super) struct Locked {
 impl Locked {
     pub(super) fn new(
         accounts: impl Iterator<Item = (AccountId, Holder)>,
+        ids: impl Iterator<Item = (TransactionId, Holder)>,
         partitions: impl Iterator<Item = ((String, i32), Holder)>,
     ) -> Self {
-        Locked { accounts: accounts.collect(), partitions: partitions.collect(), updated: None }
+        Locked { accounts: accounts.collect(), ids: ids.collect(), partitions: partitions.collect(), updated: None }
     }
 
     fn is_empty(&self) -> bool {
-        self.accounts.is_empty() && self.partitions.is_empty()
+        self.accounts.is_empty() && self.ids.is_empty() && self.partitions.is_empty()
     }
 
     /// Whether the batch needs one of them.
@@ -88,9 +92,34 @@ impl Locked {
         Ok(batch.set_aside(&locked))
     }
 
+    /// Leaves out those of the partitions whose rows somebody else has locked at this moment: of `all`, or of those that were locked before.
+    /// True when there were any.
+    pub(super) async fn leave_out<D: Database>(
+        &mut self,
+        topic: &str,
+        partitions: &mut Vec<i32>,
+        database: &mut D,
+        all: bool,
+    ) -> Result<bool, Fault> {
+        let named = |partition: &i32| (topic.to_owned(), *partition);
+        let mut rows =
+            Locked::new(iter::empty(), iter::empty(), partitions.iter().map(|it| (named(it), Holder::new())));
+        if !all {
+            rows.retain(self);
+        }
+        if rows.is_empty() {
+            return Ok(false);
+        }
+        let locked = database.locked(&rows).await?;
+        self.update(&rows, &locked);
+        partitions.retain(|partition| !locked.partitions.contains_key(&named(partition)));
+        Ok(!locked.is_empty())
+    }
+
     /// Keeps those that are among `others`.
     fn retain(&mut self, others: &Locked) {
         self.accounts.retain(|account, _| others.accounts.contains_key(account));
+        self.ids.retain(|id, _| others.ids.contains_key(id));
         self.partitions.retain(|partition, _| others.partitions.contains_key(partition));
     }
 
@@ -100,6 +129,7 @@ impl Locked {
             |row, holder| before.get(row) == Some(holder)
         }
         self.accounts.retain(same(&before.accounts));
+        self.ids.retain(same(&before.ids));
         self.partitions.retain(same(&before.partitions));
         self
     }
@@ -107,25 +137,33 @@ impl Locked {
     /// Of `asked` just these are locked.
     fn update(&mut self, asked: &Locked, locked: &Locked) {
         self.accounts.retain(|account, _| !asked.accounts.contains_key(account));
+        self.ids.retain(|id, _| !asked.ids.contains_key(id));
         self.partitions.retain(|partition, _| !asked.partitions.contains_key(partition));
-        if self.accounts.len() + self.partitions.len() > MOST {
+        if self.accounts.len() + self.ids.len() + self.partitions.len() > MOST {
             *self = Locked::default();
         }
         self.accounts.extend(locked.accounts.clone());
+        self.ids.extend(locked.ids.clone());
         self.partitions.extend(locked.partitions.clone());
         self.updated = Some(Instant::now());
     }
 
     pub(super) fn why_not_call(&self, request: &Request) -> Option<String> {
         let mut accounts = request.members().iter().flat_map(|member| member.operation.accounts());
-        accounts
-            .find(|account| self.accounts.contains_key(*account))
+        let mut ids = request.members().iter().filter_map(|member| member.id.as_ref());
+        let account = accounts.find(|account| self.accounts.contains_key(*account));
+        let mut id = || ids.find(|id| self.ids.contains_key(*id));
+        account
             .map(|account| format!("somebody has locked the row of {account} in products"))
+            .or_else(|| id().map(|id| format!("somebody has locked the row of {id} in processed_events")))
     }
 
     /// Whether a run needs one of them.
     pub(super) fn holds(&self, topic: &str, run: &Run) -> bool {
-        let event = |content: &Content| matches!(content, Content::Event { event, .. } if self.accounts.contains_key(&event.product));
+        let event = |content: &Content| {
+            matches!(content, Content::Event { event, .. }
+                if self.accounts.contains_key(&event.product) || self.ids.contains_key(&event.id))
+        };
         self.partitions.keys().any(|(name, partition)| name == topic && *partition == run.partition)
             || run.records.iter().any(|record| event(&record.content))
     }

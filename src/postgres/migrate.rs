@@ -1,22 +1,30 @@
 //! Brings the database's schema up to what this program knows.
 
-use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Error};
 
 use super::error::PgError;
-use super::link::{Link, fault};
+use super::link::{Link, fault, text};
 
 /// In their order; the first is version 1. One that was released is never changed.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 9] = [
     include_str!("migrations/0001_ledger.sql"),
     include_str!("migrations/0002_expectations.sql"),
     include_str!("migrations/0003_pruned_ids.sql"),
     include_str!("migrations/0004_displaced_letters.sql"),
     include_str!("migrations/0005_former_ids.sql"),
-    include_str!("migrations/0006_newest_sequence.sql"),
+    include_str!("migrations/0006_publisher.sql"),
+    include_str!("migrations/0007_skus.sql"),
+    include_str!("migrations/0008_in_dispute.sql"),
+    include_str!("migrations/0009_newest_sequence.sql"),
 ];
 
 /// So that instances that start together do not do it together. "equipois" in ASCII.
 const LOCK: i64 = 0x6571_7569_706f_6973;
+
+/// The versions that a schema has.
+const TABLE: &str = "CREATE TABLE IF NOT EXISTS equipoise_schema (
+    version bigint PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())";
 
 /// The schema that has the tables, wherever the search path finds them; else the one in which new tables are made. Quoted.
 const SCHEMA: &str = "SELECT quote_ident(coalesce(
@@ -29,7 +37,7 @@ const SCHEMA: &str = "SELECT quote_ident(coalesce(
 /// It is named from then on: one that somebody makes later, and that comes earlier in the search path, would be a second ledger.
 pub(super) async fn migrate(link: &Link) -> Result<String, PgError> {
     let client = &link.client;
-    let failed = |error: tokio_postgres::Error| PgError::from(fault(&error));
+    let failed = |error: Error| PgError::from(fault(&error));
     let encoding = client.query_one("SHOW server_encoding", &[]).await.map_err(failed)?;
     let encoding: &str = encoding.get(0);
     if encoding != "UTF8" {
@@ -45,35 +53,56 @@ pub(super) async fn migrate(link: &Link) -> Result<String, PgError> {
 }
 
 async fn in_its_schema(client: &Client) -> Result<String, PgError> {
-    let failed = |error: tokio_postgres::Error| PgError::from(fault(&error));
+    let failed = |error: Error| PgError::from(fault(&error));
     let found: Option<String> = client.query_one(SCHEMA, &[]).await.map_err(failed)?.get(0);
     let Some(schema) = found else {
         return Err(PgError::Settings { what: "no schema of the search path is there".to_owned() });
     };
     client.batch_execute(&format!("SET search_path = {schema}")).await.map_err(failed)?;
-    bring_up(client).await?;
+    bring_up(client, &schema).await?;
     Ok(schema)
 }
 
-async fn bring_up(client: &Client) -> Result<(), PgError> {
-    let failed = |error: tokio_postgres::Error| PgError::from(fault(&error));
-    let table = "CREATE TABLE IF NOT EXISTS equipoise_schema (
-        version bigint PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())";
-    client.batch_execute(table).await.map_err(failed)?;
-    let row = client.query_one("SELECT coalesce(max(version), 0) FROM equipoise_schema", &[]).await.map_err(failed)?;
-    let found: i64 = row.get(0);
+/// Where nothing is to be done, without a right to change the schema.
+async fn bring_up(client: &Client, schema: &str) -> Result<(), PgError> {
+    let failed = |error: Error| PgError::from(fault(&error));
+    let begun = client.query_one("SELECT to_regclass('equipoise_schema') IS NOT NULL", &[]).await.map_err(failed)?;
+    let mut found = 0;
+    if begun.get(0) {
+        let version = client.query_one("SELECT coalesce(max(version), 0) FROM equipoise_schema", &[]).await;
+        found = match version {
+            Ok(row) => row.get(0),
+            Err(error) => {
+                return Err(refused(client, &format!("read the version of the schema {schema}"), &error).await);
+            }
+        };
+    }
     let known = MIGRATIONS.len() as i64;
     if found > known {
         return Err(PgError::SchemaTooNew { found, known });
     }
     for (version, migration) in (1..).zip(MIGRATIONS) {
         if version > found {
-            let step = format!("BEGIN; {migration}; INSERT INTO equipoise_schema (version) VALUES ({version}); COMMIT");
+            let table = if version == 1 { TABLE } else { "" };
+            let step = format!(
+                "BEGIN; {table}; {migration}; INSERT INTO equipoise_schema (version) VALUES ({version}); COMMIT"
+            );
             if let Err(error) = client.batch_execute(&step).await {
                 let _ = client.batch_execute("ROLLBACK").await;
-                return Err(failed(error));
+                let what = format!("bring the schema {schema} from version {found} to {known}, at migration {version}");
+                return Err(refused(client, &what, &error).await);
             }
         }
     }
     Ok(())
+}
+
+/// What went wrong; where it is for want of a right, with the role that lacks it.
+async fn refused(client: &Client, what: &str, error: &Error) -> PgError {
+    if error.code() != Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
+        return fault(error).into();
+    }
+    let role = client.query_one("SELECT current_user::text", &[]).await.map(|row| row.get::<_, String>(0));
+    let role = role.unwrap_or_else(|_| "of this connection".to_owned());
+    PgError::Failed { what: format!("the role {role} may not {what}: {}", text(error)) }
 }

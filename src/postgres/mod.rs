@@ -77,6 +77,7 @@
 //! snapshot there and no lock.
 
 mod ahead;
+mod asking;
 mod batch;
 mod committer;
 mod database;
@@ -104,6 +105,7 @@ mod watching;
 mod work;
 mod write;
 
+pub(crate) use asking::Asking;
 pub use error::PgError;
 pub use listing::Listing;
 pub use prune::Metrics;

@@ -12,7 +12,7 @@ use tokio_postgres::{Error, Row, Statement};
 use super::batch::{Changes, Committed, Found, Written};
 use super::database::{Database, Fault};
 use super::link::{Broken, Connector, Link, fault};
-use super::locked::Locked;
+use super::locked::{Holder, Locked};
 use super::sql::{self, Statements};
 use super::{rows, write};
 use crate::account::{AccountId, Balance, TransactionId};
@@ -28,6 +28,9 @@ const CAUTIOUS: u32 = 64;
 /// Bytes of dead letters that are read at once, about.
 const LETTERS: i64 = 16 << 20;
 
+/// How long letters are one publisher's, at least: as [`crate::inventory::Store::dead_letters`] says.
+const LEASE: Duration = Duration::from_secs(45);
+
 /// The first pause after a fault, and the longest one.
 const PAUSES: Range<Duration> = Duration::from_millis(20)..Duration::from_secs(1);
 
@@ -42,6 +45,8 @@ pub(super) struct Session {
     cautious: u32,
     /// Whether all other connections are made anew with its own.
     leads: bool,
+    /// As which publisher of dead letters it is known, whatever connection it has.
+    holder: i64,
     patience: Duration,
     /// When patience with the present piece of work is over.
     latest: Instant,
@@ -67,6 +72,7 @@ impl Session {
             begun: false,
             cautious: 0,
             leads: false,
+            holder: RandomState::new().hash_one(()).cast_signed(),
             patience,
             latest: Instant::now(),
         }
@@ -157,14 +163,20 @@ impl Session {
     async fn ask_locked(&mut self, rows: &Locked) -> Result<Locked, Broken> {
         let Open { link, .. } = self.open.as_ref().ok_or_else(gone)?;
         let names: Vec<&str> = rows.accounts.keys().map(AccountId::as_str).collect();
+        let ids: Vec<&str> = rows.ids.keys().map(TransactionId::as_str).collect();
         let (topics, partitions): (Vec<_>, Vec<_>) = rows.partitions.keys().map(|(topic, it)| (topic, *it)).unzip();
         link.timed(link.client.batch_execute(sql::BEGIN)).await?;
         let accounts = link.timed(link.client.query(sql::LOCKED_ACCOUNTS, &[&names])).await?;
         let offsets = link.timed(link.client.query(sql::LOCKED_OFFSETS, &[&topics, &partitions])).await?;
+        link.timed(link.client.batch_execute(sql::DISPUTE)).await?;
+        let disputed = link.timed(link.client.query_one(sql::IN_DISPUTE, &[&names, &ids])).await?;
         link.timed(link.client.batch_execute("ROLLBACK")).await?;
         let account = |row: &Row| Some((AccountId::new(row.get::<_, &str>(0)).ok()?, row.get(1)));
         let partition = |row: &Row| ((row.get(0), row.get(1)), row.get(2));
-        Ok(Locked::new(accounts.iter().filter_map(account), offsets.iter().map(partition)))
+        let [new, used] = [0, 1].map(|column| disputed.get::<_, Vec<&str>>(column));
+        let new = new.into_iter().filter_map(|sku| Some((AccountId::new(sku).ok()?, Holder::new())));
+        let used = used.into_iter().filter_map(|id| Some((TransactionId::new(id).ok()?, Holder::new())));
+        Ok(Locked::new(new.chain(accounts.iter().filter_map(account)), used, offsets.iter().map(partition)))
     }
 
     /// Writes and, if all is as expected, commits.
@@ -310,7 +322,11 @@ impl Database for Session {
     }
 
     async fn dead_letters(&mut self, limit: usize) -> Result<Vec<StoredDeadLetter>, Fault> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let (limit, holder) = (i64::try_from(limit).unwrap_or(i64::MAX), self.holder);
+        // Read after that: so none is among them that the publisher before has removed.
+        if self.change(|statements| &statements.publish, &[&holder, &LEASE.as_secs_f64()]).await?.is_empty() {
+            return Ok(Vec::new());
+        }
         let Open { link, statements } = self.open()?;
         let rows = link.timed(link.client.query(&statements.letters, &[&limit, &LETTERS])).await;
         let rows = self.clear(rows).await?;
@@ -318,7 +334,8 @@ impl Database for Session {
     }
 
     async fn published(&mut self, numbers: &[i64]) -> Result<(), Fault> {
-        self.change(|statements| &statements.published, &[&numbers]).await.map(drop)
+        let holder = self.holder;
+        self.change(|statements| &statements.published, &[&numbers, &holder]).await.map(drop)
     }
 }
 
@@ -333,10 +350,14 @@ fn gone() -> Broken {
     Broken::lost("there is no connection")
 }
 
+/// The key of a row of `products`.
+pub(super) fn sku(text: &str) -> Result<AccountId, String> {
+    AccountId::new(text).map_err(|error| format!("the row of {text:?} in products: {error}"))
+}
+
 /// A row of `products`.
 pub(super) fn account(row: &Row) -> Result<(AccountId, Balance), String> {
-    let id: &str = row.try_get("sku").map_err(|error| error.to_string())?;
-    let id = AccountId::new(id).map_err(|error| error.to_string())?;
+    let id = sku(row.try_get("sku").map_err(|error| error.to_string())?)?;
     let number = |column: &str| row.try_get::<_, i64>(column).map_err(|error| error.to_string());
     Ok((id, Balance { amount: number("current_stock")?, version: number("version")?.cast_unsigned() }))
 }

@@ -48,6 +48,12 @@ pub(super) const LOCKED_OFFSETS: &str = "WITH asked AS (
     SELECT o.topic, o.partition, o.xmax::text FROM consumer_offsets o JOIN asked USING (topic, partition)
     WHERE (o.topic, o.partition) NOT IN (SELECT topic, partition FROM free)";
 
+/// Those of these accounts and ids that are new, and that somebody else has inserted and not committed.
+pub(super) const IN_DISPUTE: &str = "SELECT in_dispute(true, $1), in_dispute(false, $2)";
+
+/// How long each try of that waits. Whoever comes to no end within it may be an instance at its commit: so it is looked twice.
+pub(super) const DISPUTE: &str = "SET LOCAL lock_timeout = 10";
+
 /// The transactions that used these ids.
 const IDS: &str = "SELECT * FROM journal j
     WHERE (j.batch, j.place) IN (SELECT batch, place FROM processed_events WHERE event_id = ANY($1))
@@ -172,6 +178,15 @@ const TAKE_OVER: &str = "INSERT INTO consumer_offsets AS o (topic, partition, ep
     ON CONFLICT (topic, partition) DO UPDATE SET epoch = o.epoch + 1
     RETURNING partition, epoch, next_offset, fingerprint";
 
+/// Makes `$1` the publisher of the dead letters for `$2` seconds, if there are any and no other one is. An end that is farther off than any
+/// can be is of a clock that was put back.
+const PUBLISH: &str = "INSERT INTO dead_letter_publisher AS p (holder, until)
+    SELECT $1::bigint, clock_timestamp() + make_interval(secs => $2::float8) WHERE EXISTS (SELECT FROM dead_letters)
+    ON CONFLICT (one) DO UPDATE SET holder = excluded.holder, until = clock_timestamp() + make_interval(secs => $2::float8)
+    WHERE p.holder = excluded.holder OR p.until < clock_timestamp()
+        OR p.until > clock_timestamp() + 2 * make_interval(secs => $2::float8)
+    RETURNING true";
+
 /// The oldest, up to `$1`, as far as `$2` bytes of keys and values go, and at least one.
 const LETTERS: &str = "SELECT number, topic, partition, kafka_offset, record_time, key, value, header_names,
         header_values, reason
@@ -180,7 +195,9 @@ const LETTERS: &str = "SELECT number, topic, partition, kafka_offset, record_tim
         FROM (SELECT * FROM dead_letters ORDER BY number LIMIT $1) AS oldest) AS sized
     WHERE before < $2::bigint ORDER BY number";
 
-const PUBLISHED: &str = "DELETE FROM dead_letters WHERE number = ANY($1)";
+/// Removes the letters `$1`; from then on `$2` is not the publisher.
+const PUBLISHED: &str = "WITH gone AS (DELETE FROM dead_letters WHERE number = ANY($1))
+    UPDATE dead_letter_publisher SET until = '-infinity' WHERE holder = $2";
 
 /// The prepared statements.
 ///
@@ -203,6 +220,7 @@ pub(super) struct Statements {
     pub(super) give_up: Statement,
     pub(super) fate: Statement,
     pub(super) take_over: Statement,
+    pub(super) publish: Statement,
     pub(super) letters: Statement,
     pub(super) published: Statement,
     /// The table `ledger_sequence`.
@@ -285,13 +303,19 @@ impl Statements {
                 client.prepare(FATE),
             )
         };
-        let others =
-            async { tokio::try_join!(client.prepare(TAKE_OVER), client.prepare(LETTERS), client.prepare(PUBLISHED)) };
+        let others = async {
+            tokio::try_join!(
+                client.prepare(TAKE_OVER),
+                client.prepare(PUBLISH),
+                client.prepare(LETTERS),
+                client.prepare(PUBLISHED)
+            )
+        };
         let (writing, looking_up, keeping, others) = tokio::try_join!(writing, looking_up, keeping, others)?;
         let (surely, asking) = writing;
         let (numbers, sequence, accounts, accounts_locked, ids, offsets) = looking_up;
         let (insert_entries, insert_letter, lock_sequence, commit_entries, commit_nothing, give_up, fate) = keeping;
-        let (take_over, letters, published) = others;
+        let (take_over, publish, letters, published) = others;
         Ok(Statements {
             numbers,
             sequence,
@@ -309,6 +333,7 @@ impl Statements {
             give_up,
             fate,
             take_over,
+            publish,
             letters,
             published,
             ledger,

@@ -14,7 +14,8 @@ use super::link::{Connector, Link};
 /// How often it is asked.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// How long an answer is waited for.
+/// How long an answer is waited for, on a connection. How long one may take to be made is said elsewhere: until then what was found before
+/// holds, or a slow way to the database would be none.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The task; dropping it ends it.
@@ -45,8 +46,7 @@ async fn run(connector: Connector, unavailable: Arc<Mutex<Option<String>>>) {
     let mut link = None;
     loop {
         sleep(EVERY).await;
-        let asked = timeout(PATIENCE, ask(&connector, &mut link)).await;
-        let asked = asked.unwrap_or_else(|_| Err(Fault::Unavailable("it does not answer".to_owned())));
+        let asked = ask(&connector, &mut link).await;
         if asked.is_err() {
             link = None;
         }
@@ -59,5 +59,6 @@ async fn ask(connector: &Connector, link: &mut Option<Link>) -> Result<(), Fault
         Some(link) if !link.is_closed() => link,
         _ => link.insert(connector.connect().await?),
     };
-    connector.look(link).await?.write()
+    let looked = timeout(PATIENCE, connector.look(link)).await;
+    looked.unwrap_or_else(|_| Err(Fault::Unavailable("it does not answer".to_owned())))?.write()
 }

@@ -139,13 +139,15 @@ impl Batch {
         runs.iter().enumerate().filter(move |(at, _)| !out(*at))
     }
 
-    /// The rows that it needs and that may be there.
+    /// The rows that it needs.
     pub(super) fn rows(&self) -> Locked {
         let asks = self.asks().asks;
-        let members = asks.iter().flat_map(|ask| ask.request.members());
-        let accounts = members.flat_map(|member| member.operation.accounts()).cloned();
+        let members = || asks.iter().flat_map(|ask| ask.request.members());
+        let accounts = members().flat_map(|member| member.operation.accounts()).cloned();
+        let ids = members().filter_map(|member| member.id.clone());
         Locked::new(
             accounts.map(|account| (account, Holder::new())),
+            ids.map(|id| (id, Holder::new())),
             self.partitions.iter().cloned().map(|partition| (partition, Holder::new())),
         )
     }

@@ -62,7 +62,7 @@ fn runs_are_collected_drawn_and_exported() {
         .map(|(hour, rate)| measured("hot", &format!("2026-11-26T{hour}:00:00Z"), rate));
     fs::write(place.path("runs.jsonl"), format!("{}\n{}\n", runs[0], runs[1])).expect("written");
     let told = place.succeeds(&["collect", "runs.jsonl", "--json"]).json();
-    assert_eq!(told, [json!({"history": "bench-history.jsonl", "added": 2, "already_there": 0})]);
+    assert_eq!(told, [json!({"history": "bench-history.jsonl", "added": 2, "already_there": 0, "left_out": 0})]);
 
     // From a pipe, and once more: nothing is there twice.
     let mut child = equipoise(&["bench", "collect", "-"]);
@@ -129,16 +129,34 @@ fn a_torn_history_is_named_and_repaired_on_demand_only() {
     assert_eq!(fs::read(place.path("bench-history.jsonl")).expect("a history"), whole);
 }
 
+/// One run that is not fit for a history keeps out no other: they may have come from a pipe, and be gone.
+#[test]
+fn unfit_runs_are_named_and_the_others_are_kept() {
+    let place = Place::new();
+    let [good, mut void, mut unnamed, later] = [("hot", "06"), ("zipf", "07"), ("mixed", "08"), ("open", "09")]
+        .map(|(workload, hour)| measured(workload, &format!("2026-11-26T{hour}:00:00Z"), 1.0));
+    void["check"] = json!({"total": false, "versions": true, "journal": true, "faults": ["the sum is 99"]});
+    unnamed["target"] = json!({"kind": "service", "server": "http://127.0.0.1:1", "durable": null});
+    fs::write(place.path("runs"), format!("{good}\n{void}\n{unnamed}\n{later}\n")).expect("written");
+    let ended = place.bench(&["collect", "runs", "--json"]);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    let told = json!({"history": "bench-history.jsonl", "added": 2, "already_there": 0, "left_out": 2});
+    assert_eq!(ended.json(), [told]);
+    let why = ended.error()["message"].to_string();
+    assert!(why.contains("zipf: the sum is 99 (begun 2026-11-26T07:00:00Z)"), "{why}");
+    assert!(why.contains("mixed ran against a service that has no label"), "{why}");
+    let history = fs::read_to_string(place.path("bench-history.jsonl")).expect("a history");
+    let kept: Vec<Value> = history.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    assert_eq!(kept.iter().map(|row| &row["benchmark"]).collect::<Vec<_>>(), ["hot", "open"]);
+    let again = place.bench(&["collect", "runs"]);
+    assert_eq!(again.stdout, "bench-history.jsonl: 0 added, 2 there already, 2 left out\n");
+}
+
 /// Nothing is written before everything was read.
 #[test]
 fn what_cannot_be_collected_leaves_the_history_as_it_was() {
     let place = Place::new();
     let good = measured("hot", "2026-11-26T06:00:00Z", 1.0);
-    let mut void = measured("zipf", "2026-11-26T06:00:00Z", 1.0);
-    void["check"] = json!({"total": false, "versions": true, "journal": true, "faults": ["the sum is 99"]});
-    fs::write(place.path("runs"), format!("{good}\n{void}\n")).expect("written");
-    let ended = place.bench(&["collect", "runs"]);
-    assert!(ended.code == Some(1) && ended.stderr.contains("the sum is 99"), "{ended:?}");
     fs::write(place.path("runs"), format!("{good}\n{{\"workload\":1}}\n")).expect("written");
     let ended = place.bench(&["collect", "runs"]);
     assert!(ended.code == Some(4) && ended.stderr.contains("runs:2: "), "{ended:?}");

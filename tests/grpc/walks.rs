@@ -106,6 +106,37 @@ async fn a_wrong_page_token_is_named() {
     names(page(&client, 3, &token, "acc").await, "page_token");
 }
 
+/// A10: an answer may be lost, that of the last page too: asked again within the lease it is the same, and holds no snapshot.
+#[tokio::test]
+async fn the_last_page_can_be_read_again() {
+    let options = Options { walk_lease: Duration::from_millis(1_000), max_walks: 2, ..Options::default() };
+    let (service, client) = filled(options, 10).await;
+    let first = page(&client, 4, "", "acc").await.unwrap().next_page_token;
+    let second = page(&client, 4, &first, "acc").await.unwrap().next_page_token;
+    let last = page(&client, 4, &second, "acc").await.unwrap();
+    assert_eq!((last.accounts.len(), last.next_page_token.as_str()), (2, ""));
+    assert_eq!(service.ledger.stats().open_snapshots, 0);
+    service.ledger.update(&"acc-00009".parse().unwrap(), 1).unwrap();
+    service.settle().await;
+    assert_eq!(page(&client, 4, &second, "acc").await.unwrap(), last);
+    names(page(&client, 4, &second, "").await, "page_token");
+    // In smaller pages, too, as any other.
+    let half = page(&client, 1, &second, "acc").await.unwrap();
+    let rest = page(&client, 1, &half.next_page_token, "acc").await.unwrap();
+    assert_eq!([half.accounts, rest.accounts].concat(), last.accounts);
+    assert_eq!((half.sequence, rest.next_page_token.as_str()), (last.sequence, ""));
+    // Nobody who is through stands in another's way, and as many answers are kept as there may be walks.
+    for _ in 0..3 {
+        assert_eq!(walk(&client, 4, "acc").await.len(), 3);
+    }
+    names(page(&client, 4, &second, "acc").await, "page_token");
+    let pages = walk(&client, 4, "acc").await;
+    let token = &pages[1].next_page_token;
+    assert_eq!(page(&client, 4, token, "acc").await.unwrap(), pages[2]);
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    names(page(&client, 4, token, "acc").await, "page_token");
+}
+
 /// A10: too many at once: RESOURCE_EXHAUSTED, nobody waits; whoever leaves makes room.
 #[tokio::test]
 async fn too_many_walks_are_refused() {

@@ -3,7 +3,8 @@
 //! the topic.
 //!
 //! The servers are those of scripts/test.sh: TEST_KAFKA and TEST_POSTGRES say where. Trials that kill
-//! servers start their own. EQUIPOISE_INVENTORY_KILLS=200 makes the rounds of kill -9 as many as that.
+//! servers start their own. EQUIPOISE_INVENTORY_KILLS=200 makes the rounds of kill -9 as many as that, and
+//! EQUIPOISE_INVENTORY_SLEEPS=20 those of instances that fall asleep.
 
 #![cfg(all(feature = "kafka", feature = "postgres", target_os = "linux"))]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
@@ -28,6 +29,7 @@ mod instance;
 mod kills;
 mod model;
 mod operators;
+mod producing;
 mod readiness;
 mod secured;
 mod servers;

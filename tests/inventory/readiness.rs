@@ -1,10 +1,8 @@
 //! What load balancers are told while the database is away and while the service ends.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::time::Duration;
 
-use equipoise::grpc::proto::GetBalanceRequest;
+use equipoise::grpc::proto::{GetBalanceRequest, UpdateBalanceRequest};
 use tokio::time::{Instant, sleep};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
@@ -20,18 +18,6 @@ fn serve(url: &str) -> std::process::Command {
     command
 }
 
-/// The first line and what else it says.
-fn readyz(service: &Service) -> (String, String) {
-    let line = service.wait_for("metrics on http://");
-    let address = line.trim_start_matches("metrics on http://").trim_end_matches("/metrics");
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap();
-    (head.lines().next().unwrap().to_owned(), body.to_owned())
-}
-
 async fn health(service: &Service) -> i32 {
     let mut client = HealthClient::new(service.endpoint().connect().await.unwrap());
     let request = HealthCheckRequest { service: "equipoise.v1.AccountService".to_owned() };
@@ -41,8 +27,8 @@ async fn health(service: &Service) -> i32 {
 async fn becomes(service: &Service, ready: bool) {
     let until = Instant::now() + SOON;
     let (line, status) = if ready { ("200", 1) } else { ("503", 2) };
-    while !readyz(service).0.contains(line) || health(service).await != status {
-        assert!(Instant::now() < until, "{:?}", readyz(service));
+    while !service.told("/readyz").0.contains(line) || health(service).await != status {
+        assert!(Instant::now() < until, "{:?}", service.told("/readyz"));
         sleep(Duration::from_millis(100)).await;
     }
 }
@@ -59,7 +45,7 @@ async fn a_database_that_is_away_is_told() {
     admin.batch_execute(&allow("false")).await.unwrap();
     admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", &[&name]).await.unwrap();
     becomes(&service, false).await;
-    let (_, why) = readyz(&service);
+    let (_, why) = service.told("/readyz");
     assert!(why.starts_with("ledger: PostgreSQL"), "{why}");
     let request = GetBalanceRequest { account_id: "a".to_owned() };
     let refused = service.client().await.get_balance(request).await.unwrap_err();
@@ -67,16 +53,23 @@ async fn a_database_that_is_away_is_told() {
     assert!(refused.get_details_retry_info().is_some_and(|info| info.retry_delay.is_some()), "{refused}");
     admin.batch_execute(&allow("true")).await.unwrap();
     becomes(&service, true).await;
-    // A call that is not through keeps it from ending at once.
+    // A change waits for a locked table longer than a service that ends waits for it. A read would be refused after a second.
     let locker = connect(&url).await;
     locker.batch_execute("BEGIN; LOCK TABLE products").await.unwrap();
     let mut client = service.client().await;
-    let held = tokio::spawn(async move { client.get_balance(GetBalanceRequest { account_id: "a".to_owned() }).await });
-    sleep(Duration::from_millis(200)).await;
+    let held = tokio::spawn(async move {
+        let request = UpdateBalanceRequest { account_id: "a".to_owned(), delta: 1, transaction_id: "held".to_owned() };
+        client.update_balance(request).await
+    });
+    let waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'products'::regclass)";
+    let until = Instant::now() + SOON;
+    while !locker.query_one(waits, &[]).await.unwrap().get::<_, bool>(0) {
+        assert!(Instant::now() < until && !held.is_finished(), "it does not wait");
+        sleep(Duration::from_millis(10)).await;
+    }
     service.signal("TERM");
-    let until = Instant::now() + Duration::from_secs(2);
-    while readyz(&service).1 != "service: it is shutting down\n" {
-        assert!(Instant::now() < until, "{:?}", readyz(&service));
+    while service.told("/readyz").1 != "service: it is shutting down\n" {
+        assert!(!held.is_finished(), "{:?}", service.told("/readyz"));
     }
     held.abort();
 }

@@ -10,7 +10,7 @@ use crate::events::Events;
 use crate::instance::serve;
 use crate::model::everything_once;
 use crate::servers::Server;
-use crate::service::{SOON, Service};
+use crate::service::{SOON, Service, equipoise};
 use crate::state::{connect, consumed};
 use crate::topic::Topic;
 
@@ -132,6 +132,13 @@ async fn both_servers_are_reached_by_tls_and_password() {
         }
         producer.flush();
         consumed(&client, &topic, SOON).await;
+        for url in [trusting(mode, &ca), format!("{}?sslmode=require", database.address)] {
+            let brokers = format!("127.0.0.1:{BROKER}");
+            let produce =
+                ["produce", "--events", "200", "--brokers", &brokers, "--topic", &topic.name, "--check", &url];
+            let checked = equipoise(&produce).output().unwrap();
+            assert!(checked.status.success(), "{url}: {}", String::from_utf8_lossy(&checked.stderr));
+        }
         let plain = "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
             WHERE application_name = 'equipoise' AND NOT ssl";
         assert_eq!(client.query_one(plain, &[]).await.unwrap().get::<_, i64>(0), 0, "sessions without TLS");

@@ -121,3 +121,26 @@ async fn an_id_is_known_at_both_doors() {
         instance.stop();
     }
 }
+
+/// D6, case A16: two instances that both see the outbox publish each letter once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_record_has_one_letter() {
+    const BAD: usize = 1_200;
+    let (brokers, url) = (shared_broker(), fresh_database("letters").await);
+    let topic = Topic::create(&brokers, "letters").await;
+    let instances = [(); 2].map(|()| Service::start(&mut serve(&brokers, &topic, &url)));
+    let database = connect(&url).await;
+    let producer = topic.producer();
+    for record in 0..BAD {
+        producer.send(None, &format!("key{record}"), b"not an event");
+        // So that both always have some.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    producer.flush();
+    consumed(&database, &topic, SOON).await;
+    let letters: usize = topic.read(&topic.dead_letters()).iter().map(Vec::len).sum();
+    assert_eq!(letters, BAD);
+    for instance in instances {
+        instance.stop();
+    }
+}

@@ -128,3 +128,20 @@ async fn a_start_without_a_broker_is_no_failure() {
     assert_eq!(service.status().failed, None);
     service.stop().await;
 }
+
+/// D6: a partition that cannot be taken over, since somebody has locked its row, waits alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_partition_is_taken_over_later() {
+    let topic = Topic::new("locked", 3).await;
+    let store = Arc::new(Memory::default());
+    store.order(|orders| orders.locked = vec![0]);
+    topic.write_events("n", 0..300, 3);
+    let service = Service::start(settings(&topic, &[]), &store);
+    service.until_events(200).await;
+    let why = service.status().not_ready().expect("one waits");
+    assert!(why.contains("somebody has locked"), "{why}");
+    store.order(|orders| orders.locked.clear());
+    service.until_events(300).await;
+    service.until("an end of it", |it| it.status().not_ready().is_none()).await;
+    service.stop().await;
+}

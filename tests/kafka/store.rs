@@ -23,6 +23,8 @@ pub struct Orders {
     pub answers_lost: usize,
     /// So many calls of `take_over` say that they are unavailable.
     pub take_over_unavailable: usize,
+    /// These partitions are not handed over.
+    pub locked: Vec<i32>,
     /// Every call fails for good.
     pub failed: bool,
     /// The runs of these partitions have to wait.
@@ -184,13 +186,14 @@ impl Store for Memory {
         if spend(&mut self.orders.lock().take_over_unavailable) {
             return Err(unavailable());
         }
+        let locked = self.orders.lock().locked.clone();
         let mut state = self.state.lock();
         let take = |partition: &i32| {
             let row = state.partitions.entry(*partition).or_default();
             row.epoch += 1;
             Position { partition: *partition, epoch: row.epoch, next: row.next, fingerprint: row.fingerprint }
         };
-        Ok(partitions.iter().map(take).collect())
+        Ok(partitions.iter().filter(|partition| !locked.contains(partition)).map(take).collect())
     }
 
     async fn apply(&self, _: &str, runs: &[Run]) -> Result<Applied, StoreError> {

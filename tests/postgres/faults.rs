@@ -358,3 +358,20 @@ fn an_instance_that_dies_leaves_nothing_half_done() {
     });
     drop(database);
 }
+
+/// D6, case A10: a database to which the way is slow is there: what is said of it does not change with every look.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_way_to_the_database_is_no_outage() {
+    let database = Database::new().await;
+    let proxy = Proxy::before(&database.url).await;
+    let store = PgStore::connect(&Settings::new(&proxy.url)).await.expect("a store");
+    proxy.slow_down(Duration::from_secs(4));
+    let ours = "FROM pg_stat_activity WHERE application_name = 'equipoise' AND datname = current_database()";
+    database.run(&format!("SELECT pg_terminate_backend(pid) {ours}")).await;
+    let latest = Instant::now() + Duration::from_secs(12);
+    while Instant::now() < latest {
+        assert_eq!(store.unavailable(), None);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    store.submit(create("sku", 1)).await.expect("decided");
+}

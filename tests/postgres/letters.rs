@@ -86,3 +86,30 @@ async fn letters_from_before_are_kept() {
     }
     assert_eq!(waiting(&store).await, [1, 2, 3, 4].map(Some));
 }
+
+/// D6, case A16: of two instances one at a time has the letters to publish; the other gets what that one leaves, or all when it is gone.
+#[tokio::test]
+async fn one_instance_at_a_time_publishes() {
+    let database = Database::new().await;
+    let (store, other) = (database.store().await, database.store().await);
+    let mut partition = Partition::take(&store, 0).await;
+    let contents = (0..3).map(|time| Content::Malformed(Arc::new(written_at(time)))).collect();
+    let run = partition.run_of(contents);
+    partition.apply_run(&store, &run).await.expect("applied");
+    let letters = store.dead_letters(2).await.expect("letters");
+    assert_eq!(letters.len(), 2);
+    assert_eq!(waiting(&other).await, []);
+    assert_eq!(waiting(&store).await.len(), 3, "its own still");
+    store.published(&[letters[0].number]).await.expect("forgotten");
+    assert_eq!(waiting(&other).await, [Some(1), Some(2)]);
+    assert_eq!(waiting(&store).await, []);
+    // It is suspended, or its machine is gone.
+    database.run("UPDATE dead_letter_publisher SET until = until - interval '1 minute'").await;
+    assert_eq!(waiting(&store).await, [Some(1), Some(2)]);
+    // The clock was put back.
+    database.run("UPDATE dead_letter_publisher SET until = until + interval '1 day'").await;
+    assert_eq!(waiting(&other).await, [Some(1), Some(2)]);
+    other.published(&[letters[1].number]).await.expect("forgotten");
+    database.run("DELETE FROM dead_letter_publisher").await;
+    assert_eq!(waiting(&store).await, [Some(2)]);
+}

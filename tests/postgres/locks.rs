@@ -69,12 +69,18 @@ async fn a_locked_partition_holds_up_no_other() {
     let held = store.apply(TOPIC, &runs).await;
     assert!(matches!(&held, Err(StoreError::Held { partitions, .. }) if partitions == &[0]), "{held:?}");
     store.submit(update("c", "sku", 1)).await.expect("decided").result().expect("applied");
-    let refused = store.take_over(TOPIC, &[0]).await;
-    assert!(matches!(refused, Err(StoreError::Unavailable { .. })), "{refused:?}");
+    for (wanted, taken) in [(&[0, 1, 2][..], &[1, 2][..]), (&[0][..], &[][..])] {
+        let positions = store.take_over(TOPIC, wanted).await.expect("the free ones");
+        assert_eq!(positions.iter().map(|position| position.partition).collect::<Vec<_>>(), taken);
+    }
     assert!(began.elapsed() < 2 * SOON, "{:?}", began.elapsed());
+    // The one that comes to it first waits for it.
+    let other = PgStore::connect(&Settings::new(&database.url)).await.expect("a store");
+    assert_eq!(other.take_over(TOPIC, &[1, 0]).await.expect("the free one").len(), 1);
     locker.batch_execute("ROLLBACK").await.expect("unlocked");
     bad.apply(&store, &[event("a", "sku", 1)]).await.expect("applied");
     assert_eq!(database.one::<i64>("SELECT current_stock FROM products").await, 3);
+    assert_eq!(store.take_over(TOPIC, &[0, 1]).await.expect("both").len(), 2);
     database.check().await;
 }
 
@@ -111,4 +117,72 @@ async fn a_row_that_instances_take_in_turn_is_not_locked() {
     locker.batch_execute("ROLLBACK").await.expect("unlocked");
     assert_eq!(database.one::<i64>("SELECT current_stock FROM products WHERE sku = 'hot'").await, 21 + count);
     database.check().await;
+}
+
+/// D6, D7: a new product or id that a person has inserted and not committed holds up what needs it, and nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_new_row_that_nobody_sees_yet_holds_up_only_what_needs_it() {
+    let database = Database::new().await;
+    let store = PgStore::connect(&Settings::new(&database.url)).await.expect("a store");
+    store.submit(create("free", 1)).await.expect("opened");
+    let [mut bad, mut good] = [Partition::take(&store, 0).await, Partition::take(&store, 1).await];
+    let locker = database.client().await;
+    let insert = "BEGIN; INSERT INTO products (sku) VALUES ('new'), ('newer');
+        INSERT INTO processed_events (event_id, product_id, batch, place, member) VALUES ('taken', 'free', 0, 0, 0)";
+    locker.batch_execute(insert).await.expect("inserted");
+    let mut began = Instant::now();
+    for round in 0..3 {
+        let name = |what: &str| format!("{what}{round}");
+        let many: Vec<_> = (0..500).map(|n| event(&format!("g{round}-{n}"), &format!("sku{round}-{n}"), 1)).collect();
+        let runs = [bad.run(&[event("e", "new", 1)]), good.run(&many)];
+        let (opened, refused, updated, applied) = tokio::join!(
+            store.submit(create("newer", 1)),
+            store.submit(update("taken", "free", 1)),
+            store.submit(update(&name("f"), "free", 1)),
+            store.apply(TOPIC, &runs),
+        );
+        for (refused, what) in [(opened, "newer in products"), (refused, "taken in processed_events")] {
+            let refused = refused.expect_err("locked");
+            assert!(matches!(&refused, PgError::Unavailable { what: why } if why.contains(what)), "{refused}");
+        }
+        updated.expect("decided").result().expect("applied");
+        match applied {
+            Err(StoreError::Held { partitions, applied }) => assert_eq!((partitions, applied.applied), (vec![0], 500)),
+            other => panic!("{other:?}"),
+        }
+        good.0.next = Some((round + 1) * 500);
+        if round == 0 {
+            assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+            began = Instant::now();
+        }
+    }
+    assert!(began.elapsed() < SOON / 2, "the same rows are not waited for again: {:?}", began.elapsed());
+    locker.batch_execute("ROLLBACK").await.expect("given up");
+    store.submit(create("newer", 1)).await.expect("decided").result().expect("opened");
+    store.submit(update("taken", "free", 1)).await.expect("decided").result().expect("applied");
+    bad.apply(&store, &[event("e", "new", 1)]).await.expect("applied");
+    good.apply(&store, &[event("last", "free", 1)]).await.expect("applied");
+    database.check().await;
+}
+
+/// D6: what a person has inserted and then committed is there, and what was set aside for it goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_new_rows_are_waited_for_and_used() {
+    let database = Database::new().await;
+    let store = PgStore::connect(&Settings::new(&database.url)).await.expect("a store");
+    let mut partition = Partition::take(&store, 0).await;
+    let locker = database.client().await;
+    let insert =
+        "BEGIN; INSERT INTO products (sku, current_stock) SELECT 'new' || n, 10 FROM generate_series(0, 999) AS n";
+    locker.batch_execute(insert).await.expect("inserted");
+    let events: Vec<_> = (0..1_000).map(|n| event(&format!("e{n}"), &format!("new{n}"), -1)).collect();
+    let run = partition.run(&events);
+    let began = Instant::now();
+    let held = store.apply(TOPIC, std::slice::from_ref(&run)).await;
+    assert!(matches!(held, Err(StoreError::Held { .. })), "{held:?}");
+    store.submit(create("free", 1)).await.expect("decided").result().expect("opened");
+    assert!(began.elapsed() < 2 * SOON, "{:?}", began.elapsed());
+    locker.batch_execute("COMMIT").await.expect("committed");
+    assert_eq!(partition.apply_run(&store, &run).await.expect("applied").applied, 1_000);
+    assert_eq!(database.one::<i64>("SELECT count(*) FROM products WHERE current_stock = 9").await, 1_000);
 }

@@ -45,6 +45,8 @@ pub struct Proxy {
     plan: Arc<Mutex<Plan>>,
     /// The port of the server that new connections get to.
     server: Arc<AtomicU16>,
+    /// How long they take to get there.
+    way: Arc<Mutex<Duration>>,
 }
 
 struct Plan {
@@ -61,17 +63,22 @@ impl Proxy {
         let (address, database) = url.rsplit_once('/').expect("a URL with a database");
         let (host, server) = address.rsplit_once(':').expect("a URL with a port");
         let server = Arc::new(AtomicU16::new(server.parse().expect("a port")));
-        let target = server.clone();
+        let (target, way) = (server.clone(), Arc::<Mutex<Duration>>::default());
+        let slow = way.clone();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let plan = Arc::new(Mutex::new(Plan { trouble: Trouble::None, every: 1, passed: 0, troubled: 0 }));
         let shared = plan.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(relay(client, target.load(Ordering::Relaxed), shared.clone()));
+                let (target, shared, way) = (target.load(Ordering::Relaxed), shared.clone(), *slow.lock());
+                tokio::spawn(async move {
+                    tokio::time::sleep(way).await;
+                    relay(client, target, shared).await
+                });
             }
         });
-        Proxy { url: format!("{host}:{port}/{database}"), plan, server }
+        Proxy { url: format!("{host}:{port}/{database}"), plan, server, way }
     }
 
     /// From now on does this to one in `every` transactions.
@@ -83,6 +90,11 @@ impl Proxy {
     /// Leads new connections to another server, as a name does that was moved. Those that are there stay.
     pub fn lead_to(&self, server: u16) {
         self.server.store(server, Ordering::Relaxed);
+    }
+
+    /// New connections take so long.
+    pub fn slow_down(&self, way: Duration) {
+        *self.way.lock() = way;
     }
 
     pub fn troubled(&self) -> u64 {

@@ -44,6 +44,32 @@ async fn a_product_may_be_written_by_hand() {
     assert_eq!((state.balance, state.version), (2, 2));
 }
 
+/// D8, A14: what a person writes can be read, or is refused; where a sku from before cannot be, it is named.
+#[tokio::test]
+async fn a_sku_that_nobody_could_read_is_refused() {
+    let database = Database::new().await;
+    let store = database.store().await;
+    let client = database.client().await;
+    let insert = "INSERT INTO products (sku, current_stock) VALUES ($1, 5)";
+    client.execute(insert, &[&"a\u{a0}\u{2028}é😀 ~!"]).await.expect("no control characters");
+    let controls = (1..0xa0).filter_map(char::from_u32).filter(|character| character.is_control());
+    for control in controls {
+        let refused = client.execute(insert, &[&format!("a{control}b")]).await.expect_err("a control character");
+        assert_eq!(refused.code().expect("the server").code(), "23514", "{control:?}: {refused}");
+    }
+    let rename = client.batch_execute("UPDATE products SET sku = E'a\nb'").await.expect_err("a control character");
+    assert_eq!(rename.code().expect("the server").code(), "23514");
+    let page = async || store.list("").await.expect("a listing").page(0, 10).await;
+    assert_eq!(page().await.expect("a page").len(), 1);
+    let before = "ALTER TABLE products DISABLE TRIGGER USER; INSERT INTO products (sku) VALUES (E'b\nc')";
+    database.run(before).await;
+    let refused = page().await.expect_err("unreadable");
+    assert!(
+        matches!(&refused, PgError::Failed { what } if what.contains(r#"the row of "b\nc" in products"#)),
+        "{refused}"
+    );
+}
+
 /// C2: nobody changes the journal in place.
 #[tokio::test]
 async fn the_journal_is_append_only() {
@@ -70,10 +96,43 @@ async fn the_schema_is_brought_up_once() {
     for started in starting {
         started.await.expect("no panic").expect("a store");
     }
-    assert_eq!(database.one::<i64>("SELECT count(*) FROM equipoise_schema").await, 6);
+    assert_eq!(database.one::<i64>("SELECT count(*) FROM equipoise_schema").await, 9);
     database.run("INSERT INTO equipoise_schema (version) VALUES (1000)").await;
     let refused = PgStore::connect(&Settings::new(&database.url)).await.expect_err("newer");
-    assert_eq!(refused, PgError::SchemaTooNew { found: 1000, known: 6 });
+    assert_eq!(refused, PgError::SchemaTooNew { found: 1000, known: 9 });
+}
+
+/// D8: a role that may use the tables, and not change the schema, can be an instance's; where that is not enough it is said for what.
+#[tokio::test]
+async fn a_role_needs_no_right_to_create() {
+    let database = Database::new().await;
+    drop(database.store().await);
+    let role = database.url.rsplit('/').next().expect("a name").replace("test", "role");
+    let grants = format!(
+        "CREATE ROLE {role} LOGIN; REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+        GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role};
+        GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role}"
+    );
+    database.run(&grants).await;
+    let url = database.url.replace("postgres@", &format!("{role}@"));
+    let store = PgStore::connect(&Settings::new(&url)).await.expect("a store");
+    let mut partition = Partition::take(&store, 0).await;
+    partition.apply(&store, &[event("a", "sku", 5)]).await.expect("applied");
+    assert_eq!(store.balance(&account("sku")).await.expect("read").expect("open").balance, 5);
+    store.close().await;
+
+    let known = database.one::<i64>("SELECT max(version) FROM equipoise_schema").await;
+    database.run(&format!("DELETE FROM equipoise_schema WHERE version = {known}")).await;
+    let refused = PgStore::connect(&Settings::new(&url)).await.expect_err("it may not");
+    database.run("REVOKE SELECT ON equipoise_schema FROM PUBLIC").await;
+    database.run(&format!("REVOKE ALL ON equipoise_schema FROM {role}")).await;
+    let hidden = PgStore::connect(&Settings::new(&url)).await.expect_err("it may not");
+    database.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+    let step = format!("from version {} to {known}, at migration {known}", known - 1);
+    let said = format!("the role {role} may not bring the schema public {step}: ");
+    assert!(matches!(&refused, PgError::Failed { what } if what.starts_with(&said)), "{refused}");
+    let said = format!("the role {role} may not read the version of the schema public: ");
+    assert!(matches!(&hidden, PgError::Failed { what } if what.starts_with(&said)), "{hidden}");
 }
 
 /// D2, D3: a schema that is made later, and comes first in the search path, is no second ledger; another search path is.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::client::Order;
-use crate::service::{Service, equipoise, run, serve, verified};
+use crate::service::{Service, equipoise, run, serve, skipped, verified};
 use crate::two_processes::Unmounted;
 
 const NOBODY: u32 = 65_534;
@@ -95,7 +95,7 @@ async fn a_read_only_file_system_is_only_read() {
     let mount = above.path().join("read-only");
     fs::create_dir(&mount).unwrap();
     if run(Command::new("mount").arg("--bind").args([&dir, &mount])).0 != Some(0) {
-        println!("mounts are not permitted here: nothing was tried");
+        skipped("a file system mounted read-only: mounts are not permitted here");
         return;
     }
     let _unmounted = Unmounted(&mount);

@@ -12,7 +12,7 @@ use tonic::Code;
 use crate::audit::Audit;
 use crate::client::{Client, Order, balance, snapshot};
 use crate::ids_survive_a_restart;
-use crate::service::{SOON, Service, run, serve, verified};
+use crate::service::{SOON, Service, run, serve_with, verified};
 use crate::shim::shimmed;
 
 /// A file system of 24 MiB with a ballast in it that can be thrown overboard; or, where nobody may mount one, a disk on
@@ -40,10 +40,10 @@ impl Volume {
     fn command(&self) -> Command {
         let _ = fs::create_dir_all(self.dir());
         match self.mounted {
-            true => serve(&self.dir()),
+            true => told(&self.dir()),
             false => {
                 let switch = self.ballast();
-                shimmed(serve(&self.dir()), &self.dir(), &[("FAIL_WHILE", switch.to_str().unwrap())])
+                shimmed(told(&self.dir()), &self.dir(), &[("FAIL_WHILE", switch.to_str().unwrap())])
             }
         }
     }
@@ -76,6 +76,11 @@ impl Drop for Volume {
     }
 }
 
+/// A service that tells operators how it is.
+fn told(dir: &Path) -> Command {
+    serve_with(dir, &["--checkpoint-every", "200", "--metrics-listen", "127.0.0.1:0"])
+}
+
 /// Bytes that are free.
 fn run_df(path: &Path) -> u64 {
     let output = Command::new("df").args(["--output=avail", "-B1"]).arg(path).output().unwrap();
@@ -93,9 +98,14 @@ async fn batch(client: &Client, number: u64) -> Vec<OperationResult> {
     client.clone().execute_batch(request).await.unwrap().into_inner().results
 }
 
+/// The metric that counts refusals.
+const REFUSED: &str = "equipoise_refused_for_space_total";
+
 /// What filling a disk came to.
 struct Filled {
     accepted: i64,
+    /// How many operations were refused.
+    refusals: u64,
     refused: Vec<u64>,
     /// Which batches were sent in whole.
     sent: u64,
@@ -103,7 +113,7 @@ struct Filled {
 
 /// Writes until it is refused, and some more; the refusal names path and bytes.
 async fn fill_up(client: &Client, volume: &Volume, from: u64) -> Filled {
-    let mut filled = Filled { accepted: 0, refused: Vec::new(), sent: from };
+    let mut filled = Filled { accepted: 0, refusals: 0, refused: Vec::new(), sent: from };
     while filled.refused.len() < 5 {
         let results = batch(client, filled.sent).await;
         for result in results.iter().filter(|result| result.code != 0) {
@@ -115,6 +125,7 @@ async fn fill_up(client: &Client, volume: &Volume, from: u64) -> Filled {
             assert!(named, "{result:?}");
         }
         filled.accepted += results.iter().filter(|result| result.code == 0).count() as i64;
+        filled.refusals += results.iter().filter(|result| result.code != 0).count() as u64;
         if results.iter().any(|result| result.code != 0) {
             filled.refused.push(filled.sent);
         }
@@ -207,10 +218,16 @@ async fn refused_for_want_of_room_and_sent_again() {
     let mut sent = 0;
     for _ in 0..2 {
         volume.fill(500_000);
+        let refused_before = service.metric(REFUSED);
         let filled = fill_up(&client, &volume, sent).await;
         sent = filled.sent;
+        // The only one that has these accounts: whoever balances load must go on sending it reads.
+        assert_eq!(service.told("/readyz").0, "HTTP/1.1 200 OK");
+        assert_eq!(service.metric("equipoise_journal_short_of_space"), 1);
+        assert_eq!(service.metric(REFUSED) - refused_before, filled.refusals);
         volume.free();
         heals(&client, &format!("healed-{sent}")).await;
+        assert_eq!(service.metric("equipoise_journal_short_of_space"), 0);
         for number in filled.refused {
             assert!(batch(&client, number).await.iter().all(|result| result.code == 0));
             assert!(batch(&client, number).await.iter().all(|result| result.replayed));

@@ -1,7 +1,8 @@
 //! A real service on a directory, killed when it is dropped; and `verify`.
 
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -126,6 +127,25 @@ impl Service {
         })
     }
 
+    /// What operators are told at `path`: the first line of the answer, and its body.
+    pub fn told(&self, path: &str) -> (String, String) {
+        let line = self.wait_for("metrics on http://");
+        let address = line.trim_start_matches("metrics on http://").trim_end_matches("/metrics");
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        (head.lines().next().unwrap().to_owned(), body.to_owned())
+    }
+
+    /// The value of a metric.
+    pub fn metric(&self, name: &str) -> u64 {
+        let (_, text) = self.told("/metrics");
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
+    }
+
     pub fn process(&self) -> u32 {
         self.child.id()
     }
@@ -199,6 +219,11 @@ pub fn verified(dir: &Path) -> Report {
         Ok(report) => report,
         Err(problem) => panic!("{}: {problem}", dir.display()),
     }
+}
+
+/// Says that something cannot be tried here, past what libtest keeps to itself: scripts/test.sh counts such lines.
+pub fn skipped(what: &str) {
+    let _ = writeln!(std::io::stderr(), "\nskipped: {what}");
 }
 
 /// Runs a command to its end: its exit code and stderr.

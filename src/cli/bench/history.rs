@@ -20,8 +20,9 @@ const HISTORY: &str = "bench-history.jsonl";
 /// Add what was measured to the history, a file of JSON lines
 ///
 /// Reads runs, as bench run --json prints them, rows of other histories, and criterion's results. What the history has
-/// already is not added again. Everything is read before anything is written. A run whose check of the ledger failed is
-/// refused. Criterion's results are noted with this machine and this build of equipoise: collect them where they were
+/// already is not added again. Everything is read before anything is written: where a line cannot be read, nothing is added. A run
+/// that is not fit for a history (its check failed or could not be made, it was cut off, it has no label and needs one) is left out
+/// and named; the others are added, and the exit code is 1. Criterion's results are noted with this machine and this build of equipoise: collect them where they were
 /// measured, with a build of the same commit.
 ///
 /// Each row says machine, cores, compiler and commit; its form is documented at equipoise::bench::history.
@@ -102,12 +103,15 @@ enum Direction {
 
 impl Collect {
     pub(super) fn run(&self) -> Result<(), Failure> {
-        let mut rows = Vec::new();
+        let (mut rows, mut unfit) = (Vec::new(), Vec::new());
         for line in read_all(&self.files)? {
-            rows.push(match line {
-                Line::Row(row) => *row,
-                Line::Run(run) => Row::of_run(&run)?,
-            });
+            match line {
+                Line::Row(row) => rows.push(*row),
+                Line::Run(run) => match Row::of_run(&run) {
+                    Ok(row) => rows.push(row),
+                    Err(why) => unfit.push(format!("{why} (begun {})", run.started)),
+                },
+            }
         }
         if let Some(folder) = &self.criterion {
             rows.extend(self.of_criterion(folder)?);
@@ -123,8 +127,15 @@ impl Collect {
         }
         history.sync()?;
         let mut output = Output::new(self.json);
-        output.record(&Collected { history: self.history.display().to_string(), added, already_there: known })?;
-        Ok(output.flush()?)
+        let left_out = unfit.len();
+        output.record(&Collected {
+            history: self.history.display().to_string(),
+            added,
+            already_there: known,
+            left_out,
+        })?;
+        output.flush()?;
+        if unfit.is_empty() { Ok(()) } else { Err(Failure::Refused(format!("left out: {}", unfit.join("; ")))) }
     }
 
     fn of_criterion(&self, folder: &Path) -> Result<Vec<Row>, Failure> {
@@ -168,12 +179,15 @@ struct Collected {
     history: String,
     added: u64,
     already_there: u64,
+    /// Runs that are not fit for a history.
+    left_out: usize,
 }
 
 impl Record for Collected {
     fn write(&self, page: &mut Page<'_>) -> io::Result<()> {
-        let Collected { history, added, already_there } = self;
-        page.line(format_args!("{}: {added} added, {already_there} there already", escape(history)))
+        let Collected { history, added, already_there, left_out } = self;
+        let left_out = if *left_out > 0 { format!(", {left_out} left out") } else { String::new() };
+        page.line(format_args!("{}: {added} added, {already_there} there already{left_out}", escape(history)))
     }
 }
 

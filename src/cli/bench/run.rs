@@ -15,10 +15,10 @@ use crate::bench::{self, Asked, Interrupt, Place, Settings, Stage, Workload, rep
 use crate::cli::client;
 use crate::cli::destination::Destination;
 use crate::cli::exit::Failure;
-use crate::cli::note;
 use crate::cli::output::Output;
 
 use crate::cli::progress::Bar;
+use crate::cli::{interrupt, note};
 use crate::{MAX_BATCH_OPERATIONS, OpenError};
 
 /// Stands for every workload.
@@ -353,25 +353,10 @@ fn failure(error: bench::Error) -> Failure {
 
 /// The first signal asks for the end, the next one is the end.
 fn listen(interrupt: &Arc<Interrupt>) -> Result<(), Failure> {
-    let cannot = |error| Failure::Other(format!("cannot wait for signals: {error}"));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot)?;
-    let mut signals = {
-        let _entered = runtime.enter();
-        crate::cli::serve::Signals::new().map_err(cannot)?
+    let (ask, abandon) = (interrupt.clone(), interrupt.clone());
+    let first = move || {
+        ask.ask();
+        note("ending early; once more to end at once");
     };
-    let interrupt = interrupt.clone();
-    std::thread::spawn(move || {
-        runtime.block_on(async {
-            signals.next().await;
-            interrupt.ask();
-            note("ending early; once more to end at once");
-            signals.next().await;
-        });
-        interrupt.abandon();
-        std::process::exit(INTERRUPTED);
-    });
-    Ok(())
+    interrupt::listen(first, move || abandon.abandon())
 }
-
-/// How shells tell of SIGINT.
-const INTERRUPTED: i32 = 130;

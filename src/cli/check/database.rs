@@ -1,17 +1,20 @@
 //! What PostgreSQL holds of a run.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use native_tls::TlsConnector;
-use postgres_native_tls::MakeTlsConnector;
 use tokio::runtime::Runtime;
-use tokio_postgres::{Client, Error, Row};
+use tokio_postgres::{Error, Row};
 use tonic::Status;
 
 use super::{Evidence, Found, LOOK, Waiting};
 use crate::cli::exit::Failure;
 use crate::inventory::{Totals, Workload};
 use crate::kafka::Offsets;
+use crate::postgres::{Asking, PgError, Settings};
+
+/// How long one question may take: the journal may be long.
+const LONGEST: Duration = Duration::from_secs(60 * 60);
 
 /// How far each partition was consumed.
 const CONSUMED: &str =
@@ -44,7 +47,7 @@ const STOCK: &str = "\
 /// A database, and what its journal left unexplained before.
 pub(in crate::cli) struct Database {
     runtime: Runtime,
-    client: Client,
+    asking: Asking,
     topic: String,
     products: Vec<String>,
     before: BTreeMap<String, i128>,
@@ -54,16 +57,14 @@ impl Database {
     pub(super) fn connect(url: &str, topic: String, products: Vec<String>) -> Result<Self, Failure> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.map_err(|error| Failure::Other(format!("cannot start: {error}")))?;
-        let config: tokio_postgres::Config =
-            url.parse().map_err(|error| Failure::Usage(format!("--check: {}", explain(&error))))?;
-        let tls = TlsConnector::new().map_err(|error| Failure::Other(format!("no TLS to be had: {error}")))?;
-        let connected = runtime.block_on(config.connect(MakeTlsConnector::new(tls)));
-        let (client, connection) = connected.map_err(|error| {
-            Failure::from(Status::unavailable(format!("cannot reach the database: {}", explain(&error))))
+        let mut settings = Settings::new(url);
+        settings.application_name = "equipoise produce".to_owned();
+        settings.statement_timeout = LONGEST;
+        let asking = runtime.block_on(Asking::connect(&settings)).map_err(|error| match error {
+            PgError::Settings { what } => Failure::Usage(format!("--check: {what}")),
+            error => Status::unavailable(format!("cannot reach the database: {error}")).into(),
         })?;
-        // What goes wrong with it is told to the next query.
-        runtime.spawn(connection);
-        let mut database = Database { runtime, client, topic, products, before: BTreeMap::new() };
+        let mut database = Database { runtime, asking, topic, products, before: BTreeMap::new() };
         let stocks = database.stocks()?;
         database.before = stocks.into_iter().map(|(sku, found)| (sku, found.unexplained)).collect();
         Ok(database)
@@ -138,7 +139,7 @@ impl Database {
         text: &str,
         parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)],
     ) -> Result<Vec<Row>, Failure> {
-        let rows = self.runtime.block_on(self.client.query(text, parameters));
+        let rows = self.runtime.block_on(self.asking.client().query(text, parameters));
         rows.map_err(|error| match error.as_db_error() {
             Some(refused) => Failure::Other(format!("the database cannot be asked: {refused}")),
             None => Status::unavailable(format!("the database is away: {}", explain(&error))).into(),

@@ -34,9 +34,15 @@ fn without_room_for_a_segment_writes_are_refused_and_reads_go_on_until_there_is(
     assert!(eventually(|| is_full(&ledger)), "{}", disk.last_calls());
     ledger.wait_durable(ledger.sequence()).expect("what was decided had room");
     let standing = (ledger.sequence(), ledger.durable());
+    let refused = ledger.stats().refused_for_space;
     for _ in 0..10 {
         assert!(is_full(&ledger));
     }
+    let batch = (0..5).map(|_| alone(create("probe", 1)));
+    assert!(ledger.submit_all(batch).iter().all(Result::is_err));
+    let stats = ledger.stats();
+    assert!(stats.short_of_space);
+    assert_eq!(stats.refused_for_space - refused, 15, "each once");
     assert_eq!((ledger.sequence(), ledger.durable()), standing, "nothing was decided");
     assert_eq!(standing.0, standing.1);
     let mut known = Known::default();
@@ -45,6 +51,7 @@ fn without_room_for_a_segment_writes_are_refused_and_reads_go_on_until_there_is(
     assert_eq!(told(|event| matches!(event, Event::NoRoom { .. })), 1);
     disk.limit(None);
     assert!(eventually(|| !is_full(&ledger)), "it heals");
+    assert!(!ledger.stats().short_of_space);
     assert!(eventually(|| told(|event| matches!(event, Event::RoomAgain)) == 1));
     ledger.wait_durable(ledger.sequence()).expect("open");
     known.check(&ledger, &Shown::default());

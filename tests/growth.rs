@@ -1,0 +1,81 @@
+//! What operations leave behind in memory: nothing that grows with their number. A process of its own, since it looks at the whole.
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{account, named, open, transfer};
+use equipoise::Ledger;
+
+const IDS: usize = 1_000;
+const HISTORY: usize = 2_000;
+/// How many times what is bounded is filled.
+const TIMES: usize = 20;
+
+/// Transfers to and fro, each under an id of its own.
+fn transfers(ledger: &Ledger, numbers: std::ops::Range<usize>) {
+    for number in numbers {
+        let (from, to) = if number % 2 == 0 { ("a", "b") } else { ("b", "a") };
+        ledger.submit(named(transfer(from, to, 1), &format!("transfer-{number:012}"))).expect("decided");
+    }
+    ledger.wait_durable(ledger.sequence()).expect("open");
+}
+
+#[track_caller]
+fn soon(what: &str, is: impl Fn() -> bool) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !is() {
+        assert!(Instant::now() < until, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// C6, B5: whatever is kept of operations has its bound, however many times as many there were; in memory and on disk.
+fn bounds_hold_after_many_times_as_many() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let in_memory = Ledger::builder().id_capacity(IDS).history(HISTORY).build();
+    let on_disk = Ledger::builder().id_capacity(IDS).checkpoint_every(5_000).open(dir.path()).expect("opens");
+    for ledger in [in_memory, on_disk] {
+        let ledger = open(ledger, &[("a", 1_000_000), ("b", 1_000_000)]);
+        let garbage = ledger.stats().garbage_bytes;
+        transfers(&ledger, 0..TIMES * HISTORY);
+        soon("ids stay in memory", || ledger.stats().ids <= IDS as u64);
+        let stats = ledger.stats();
+        assert_eq!((stats.accounts, stats.open_snapshots, stats.durable), (2, 0, stats.sequence), "{stats:?}");
+        assert!(stats.garbage_bytes < garbage + (1 << 20), "{stats:?} after {garbage}");
+        assert_eq!(ledger.balance(&account("a")).expect("open").balance, 1_000_000);
+    }
+    let in_memory = open(Ledger::builder().history(HISTORY).build(), &[("a", 9), ("b", 9)]);
+    transfers(&in_memory, 0..TIMES * HISTORY);
+    let stats = in_memory.stats();
+    assert_eq!(stats.history_oldest, stats.sequence - HISTORY as u64 + 1);
+}
+
+fn resident() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").expect("Linux");
+    let pages: u64 = text.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).expect("a number");
+    pages * 4_096
+}
+
+/// B7: an id costs about the 690 bytes that are documented, and that `equipoise stats` tells; as one that has left memory costs none.
+fn an_id_costs_what_is_documented() {
+    const DOCUMENTED: u64 = 690;
+    const MANY: usize = 50_000;
+    let ledger = open(Ledger::builder().id_capacity(2 * MANY).build(), &[("a", 1_000_000), ("b", 1_000_000)]);
+    // What is made once, and freed pages that are taken again.
+    transfers(&ledger, 0..2_000);
+    let before = resident();
+    transfers(&ledger, 2_000..2_000 + MANY);
+    assert_eq!(ledger.stats().ids, 2_000 + MANY as u64);
+    let each = (resident() - before) / MANY as u64;
+    println!("{each} bytes an id");
+    assert!((DOCUMENTED / 2..DOCUMENTED * 5 / 4).contains(&each), "{each} bytes an id, {DOCUMENTED} are documented");
+}
+
+/// C6, B5, B7: one after the other: they look at the process.
+#[test]
+fn operations_leave_nothing_that_grows() {
+    an_id_costs_what_is_documented();
+    bounds_hold_after_many_times_as_many();
+}
