@@ -2,8 +2,6 @@
 
 #[cfg(feature = "postgres")]
 use std::sync::Arc;
-#[cfg(feature = "postgres")]
-use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -16,10 +14,6 @@ use crate::{
 };
 
 use super::status::Failure;
-
-/// How often a watcher looks for entries of other instances.
-#[cfg(feature = "postgres")]
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// No more entries are taken from the history at a time once they have so many bytes on the disk.
 const BYTES: usize = 64 * 1024;
@@ -128,12 +122,7 @@ impl Books {
         match self {
             Books::Ledger(ledger) => reached(ledger, sequence).await,
             #[cfg(feature = "postgres")]
-            Books::Postgres(store) => {
-                while store.sequence().await? < sequence {
-                    tokio::time::sleep(LOOK_EVERY).await;
-                }
-                Ok(())
-            }
+            Books::Postgres(store) => Ok(store.reached(sequence).await?),
         }
     }
 
@@ -331,12 +320,29 @@ impl Pages {
         }
     }
 
-    /// Up to `limit` of them, in id order, after `after`.
-    pub(super) async fn page(&self, after: Option<&AccountId>, limit: usize) -> Result<Vec<AccountState>, Failure> {
+    /// Up to `limit` of them, in id order, after those that were told.
+    pub(super) async fn page(&self, told: Option<&Told>, limit: usize) -> Result<Vec<AccountState>, Failure> {
         match self {
-            Pages::Ledger { snapshot, prefix } => Ok(snapshot.page(prefix, after, limit)),
+            Pages::Ledger { snapshot, prefix } => Ok(snapshot.page(prefix, told.map(|told| &told.last), limit)),
             #[cfg(feature = "postgres")]
-            Pages::Postgres(listing) => Ok(listing.page(after, limit).await?),
+            Pages::Postgres(listing) => Ok(listing.page(told.map_or(0, |told| told.count), limit).await?),
         }
+    }
+}
+
+/// How far a walk has come.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Told {
+    /// How many accounts were told.
+    pub(super) count: u64,
+    /// The last one of them.
+    pub(super) last: AccountId,
+}
+
+impl Told {
+    /// With `page` told, too; None: there is none yet.
+    pub(super) fn and(told: Option<&Told>, page: &[AccountState]) -> Option<Told> {
+        let count = told.map_or(0, |told| told.count).saturating_add(page.len() as u64);
+        page.last().map(|last| Told { count, last: last.id.clone() }).or_else(|| told.cloned())
     }
 }

@@ -95,6 +95,7 @@ impl From<PgError> for Failure {
             PgError::Refused { what } => {
                 Failure::Field { field: "message", reason: "STORE_REFUSES", text: shortened(what) }
             }
+            PgError::Listings { limit } => Failure::Walks { limit },
             PgError::Closed => Failure::Closed,
             PgError::Unavailable { .. } => Failure::Unavailable { what: shortened(error.to_string()) },
             error => Failure::Broken { what: shortened(error.to_string()) },

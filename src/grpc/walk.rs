@@ -15,7 +15,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use parking_lot::Mutex;
 
-use super::books::{Books, Pages};
+use super::books::{Books, Pages, Told};
 use super::convert;
 use super::proto;
 use super::pull::Step;
@@ -124,19 +124,19 @@ impl Walks {
             let (accounts, more) = page(&snapshot, None, size).await?;
             let sequence = snapshot.sequence();
             let walk = if more { Some(self.open(snapshot, request.prefix.clone())?) } else { None };
-            return Ok(answer(accounts, walk, sequence));
+            return Ok(answer(accounts, walk, 0, sequence));
         }
         let token = Token::parse(&request.page_token).ok_or_else(|| page_token("is not one of this service's"))?;
         let Some((snapshot, prefix)) = self.renew(token.walk) else { return self.last_page(request, &token, size) };
         check_walk(&prefix, request)?;
-        let (accounts, more) = page(&snapshot, Some(&token.after), size).await?;
+        let (accounts, more) = page(&snapshot, Some(&token.told), size).await?;
         let sequence = snapshot.sequence();
         if !more {
             let expires = self.expiry();
-            let last = Ended { prefix, sequence, after: token.after, accounts: accounts.clone(), expires };
+            let last = Ended { prefix, sequence, after: token.told.last, accounts: accounts.clone(), expires };
             self.end(token.walk, last);
         }
-        Ok(answer(accounts, more.then_some(token.walk), sequence))
+        Ok(answer(accounts, more.then_some(token.walk), token.told.count, sequence))
     }
 
     /// The page of a walk that was read to its end, if it is the last one.
@@ -147,32 +147,29 @@ impl Walks {
         size: usize,
     ) -> Result<proto::ListAccountsResponse, Failure> {
         let ended = self.ended.lock().get(&token.walk).cloned();
-        let ended = ended.filter(|ended| ended.after <= token.after);
+        let ended = ended.filter(|ended| ended.after <= token.told.last);
         let ended = ended.ok_or_else(|| page_token("has expired; begin the walk again"))?;
         check_walk(&ended.prefix, request)?;
-        let after = ended.accounts.partition_point(|account| account.account_id.as_str() <= token.after.as_str());
+        let after = ended.accounts.partition_point(|account| account.account_id.as_str() <= token.told.last.as_str());
         let left = ended.accounts.get(after..).unwrap_or_default();
         let (accounts, more) = (left.iter().take(size).cloned().collect(), left.len() > size);
-        Ok(answer(accounts, more.then_some(token.walk), ended.sequence))
+        Ok(answer(accounts, more.then_some(token.walk), token.told.count, ended.sequence))
     }
 }
 
 /// The accounts of one page, and whether there is another.
-async fn page(
-    snapshot: &Pages,
-    after: Option<&AccountId>,
-    size: usize,
-) -> Result<(Vec<proto::Account>, bool), Failure> {
+async fn page(snapshot: &Pages, told: Option<&Told>, size: usize) -> Result<(Vec<proto::Account>, bool), Failure> {
     // One more than asked for tells.
-    let mut page = snapshot.page(after, size + 1).await?;
+    let mut page = snapshot.page(told, size + 1).await?;
     let more = page.len() > size;
     page.truncate(size);
     Ok((convert::accounts(page), more))
 }
 
-/// A page, and the token of the next one if the walk goes on.
-fn answer(accounts: Vec<proto::Account>, walk: Option<u64>, sequence: u64) -> proto::ListAccountsResponse {
-    let next = walk.zip(accounts.last()).map(|(walk, last)| Token::text(walk, &last.account_id));
+/// A page behind `told` accounts, and the token of the next one if the walk goes on.
+fn answer(accounts: Vec<proto::Account>, walk: Option<u64>, told: u64, sequence: u64) -> proto::ListAccountsResponse {
+    let told = told.saturating_add(accounts.len() as u64);
+    let next = walk.zip(accounts.last()).map(|(walk, last)| Token::text(walk, told, &last.account_id));
     proto::ListAccountsResponse { accounts, next_page_token: next.unwrap_or_default(), sequence }
 }
 
@@ -180,7 +177,7 @@ fn answer(accounts: Vec<proto::Account>, walk: Option<u64>, sequence: u64) -> pr
 pub(super) struct Place {
     walks: Arc<Walks>,
     walk: u64,
-    after: Option<AccountId>,
+    told: Option<Told>,
     ended: bool,
 }
 
@@ -188,7 +185,7 @@ impl Place {
     pub(super) async fn first(walks: &Arc<Walks>, books: &Books, prefix: String) -> Result<Self, Failure> {
         check_prefix(&prefix)?;
         let walk = walks.open(books.snapshot(&prefix).await?, prefix)?;
-        Ok(Place { walks: walks.clone(), walk, after: None, ended: false })
+        Ok(Place { walks: walks.clone(), walk, told: None, ended: false })
     }
 
     /// The next message. There is always one, so that the sequence is told also when there is no account.
@@ -199,9 +196,9 @@ impl Place {
         let Some((snapshot, _)) = self.walks.renew(self.walk) else {
             return Err(Failure::Lease { seconds: self.walks.lease.as_secs() });
         };
-        let page = snapshot.page(self.after.as_ref(), MAX_PAGE).await?;
+        let page = snapshot.page(self.told.as_ref(), MAX_PAGE).await?;
         self.ended = page.len() < MAX_PAGE;
-        self.after = page.last().map(|last| last.id.clone());
+        self.told = Told::and(self.told.as_ref(), &page);
         let message =
             proto::SnapshotBalancesResponse { sequence: snapshot.sequence(), accounts: convert::accounts(page) };
         Ok(Some((message, self)))
@@ -214,28 +211,31 @@ impl Drop for Place {
     }
 }
 
-/// Which walk, and the last account that it told. Opaque to clients.
+/// Which walk, and what it told. Opaque to clients.
 #[derive(Debug, PartialEq)]
 struct Token {
     walk: u64,
-    after: AccountId,
+    told: Told,
 }
 
 impl Token {
-    fn text(walk: u64, after: &str) -> String {
+    fn text(walk: u64, told: u64, last: &str) -> String {
         let mut bytes = walk.to_be_bytes().to_vec();
-        bytes.extend_from_slice(after.as_bytes());
+        bytes.extend_from_slice(&told.to_be_bytes());
+        bytes.extend_from_slice(last.as_bytes());
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
     fn parse(text: &str) -> Option<Self> {
-        if text.len() > 2 * (size_of::<u64>() + MAX_ID_BYTES) {
+        if text.len() > 2 * (2 * size_of::<u64>() + MAX_ID_BYTES) {
             return None;
         }
         let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
-        let (walk, after) = bytes.split_first_chunk()?;
-        let after = AccountId::new(std::str::from_utf8(after).ok()?).ok()?;
-        Some(Token { walk: u64::from_be_bytes(*walk), after })
+        let (walk, told) = bytes.split_first_chunk()?;
+        let (count, last) = told.split_first_chunk()?;
+        let last = AccountId::new(std::str::from_utf8(last).ok()?).ok()?;
+        let told = Told { count: u64::from_be_bytes(*count), last };
+        Some(Token { walk: u64::from_be_bytes(*walk), told })
     }
 }
 
@@ -273,8 +273,8 @@ mod tests {
 
     #[test]
     fn a_token_survives_its_text_and_nothing_else_passes() {
-        let token = Token { walk: u64::MAX, after: AccountId::new("é/ 🎉").unwrap() };
-        assert_eq!(Token::parse(&Token::text(token.walk, token.after.as_str())), Some(token));
+        let token = Token { walk: u64::MAX, told: Told { count: 7, last: AccountId::new("é/ 🎉").unwrap() } };
+        assert_eq!(Token::parse(&Token::text(token.walk, 7, token.told.last.as_str())), Some(token));
         for garbled in ["AAAA", "!!!", "AAAAAAAAAAA", "//////////////", &"A".repeat(10_000)] {
             assert_eq!(Token::parse(garbled), None, "{garbled}");
         }

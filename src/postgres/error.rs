@@ -45,6 +45,12 @@ pub enum PgError {
         /// What it said.
         what: String,
     },
+    /// There are too many listings at once.
+    #[error("too many listings, the limit is {limit}")]
+    Listings {
+        /// How many there may be.
+        limit: usize,
+    },
     /// The store was closed.
     #[error("the store is shutting down")]
     Closed,

@@ -136,6 +136,12 @@ impl Drop for Link {
 }
 
 impl Link {
+    /// With another time that one answer may take.
+    pub(super) fn patient(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
     /// Whether it is of no use any more.
     pub(super) fn is_closed(&self) -> bool {
         let is_old = *self.generation.lock() != self.made_in;

@@ -7,7 +7,7 @@ use super::error::PgError;
 use super::link::{Link, fault, text};
 
 /// In their order; the first is version 1. One that was released is never changed.
-const MIGRATIONS: [&str; 8] = [
+const MIGRATIONS: [&str; 9] = [
     include_str!("migrations/0001_ledger.sql"),
     include_str!("migrations/0002_expectations.sql"),
     include_str!("migrations/0003_pruned_ids.sql"),
@@ -16,6 +16,7 @@ const MIGRATIONS: [&str; 8] = [
     include_str!("migrations/0006_publisher.sql"),
     include_str!("migrations/0007_skus.sql"),
     include_str!("migrations/0008_in_dispute.sql"),
+    include_str!("migrations/0009_newest_sequence.sql"),
 ];
 
 /// So that instances that start together do not do it together. "equipois" in ASCII.

@@ -26,7 +26,7 @@
 //!
 //! # The order of commits
 //!
-//! The commit sequence is dense over all instances: it is drawn from one row, locked by the very last statement before
+//! The commit sequence is dense over all instances: it is drawn from one row, locked when all else is written, right before
 //! COMMIT. Whoever sees a sequence sees all before it, and the view `journal` lists them in that order. The rows of the
 //! journal refer to their batch, so all but one small row are written before that lock is taken.
 //!
@@ -71,8 +71,10 @@
 //!
 //! # Reads
 //!
-//! They go to PostgreSQL, on a connection of their own, since another instance may have written last. They show what is
-//! committed and wait for no writer.
+//! They go to PostgreSQL, since another instance may have written last. They show what is committed and wait for no writer. Balances and
+//! single entries have a connection of their own, the journal's pages another (`history.rs`): what is large, or held up in PostgreSQL by
+//! a lock, stands in front of nobody's balance. A listing is copied in PostgreSQL when it begins (`listing.rs`), and then needs no
+//! snapshot there and no lock.
 
 mod ahead;
 mod asking;
@@ -81,7 +83,9 @@ mod committer;
 mod database;
 mod decide;
 mod error;
+mod history;
 mod link;
+mod listing;
 mod locked;
 mod memory;
 mod migrate;
@@ -103,7 +107,7 @@ mod write;
 
 pub(crate) use asking::Asking;
 pub use error::PgError;
+pub use listing::Listing;
 pub use prune::Metrics;
-pub use read::Listing;
 pub use settings::Settings;
 pub use store::{PgStore, Queued};

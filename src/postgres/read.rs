@@ -12,19 +12,13 @@ use super::error::PgError;
 use super::link::{Connector, Link};
 use super::rows;
 use super::session::account;
-use super::sql::SESSION;
+use super::sql::{SEQUENCE, SESSION};
 use crate::account::{AccountId, AccountState, TransactionId};
 use crate::outcome::Record;
-
-const SEQUENCE: &str = "SELECT sequence FROM ledger_sequence";
 
 const BALANCE: &str = "SELECT p.sku, p.current_stock, p.version, c.first_sequence + p.place AS sequence
     FROM products p LEFT JOIN commits c ON c.batch = p.batch
     WHERE p.sku = $1";
-
-const LIST: &str = "SELECT p.sku, p.current_stock, p.version, c.first_sequence + p.place AS sequence
-    FROM products p LEFT JOIN commits c ON c.batch = p.batch
-    WHERE p.sku >= $1 AND p.sku > $2 ORDER BY p.sku LIMIT $3";
 
 /// The newest use of an id.
 const TRANSACTION: &str = "WITH used AS MATERIALIZED (
@@ -38,18 +32,14 @@ const TRANSACTION: &str = "WITH used AS MATERIALIZED (
     JOIN journal j ON j.batch = u.batch AND j.place = u.place
     ORDER BY j.member";
 
-/// The batches that hold the sequences from `$1` up to, but not with, `$2`, and of them these sequences.
-const HISTORY: &str = "SELECT j.* FROM journal j
-    WHERE j.batch IN (
-        SELECT batch FROM commits
-        WHERE count > 0 AND first_sequence < $2
-            AND first_sequence >= coalesce(
-                (SELECT max(first_sequence) FROM commits WHERE count > 0 AND first_sequence <= $1), 0))
-        AND j.sequence >= $1 AND j.sequence < $2
+/// The entries with the sequences from `$1` up to, but not with, `$2`: of the batches that hold them no other row is read, however large
+/// they are.
+const HISTORY: &str = "SELECT j.* FROM commits c JOIN journal j ON j.batch = c.batch
+        AND j.place >= $1 - c.first_sequence AND j.place < $2 - c.first_sequence
+    WHERE c.count > 0 AND c.first_sequence < $2
+        AND c.first_sequence >= coalesce(
+            (SELECT max(first_sequence) FROM commits WHERE count > 0 AND first_sequence <= $1), 0)
     ORDER BY j.sequence, j.member";
-
-/// Accounts are compared with this when a listing begins: less than every id.
-const BEFORE_ALL: &str = "";
 
 /// A connection for reads, made anew when it is lost.
 pub(super) struct Reader {
@@ -61,7 +51,6 @@ struct Open {
     link: Link,
     sequence: Statement,
     balance: Statement,
-    list: Statement,
     transaction: Statement,
     history: Statement,
 }
@@ -76,13 +65,12 @@ impl Open {
             Ok((
                 client.prepare(SEQUENCE).await?,
                 client.prepare(BALANCE).await?,
-                client.prepare(LIST).await?,
                 client.prepare(TRANSACTION).await?,
                 client.prepare(HISTORY).await?,
             ))
         });
-        let (sequence, balance, list, transaction, history) = prepared.await.map_err(|broken| broken.fault)?;
-        Ok(Open { link, sequence, balance, list, transaction, history })
+        let (sequence, balance, transaction, history) = prepared.await.map_err(|broken| broken.fault)?;
+        Ok(Open { link, sequence, balance, transaction, history })
     }
 
     async fn query(
@@ -152,60 +140,6 @@ impl Reader {
         let end = from.saturating_add(i64::try_from(limit).unwrap_or(i64::MAX));
         let rows = self.ask(async |open| open.query(&open.history, &[&from, &end]).await).await?;
         rows::records(&rows).map_err(|what| PgError::Failed { what })
-    }
-
-    /// Begins a listing of the accounts whose ids begin with `prefix`.
-    pub(super) async fn list(&self, prefix: &str) -> Result<Listing, PgError> {
-        let open = Open::new(&self.connector).await?;
-        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET idle_in_transaction_session_timeout = 0";
-        let begun = open.link.timed(open.link.client.batch_execute(begin)).await;
-        begun.map_err(|broken| broken.fault)?;
-        let rows = open.query(&open.sequence, &[]).await.map_err(|broken| broken.fault)?;
-        let sequence = rows.first().map_or(0, |row| row.get::<_, i64>(0)).cast_unsigned();
-        Ok(Listing { open, prefix: prefix.to_owned(), sequence })
-    }
-}
-
-/// Accounts at one commit sequence, page by page. Holds a connection of its own; PostgreSQL keeps what it needs to show
-/// them as they were, so it should not be held for long.
-pub struct Listing {
-    open: Open,
-    prefix: String,
-    sequence: u64,
-}
-
-impl std::fmt::Debug for Listing {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Listing")
-            .field("prefix", &self.prefix)
-            .field("sequence", &self.sequence)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Listing {
-    /// The commit sequence that it shows.
-    #[must_use]
-    pub fn sequence(&self) -> u64 {
-        self.sequence
-    }
-
-    /// Up to `limit` accounts, by their ids, after `after`.
-    ///
-    /// # Errors
-    /// [`PgError`]: the listing is over.
-    pub async fn page(&self, after: Option<&AccountId>, limit: usize) -> Result<Vec<AccountState>, PgError> {
-        let after = after.map_or(BEFORE_ALL, AccountId::as_str);
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let rows = self.open.query(&self.open.list, &[&self.prefix, &after, &limit]).await;
-        let rows = rows.map_err(|broken| broken.fault)?;
-        let states = rows.iter().map(state);
-        // In order of bytes those with the prefix come first.
-        let mine = states.take_while(|state| match state {
-            Ok(state) => state.id.as_str().starts_with(&self.prefix),
-            Err(_) => true,
-        });
-        mine.collect()
     }
 }
 

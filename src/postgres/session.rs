@@ -350,10 +350,14 @@ fn gone() -> Broken {
     Broken::lost("there is no connection")
 }
 
+/// The key of a row of `products`.
+pub(super) fn sku(text: &str) -> Result<AccountId, String> {
+    AccountId::new(text).map_err(|error| format!("the row of {text:?} in products: {error}"))
+}
+
 /// A row of `products`.
 pub(super) fn account(row: &Row) -> Result<(AccountId, Balance), String> {
-    let sku: &str = row.try_get("sku").map_err(|error| error.to_string())?;
-    let id = AccountId::new(sku).map_err(|error| format!("the row of {sku:?} in products: {error}"))?;
+    let id = sku(row.try_get("sku").map_err(|error| error.to_string())?)?;
     let number = |column: &str| row.try_get::<_, i64>(column).map_err(|error| error.to_string());
     Ok((id, Balance { amount: number("current_stock")?, version: number("version")?.cast_unsigned() }))
 }

@@ -24,7 +24,8 @@ pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE
 /// Draws a block of batch numbers.
 const NUMBERS: &str = "SELECT nextval('ledger_batches')";
 
-const SEQUENCE: &str = "SELECT sequence FROM ledger_sequence";
+/// Looks at one version of the row, however many an open snapshot keeps.
+pub(super) const SEQUENCE: &str = "SELECT sequence FROM ledger_sequence ORDER BY sequence DESC LIMIT 1";
 
 const ACCOUNTS: &str = "SELECT sku, current_stock, version FROM products WHERE sku = ANY($1)";
 
@@ -130,31 +131,37 @@ const INSERT_LETTER: &str = "INSERT INTO dead_letters
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
     ON CONFLICT (topic, partition, kafka_offset) DO NOTHING";
 
-/// Draws the sequences of a batch. The row stays locked until the commit that follows at once, so whoever sees a
+/// Locks the row that the sequences of a batch are drawn from. It stays locked until the commit that follows at once, so whoever sees a
 /// sequence sees all before it.
 /// For that row instances stand in a line, however long the commit before takes: nobody is to lose his place in it.
+const LOCK_SEQUENCE: &str = "WITH patient AS MATERIALIZED (SELECT set_config('lock_timeout', '0', true))
+    SELECT l.sequence FROM patient, ledger_sequence l ORDER BY l.sequence DESC LIMIT 1 FOR UPDATE OF l";
+
+/// Draws the sequences of a batch. A statement of its own: it sees what was drawn while the one before waited for the row, and finds it
+/// by its key. See [`SEQUENCE`].
 ///
 /// `$4` is the table that it is drawn from. Where it is another one by now, or empty, somebody is restoring the database, and its tables
 /// may have no keys yet.
-const COMMIT_ENTRIES: &str = "WITH patient AS MATERIALIZED (
-        SELECT set_config('lock_timeout', '0', true),
-            expect_rows(coalesce((SELECT tableoid::bigint FROM ledger_sequence), 0), $4::bigint)
+const COMMIT_ENTRIES: &str = "WITH checked AS MATERIALIZED (
+        SELECT expect_rows(
+            coalesce((SELECT tableoid::bigint FROM ledger_sequence ORDER BY sequence DESC LIMIT 1), 0), $4::bigint)
     ),
     drawn AS (
-        UPDATE ledger_sequence
-        SET sequence = sequence + $2::bigint, floor_ns = time_ns, time_ns = greatest(time_ns, $3::bigint)
-        FROM patient
-        RETURNING sequence, floor_ns
+        UPDATE ledger_sequence l
+        SET sequence = l.sequence + $2::bigint, floor_ns = l.time_ns, time_ns = greatest(l.time_ns, $3::bigint)
+        FROM checked WHERE l.sequence = (SELECT max(sequence) FROM ledger_sequence)
+        RETURNING l.sequence, l.floor_ns
     )
     INSERT INTO commits (batch, first_sequence, count, time_floor)
     SELECT $1::bigint, sequence - $2::bigint + 1, $2::bigint::integer, floor_ns
-    FROM patient LEFT JOIN drawn ON true
+    FROM checked LEFT JOIN drawn ON true
     RETURNING first_sequence, time_floor";
 
 /// Nothing was decided, so no sequence is drawn and nobody is waited for.
 const COMMIT_NOTHING: &str = "INSERT INTO commits (batch, first_sequence, count, time_floor)
     SELECT $1::bigint, 0, 0, 0
-    WHERE expect_rows(coalesce((SELECT tableoid::bigint FROM ledger_sequence), 0), $2::bigint)
+    WHERE expect_rows(
+        coalesce((SELECT tableoid::bigint FROM ledger_sequence ORDER BY sequence DESC LIMIT 1), 0), $2::bigint)
     RETURNING first_sequence, time_floor";
 
 /// Waits for a commit under way, and keeps one that was not begun from ever going through.
@@ -207,6 +214,7 @@ pub(super) struct Statements {
     pub(super) offsets: Statement,
     pub(super) insert_entries: Statement,
     pub(super) insert_letter: Statement,
+    pub(super) lock_sequence: Statement,
     pub(super) commit_entries: Statement,
     pub(super) commit_nothing: Statement,
     pub(super) give_up: Statement,
@@ -288,6 +296,7 @@ impl Statements {
             tokio::try_join!(
                 client.prepare(INSERT_ENTRIES),
                 client.prepare(INSERT_LETTER),
+                client.prepare(LOCK_SEQUENCE),
                 client.prepare(COMMIT_ENTRIES),
                 client.prepare(COMMIT_NOTHING),
                 client.prepare(GIVE_UP),
@@ -305,7 +314,7 @@ impl Statements {
         let (writing, looking_up, keeping, others) = tokio::try_join!(writing, looking_up, keeping, others)?;
         let (surely, asking) = writing;
         let (numbers, sequence, accounts, accounts_locked, ids, offsets) = looking_up;
-        let (insert_entries, insert_letter, commit_entries, commit_nothing, give_up, fate) = keeping;
+        let (insert_entries, insert_letter, lock_sequence, commit_entries, commit_nothing, give_up, fate) = keeping;
         let (take_over, publish, letters, published) = others;
         Ok(Statements {
             numbers,
@@ -318,6 +327,7 @@ impl Statements {
             offsets,
             insert_entries,
             insert_letter,
+            lock_sequence,
             commit_entries,
             commit_nothing,
             give_up,

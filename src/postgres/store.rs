@@ -8,10 +8,12 @@ use tokio::time::{Instant, sleep};
 
 use super::committer::{Bounds, Committer};
 use super::error::PgError;
+use super::history::History;
 use super::link::Connector;
+use super::listing::{Listing, Listings};
 use super::migrate::migrate;
 use super::prune::{Metrics, Pruning};
-use super::read::{Listing, Reader};
+use super::read::Reader;
 use super::session::Session;
 use super::settings::Settings;
 use super::watching::Watching;
@@ -33,6 +35,8 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(200);
 pub struct PgStore {
     queue: mpsc::Sender<Job>,
     reader: Reader,
+    history: History,
+    listings: Listings,
     committer: Mutex<Option<JoinHandle<()>>>,
     metrics: Metrics,
     pruning: Mutex<Option<Pruning>>,
@@ -82,6 +86,8 @@ impl PgStore {
         Ok(PgStore {
             queue,
             reader: Reader::new(connector.clone()),
+            history: History::new(connector.clone()),
+            listings: Listings::new(connector.clone()),
             watching: Watching::start(connector),
             committer: Mutex::new(Some(committer)),
             metrics,
@@ -131,13 +137,22 @@ impl PgStore {
         Ok(found.map(|(record, member)| Outcome::recorded(record, Some(member), false)))
     }
 
-    /// Up to `limit` journal entries from sequence `from` on (0: the first).
+    /// Up to `limit` journal entries from sequence `from` on (0: the first). Who asks for the same while an answer is under way is told the
+    /// same: its end may be as it was a moment ago.
     ///
     /// # Errors
     /// [`PgError`].
     pub async fn history(&self, from: u64, limit: usize) -> Result<Vec<Outcome>, PgError> {
-        let records = self.reader.history(from, limit).await?;
-        Ok(records.into_iter().map(|record| Outcome::recorded(record, None, false)).collect())
+        let page = self.history.page(from, limit).await?;
+        Ok(page.iter().map(|record| Outcome::recorded(record.clone(), None, false)).collect())
+    }
+
+    /// Waits until the journal holds `sequence`; all who wait look together, every 100 ms.
+    ///
+    /// # Errors
+    /// [`PgError`].
+    pub async fn reached(&self, sequence: u64) -> Result<(), PgError> {
+        self.history.reached(sequence).await
     }
 
     /// The newest commit sequence, of all instances.
@@ -148,12 +163,13 @@ impl PgStore {
         self.reader.sequence().await
     }
 
-    /// The accounts whose ids begin with `prefix`, as they are now, to be read page by page.
+    /// The accounts whose ids begin with `prefix`, as they are now, to be read page by page. PostgreSQL copies them first, which takes about
+    /// a second for a million, and 30 s at most.
     ///
     /// # Errors
-    /// [`PgError`].
+    /// [`PgError::Listings`] while 64 of them are not dropped yet; any other.
     pub async fn list(&self, prefix: &str) -> Result<Listing, PgError> {
-        self.reader.list(prefix).await
+        self.listings.begin(prefix).await
     }
 
     /// What an operator watches.

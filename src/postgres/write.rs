@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use futures_util::future::{BoxFuture, join, join_all, join3};
+use futures_util::future::{BoxFuture, join_all, join3};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error, Row, Statement};
 
@@ -214,6 +214,9 @@ pub(super) async fn write_surely(
     let mut pipeline = Pipeline { link, parts: Vec::new(), answers: Vec::new() };
     pipeline.plain(sql::BEGIN);
     columns.queue(&mut pipeline, statements, &statements.surely, &changes.number, Some(&expected));
+    if let Some(lock) = drawing.lock(statements) {
+        pipeline.rows(Part::Rest, lock, Params::new());
+    }
     let (drawn, params) = drawing.statement(statements);
     pipeline.rows(Part::Drawn, drawn, params);
     pipeline.plain("COMMIT");
@@ -402,9 +405,16 @@ pub(super) async fn commit(link: &Link, statements: &Statements, changes: &Chang
     let drawing = Drawing::new(changes, statements);
     let (statement, params) = drawing.statement(statements);
     let answers = async {
-        let (drawn, committed) =
-            join(link.client.query_one(statement, &params), link.client.batch_execute("COMMIT")).await;
-        // Where the first failed the second rolled back, and says that it went well.
+        let lock = async {
+            match drawing.lock(statements) {
+                Some(lock) => link.client.query(lock, &[]).await.map(drop),
+                None => Ok(()),
+            }
+        };
+        let drawn = link.client.query_one(statement, &params);
+        let (locked, drawn, committed) = join3(lock, drawn, link.client.batch_execute("COMMIT")).await;
+        // Where one failed the last rolled back, and says that it went well.
+        locked?;
         let drawn = drawn?;
         committed?;
         Ok(drawn)
@@ -429,6 +439,11 @@ impl Drawing {
     fn new(changes: &Changes, statements: &Statements) -> Self {
         let newest = changes.records.iter().map(|record| record.time).max().unwrap_or(0).cast_signed();
         Drawing { number: changes.number, count: changes.records.len() as i64, newest, ledger: statements.ledger }
+    }
+
+    /// What comes before [`Self::statement`].
+    fn lock<'a>(&self, statements: &'a Statements) -> Option<&'a Statement> {
+        (self.count > 0).then_some(&statements.lock_sequence)
     }
 
     fn statement<'a>(&'a self, statements: &'a Statements) -> (&'a Statement, Params<'a>) {

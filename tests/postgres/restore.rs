@@ -13,7 +13,7 @@ const TABLES: [(&str, &str); 6] = [
     ("products", "sku"),
     ("processed_events", "event_id"),
     ("commits", "batch"),
-    ("ledger_sequence", "one"),
+    ("ledger_sequence", "sequence"),
     ("journal_entries", "batch, place, member"),
     ("consumer_offsets", "topic, partition"),
 ];

@@ -1,0 +1,81 @@
+//! The journal as watchers read it: many who stand at one place ask PostgreSQL once for all of them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared, WeakShared};
+use parking_lot::Mutex;
+use tokio::time::{Instant, sleep};
+
+use super::error::PgError;
+use super::link::Connector;
+use super::read::Reader;
+use crate::outcome::Record;
+
+/// How often the end of the journal is looked at for all who wait there.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+type Answering<T> = BoxFuture<'static, Result<T, PgError>>;
+/// An answer for everybody who asks for it before it is there.
+type Answer<T> = Shared<Answering<T>>;
+type Page = Arc<[Arc<Record>]>;
+/// By the first sequence and the most entries.
+type UnderWay = HashMap<(u64, usize), WeakShared<Answering<Page>>>;
+
+/// The journal, on a connection of its own: nobody's balance waits behind a page of it.
+pub(super) struct History {
+    reader: Arc<Reader>,
+    pages: Mutex<UnderWay>,
+    newest: Mutex<Option<(Instant, Answer<u64>)>>,
+}
+
+impl History {
+    pub(super) fn new(connector: Connector) -> Self {
+        History { reader: Arc::new(Reader::new(connector)), pages: Mutex::default(), newest: Mutex::default() }
+    }
+
+    /// Up to `limit` entries of the journal from sequence `from` on. Its end may be as it was a moment ago.
+    pub(super) async fn page(&self, from: u64, limit: usize) -> Result<Page, PgError> {
+        let page = {
+            let mut pages = self.pages.lock();
+            pages.retain(|_, page| page.upgrade().is_some_and(|page| page.peek().is_none()));
+            let under_way = pages.get(&(from, limit)).and_then(WeakShared::upgrade);
+            under_way.unwrap_or_else(|| {
+                let reader = self.reader.clone();
+                let page = asked(async move { reader.history(from, limit).await.map(Page::from) });
+                pages.extend(page.downgrade().map(|page| ((from, limit), page)));
+                page
+            })
+        };
+        page.await
+    }
+
+    /// Waits until the journal holds `sequence`.
+    pub(super) async fn reached(&self, sequence: u64) -> Result<(), PgError> {
+        while self.newest().await? < sequence {
+            sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
+    /// The newest sequence, as it was a moment ago.
+    fn newest(&self) -> Answer<u64> {
+        let mut newest = self.newest.lock();
+        match &*newest {
+            Some((since, answer)) if since.elapsed() < LOOK_EVERY => answer.clone(),
+            _ => {
+                let reader = self.reader.clone();
+                let answer = asked(async move { reader.sequence().await });
+                newest.insert((Instant::now(), answer)).1.clone()
+            }
+        }
+    }
+}
+
+/// Asks in a task of its own: whoever is told as well may not be polled for as long as its client likes, and must not keep others waiting.
+fn asked<T: Clone + Send + 'static>(question: impl Future<Output = Result<T, PgError>> + Send + 'static) -> Answer<T> {
+    let answer = tokio::spawn(question);
+    async move { answer.await.unwrap_or(Err(PgError::Closed)) }.boxed().shared()
+}

@@ -1,0 +1,225 @@
+//! Listings: the accounts at one commit sequence, page by page.
+//!
+//! PostgreSQL copies what a listing shows when it begins (a cursor WITH HOLD, in its temporary files beyond a few MB), in about a
+//! microsecond an account. Then neither a snapshot nor a lock is held for it, however long its reader takes: nothing is kept from being
+//! vacuumed, and who changes a table waits for no reader and takes nothing from under him. One session holds many of them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
+
+use super::database::Fault;
+use super::error::PgError;
+use super::link::{Broken, Connector, Link};
+use super::session::sku;
+use super::sql::{SEQUENCE, SESSION};
+use crate::account::AccountState;
+
+/// The most listings at once; what ended counts until PostgreSQL has heard of it.
+const LISTINGS: usize = 64;
+
+/// The sessions that hold them: whoever reads pages waits while the same session copies for somebody else.
+const SESSIONS: usize = 2;
+
+/// How long a copy may take.
+const COPYING: Duration = Duration::from_secs(30);
+
+/// All statements that are sent as one see one snapshot.
+const SNAPSHOTS: &str = "SET default_transaction_isolation = 'repeatable read'";
+
+/// The listings of a store.
+pub(super) struct Listings {
+    connector: Connector,
+    sessions: [Mutex<Option<Arc<Session>>>; SESSIONS],
+    /// How many of them may begin.
+    room: Arc<Semaphore>,
+}
+
+/// A session that holds listings, made anew when it is lost, and they with it.
+struct Session {
+    link: Arc<Link>,
+    /// Takes cursors that nobody needs any more.
+    ended: mpsc::UnboundedSender<(usize, OwnedSemaphorePermit)>,
+    next: parking_lot::Mutex<usize>,
+}
+
+impl Session {
+    async fn new(connector: &Connector) -> Result<Self, Fault> {
+        let link = connector.connect().await?.patient(COPYING + Duration::from_secs(1));
+        connector.look(&link).await?.read()?;
+        let settings = format!("{SESSION}; {SNAPSHOTS}; SET statement_timeout = {}", COPYING.as_millis());
+        link.timed(link.client.batch_execute(&settings)).await.map_err(|broken| broken.fault)?;
+        let (link, (ended, mut cursors)) = (Arc::new(link), mpsc::unbounded_channel());
+        let closing = link.clone();
+        tokio::spawn(async move {
+            while let Some((number, room)) = cursors.recv().await {
+                // With the session its cursors are gone, too.
+                let _ = closing.timed(closing.client.batch_execute(&format!("CLOSE listing_{number}"))).await;
+                drop(room);
+            }
+        });
+        Ok(Session { link, ended, next: parking_lot::Mutex::default() })
+    }
+
+    async fn query(&self, statements: &str) -> Result<Vec<SimpleQueryRow>, Broken> {
+        let messages = self.link.timed(self.link.client.simple_query(statements)).await?;
+        let rows = messages.into_iter().filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        });
+        Ok(rows.collect())
+    }
+}
+
+impl Listings {
+    pub(super) fn new(connector: Connector) -> Self {
+        Listings { connector, sessions: Default::default(), room: Arc::new(Semaphore::new(LISTINGS)) }
+    }
+
+    /// Begins a listing of the accounts whose ids begin with `prefix`. Asks once more when its session turns out to be gone.
+    pub(super) async fn begin(&self, prefix: &str) -> Result<Listing, PgError> {
+        match self.try_begin(prefix).await? {
+            Err(broken) if broken.lost => self.try_begin(prefix).await?.map_err(|broken| broken.fault.into()),
+            begun => begun.map_err(|broken| broken.fault.into()),
+        }
+    }
+
+    async fn try_begin(&self, prefix: &str) -> Result<Result<Listing, Broken>, PgError> {
+        let room = self.room.clone().try_acquire_owned().map_err(|_| PgError::Listings { limit: LISTINGS })?;
+        // The second one is for who comes while others are there.
+        let session = self.session((self.room.available_permits() + 1) % SESSIONS).await?;
+        let number = {
+            let mut next = session.next.lock();
+            *next += 1;
+            *next
+        };
+        // Before it is asked for: who leaves meanwhile leaves nothing behind.
+        let cursor = Cursor { session, number, room: Some(room) };
+        let begun = cursor.session.query(&declare(number, prefix)).await;
+        Ok(begun.map(|rows| {
+            let sequence = rows.first().and_then(|row| row.get(0)?.parse().ok()).unwrap_or(0);
+            Listing { cursor, sequence }
+        }))
+    }
+
+    async fn session(&self, which: usize) -> Result<Arc<Session>, Fault> {
+        let mut session = self.sessions[which].lock().await;
+        self.connector.standing().read()?;
+        match &*session {
+            Some(session) if !session.link.is_closed() => Ok(session.clone()),
+            _ => Ok(session.insert(Arc::new(Session::new(&self.connector).await?)).clone()),
+        }
+    }
+}
+
+/// Accounts at one commit sequence, page by page: a copy that PostgreSQL keeps until this is dropped.
+pub struct Listing {
+    cursor: Cursor,
+    sequence: u64,
+}
+
+struct Cursor {
+    session: Arc<Session>,
+    number: usize,
+    room: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for Cursor {
+    fn drop(&mut self) {
+        if let Some(room) = self.room.take() {
+            // Nobody takes it where the runtime is gone, and the session with it.
+            let _ = self.session.ended.send((self.number, room));
+        }
+    }
+}
+
+impl std::fmt::Debug for Listing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Listing").field("sequence", &self.sequence).finish_non_exhaustive()
+    }
+}
+
+impl Listing {
+    /// The commit sequence that it shows.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Up to `limit` accounts, by their ids, behind the first `skipped` ones.
+    ///
+    /// # Errors
+    /// [`PgError`]: the listing is over.
+    pub async fn page(&self, skipped: u64, limit: usize) -> Result<Vec<AccountState>, PgError> {
+        if limit == 0 {
+            // To PostgreSQL that is the last row once more.
+            return Ok(Vec::new());
+        }
+        let Cursor { session, number, .. } = &self.cursor;
+        // PostgreSQL counts rows of a cursor in 32 bits.
+        let (skipped, limit) = (skipped.min(i32::MAX as u64), limit.min(i32::MAX as usize));
+        let statements =
+            format!("MOVE ABSOLUTE {skipped} IN listing_{number}; FETCH FORWARD {limit} FROM listing_{number}");
+        let rows = session.query(&statements).await.map_err(|broken| broken.fault)?;
+        rows.iter().map(|row| state(row).map_err(|what| PgError::Failed { what })).collect()
+    }
+}
+
+/// Tells the sequence and copies the accounts of the same snapshot.
+fn declare(number: usize, prefix: &str) -> String {
+    let before = past(prefix).map(|past| format!("AND p.sku < {}", literal(&past))).unwrap_or_default();
+    format!(
+        "{SEQUENCE};
+        DECLARE listing_{number} SCROLL CURSOR WITH HOLD FOR
+            SELECT p.sku, p.current_stock, p.version, c.first_sequence + p.place
+            FROM products p LEFT JOIN commits c ON c.batch = p.batch
+            WHERE p.sku >= {} {before} ORDER BY p.sku",
+        literal(prefix)
+    )
+}
+
+/// A text in SQL, whatever is in it and however the server reads backslashes.
+fn literal(text: &str) -> String {
+    let hex: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
+    format!("convert_from(decode('{hex}', 'hex'), 'UTF8')")
+}
+
+/// The least text that is greater than all that begin with `prefix`, in order of bytes; None: there is none.
+fn past(prefix: &str) -> Option<String> {
+    let (at, next) = prefix.char_indices().rev().find_map(|(at, last)| Some((at, (last..=char::MAX).nth(1)?)))?;
+    Some(format!("{}{next}", &prefix[..at]))
+}
+
+fn state(row: &SimpleQueryRow) -> Result<AccountState, String> {
+    let id = sku(row.get(0).unwrap_or_default())?;
+    let number = |column: usize| match row.get(column).map(str::parse::<i64>) {
+        Some(number) => number.map_err(|error| error.to_string()),
+        // Who wrote it by hand gave it no place in the journal.
+        None => Ok(0),
+    };
+    let (version, sequence) = (number(2)?.cast_unsigned(), number(3)?.cast_unsigned());
+    Ok(AccountState { id, balance: number(1)?, version, sequence })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_after_a_prefix() {
+        let cases = [
+            ("", None),
+            ("a", Some("b")),
+            ("a\u{d7ff}", Some("a\u{e000}")),
+            ("a\u{10ffff}\u{10ffff}", Some("b")),
+            ("\u{10ffff}", None),
+            ("é'\\", Some("é']")),
+        ];
+        for (prefix, after) in cases {
+            assert_eq!(past(prefix).as_deref(), after, "{prefix:?}");
+        }
+        assert_eq!(literal("é'"), "convert_from(decode('c3a927', 'hex'), 'UTF8')");
+    }
+}
