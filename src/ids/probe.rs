@@ -127,8 +127,8 @@ impl<I: Index> Ids<I> {
         });
         let withdrawn = match gate {
             Gate::Closed => true,
-            // Settled, driven and swept by others while we claimed: what we put back must go again.
-            _ => self.is_published(handle),
+            // Settled, driven and forgotten by others while we claimed: what we put back must go again.
+            _ => handle.claims_ended(),
         };
         if withdrawn {
             for id in ids {
@@ -207,10 +207,5 @@ impl<I: Index> Ids<I> {
 
     fn is_honoured(&self, time: u64, now: u64) -> bool {
         now.saturating_sub(time) <= self.window
-    }
-
-    fn is_published(&self, handle: &Handle<Balance>) -> bool {
-        let Some(index) = &self.index else { return false };
-        handle.decision().is_some_and(|decision| decision.sequence <= index.published())
     }
 }

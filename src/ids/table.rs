@@ -172,7 +172,7 @@ impl Table {
                     return;
                 }
                 if let Some(claim) = oldest.pop_front() {
-                    self.claims.end(claim.hash, &claim.handle);
+                    self.claims.end_for_good(claim.hash, &claim.handle);
                     left = left.saturating_sub(claim.room());
                     if claim.more > 0 {
                         self.more.subtract(u64::from(claim.more));

@@ -12,12 +12,13 @@
 use std::sync::atomic::AtomicI64;
 
 use crossbeam_utils::CachePadded;
+use smallvec::SmallVec;
 
 use super::State;
 use super::contention::{SHARDS, own_shard};
 use super::sync::{
     AtomicBool, AtomicPtr, AtomicU64, Guard, Mutant,
-    Ordering::{AcqRel, Acquire, Relaxed, Release},
+    Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst},
     mutant, pin, prefetch, retire_bytes,
 };
 use super::transaction::{Handle, Transaction};
@@ -47,11 +48,13 @@ const ADDRESS: usize = usize::MAX >> TAG_BITS;
 /// A slot. When it is claimed it says where the transaction is, with a tag.
 type Slot<S> = AtomicPtr<Transaction<S>>;
 
-#[repr(align(64))]
-struct Line<S: State>([Slot<S>; LINE]);
+/// Bytes of a cache line.
+const CACHE_LINE: usize = 64;
 
 struct Table<S: State> {
-    lines: Box<[Line<S>]>,
+    slots: Box<[Slot<S>]>,
+    /// Which slot begins the first line. An allocator asked for aligned memory would write all of it.
+    first: usize,
     older: AtomicPtr<Table<S>>,
     /// How many lines, the first, hold no claim and never will. Only who collects looks at it.
     spent: AtomicU64,
@@ -63,7 +66,7 @@ unsafe impl<S: State> Send for Table<S> {}
 /// Where the way of a hash through a table led.
 enum Way<'t, S: State> {
     /// To what was looked for.
-    Claimed(&'t Transaction<S>),
+    Claimed(*const Transaction<S>),
     /// To a free slot, so many lines from its beginning.
     Free(&'t Slot<S>, usize),
     /// To a seal, or through the whole table.
@@ -87,7 +90,7 @@ unsafe impl<S: State> Sync for Claims<S> {}
 
 fn word<S: State>(transaction: *const Transaction<S>, hash: u64) -> *mut Transaction<S> {
     let tag = (hash as usize).checked_shl(usize::BITS - TAG_BITS).unwrap_or(0);
-    debug_assert_eq!(transaction.addr() & !ADDRESS, 0, "an address leaves room for the tag");
+    assert_eq!(transaction.addr() & !ADDRESS, 0, "an address leaves room for the tag");
     transaction.cast_mut().map_addr(|address| address | tag)
 }
 
@@ -97,17 +100,24 @@ fn constant<S: State>(word: usize) -> *mut Transaction<S> {
 
 impl<S: State> Table<S> {
     fn new(lines: usize, older: *mut Table<S>) -> Box<Self> {
-        Box::new(Table { lines: free_lines(lines), older: AtomicPtr::new(older), spent: AtomicU64::new(0) })
+        let slots = free_slots(lines * LINE + LINE - 1);
+        let first = (slots.as_ptr().addr().wrapping_neg() % CACHE_LINE / size_of::<Slot<S>>()) % LINE;
+        Box::new(Table { slots, first, older: AtomicPtr::new(older), spent: AtomicU64::new(0) })
     }
 
     fn bytes(&self) -> usize {
-        size_of::<Self>() + size_of_val(&*self.lines)
+        size_of::<Self>() + size_of_val(&*self.slots)
+    }
+
+    #[inline]
+    fn lines(&self) -> &[[Slot<S>; LINE]] {
+        self.slots[self.first..].as_chunks().0
     }
 
     /// Where the way of `hash` begins.
     fn home(&self, hash: u64) -> usize {
         // A part of the hash that is not the tag's. The product fits: there are at most `MOST` lines.
-        (((hash >> 32) * self.lines.len() as u64) >> 32) as usize
+        (((hash >> 32) * self.lines().len() as u64) >> 32) as usize
     }
 
     /// The table before it.
@@ -120,8 +130,8 @@ impl<S: State> Table<S> {
     /// The slots on the way of `hash`, each with how many lines it is away.
     #[inline]
     fn way(&self, hash: u64) -> impl Iterator<Item = (&Slot<S>, usize)> {
-        let (before, from) = self.lines.split_at(self.home(hash));
-        from.iter().chain(before).zip(0..).flat_map(|(line, away)| line.0.iter().map(move |slot| (slot, away)))
+        let (before, from) = self.lines().split_at(self.home(hash));
+        from.iter().chain(before).zip(0..).flat_map(|(line, away)| line.iter().map(move |slot| (slot, away)))
     }
 
     /// Goes the way of `hash` to a claim that `is` what is looked for, or to its end.
@@ -138,8 +148,7 @@ impl<S: State> Table<S> {
                     let transaction = found.map_addr(|address| address & ADDRESS);
                     if std::ptr::eq(found, word(transaction, hash)) {
                         // Safety: I10, claimed in the slot after the pin.
-                        let transaction = unsafe { &*transaction };
-                        if is(&transaction.plan.request) {
+                        if is(&unsafe { &*transaction }.plan.request) {
                             return Way::Claimed(transaction);
                         }
                     }
@@ -156,7 +165,7 @@ impl<S: State> Table<S> {
         hash: u64,
         is: &impl Fn(&S::Request) -> bool,
         guard: &'g Guard,
-    ) -> Option<&'g Transaction<S>> {
+    ) -> Option<*const Transaction<S>> {
         loop {
             match self.seek(hash, is, guard) {
                 Way::Claimed(transaction) => return Some(transaction),
@@ -176,10 +185,10 @@ impl<S: State> Table<S> {
     fn is_spent(&self) -> bool {
         // Relaxed, both: only who collects touches it, one after the other.
         let from = self.spent.load(Relaxed) as usize;
-        let spent = |line: &&Line<S>| line.0.iter().all(Self::is_over);
-        let more = self.lines[from..].iter().take(COLLECTED).take_while(spent).count();
+        let spent = |line: &&[Slot<S>; LINE]| line.iter().all(Self::is_over);
+        let more = self.lines()[from..].iter().take(COLLECTED).take_while(spent).count();
         self.spent.store((from + more) as u64, Relaxed);
-        from + more == self.lines.len()
+        from + more == self.lines().len()
     }
 
     /// Whether nothing is claimed in `slot` and nothing ever will be.
@@ -198,12 +207,10 @@ impl<S: State> Table<S> {
 impl<S: State> Claims<S> {
     /// Nothing claimed. In the long run a table has room for about `usual` claims.
     pub(crate) fn new(usual: usize) -> Self {
-        // Half full its ways are short.
-        let most = (usual / LINE).saturating_mul(2).clamp(FEWEST, MOST);
         let first = Box::into_raw(Table::new(FEWEST, std::ptr::null_mut()));
         Claims {
             newest: CachePadded::new(AtomicPtr::new(first)),
-            most,
+            most: lines_for(usual),
             counts: std::array::from_fn(|_| CachePadded::default()),
             collecting: AtomicBool::new(false),
         }
@@ -237,7 +244,7 @@ impl<S: State> Claims<S> {
     #[inline]
     pub(crate) fn prefetch(&self, hash: u64) {
         for table in self.tables(&pin()) {
-            prefetch(&raw const table.lines[table.home(hash)]);
+            prefetch(&raw const table.lines()[table.home(hash)]);
         }
     }
 
@@ -246,7 +253,8 @@ impl<S: State> Claims<S> {
     pub(crate) fn find(&self, hash: u64, is: impl Fn(&S::Request) -> bool) -> Option<Handle<S>> {
         let guard = &pin();
         loop {
-            match self.found(hash, &is, guard)?.try_handle() {
+            // Safety: I10, met after the pin.
+            match unsafe { Transaction::try_handle(self.found(hash, &is, guard)?) } {
                 Some(handle) => return Some(handle),
                 // Its claim ended meanwhile.
                 None => super::sync::spin(),
@@ -261,7 +269,12 @@ impl<S: State> Claims<S> {
     }
 
     #[inline]
-    fn found<'g>(&self, hash: u64, is: &impl Fn(&S::Request) -> bool, guard: &'g Guard) -> Option<&'g Transaction<S>> {
+    fn found<'g>(
+        &self,
+        hash: u64,
+        is: &impl Fn(&S::Request) -> bool,
+        guard: &'g Guard,
+    ) -> Option<*const Transaction<S>> {
         self.tables(guard).find_map(|table| match table.seek(hash, is, guard) {
             Way::Claimed(transaction) => Some(transaction),
             _ => None,
@@ -286,23 +299,25 @@ impl<S: State> Claims<S> {
             if claimed.is_none() {
                 match newest.seek(hash, &is, guard) {
                     Way::Claimed(transaction) => claimed = Some(transaction),
-                    Way::Sealed => self.renew(newest, guard),
+                    Way::Sealed => self.renew(newest),
                     Way::Free(slot, away) => {
                         let claim = word(handle.as_ptr(), hash);
-                        // AcqRel: publishes the transaction to `seek`. Lost: somebody used the slot, perhaps for this.
-                        if slot.compare_exchange(constant(FREE), claim, AcqRel, Acquire).is_ok() {
+                        // SeqCst: publishes the transaction to `seek`; one order with `end_for_good`. Lost: somebody used the slot,
+                        // perhaps for this.
+                        if slot.compare_exchange(constant(FREE), claim, SeqCst, Acquire).is_ok() {
                             // I10: the slot has it now.
                             std::mem::forget(counted);
                             self.count(1);
                             if away >= LONG {
-                                self.renew(newest, guard);
+                                self.renew(newest);
                             }
                             return Ok(());
                         }
                     }
                 }
             }
-            match claimed.map(Transaction::try_handle) {
+            // Safety: I10, met after the pin.
+            match claimed.map(|claimed| unsafe { Transaction::try_handle(claimed) }) {
                 Some(Some(owner)) if owner.same(handle) => return Ok(()),
                 Some(Some(owner)) => return Err(owner),
                 // Its claim ended meanwhile, or another table is the newest, or another slot the first that is free.
@@ -313,12 +328,14 @@ impl<S: State> Claims<S> {
 
     /// Puts a table in front of `newest`, unless somebody has.
     #[cold]
-    fn renew(&self, newest: &Table<S>, guard: &Guard) {
-        if !std::ptr::eq(self.newest(guard), newest) {
+    fn renew(&self, newest: &Table<S>) {
+        // Acquire: as in `newest`.
+        let older = self.newest.load(Acquire);
+        if !std::ptr::eq(older, newest) {
             return;
         }
-        let older = std::ptr::from_ref(newest).cast_mut();
-        let lines = (newest.lines.len() * GROWTH).min(self.most);
+        // Everybody looks through all tables that there are, so where more than usual is claimed they become larger.
+        let lines = (newest.lines().len() * GROWTH).min(self.most.max(lines_for(self.len())));
         let newer = Box::into_raw(Table::new(lines, older));
         // AcqRel: publishes the table to the Acquire in `newest`.
         if self.newest.compare_exchange(older, newer, AcqRel, Acquire).is_err() {
@@ -332,10 +349,12 @@ impl<S: State> Claims<S> {
     pub(crate) fn end(&self, hash: u64, handle: &Handle<S>) {
         let guard = &pin();
         let claim = word(handle.as_ptr(), hash);
-        for table in self.tables(guard) {
+        // The oldest first: of two claims of a transaction whose tags are alike, each is met on its own way there.
+        let tables: SmallVec<[&Table<S>; 8]> = self.tables(guard).collect();
+        for table in tables.into_iter().rev() {
             for (slot, _) in table.way(hash) {
-                // Acquire: pairs with the CAS in `claim`.
-                let found = slot.load(Acquire);
+                // SeqCst: one order with the CAS in `claim`, which it pairs with.
+                let found = slot.load(SeqCst);
                 if found.addr() == FREE || found.addr() == SEALED {
                     break;
                 }
@@ -352,7 +371,16 @@ impl<S: State> Claims<S> {
         }
     }
 
-    /// Lets the oldest table go if nothing in it is claimed any more. Looks through a part of it only: call it now and then.
+    /// As [`Self::end`], once nobody may claim anything for the transaction any more: whoever does it late is to end it.
+    #[inline]
+    pub(crate) fn end_for_good(&self, hash: u64, handle: &Handle<S>) {
+        if !mutant(Mutant::LateClaimStays) {
+            handle.end_claims();
+        }
+        self.end(hash, handle);
+    }
+
+    /// Lets older tables go in which nothing is claimed any more. Looks through a part of each only: call it now and then.
     pub(crate) fn collect(&self) {
         let guard = &pin();
         // Acquire: pairs with the Release below, so one collects after the other.
@@ -360,18 +388,21 @@ impl<S: State> Claims<S> {
             return;
         }
         let mut younger = self.newest(guard);
-        if let Some(mut oldest) = younger.older(guard) {
-            while let Some(older) = oldest.older(guard) {
-                (younger, oldest) = (oldest, older);
+        loop {
+            // Acquire: as in `Table::older`.
+            let pointer = younger.older.load(Acquire);
+            // Safety: I11, loaded after the pin, from a table that was found after it.
+            let Some(older) = (unsafe { pointer.as_ref() }) else { break };
+            if !older.is_spent() {
+                younger = older;
+                continue;
             }
-            if oldest.is_spent() {
-                let bytes = oldest.bytes();
-                // Release: pairs with the Acquire in `older`.
-                younger.older.store(std::ptr::null_mut(), Release);
-                // Safety: I11, only who collects takes a table out, and this was the only way to it.
-                unsafe { retire_bytes(guard, std::ptr::from_ref(oldest).cast_mut(), bytes) };
-            }
+            // Release: pairs with the Acquire in `older`. Whoever stands on it still finds the way on.
+            younger.older.store(older.older.load(Acquire), Release);
+            // Safety: I11, only who collects takes a table out, and this was the only way to it.
+            unsafe { retire_bytes(guard, pointer, older.bytes()) };
         }
+        // Release: pairs with the Acquire above.
         self.collecting.store(false, Release);
     }
 
@@ -390,7 +421,7 @@ impl<S: State> Drop for Claims<S> {
         while !next.is_null() {
             // Safety: I11, nobody else is left.
             let table = unsafe { Box::from_raw(next) };
-            for slot in table.lines.iter().flat_map(|line| &line.0) {
+            for slot in table.lines().iter().flatten() {
                 let found = slot.load(Relaxed);
                 if found.addr() > GONE {
                     let transaction = found.map_addr(|address| address & ADDRESS);
@@ -403,20 +434,25 @@ impl<S: State> Drop for Claims<S> {
     }
 }
 
-/// Lines of free slots. Not written: pages that nobody used come from the system when their turn comes.
+/// How many lines a table has for about `claims`: half full its ways are short.
+fn lines_for(claims: usize) -> usize {
+    (claims / LINE).saturating_mul(2).clamp(FEWEST, MOST)
+}
+
+/// Free slots. Not written: pages that nobody used come from the system when their turn comes.
 #[cfg(equipoise_engine)]
-fn free_lines<S: State>(count: usize) -> Box<[Line<S>]> {
-    let Ok(layout) = std::alloc::Layout::array::<Line<S>>(count) else { unreachable!("at most `MOST` lines") };
-    // Safety: there is at least one line, so the layout has a size.
-    let lines = unsafe { std::alloc::alloc_zeroed(layout) }.cast::<Line<S>>();
-    if lines.is_null() {
+fn free_slots<S: State>(count: usize) -> Box<[Slot<S>]> {
+    let Ok(layout) = std::alloc::Layout::array::<Slot<S>>(count) else { unreachable!("at most `MOST` lines") };
+    // Safety: there is at least one slot, so the layout has a size.
+    let slots = unsafe { std::alloc::alloc_zeroed(layout) }.cast::<Slot<S>>();
+    if slots.is_null() {
         std::alloc::handle_alloc_error(layout);
     }
     // Safety: allocated with the layout of such a slice, and zero is a free slot's word.
-    unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(lines, count)) }
+    unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(slots, count)) }
 }
 
 #[cfg(any(equipoise_loom, equipoise_shuttle))]
-fn free_lines<S: State>(count: usize) -> Box<[Line<S>]> {
-    (0..count).map(|_| Line(std::array::from_fn(|_| AtomicPtr::new(constant(FREE))))).collect()
+fn free_slots<S: State>(count: usize) -> Box<[Slot<S>]> {
+    (0..count).map(|_| AtomicPtr::new(constant(FREE))).collect()
 }

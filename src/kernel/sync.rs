@@ -187,6 +187,7 @@ pub(crate) enum Mutant {
     OlderNotSealed,
     SlotUsedAgain,
     TableGoesUnsealed,
+    LateClaimStays,
 }
 
 /// Whether `mutant` is switched on; constant `false` in every build that people use.
