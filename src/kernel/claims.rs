@@ -160,12 +160,7 @@ impl<S: State> Table<S> {
 
     /// Sees to it that what `is` looked for is never claimed here from now on, unless it is already: then it is returned.
     #[inline]
-    fn seal<'g>(
-        &'g self,
-        hash: u64,
-        is: &impl Fn(&S::Request) -> bool,
-        guard: &'g Guard,
-    ) -> Option<*const Transaction<S>> {
+    fn seal(&self, hash: u64, is: &impl Fn(&S::Request) -> bool, guard: &Guard) -> Option<*const Transaction<S>> {
         loop {
             match self.seek(hash, is, guard) {
                 Way::Claimed(transaction) => return Some(transaction),
@@ -269,12 +264,7 @@ impl<S: State> Claims<S> {
     }
 
     #[inline]
-    fn found<'g>(
-        &self,
-        hash: u64,
-        is: &impl Fn(&S::Request) -> bool,
-        guard: &'g Guard,
-    ) -> Option<*const Transaction<S>> {
+    fn found(&self, hash: u64, is: &impl Fn(&S::Request) -> bool, guard: &Guard) -> Option<*const Transaction<S>> {
         self.tables(guard).find_map(|table| match table.seek(hash, is, guard) {
             Way::Claimed(transaction) => Some(transaction),
             _ => None,
