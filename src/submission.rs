@@ -1,5 +1,7 @@
 //! What happens between a request and its outcome: admission, ids, plan, drive.
 
+use std::cell::Cell;
+
 use smallvec::{SmallVec, smallvec};
 
 use crate::account::{AccountId, Balance};
@@ -26,10 +28,7 @@ impl Core {
     /// Decides a request.
     pub(crate) fn submit(&self, request: Request, next: Next) -> Result<Outcome, SubmitError> {
         let ahead = self.look_ahead(std::slice::from_ref(&request));
-        self.submit_to(request, next, |id, guard| {
-            let mut ahead = ahead.iter().filter_map(|index| self.directory.at(*index));
-            ahead.find(|account| account.key() == id).or_else(|| self.directory.find(id, guard))
-        })
+        self.submit_to(request, next, self.known_ahead(&ahead))
     }
 
     /// As [`Self::submit`], where `known` finds the accounts.
@@ -141,14 +140,12 @@ impl Core {
         time: u64,
     ) -> SmallVec<[Request; 1]> {
         let guard = &pin();
-        let mut ahead = ahead.into_iter().filter_map(|index| self.directory.at(index)).peekable();
+        let known = self.known_ahead(&ahead);
         for request in requests {
             if self.make_accounts(&request, guard).is_err() {
                 return smallvec![request];
             }
-            group.push(self.plan(request, time, guard, |id| {
-                ahead.next_if(|account| account.key() == id).or_else(|| self.directory.find(id, guard))
-            }));
+            group.push(self.plan(request, time, guard, |id| known(id, guard)));
         }
         SmallVec::new()
     }
@@ -177,6 +174,21 @@ impl Core {
         let mut sought = SmallVec::<[Sought; 2 * GROUP]>::new();
         first_accounts(requests, |id| sought.push(ahead.seek(id)));
         sought.into_iter().filter_map(|sought| ahead.find(sought)).collect()
+    }
+
+    /// Finds accounts that are asked for in the order of `ahead`, which some may be missing in.
+    fn known_ahead<'s>(&'s self, ahead: &[SlabIndex]) -> impl Fn(&AccountId, &Guard) -> Option<&'s Account<Balance>> {
+        let passed = Cell::new(0);
+        move |id, guard| {
+            let next = ahead.get(passed.get()).and_then(|index| self.directory.at(*index));
+            match next.filter(|account| account.key() == id) {
+                Some(account) => {
+                    passed.set(passed.get() + 1);
+                    Some(account)
+                }
+                None => self.directory.find(id, guard),
+            }
+        }
     }
 
     /// Makes the accounts that `request` opens, if it opens any.

@@ -43,7 +43,10 @@ fn bounds_hold_after_many_times_as_many() {
         soon("ids stay in memory", || ledger.stats().ids <= IDS as u64);
         let stats = ledger.stats();
         assert_eq!((stats.accounts, stats.open_snapshots, stats.durable), (2, 0, stats.sequence), "{stats:?}");
-        assert!(stats.garbage_bytes < garbage + (1 << 20), "{stats:?} after {garbage}");
+        // Whoever sleeps in a guard holds it back for that long; what is done meanwhile lets it go.
+        soon("garbage stays", || {
+            ledger.update(&account("a"), 0).is_ok() && ledger.stats().garbage_bytes < garbage + (1 << 20)
+        });
         assert_eq!(ledger.balance(&account("a")).expect("open").balance, 1_000_000);
     }
     let in_memory = open(Ledger::builder().history(HISTORY).build(), &[("a", 9), ("b", 9)]);
@@ -58,9 +61,9 @@ fn resident() -> u64 {
     pages * 4_096
 }
 
-/// B7: an id costs about the 690 bytes that are documented, and that `equipoise stats` tells; as one that has left memory costs none.
+/// B7: an id costs about the 470 bytes that are documented, and that `equipoise stats` tells.
 fn an_id_costs_what_is_documented() {
-    const DOCUMENTED: u64 = 690;
+    const DOCUMENTED: u64 = 470;
     const MANY: usize = 50_000;
     let ledger = open(Ledger::builder().id_capacity(2 * MANY).build(), &[("a", 1_000_000), ("b", 1_000_000)]);
     // What is made once, and freed pages that are taken again.

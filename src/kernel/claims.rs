@@ -224,9 +224,9 @@ impl<S: State> Claims<S> {
     }
 
     fn newest<'g>(&self, _guard: &'g Guard) -> &'g Table<S> {
-        // Acquire: pairs with the CAS in `renew`.
+        // SeqCst: pairs with the CAS in `renew`; one order with `end_for_good`, which meets every table that was claimed in before.
         // Safety: I11, loaded after the pin.
-        unsafe { &*self.newest.load(Acquire) }
+        unsafe { &*self.newest.load(SeqCst) }
     }
 
     /// All tables, the newest first.
@@ -319,7 +319,7 @@ impl<S: State> Claims<S> {
     /// Puts a table in front of `newest`, unless somebody has.
     #[cold]
     fn renew(&self, newest: &Table<S>) {
-        // Acquire: as in `newest`.
+        // Acquire: pairs with the CAS below.
         let older = self.newest.load(Acquire);
         if !std::ptr::eq(older, newest) {
             return;
@@ -327,8 +327,8 @@ impl<S: State> Claims<S> {
         // Everybody looks through all tables that there are, so where more than usual is claimed they become larger.
         let lines = (newest.lines().len() * GROWTH).min(self.most.max(lines_for(self.len())));
         let newer = Box::into_raw(Table::new(lines, older));
-        // AcqRel: publishes the table to the Acquire in `newest`.
-        if self.newest.compare_exchange(older, newer, AcqRel, Acquire).is_err() {
+        // SeqCst: publishes the table to the load in `newest`, in one order with it.
+        if self.newest.compare_exchange(older, newer, SeqCst, Acquire).is_err() {
             // Safety: never published.
             drop(unsafe { Box::from_raw(newer) });
         }

@@ -74,7 +74,7 @@ pub(super) fn let_go<T>(gone: Box<T>) {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(equipoise_no_reuse)))]
 mod tests {
     use super::*;
 

@@ -352,8 +352,7 @@ impl<S: State> Owned<S> {
     }
 }
 
-/// A counted reference to a transaction. Its Drop defers through the epoch, so a handle may sit in a map that reclaims
-/// by another scheme.
+/// A counted reference to a transaction, whose Drop defers through the epoch.
 pub(crate) struct Handle<S: State>(NonNull<Transaction<S>>);
 
 // Safety: a handle is a counted reference to a Send and Sync transaction (I6).
