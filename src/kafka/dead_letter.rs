@@ -26,8 +26,8 @@ const ASKED: Duration = Duration::from_secs(5);
 /// Letters that took so long to come are asked for once more: they may not be ours for long enough to publish them.
 const LATE: Duration = Duration::from_secs(12);
 
-/// How long the brokers may take for a letter, whatever the settings say: with [`LATE`] less than letters are ours.
-const DELIVERED: (&str, &str) = ("message.timeout.ms", "30000");
+/// How long the brokers may take for a letter, whatever the settings say: with [`LATE`] and [`QUEUED`] less than letters are ours.
+const DELIVERED: (&str, &str) = ("message.timeout.ms", "20000");
 
 /// How long a full queue of the producer is waited for.
 const QUEUED: Duration = Duration::from_secs(10);
@@ -113,6 +113,8 @@ impl Publisher {
         }
         self.prepare().await;
         if asked.elapsed() > LATE {
+            // Given back, and asked for again.
+            store.published(&[]).await.map_err(said)?;
             return Ok(letters.len());
         }
         let mut numbers = Vec::with_capacity(letters.len());
@@ -129,9 +131,13 @@ impl Publisher {
             let delivered = match delivered {
                 Some(delivered) => delivered,
                 // The producer's queue was full.
-                None => self.send(letter, Form::Whole).await,
+                None if asked.elapsed() < LATE => self.send(letter, Form::Whole).await,
+                None => {
+                    failure = Some(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull));
+                    continue;
+                }
             };
-            match self.in_some_form(letter, delivered).await {
+            match self.in_some_form(letter, delivered, asked).await {
                 Ok(()) => {
                     numbers.push(letter.number);
                     let DeadLetter { partition, offset, reason, .. } = &letter.letter;
@@ -159,13 +165,20 @@ impl Publisher {
         }
     }
 
-    /// Makes it smaller until the broker takes it.
-    async fn in_some_form(&self, letter: &StoredDeadLetter, delivered: OwnedDeliveryResult) -> Result<(), KafkaError> {
+    /// Makes it smaller until the broker takes it, or the letters that were `asked` for then may soon be another's.
+    async fn in_some_form(
+        &self,
+        letter: &StoredDeadLetter,
+        delivered: OwnedDeliveryResult,
+        asked: Instant,
+    ) -> Result<(), KafkaError> {
         let mut delivered = delivered;
         // Whole once more: it may have been its batch that was too large.
         for form in [Form::Whole, Form::CutValue, Form::Origin] {
             match delivered {
-                Err((error, _)) if is_too_large(&error) => delivered = self.send(letter, form).await,
+                Err((error, _)) if is_too_large(&error) && asked.elapsed() < LATE => {
+                    delivered = self.send(letter, form).await;
+                }
                 _ => break,
             }
         }

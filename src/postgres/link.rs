@@ -109,7 +109,8 @@ impl Connector {
                 // Whoever waits for an answer is told the same.
                 let _ = connection.await;
             });
-            let link = Link { client, task, limit: self.limit, made_in, generation: self.generation.clone() };
+            let (tls, generation) = (self.tls.clone(), self.generation.clone());
+            let link = Link { client, task, tls, limit: self.limit, made_in, generation };
             link.client.batch_execute(&self.session).await?;
             Ok(link)
         };
@@ -124,6 +125,7 @@ impl Connector {
 pub(super) struct Link {
     pub(super) client: Client,
     task: JoinHandle<()>,
+    tls: MakeTlsConnector,
     limit: Duration,
     made_in: u64,
     generation: Arc<Mutex<u64>>,
@@ -140,6 +142,12 @@ impl Link {
     pub(super) fn patient(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
+    }
+
+    /// Has the server give up what it is doing for this connection.
+    pub(super) async fn cancel(&self) {
+        // It is done without being heard of again.
+        let _ = timeout(GRACE, self.client.cancel_token().cancel_query(self.tls.clone())).await;
     }
 
     /// Whether it is of no use any more.

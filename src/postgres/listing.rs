@@ -5,7 +5,7 @@
 //! vacuumed, and who changes a table waits for no reader and takes nothing from under him. One session holds many of them.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
@@ -43,6 +43,21 @@ struct Session {
     /// Takes cursors that nobody needs any more.
     ended: mpsc::UnboundedSender<(usize, OwnedSemaphorePermit)>,
     next: parking_lot::Mutex<usize>,
+    /// One copy at a time: pages wait for no more, and who leaves meanwhile asks for none.
+    copying: Mutex<()>,
+}
+
+/// A copy under way. PostgreSQL itself sets it no limit, since it is made at the end of its transaction.
+struct Copying(Option<Arc<Link>>);
+
+impl Drop for Copying {
+    fn drop(&mut self) {
+        if let Some(link) = self.0.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(async move { link.cancel().await });
+        }
+    }
 }
 
 impl Session {
@@ -60,7 +75,7 @@ impl Session {
                 drop(room);
             }
         });
-        Ok(Session { link, ended, next: parking_lot::Mutex::default() })
+        Ok(Session { link, ended, next: parking_lot::Mutex::default(), copying: Mutex::default() })
     }
 
     async fn query(&self, statements: &str) -> Result<Vec<SimpleQueryRow>, Broken> {
@@ -78,10 +93,14 @@ impl Listings {
         Listings { connector, sessions: Default::default(), room: Arc::new(Semaphore::new(LISTINGS)) }
     }
 
-    /// Begins a listing of the accounts whose ids begin with `prefix`. Asks once more when its session turns out to be gone.
+    /// Begins a listing of the accounts whose ids begin with `prefix`. Asks once more when its session turns out to be gone, and not when it
+    /// takes too long.
     pub(super) async fn begin(&self, prefix: &str) -> Result<Listing, PgError> {
+        let began = Instant::now();
         match self.try_begin(prefix).await? {
-            Err(broken) if broken.lost => self.try_begin(prefix).await?.map_err(|broken| broken.fault.into()),
+            Err(broken) if broken.lost && began.elapsed() < COPYING => {
+                self.try_begin(prefix).await?.map_err(|broken| broken.fault.into())
+            }
             begun => begun.map_err(|broken| broken.fault.into()),
         }
     }
@@ -97,7 +116,15 @@ impl Listings {
         };
         // Before it is asked for: who leaves meanwhile leaves nothing behind.
         let cursor = Cursor { session, number, room: Some(room) };
-        let begun = cursor.session.query(&declare(number, prefix)).await;
+        let begun = {
+            let _one = cursor.session.copying.lock().await;
+            let mut copying = Copying(Some(cursor.session.link.clone()));
+            let begun = cursor.session.query(&declare(number, prefix)).await;
+            if begun.is_ok() {
+                copying.0 = None;
+            }
+            begun
+        };
         Ok(begun.map(|rows| {
             let sequence = rows.first().and_then(|row| row.get(0)?.parse().ok()).unwrap_or(0);
             Listing { cursor, sequence }

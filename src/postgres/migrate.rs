@@ -1,5 +1,7 @@
 //! Brings the database's schema up to what this program knows.
 
+use std::time::Duration;
+
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error};
 
@@ -25,6 +27,12 @@ const LOCK: i64 = 0x6571_7569_706f_6973;
 /// The versions that a schema has.
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS equipoise_schema (
     version bigint PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())";
+
+/// How long a step waits for a table: whoever uses that table waits behind it, older instances among them.
+const LOCKED: Duration = Duration::from_millis(200);
+
+/// When a step is tried again that did not get it.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// The schema that has the tables, wherever the search path finds them; else the one in which new tables are made. Quoted.
 const SCHEMA: &str = "SELECT quote_ident(coalesce(
@@ -85,10 +93,16 @@ async fn bring_up(client: &Client, schema: &str) -> Result<(), PgError> {
         if version > found {
             let table = if version == 1 { TABLE } else { "" };
             let step = format!(
-                "BEGIN; {table}; {migration}; INSERT INTO equipoise_schema (version) VALUES ({version}); COMMIT"
+                "BEGIN; SET LOCAL lock_timeout = {}; {table}; {migration};
+                INSERT INTO equipoise_schema (version) VALUES ({version}); COMMIT",
+                LOCKED.as_millis()
             );
-            if let Err(error) = client.batch_execute(&step).await {
+            while let Err(error) = client.batch_execute(&step).await {
                 let _ = client.batch_execute("ROLLBACK").await;
+                if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) {
+                    tokio::time::sleep(AGAIN).await;
+                    continue;
+                }
                 let what = format!("bring the schema {schema} from version {found} to {known}, at migration {version}");
                 return Err(refused(client, &what, &error).await);
             }

@@ -168,7 +168,8 @@ impl Session {
         link.timed(link.client.batch_execute(sql::BEGIN)).await?;
         let accounts = link.timed(link.client.query(sql::LOCKED_ACCOUNTS, &[&names])).await?;
         let offsets = link.timed(link.client.query(sql::LOCKED_OFFSETS, &[&topics, &partitions])).await?;
-        link.timed(link.client.batch_execute(sql::DISPUTE)).await?;
+        // What was free is not kept from others meanwhile.
+        link.timed(link.client.batch_execute(&format!("ROLLBACK; {}; {}", sql::BEGIN, sql::DISPUTE))).await?;
         let disputed = link.timed(link.client.query_one(sql::IN_DISPUTE, &[&names, &ids])).await?;
         link.timed(link.client.batch_execute("ROLLBACK")).await?;
         let account = |row: &Row| Some((AccountId::new(row.get::<_, &str>(0)).ok()?, row.get(1)));

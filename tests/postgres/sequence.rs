@@ -88,3 +88,40 @@ async fn blocks(database: &Database) -> i64 {
         FROM pg_statio_user_tables WHERE relname = 'ledger_sequence'";
     database.one(blocks).await
 }
+
+/// D6: whoever brings the schema up, and waits for one that reads a table for long, holds up nobody who writes it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_migration_that_waits_is_in_nobodys_way() {
+    let database = Database::new().await;
+    drop(database.store().await);
+    // As version 8 left it.
+    database
+        .run(
+            "DROP TRIGGER one_sequence ON ledger_sequence; DROP FUNCTION ledger_has_one_sequence();
+            ALTER TABLE ledger_sequence DROP CONSTRAINT ledger_sequence_pkey, ADD CONSTRAINT ledger_sequence_pkey PRIMARY KEY (one);
+            DELETE FROM equipoise_schema WHERE version = 9",
+        )
+        .await;
+    let reader = database.client().await;
+    reader
+        .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM ledger_sequence")
+        .await
+        .expect("a snapshot");
+    let writer = database.client().await;
+    writer.batch_execute("SET lock_timeout = 1000").await.expect("set");
+    let starting = database.store();
+    let writing = async {
+        for _ in 0..30 {
+            writer
+                .batch_execute("UPDATE ledger_sequence SET sequence = sequence")
+                .await
+                .expect("a commit waits for no migration");
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        let version: i64 = database.one("SELECT max(version) FROM equipoise_schema").await;
+        assert_eq!(version, 8, "the reader is there");
+        reader.batch_execute("ROLLBACK").await.expect("it was kept");
+    };
+    let (store, ()) = tokio::join!(starting, writing);
+    store.submit(create("sku", 1)).await.expect("decided").result().expect("opened");
+}
