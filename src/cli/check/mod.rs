@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::Serialize;
 
+use super::dead_letters::Letter;
 use super::exit::Failure;
 use super::output::{Page, Record, escape};
 use super::produce::too_late;
@@ -25,8 +26,6 @@ const MOST_PRINTED: usize = 20;
 const LOOK: Duration = Duration::from_millis(200);
 /// How long it is waited for a letter that comes twice.
 const QUIET: Duration = Duration::from_secs(1);
-/// The headers that say of which record a letter is.
-const ORIGIN: [&str; 3] = ["equipoise-topic", "equipoise-partition", "equipoise-offset"];
 
 /// Where to look.
 #[derive(Debug, Args)]
@@ -210,15 +209,15 @@ struct DeadLetters {
     poison: BTreeSet<Vec<u8>>,
     /// Good events.
     events: u64,
-    /// Of which records there is one.
-    origins: HashSet<[Vec<u8>; 3]>,
+    /// Those that there are.
+    identities: HashSet<String>,
     /// How many there are beyond one a record.
     double: u64,
 }
 
 impl DeadLetters {
     fn new(seed: u64) -> Self {
-        DeadLetters { seed, poison: BTreeSet::new(), events: 0, origins: HashSet::new(), double: 0 }
+        DeadLetters { seed, poison: BTreeSet::new(), events: 0, identities: HashSet::new(), double: 0 }
     }
 
     fn take(&mut self, record: &DeadLetter) {
@@ -238,10 +237,7 @@ impl DeadLetters {
     }
 
     fn count(&mut self, record: &DeadLetter) {
-        let header =
-            |name| record.headers.iter().rev().find(|(other, _)| other == name).and_then(|(_, value)| value.clone());
-        let origin = ORIGIN.map(|name| header(name).unwrap_or_default());
-        self.double += u64::from(!self.origins.insert(origin));
+        self.double += u64::from(!self.identities.insert(Letter::new(record.clone()).identity()));
     }
 }
 
@@ -383,7 +379,10 @@ mod tests {
     /// is there twice.
     #[test]
     fn dead_letters_are_told_apart() {
-        let origin = |offset: u64| ORIGIN.map(|name| (name.to_owned(), Some(format!("{offset}").into_bytes())));
+        let origin = |offset: u64| {
+            let headers = ["equipoise-reason", "equipoise-topic", "equipoise-partition", "equipoise-offset"];
+            headers.map(|name| (name.to_owned(), Some(format!("{offset}").into_bytes())))
+        };
         let letter = |offset: u64, key: &str, value: &str, header: Option<&str>| DeadLetter {
             topic: "inventory-events-dead-letters".to_owned(),
             reason: String::new(),

@@ -50,7 +50,7 @@ impl fmt::Display for Place {
 }
 
 /// A dead letter, without the headers that say so.
-pub(super) struct Letter {
+pub(in crate::cli) struct Letter {
     pub(super) place: Place,
     pub(super) record: DeadLetter,
     reason: String,
@@ -65,7 +65,7 @@ pub(super) struct Letter {
 }
 
 impl Letter {
-    pub(super) fn new(mut record: DeadLetter) -> Self {
+    pub(in crate::cli) fn new(mut record: DeadLetter) -> Self {
         // Ours come last; a record may have had headers with these names.
         let begin = record.headers.iter().rposition(|(name, _)| name == REASON).unwrap_or(record.headers.len());
         let ours = record.headers.split_off(begin);
@@ -86,7 +86,7 @@ impl Letter {
     }
 
     /// Which letter it is, whatever becomes of either topic: where its record came from, and when that was written.
-    pub(super) fn identity(&self) -> String {
+    pub(in crate::cli) fn identity(&self) -> String {
         format!("{}@{}", ListedRecord::from(self).origin(), self.timestamp.unwrap_or(-1))
     }
 

@@ -13,7 +13,8 @@ use crate::kafka::{Log, Offsets, Producer, Settings};
 
 mod letter;
 
-use letter::{Letter, ListedRecord, Place, WholeRecord};
+pub(super) use letter::Letter;
+use letter::{ListedRecord, Place, WholeRecord};
 
 /// Look through the records that could not become events, and send them again
 ///
