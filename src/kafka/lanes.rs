@@ -81,6 +81,8 @@ struct Lane {
     /// Nothing has come since [`Lanes::quiet`] was asked last.
     is_quiet: bool,
     hole: Option<Hole>,
+    /// What comes now is not taken: records before it could not be read.
+    is_shut: bool,
     /// Where the log was seen to end.
     end: Option<i64>,
     /// What is in flight has to wait for somebody: nothing is given to the store behind it.
@@ -150,6 +152,7 @@ impl Lanes {
             fingerprint: if announce { UNKNOWN } else { position.fingerprint },
             is_quiet: false,
             hole: None,
+            is_shut: false,
             end: None,
             is_held: false,
         };
@@ -170,14 +173,14 @@ impl Lanes {
 
     /// Whether the partition is open, and a record at this offset is wanted.
     pub(super) fn wants(&self, partition: i32, offset: i64) -> bool {
-        self.state.lock().lanes.get(&partition).is_some_and(|lane| offset >= lane.expected)
+        self.state.lock().lanes.get(&partition).is_some_and(|lane| lane.wants(offset))
     }
 
     /// A record of an open partition.
     pub(super) fn push(&self, partition: i32, record: Record, unkept: i64) -> Pushed {
         let mut state = self.state.lock();
         let Some(lane) = state.lanes.get_mut(&partition) else { return Pushed::Dropped };
-        if record.offset < lane.expected {
+        if !lane.wants(record.offset) {
             return Pushed::Dropped;
         }
         if lane.hole.is_some_and(|hole| hole.is_in(lane.expected..record.offset)) {
@@ -381,6 +384,10 @@ impl State {
 }
 
 impl Lane {
+    fn wants(&self, offset: i64) -> bool {
+        !self.is_shut && offset >= self.expected
+    }
+
     /// Nothing waits, nothing is in flight.
     fn is_idle(&self) -> bool {
         self.records.is_empty() && self.announce.is_none() && self.in_flight == 0

@@ -144,6 +144,7 @@ impl Poller {
         self.rejoin_in_doubt(now);
         self.look(now);
         self.ask(now);
+        self.hold_up(now);
         self.begin_work(now);
         self.attach();
         self.resume();
@@ -269,6 +270,11 @@ impl Poller {
             let settling = take_over::settle(Arc::clone(&self.shared), work, self.outbox.clone());
             self.tasks.push(Task { partitions, handle: self.runtime.spawn(settling), ended: false });
         }
+    }
+
+    /// Holds up the partitions that were to be once the store has what came before.
+    fn hold_up(&self, now: Instant) {
+        self.shared.lanes.drained().into_iter().for_each(|partition| self.shared.hold_up(partition, now));
     }
 
     fn settled(&self, settled: &[Settled], now: Instant) {

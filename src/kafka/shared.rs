@@ -155,8 +155,12 @@ impl Shared {
         self.close(&assignment.begin_again(not_before, why));
     }
 
-    /// Records of this partition cannot be read: it waits before them.
+    /// Records of this partition cannot be read: it waits before them, once the store has those that could be. Until then nothing more
+    /// of it is taken, and [`Lanes::drained`] tells when to come again.
     pub(super) fn hold_up(&self, partition: i32, now: Instant) {
+        if !self.lanes.shut(partition) {
+            return;
+        }
         let Some(next) = self.lanes.expected(partition) else { return };
         let said = self.trouble.lock().unreadable.clone().unwrap_or_default();
         let why = format!("partition {partition} is held up at offset {next}: records cannot be read: {said}");

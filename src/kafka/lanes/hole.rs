@@ -89,6 +89,21 @@ impl Lanes {
         state.lanes.iter().filter(|(_, lane)| is_stuck(lane)).map(|(partition, _)| *partition).collect()
     }
 
+    /// Takes nothing more of this partition. Whether the store has all that came of it before.
+    pub(in crate::kafka) fn shut(&self, partition: i32) -> bool {
+        self.state.lock().lanes.get_mut(&partition).is_some_and(|lane| {
+            lane.is_shut = true;
+            lane.is_idle()
+        })
+    }
+
+    /// The partitions of which nothing more is taken, and the store has all that came.
+    pub(in crate::kafka) fn drained(&self) -> Vec<i32> {
+        let state = self.state.lock();
+        let drained = state.lanes.iter().filter(|(_, lane)| lane.is_shut && lane.is_idle());
+        drained.map(|(partition, _)| *partition).collect()
+    }
+
     /// Whether there are records that could not be read, of one of these partitions as far as anybody knows.
     pub(in crate::kafka) fn any_hole(&self) -> bool {
         self.state.lock().lanes.values().any(|lane| lane.hole.is_some_and(|hole| hole.is_open()))

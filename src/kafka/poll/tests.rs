@@ -125,6 +125,34 @@ fn unreadable_records_are_not_passed_over() {
     }
 }
 
+/// D6: what was read before them gets to the store first, however late that is; else it would be read, and dropped, again and again.
+#[test]
+fn records_before_unreadable_ones_are_not_dropped() {
+    let mut bench = bench();
+    let begun = bench.begin(&[0]);
+    bench.settled(begun[0], ready(0));
+    for offset in [5, 6] {
+        let record = Record { offset, content: Content::Tombstone };
+        assert_eq!(bench.shared.lanes.push(0, record, UNKNOWN), Pushed::Waits);
+    }
+    let code = RDKafkaErrorCode::BadMessage;
+    let context = Context(Arc::clone(&bench.shared));
+    for _ in 0..2 {
+        rdkafka::ClientContext::error(&context, KafkaError::Global(code), "MessageSet at offset 7 (58 bytes) failed");
+        complain(&bench.shared, &KafkaError::MessageConsumption(code));
+        bench.poller.hold_up(Instant::now());
+    }
+    let batch = bench.shared.lanes.take();
+    assert_eq!(batch.runs.iter().map(|run| run.next).collect::<Vec<_>>(), [7]);
+    assert!(!bench.shared.lanes.wants(0, 8), "nothing behind them");
+    bench.poller.hold_up(Instant::now());
+    assert_eq!(bench.shared.assignment.lock().consuming().count(), 1, "the store has not answered");
+    bench.shared.lanes.applied(&batch);
+    bench.poller.hold_up(Instant::now());
+    assert_eq!(bench.shared.assignment.lock().consuming().count(), 0);
+    assert!(bench.waiting().is_some_and(|why| why.contains("held up at offset 7")), "{:?}", bench.waiting());
+}
+
 /// D9: the service is not ready while it is not known whose records cannot be read.
 #[test]
 fn records_that_nobody_owns_are_told() {
