@@ -7,7 +7,7 @@
 //!
 //! # What an id costs
 //!
-//! In memory about 690 bytes while it is in the table: its transaction with plan, request and results, and the table's
+//! In memory about 470 bytes while it is in the table: its transaction with plan, request and results, and the table's
 //! own entry. An id of a large transaction counts as many ids, by the memory that it takes. A ledger without an index keeps
 //! `capacity` ids and forgets older ones. With an index a sweep runs when
 //! half the capacity waits for it and leaves half the capacity in the table, so about `capacity` ids are in memory, and

@@ -121,7 +121,7 @@ impl Hasher for Hashed {
 }
 
 /// What an id takes in memory, about, in bytes, with a small transaction.
-const ID_BYTES: u64 = 690;
+const ID_BYTES: u64 = 470;
 
 /// For how many extra ids' worth of memory each id of `request` is charged. Walks all members: call it once per request.
 #[inline]
