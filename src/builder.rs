@@ -261,7 +261,7 @@ impl Builder {
             from = through + 1;
         }
         let index = index.reading(self.blocking.clone());
-        Ok(Ids::with_index(self.id_capacity, 0, index, nanoseconds(self.id_window)))
+        Ok(Ids::with_index(self.id_capacity, index, nanoseconds(self.id_window)))
     }
 
     /// Makes a ledger in memory.
@@ -279,7 +279,7 @@ impl Builder {
             None => (Kernel::new(0, clock.now()), None),
         };
         let directory = Directory::new(self.look_up_cache, self.reserve_accounts);
-        let ids = Ids::in_memory(self.id_capacity, 0);
+        let ids = Ids::in_memory(self.id_capacity);
         let core = self.core(kernel, flusher, None, directory, ids, clock);
         let threads = upkeep::start(&core, 0).expect("the flusher's thread starts");
         Ledger::over(core, threads)
@@ -298,7 +298,7 @@ impl Builder {
             let index = directory.find_or_make_open(id)?;
             directory.restore(index, 1, state);
         }
-        let ids = Ids::in_memory(self.id_capacity, 0);
+        let ids = Ids::in_memory(self.id_capacity);
         let core = self.core(Kernel::new(1, clock.now()), None, None, directory, ids, clock);
         Ok(Ledger::over(core, Vec::new()))
     }

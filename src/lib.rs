@@ -131,7 +131,7 @@
 //! account that changes keeps one old version (64 bytes). An account takes about 490 bytes with the look-up cache, an id
 //! about 470 bytes while it is in memory (`examples/memory.rs` measures both), and on disk about 38 bytes and 1.3 to 2.6 in memory.
 //!
-//! Lock-free: deciding, reading, snapshots. Not lock-free: opening accounts (see [`Builder::reserve`]), growing the tables of ids, and a request whose id left memory, which reads the disk. A thread that sleeps inside the engine
+//! Lock-free: deciding, reading, snapshots. Not lock-free: opening accounts (see [`Builder::reserve`]), and a request whose id left memory, which reads the disk. A thread that sleeps inside the engine
 //! stops nobody, but memory is not freed meanwhile: at [`Builder::garbage_cap`] writes are refused, and reads go on.
 
 // The trials of the journal share the tools of the tests outside.

@@ -1,5 +1,5 @@
-//! Random and PCT schedules of requests that share ids, while ids move to the index: B2. The map's operations are
-//! atomic steps here; the switch points are the kernel's atomics and the toy index.
+//! Random and PCT schedules of requests that share ids, while ids move to the index: B2. Each table
+//! of claims has two slots here; the switch points are the kernel's atomics and the toy index.
 //! `EQUIPOISE_SHUTTLE_ITERATIONS` schedules each (default 2,000).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -93,11 +93,19 @@ type Answer = Result<u64, IndexError>;
 
 impl World {
     fn new(failing: u32) -> Arc<World> {
-        let (kernel, consumer) = Kernel::with_consumer(0, 0);
         let toy = Toy { published: Watermark::new(0), ids: Mutex::new(BTreeMap::new()), failing };
+        // Nothing stays in the table that may go.
+        World::over(Ids::with_index(0, toy, WINDOW))
+    }
+
+    fn in_memory() -> Arc<World> {
+        World::over(Ids::in_memory(0))
+    }
+
+    fn over(ids: Ids<Toy>) -> Arc<World> {
+        let (kernel, consumer) = Kernel::with_consumer(0, 0);
         Arc::new(World {
-            // Nothing stays in the table that may go.
-            ids: Ids::with_index(0, 16, toy, WINDOW),
+            ids,
             kernel,
             account: Account::new(AccountId::new("a").unwrap()),
             consumer: Mutex::new(consumer),
@@ -292,5 +300,43 @@ fn a_late_helper_leaves_no_claim() {
         }
         sweeper.join().unwrap();
         world.check(&[]);
+    });
+}
+
+/// C6: in a ledger without an index, too, a duplicate that helped too late leaves no claim of what was forgotten.
+#[test]
+fn a_late_helper_leaves_no_claim_in_memory() {
+    check(|| {
+        let world = World::in_memory();
+        let callers: Vec<_> = (0..3)
+            .map(|_| {
+                let world = world.clone();
+                thread::spawn(move || {
+                    let request = request(&["x"]);
+                    let forget = || world.ids.forget_excess(u64::MAX, usize::MAX);
+                    loop {
+                        let handle = match world.ids.known(&request, 1).unwrap() {
+                            Seen::Known(Found::Claimed(claim), _) => claim.handle,
+                            Seen::Known(Found::Recorded(_), _) => unreachable!("there is no index"),
+                            Seen::Unknown(probed) => {
+                                let handle = world.plan(&request);
+                                if world.ids.claim(&handle, probed, 1).unwrap() != Gate::Open {
+                                    continue;
+                                }
+                                world.drive(&handle);
+                                world.ids.note_claimed(&handle);
+                                handle
+                            }
+                        };
+                        world.drive(&handle);
+                        forget();
+                        return;
+                    }
+                })
+            })
+            .collect();
+        callers.into_iter().for_each(|caller| caller.join().unwrap());
+        world.ids.forget_excess(u64::MAX, usize::MAX);
+        assert_eq!(world.ids.len(), 0);
     });
 }

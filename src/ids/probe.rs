@@ -48,7 +48,7 @@ pub(crate) enum Seen {
 
 type Keys = SmallVec<[Key; GROUP]>;
 type Places = SmallVec<[usize; GROUP]>;
-type Members<'a> = SmallVec<[(&'a TransactionId, u32); 1]>;
+type Sorted<'a> = SmallVec<[&'a TransactionId; 1]>;
 
 impl<I: Index> Ids<I> {
     /// Looks for the ids of `request` at the journal's time `now`. Claims nothing. May read the disk.
@@ -118,20 +118,20 @@ impl<I: Index> Ids<I> {
         if let gate @ (Gate::Open | Gate::Closed) = handle.gate() {
             return Ok(gate);
         }
-        let mut members: Members<'_> = ids_of(handle.request()).collect();
-        members.sort_unstable();
-        let verdict = self.verdict(handle, &members, probed, now);
+        let mut ids: Sorted<'_> = ids_of(handle.request()).map(|(id, _)| id).collect();
+        ids.sort_unstable();
+        let verdict = self.verdict(handle, &ids, probed, now);
         let gate = handle.settle(match verdict {
             Ok(gate) => gate,
             Err(_) => Gate::Closed,
         });
         let withdrawn = match gate {
             Gate::Closed => true,
-            // Settled, driven and swept by others while we claimed: what we put back must go again.
-            _ => self.is_published(handle),
+            // Settled, driven and forgotten by others while we claimed: what we put back must go again.
+            _ => handle.claims_ended(),
         };
         if withdrawn {
-            for (id, _) in &members {
+            for id in ids {
                 self.table.withdraw(id, handle);
             }
         }
@@ -145,12 +145,12 @@ impl<I: Index> Ids<I> {
     fn verdict(
         &self,
         handle: &Handle<Balance>,
-        members: &Members<'_>,
+        ids: &Sorted<'_>,
         probed: Option<Probed>,
         now: u64,
     ) -> Result<Gate, IndexError> {
-        for (id, index) in members {
-            if !self.claim_member(id, handle, *index, now)? {
+        for id in ids {
+            if !self.claim_id(id, handle, now)? {
                 return Ok(Gate::Closed);
             }
         }
@@ -160,7 +160,7 @@ impl<I: Index> Ids<I> {
             None => mutant(Mutant::DrivenBeforeProbe),
         };
         if !seen_all {
-            for (id, _) in members {
+            for id in ids {
                 if self.indexed(index.key(id), now)?.is_some() {
                     return Ok(Gate::Closed);
                 }
@@ -170,14 +170,8 @@ impl<I: Index> Ids<I> {
     }
 
     /// Whether `id` is `handle`'s now.
-    fn claim_member(
-        &self,
-        id: &TransactionId,
-        handle: &Handle<Balance>,
-        member: u32,
-        now: u64,
-    ) -> Result<bool, IndexError> {
-        while let Err(owner) = self.table.claim(id, handle, member) {
+    fn claim_id(&self, id: &TransactionId, handle: &Handle<Balance>, now: u64) -> Result<bool, IndexError> {
+        while let Err(owner) = self.table.claim(id, handle) {
             // Another chain may still lose; ids are claimed in order, so this ends.
             if self.settle(&owner, None, now)? == Gate::Open {
                 return Ok(false);
@@ -213,10 +207,5 @@ impl<I: Index> Ids<I> {
 
     fn is_honoured(&self, time: u64, now: u64) -> bool {
         now.saturating_sub(time) <= self.window
-    }
-
-    fn is_published(&self, handle: &Handle<Balance>) -> bool {
-        let Some(index) = &self.index else { return false };
-        handle.decision().is_some_and(|decision| decision.sequence <= index.published())
     }
 }

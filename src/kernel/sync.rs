@@ -184,6 +184,10 @@ pub(crate) enum Mutant {
     GroupOutOfOrder,
     GroupKeepsDecided,
     BlockGoesWithFirst,
+    OlderNotSealed,
+    SlotUsedAgain,
+    TableGoesUnsealed,
+    LateClaimStays,
 }
 
 /// Whether `mutant` is switched on; constant `false` in every build that people use.
