@@ -95,7 +95,7 @@ pub(crate) trait Index: Send + Sync {
     /// returns they are found, also after a crash. Idempotent; an error leaves `run`, in any order, to be handed over again.
     fn ingest(&self, run: &mut Vec<IdRecord>, through: u64) -> Result<(), IndexError>;
 
-    /// Raises `published`.
+    /// Raises `published`, to what was ingested and no further.
     fn publish(&self, through: u64);
 }
 

@@ -27,6 +27,7 @@ fn check(body: impl Fn() + Copy + Send + Sync + 'static) {
 /// An index in memory whose steps can be interrupted, and whose reads can fail.
 struct Toy {
     published: Watermark,
+    ingested: Watermark,
     ids: Mutex<BTreeMap<Key, Indexed>>,
     /// One read in so many fails; 0: none.
     failing: u32,
@@ -55,15 +56,17 @@ impl Index for Toy {
         Ok(self.ids.lock().unwrap().get(&key).copied())
     }
 
-    fn ingest(&self, run: &mut Vec<IdRecord>, _through: u64) -> Result<(), IndexError> {
+    fn ingest(&self, run: &mut Vec<IdRecord>, through: u64) -> Result<(), IndexError> {
         for IdRecord { key, indexed } in run.drain(..) {
             thread::yield_now();
             self.ids.lock().unwrap().insert(key, indexed);
         }
+        self.ingested.raise(through);
         Ok(())
     }
 
     fn publish(&self, through: u64) {
+        assert!(through <= self.ingested.get(), "published before it is found");
         self.published.raise(through);
     }
 }
@@ -93,7 +96,12 @@ type Answer = Result<u64, IndexError>;
 
 impl World {
     fn new(failing: u32) -> Arc<World> {
-        let toy = Toy { published: Watermark::new(0), ids: Mutex::new(BTreeMap::new()), failing };
+        let toy = Toy {
+            published: Watermark::new(0),
+            ingested: Watermark::new(0),
+            ids: Mutex::new(BTreeMap::new()),
+            failing,
+        };
         // Nothing stays in the table that may go.
         World::over(Ids::with_index(0, toy, WINDOW))
     }
@@ -308,11 +316,14 @@ fn a_late_helper_leaves_no_claim() {
 fn a_late_helper_leaves_no_claim_in_memory() {
     check(|| {
         let world = World::in_memory();
-        let callers: Vec<_> = (0..3)
-            .map(|_| {
+        let requests: [&[&str]; 3] =
+            if thread_rng().gen_range(0..2) == 0 { [&["x"]; 3] } else { [&["x", "y"], &["x"], &["y"]] };
+        let callers: Vec<_> = requests
+            .into_iter()
+            .map(|names| {
                 let world = world.clone();
                 thread::spawn(move || {
-                    let request = request(&["x"]);
+                    let request = request(names);
                     let forget = || world.ids.forget_excess(u64::MAX, usize::MAX);
                     loop {
                         let handle = match world.ids.known(&request, 1).unwrap() {

@@ -48,7 +48,7 @@ pub(crate) enum Seen {
 
 type Keys = SmallVec<[Key; GROUP]>;
 type Places = SmallVec<[usize; GROUP]>;
-type Sorted<'a> = SmallVec<[&'a TransactionId; 1]>;
+type Sorted<'a> = SmallVec<[(&'a TransactionId, u32); 1]>;
 
 impl<I: Index> Ids<I> {
     /// Looks for the ids of `request` at the journal's time `now`. Claims nothing. May read the disk.
@@ -118,7 +118,7 @@ impl<I: Index> Ids<I> {
         if let gate @ (Gate::Open | Gate::Closed) = handle.gate() {
             return Ok(gate);
         }
-        let mut ids: Sorted<'_> = ids_of(handle.request()).map(|(id, _)| id).collect();
+        let mut ids: Sorted<'_> = ids_of(handle.request()).collect();
         ids.sort_unstable();
         let verdict = self.verdict(handle, &ids, probed, now);
         let gate = handle.settle(match verdict {
@@ -131,8 +131,8 @@ impl<I: Index> Ids<I> {
             _ => handle.claims_ended(),
         };
         if withdrawn {
-            for id in ids {
-                self.table.withdraw(id, handle);
+            for (id, member) in ids {
+                self.table.withdraw(&self.table.claim_of(id, handle, member, 0));
             }
         }
         match verdict {
@@ -149,8 +149,8 @@ impl<I: Index> Ids<I> {
         probed: Option<Probed>,
         now: u64,
     ) -> Result<Gate, IndexError> {
-        for id in ids {
-            if !self.claim_id(id, handle, now)? {
+        for (id, member) in ids {
+            if !self.claim_id(id, handle, *member, now)? {
                 return Ok(Gate::Closed);
             }
         }
@@ -160,7 +160,7 @@ impl<I: Index> Ids<I> {
             None => mutant(Mutant::DrivenBeforeProbe),
         };
         if !seen_all {
-            for id in ids {
+            for (id, _) in ids {
                 if self.indexed(index.key(id), now)?.is_some() {
                     return Ok(Gate::Closed);
                 }
@@ -170,13 +170,19 @@ impl<I: Index> Ids<I> {
     }
 
     /// Whether `id` is `handle`'s now.
-    fn claim_id(&self, id: &TransactionId, handle: &Handle<Balance>, now: u64) -> Result<bool, IndexError> {
-        while let Err(owner) = self.table.claim(id, handle) {
+    fn claim_id(
+        &self,
+        id: &TransactionId,
+        handle: &Handle<Balance>,
+        member: u32,
+        now: u64,
+    ) -> Result<bool, IndexError> {
+        while let Err(claim) = self.table.claim(id, handle, member) {
             // Another chain may still lose; ids are claimed in order, so this ends.
-            if self.settle(&owner, None, now)? == Gate::Open {
+            if self.settle(&claim.handle, None, now)? == Gate::Open {
                 return Ok(false);
             }
-            self.table.withdraw(id, &owner);
+            self.table.withdraw(&claim);
         }
         Ok(true)
     }
@@ -193,7 +199,7 @@ impl<I: Index> Ids<I> {
             if !expired {
                 return Ok(Some(claim));
             }
-            self.table.withdraw(id, &claim.handle);
+            self.table.withdraw(&claim);
         }
         Ok(None)
     }

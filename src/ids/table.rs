@@ -10,9 +10,9 @@ use smallvec::SmallVec;
 
 use crate::account::{Balance, TransactionId};
 use crate::kernel::cells::Gauge;
-use crate::kernel::claims::Claims;
-use crate::kernel::{GROUP, Gate, Handle};
-use crate::request::Request;
+use crate::kernel::claims::{Claims, PARTS, Part};
+use crate::kernel::{GROUP, Gate, Handle, Mutant, mutant};
+use crate::request::{MAX_LEGS, Request};
 
 use super::ids_of;
 
@@ -30,6 +30,10 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
+    fn part(&self) -> Part {
+        part_of(self.handle.request(), self.member)
+    }
+
     /// For how many ids' worth of memory it counts.
     pub(super) fn room(&self) -> usize {
         1 + self.more as usize
@@ -78,7 +82,8 @@ impl Table {
     }
 
     fn hash(&self, id: &TransactionId) -> u64 {
-        self.hasher.hash_one(id.as_str())
+        // In the models every id looks like any other.
+        if cfg!(equipoise_shuttle) { 0 } else { self.hasher.hash_one(id.as_str()) }
     }
 
     /// What claims `id`, a member's of `handle`'s request, which takes the room of so many `more`.
@@ -92,12 +97,12 @@ impl Table {
     pub(super) fn find(&self, id: &TransactionId) -> Option<Claim> {
         let hash = self.hash(id);
         loop {
-            let handle = self.claims.find(hash, |request| member_with(id, request).is_some())?;
-            if handle.gate() != Gate::Closed {
-                let member = member_with(id, handle.request())?;
-                return Some(Claim { hash, handle, member, more: 0 });
+            let (handle, part) = self.claims.find(hash, |request, part| carries(request, part, id))?;
+            let claim = Claim { hash, handle, member: member_of(part), more: 0 };
+            if claim.handle.gate() != Gate::Closed {
+                return Some(claim);
             }
-            self.claims.end(hash, &handle);
+            self.withdraw(&claim);
         }
     }
 
@@ -106,21 +111,21 @@ impl Table {
         let wanted: SmallVec<[(u64, &'a TransactionId); GROUP]> = ids.map(|id| (self.hash(id), id)).collect();
         wanted.iter().for_each(|(hash, _)| self.claims.prefetch(*hash));
         let is_claimed =
-            |(hash, id): &(u64, &TransactionId)| self.claims.contains(*hash, |it| member_with(id, it).is_some());
+            |(hash, id): &(u64, &TransactionId)| self.claims.contains(*hash, |it, part| carries(it, part, id));
         wanted.iter().position(is_claimed)
     }
 
-    /// Claims `id` for `handle`'s transaction, unless another holds it: that one is returned.
+    /// Claims `id`, a member's of `handle`'s request, unless another holds it: that one is returned.
     #[inline]
-    pub(super) fn claim(&self, id: &TransactionId, handle: &Handle<Balance>) -> Result<(), Handle<Balance>> {
-        // Its own request carries it: not to be looked for among thousands of members.
-        let carries = |request: &Request| std::ptr::eq(request, handle.request()) || member_with(id, request).is_some();
-        self.claims.claim(self.hash(id), handle, carries)
+    pub(super) fn claim(&self, id: &TransactionId, handle: &Handle<Balance>, member: u32) -> Result<(), Claim> {
+        let (hash, part) = (self.hash(id), part_of(handle.request(), member));
+        let claimed = self.claims.claim(hash, handle, part, |request, part| carries(request, part, id));
+        claimed.map_err(|(handle, part)| Claim { hash, handle, member: member_of(part), more: 0 })
     }
 
-    /// Removes the claim of `id` if it is `handle`'s.
-    pub(super) fn withdraw(&self, id: &TransactionId, handle: &Handle<Balance>) {
-        self.claims.end(self.hash(id), handle);
+    /// Removes this claim, if it is one.
+    pub(super) fn withdraw(&self, claim: &Claim) {
+        self.claims.end(claim.hash, &claim.handle, claim.part());
     }
 
     /// Appends a claim whose gate is open to those that wait to be forgotten.
@@ -174,7 +179,7 @@ impl Table {
                     return;
                 }
                 if let Some(claim) = oldest.pop_front() {
-                    self.claims.end_for_good(claim.hash, &claim.handle);
+                    self.claims.end_for_good(claim.hash, &claim.handle, claim.part());
                     left = left.saturating_sub(claim.room());
                     if claim.more > 0 {
                         self.more.subtract(u64::from(claim.more));
@@ -187,8 +192,23 @@ impl Table {
     }
 }
 
-/// Which member of `request` carries `id`.
+const _: () = assert!(MAX_LEGS <= PARTS, "each member has legs, and its own part");
+
+/// The part of its transaction that a member of `request` is.
 #[inline]
-fn member_with(id: &TransactionId, request: &Request) -> Option<u32> {
-    ids_of(request).find(|(carried, _)| *carried == id).map(|(_, member)| member)
+fn part_of(request: &Request, member: u32) -> Part {
+    (request.members().len() > 1).then_some(member)
+}
+
+/// The other way round.
+fn member_of(part: Part) -> u32 {
+    part.unwrap_or(0)
+}
+
+#[inline]
+fn carries(request: &Request, part: Part, id: &TransactionId) -> bool {
+    if mutant(Mutant::PartsHeldTogether) {
+        return ids_of(request).any(|(carried, _)| carried == id);
+    }
+    request.members().get(member_of(part) as usize).is_some_and(|member| member.id.as_ref() == Some(id))
 }

@@ -8,11 +8,13 @@
 //! Nothing is claimed in two tables. Before a thread claims in the newest, it *seals* the hash's way in each older one: the
 //! first free slot, which is where a slower thread would claim there. Either that one was faster, and is met, or its CAS
 //! finds the seal, and it begins again with a newer table.
+//!
+//! A slot says exactly what is claimed in it, of transactions that claim several things too: else one of them would count as
+//! holding what it did not claim yet, as soon as both lie on one way.
 
 use std::sync::atomic::AtomicI64;
 
 use crossbeam_utils::CachePadded;
-use smallvec::SmallVec;
 
 use super::State;
 use super::contention::{SHARDS, own_shard};
@@ -41,11 +43,22 @@ const SEALED: usize = 1;
 /// Whose claim is over.
 const GONE: usize = 2;
 
-/// The bits of a word that no address needs: a part of the hash is there.
-const TAG_BITS: u32 = usize::BITS.saturating_sub(48);
-const ADDRESS: usize = usize::MAX >> TAG_BITS;
+/// The bits of a word that no address needs: the upper ones are a tag, the lowest says that the tag begins with a part.
+const TAG_BITS: u32 = 16;
+const PART_BITS: u32 = 10;
+const IS_PART: usize = 1;
+const ADDRESS_BITS: u32 = usize::BITS - TAG_BITS;
+const ADDRESS: usize = usize::MAX >> TAG_BITS & !IS_PART;
+const _: () = assert!(usize::BITS == 64, "a word has room for a tag where addresses have 64 bits");
 
-/// A slot. When it is claimed it says where the transaction is, with a tag.
+/// The most parts of one transaction that are claimed.
+pub(crate) const PARTS: usize = 1 << PART_BITS;
+
+/// What of a transaction is claimed: its only thing, or that with this number of several. Of one transaction always the one, or always
+/// the other.
+pub(crate) type Part = Option<u32>;
+
+/// A slot. When it is claimed it says where the transaction is, and the rest of what makes the claim: see [`word`].
 type Slot<S> = AtomicPtr<Transaction<S>>;
 
 /// Bytes of a cache line.
@@ -66,7 +79,7 @@ unsafe impl<S: State> Send for Table<S> {}
 /// Where the way of a hash through a table led.
 enum Way<'t, S: State> {
     /// To what was looked for.
-    Claimed(*const Transaction<S>),
+    Claimed(*const Transaction<S>, Part),
     /// To a free slot, so many lines from its beginning.
     Free(&'t Slot<S>, usize),
     /// To a seal, or through the whole table.
@@ -88,10 +101,25 @@ unsafe impl<S: State> Send for Claims<S> {}
 // Safety: as for Send.
 unsafe impl<S: State> Sync for Claims<S> {}
 
-fn word<S: State>(transaction: *const Transaction<S>, hash: u64) -> *mut Transaction<S> {
-    let tag = (hash as usize).checked_shl(usize::BITS - TAG_BITS).unwrap_or(0);
+/// The word of a claim. Of one transaction each part has its own; the rest of the tag, with the only part all of it, is of the hash.
+fn word<S: State>(transaction: *const Transaction<S>, part: Part, hash: u64) -> *mut Transaction<S> {
+    const { assert!(align_of::<Transaction<S>>() > IS_PART, "an address leaves room for the lowest bit") };
     assert_eq!(transaction.addr() & !ADDRESS, 0, "an address leaves room for the tag");
-    transaction.cast_mut().map_addr(|address| address | tag)
+    let (number, is_part, of_hash) = match part {
+        None => (0, 0, TAG_BITS),
+        Some(_) if mutant(Mutant::PartsLookAlike) => (0, IS_PART, TAG_BITS - PART_BITS),
+        Some(number) => (number as usize, IS_PART, TAG_BITS - PART_BITS),
+    };
+    assert!(number < PARTS, "a part's number fits into the tag");
+    let tag = number << of_hash | hash as usize & ((1 << of_hash) - 1);
+    transaction.cast_mut().map_addr(|address| tag << ADDRESS_BITS | address | is_part)
+}
+
+/// Whose word it is, and which part's, if its hash can be this one.
+fn claimed<S: State>(found: *mut Transaction<S>, hash: u64) -> Option<(*const Transaction<S>, Part)> {
+    let transaction = found.map_addr(|address| address & ADDRESS);
+    let part = (found.addr() & IS_PART != 0).then_some((found.addr() >> (usize::BITS - PART_BITS)) as u32);
+    std::ptr::eq(found, word(transaction, part, hash)).then_some((transaction, part))
 }
 
 fn constant<S: State>(word: usize) -> *mut Transaction<S> {
@@ -136,7 +164,7 @@ impl<S: State> Table<S> {
 
     /// Goes the way of `hash` to a claim that `is` what is looked for, or to its end.
     #[inline]
-    fn seek<'g>(&'g self, hash: u64, is: &impl Fn(&S::Request) -> bool, _guard: &'g Guard) -> Way<'g, S> {
+    fn seek<'g>(&'g self, hash: u64, is: &impl Fn(&S::Request, Part) -> bool, _guard: &'g Guard) -> Way<'g, S> {
         for (slot, away) in self.way(hash) {
             // Acquire: pairs with the CAS in `claim`: what the transaction was made of is seen.
             let found = slot.load(Acquire);
@@ -145,12 +173,11 @@ impl<S: State> Table<S> {
                 SEALED => return Way::Sealed,
                 GONE => {}
                 _ => {
-                    let transaction = found.map_addr(|address| address & ADDRESS);
-                    if std::ptr::eq(found, word(transaction, hash)) {
+                    if let Some((transaction, part)) = claimed(found, hash)
                         // Safety: I10, claimed in the slot after the pin.
-                        if is(&unsafe { &*transaction }.plan.request) {
-                            return Way::Claimed(transaction);
-                        }
+                        && is(&unsafe { &*transaction }.plan.request, part)
+                    {
+                        return Way::Claimed(transaction, part);
                     }
                 }
             }
@@ -160,10 +187,15 @@ impl<S: State> Table<S> {
 
     /// Sees to it that what `is` looked for is never claimed here from now on, unless it is already: then it is returned.
     #[inline]
-    fn seal(&self, hash: u64, is: &impl Fn(&S::Request) -> bool, guard: &Guard) -> Option<*const Transaction<S>> {
+    fn seal(
+        &self,
+        hash: u64,
+        is: &impl Fn(&S::Request, Part) -> bool,
+        guard: &Guard,
+    ) -> Option<(*const Transaction<S>, Part)> {
         loop {
             match self.seek(hash, is, guard) {
-                Way::Claimed(transaction) => return Some(transaction),
+                Way::Claimed(transaction, part) => return Some((transaction, part)),
                 Way::Sealed => return None,
                 Way::Free(..) if mutant(Mutant::OlderNotSealed) => return None,
                 Way::Free(slot, _) => {
@@ -243,14 +275,15 @@ impl<S: State> Claims<S> {
         }
     }
 
-    /// The transaction that claimed, under `hash`, what `is` looked for.
+    /// The transaction that claimed, under `hash`, what `is` looked for, and which part of it that is.
     #[inline]
-    pub(crate) fn find(&self, hash: u64, is: impl Fn(&S::Request) -> bool) -> Option<Handle<S>> {
+    pub(crate) fn find(&self, hash: u64, is: impl Fn(&S::Request, Part) -> bool) -> Option<(Handle<S>, Part)> {
         let guard = &pin();
         loop {
+            let (transaction, part) = self.found(hash, &is, guard)?;
             // Safety: I10, met after the pin.
-            match unsafe { Transaction::try_handle(self.found(hash, &is, guard)?) } {
-                Some(handle) => return Some(handle),
+            match unsafe { Transaction::try_handle(transaction) } {
+                Some(handle) => return Some((handle, part)),
                 // Its claim ended meanwhile.
                 None => super::sync::spin(),
             }
@@ -259,39 +292,45 @@ impl<S: State> Claims<S> {
 
     /// Whether something that `is` looked for is claimed under `hash`.
     #[inline]
-    pub(crate) fn contains(&self, hash: u64, is: impl Fn(&S::Request) -> bool) -> bool {
+    pub(crate) fn contains(&self, hash: u64, is: impl Fn(&S::Request, Part) -> bool) -> bool {
         self.found(hash, &is, &pin()).is_some()
     }
 
     #[inline]
-    fn found(&self, hash: u64, is: &impl Fn(&S::Request) -> bool, guard: &Guard) -> Option<*const Transaction<S>> {
+    fn found(
+        &self,
+        hash: u64,
+        is: &impl Fn(&S::Request, Part) -> bool,
+        guard: &Guard,
+    ) -> Option<(*const Transaction<S>, Part)> {
         self.tables(guard).find_map(|table| match table.seek(hash, is, guard) {
-            Way::Claimed(transaction) => Some(transaction),
+            Way::Claimed(transaction, part) => Some((transaction, part)),
             _ => None,
         })
     }
 
-    /// Claims, under `hash`, what `is` looks for, for `handle`'s transaction; that of whoever holds it already is returned.
+    /// Claims, under `hash`, `part` of `handle`'s transaction, which is what `is` looks for. Whoever holds that already is returned.
     #[inline]
     pub(crate) fn claim(
         &self,
         hash: u64,
         handle: &Handle<S>,
-        is: impl Fn(&S::Request) -> bool,
-    ) -> Result<(), Handle<S>> {
+        part: Part,
+        is: impl Fn(&S::Request, Part) -> bool,
+    ) -> Result<(), (Handle<S>, Part)> {
         let guard = &pin();
         // The slot's reference.
         let counted = handle.clone();
         loop {
             let newest = self.newest(guard);
             let mut older = std::iter::successors(newest.older(guard), |table| table.older(guard));
-            let mut claimed = older.find_map(|table| table.seal(hash, &is, guard));
-            if claimed.is_none() {
+            let mut met = older.find_map(|table| table.seal(hash, &is, guard));
+            if met.is_none() {
                 match newest.seek(hash, &is, guard) {
-                    Way::Claimed(transaction) => claimed = Some(transaction),
+                    Way::Claimed(transaction, part) => met = Some((transaction, part)),
                     Way::Sealed => self.renew(newest),
                     Way::Free(slot, away) => {
-                        let claim = word(handle.as_ptr(), hash);
+                        let claim = word(handle.as_ptr(), part, hash);
                         // SeqCst: publishes the transaction to `seek`; one order with `end_for_good`. Lost: somebody used the slot,
                         // perhaps for this.
                         if slot.compare_exchange(constant(FREE), claim, SeqCst, Acquire).is_ok() {
@@ -307,11 +346,12 @@ impl<S: State> Claims<S> {
                 }
             }
             // Safety: I10, met after the pin.
-            match claimed.map(|claimed| unsafe { Transaction::try_handle(claimed) }) {
-                Some(Some(owner)) if owner.same(handle) => return Ok(()),
-                Some(Some(owner)) => return Err(owner),
+            let owner = met.and_then(|(owner, part)| Some((unsafe { Transaction::try_handle(owner) }?, part)));
+            match owner {
+                Some((owner, _)) if owner.same(handle) => return Ok(()),
+                Some(owner) => return Err(owner),
                 // Its claim ended meanwhile, or another table is the newest, or another slot the first that is free.
-                Some(None) | None => super::sync::spin(),
+                None => super::sync::spin(),
             }
         }
     }
@@ -334,14 +374,12 @@ impl<S: State> Claims<S> {
         }
     }
 
-    /// Ends the claim that `handle`'s transaction has under `hash`, if it has one.
+    /// Ends the claim of `part` that `handle`'s transaction has under `hash`, if it has one.
     #[inline]
-    pub(crate) fn end(&self, hash: u64, handle: &Handle<S>) {
+    pub(crate) fn end(&self, hash: u64, handle: &Handle<S>, part: Part) {
         let guard = &pin();
-        let claim = word(handle.as_ptr(), hash);
-        // The oldest first: of two claims of a transaction whose tags are alike, each is met on its own way there.
-        let tables: SmallVec<[&Table<S>; 8]> = self.tables(guard).collect();
-        for table in tables.into_iter().rev() {
+        let claim = word(handle.as_ptr(), part, hash);
+        for table in self.tables(guard) {
             for (slot, _) in table.way(hash) {
                 // SeqCst: one order with the CAS in `claim`, which it pairs with.
                 let found = slot.load(SeqCst);
@@ -363,11 +401,11 @@ impl<S: State> Claims<S> {
 
     /// As [`Self::end`], once nobody may claim anything for the transaction any more: whoever does it late is to end it.
     #[inline]
-    pub(crate) fn end_for_good(&self, hash: u64, handle: &Handle<S>) {
+    pub(crate) fn end_for_good(&self, hash: u64, handle: &Handle<S>, part: Part) {
         if !mutant(Mutant::LateClaimStays) {
             handle.end_claims();
         }
-        self.end(hash, handle);
+        self.end(hash, handle, part);
     }
 
     /// Lets older tables go in which nothing is claimed any more. Looks through a part of each only: call it now and then.

@@ -188,6 +188,8 @@ pub(crate) enum Mutant {
     SlotUsedAgain,
     TableGoesUnsealed,
     LateClaimStays,
+    PartsLookAlike,
+    PartsHeldTogether,
 }
 
 /// Whether `mutant` is switched on; constant `false` in every build that people use.

@@ -128,7 +128,7 @@ fn unreadable_records_are_not_passed_over() {
 /// D6: what was read before them gets to the store first, however late that is; else it would be read, and dropped, again and again.
 #[test]
 fn records_before_unreadable_ones_are_not_dropped() {
-    let mut bench = bench();
+    let bench = bench();
     let begun = bench.begin(&[0]);
     bench.settled(begun[0], ready(0));
     for offset in [5, 6] {

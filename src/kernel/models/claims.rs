@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::super::claims::Claims;
+use super::super::claims::{Claims, PARTS};
 use super::super::pin;
 use super::claimant;
 
@@ -20,13 +20,13 @@ fn a_claim_excludes_others() {
                 for turn in 0..20_000_u64 {
                     let request = (turn + thread) % REQUESTS;
                     let mine = claimant(request);
-                    if claims.claim(request, &mine, |found| *found == request).is_ok() {
+                    if claims.claim(request, &mine, None, |found, _| *found == request).is_ok() {
                         got += 1;
                         let others = held[request as usize].swap(true, Ordering::SeqCst);
                         assert!(!others, "held by two");
                         held[request as usize].store(false, Ordering::SeqCst);
-                        claims.end(request, &mine);
-                    } else if let Some(found) = claims.find(request, |found| *found == request) {
+                        claims.end(request, &mine, None);
+                    } else if let Some((found, _)) = claims.find(request, |found, _| *found == request) {
                         assert_eq!(*found.request(), request);
                     }
                     claims.collect();
@@ -44,12 +44,12 @@ fn tables_go_with_their_last_claim() {
     let claims = Claims::new(0);
     let hash = |number: u64| (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let kept = claimant(u64::MAX);
-    assert!(claims.claim(hash(u64::MAX - 1), &kept, |found| *found == u64::MAX).is_ok());
+    assert!(claims.claim(hash(u64::MAX - 1), &kept, None, |found, _| *found == u64::MAX).is_ok());
     let handles: Vec<_> = (0..20_000).map(claimant).collect();
     for handle in &handles {
         let number = *handle.request();
-        assert!(claims.claim(hash(number), handle, |found| *found == number).is_ok());
-        assert!(claims.claim(hash(number), handle, |found| *found == number).is_ok(), "its own");
+        assert!(claims.claim(hash(number), handle, None, |found, _| *found == number).is_ok());
+        assert!(claims.claim(hash(number), handle, None, |found, _| *found == number).is_ok(), "its own");
     }
     let tables = claims.tables_count();
     assert!((3..8).contains(&tables), "{tables} tables: they grow with what is held");
@@ -57,18 +57,18 @@ fn tables_go_with_their_last_claim() {
     for handle in &handles {
         let number = *handle.request();
         let other = claimant(number);
-        let refused = claims.claim(hash(number), &other, |found| *found == number);
-        assert!(refused.is_err_and(|holder| holder.same(handle)));
-        claims.end(hash(number), &other);
-        assert!(claims.contains(hash(number), |found| *found == number), "another's claim was ended");
-        claims.end(hash(number), handle);
-        assert!(!claims.contains(hash(number), |found| *found == number));
+        let refused = claims.claim(hash(number), &other, None, |found, _| *found == number);
+        assert!(refused.is_err_and(|(holder, _)| holder.same(handle)));
+        claims.end(hash(number), &other, None);
+        assert!(claims.contains(hash(number), |found, _| *found == number), "another's claim was ended");
+        claims.end(hash(number), handle, None);
+        assert!(!claims.contains(hash(number), |found, _| *found == number));
     }
     let collect = || (0..1_000).for_each(|_| claims.collect());
     collect();
     assert_eq!(claims.tables_count(), 2, "the newest, and the one that is in use");
-    assert!(claims.find(hash(u64::MAX - 1), |found| *found == u64::MAX).is_some_and(|found| found.same(&kept)));
-    claims.end(hash(u64::MAX - 1), &kept);
+    assert!(claims.find(hash(u64::MAX - 1), |found, _| *found == u64::MAX).is_some_and(|(found, _)| found.same(&kept)));
+    claims.end(hash(u64::MAX - 1), &kept, None);
     collect();
     assert_eq!((claims.tables_count(), claims.len()), (1, 0));
     pin().flush();
@@ -79,7 +79,7 @@ fn tables_go_with_their_last_claim() {
 fn claims_that_never_ended_are_given_back() {
     let claims = Claims::new(10);
     let handle = claimant(1);
-    assert!(claims.claim(7, &handle, |found| *found == 1).is_ok());
+    assert!(claims.claim(7, &handle, None, |found, _| *found == 1).is_ok());
     drop(claims);
     // LeakSanitizer sees a reference that was forgotten, AddressSanitizer one that was given back twice.
     assert_eq!(*handle.request(), 1);
@@ -91,38 +91,36 @@ fn a_claim_that_is_held_keeps_one_table() {
     let claims = Claims::new(0);
     let hash = |number: u64| (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let held = claimant(0);
-    assert!(claims.claim(hash(0), &held, |found| *found == 0).is_ok());
+    assert!(claims.claim(hash(0), &held, None, |found, _| *found == 0).is_ok());
     for number in 1..200_000 {
         let handle = claimant(number);
-        assert!(claims.claim(hash(number), &handle, |found| *found == number).is_ok());
-        claims.end(hash(number), &handle);
+        assert!(claims.claim(hash(number), &handle, None, |found, _| *found == number).is_ok());
+        claims.end(hash(number), &handle, None);
         claims.collect();
         assert!(claims.tables_count() <= 4, "after {number}");
     }
-    assert!(claims.contains(hash(0), |found| *found == 0));
+    assert!(claims.contains(hash(0), |found, _| *found == 0));
 }
 
-/// B2: of two claims of one transaction whose tags are alike, the one that is ended is the one that was meant.
+/// B2: of a transaction's parts one is claimed, found and ended without the others, however much their hashes look alike.
 #[test]
-fn claims_that_look_alike_end_one_by_one() {
+fn parts_are_claimed_one_by_one() {
+    const LAST: u32 = PARTS as u32 - 1;
     let claims = Claims::new(0);
-    // The way begins at `line` of 512.
-    let hash = |line: u64, tag: u64| line << (64 - 9) | tag;
-    let claim = |hash, request| {
-        let handle = claimant(request);
-        assert!(claims.claim(hash, &handle, |found| *found == request).is_ok());
-        handle
-    };
-    let chain = claim(hash(7, 1), 0);
-    let mut others = Vec::new();
-    while claims.tables_count() == 1 {
-        others.push(claim(hash(100, 2), 100 + others.len() as u64));
+    let hash = 7;
+    let chain = claimant(0);
+    let is = |wanted| move |_: &u64, part| part == Some(wanted);
+    for part in [0, 1, LAST] {
+        assert!(!claims.contains(hash, is(part)), "claimed with another one");
+        assert!(claims.claim(hash, &chain, Some(part), is(part)).is_ok());
+        assert!(claims.find(hash, is(part)).is_some_and(|(found, met)| found.same(&chain) && met == Some(part)));
     }
-    others.extend((0..8).map(|number| claim(hash(7, 3), 1_000 + number)));
-    assert!(claims.claim(hash(8, 1), &chain, |found| *found == 0).is_ok());
-    claims.end(hash(7, 1), &chain);
-    assert!(claims.contains(hash(8, 1), |found| *found == 0), "the other one's");
-    claims.end(hash(8, 1), &chain);
-    assert!(!claims.contains(hash(8, 1), |found| *found == 0));
-    assert_eq!(claims.len(), others.len());
+    let rival = claims.claim(hash, &claimant(1), Some(5), is(1));
+    assert!(rival.is_err_and(|(holder, part)| holder.same(&chain) && part == Some(1)));
+    for (held, part) in [(3, 1), (2, LAST), (1, 0)] {
+        assert_eq!(claims.len(), held);
+        claims.end(hash, &chain, Some(part));
+        assert!(!claims.contains(hash, is(part)));
+    }
+    assert_eq!(claims.len(), 0);
 }

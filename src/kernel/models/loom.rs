@@ -301,11 +301,11 @@ fn opposite_groups() {
 
 /// Claims `request` for `handle`; whether it got it.
 fn claim(claims: &Claims<i64>, request: u64, handle: &Handle<i64>) -> bool {
-    claims.claim(request, handle, |found| *found == request).is_ok()
+    claims.claim(request, handle, None, |found, _| *found == request).is_ok()
 }
 
 fn holds(claims: &Claims<i64>, request: u64, handle: &Handle<i64>) -> bool {
-    claims.find(request, |found| *found == request).is_some_and(|found| found.same(handle))
+    claims.find(request, |found, _| *found == request).is_some_and(|(found, _)| found.same(handle))
 }
 
 /// B2: of two that claim the same one gets it, also where one begins with an older table.
@@ -342,10 +342,10 @@ fn a_claim_is_met_behind_one_that_ended() {
         let second = claimant(2);
         assert!(claim(&claims, 2, &second));
         let first = other.join().unwrap();
-        claims.end(1, &first);
+        claims.end(1, &first, None);
         assert!(!claim(&claims, 2, &claimant(2)));
         assert!(holds(&claims, 2, &second));
-        assert!(!claims.contains(1, |found| *found == 1));
+        assert!(!claims.contains(1, |found, _| *found == 1));
     });
 }
 
@@ -362,7 +362,7 @@ fn no_claim_goes_with_its_table() {
         });
         let other = claimant(2);
         assert!(claim(&claims, 2, &other));
-        claims.end(2, &other);
+        claims.end(2, &other, None);
         claims.collect();
         let mine = slower.join().unwrap();
         assert!(holds(&claims, 1, &mine));
@@ -382,11 +382,28 @@ fn a_claim_is_handed_over() {
             (claim(&next, 1, &mine), mine)
         });
         let reader = claims.clone();
-        let reader = thread::spawn(move || reader.find(1, |found| *found == 1).map(|found| *found.request()));
-        claims.end(1, &first);
+        let reader = thread::spawn(move || reader.find(1, |found, _| *found == 1).map(|(found, _)| *found.request()));
+        claims.end(1, &first, None);
         let (got, next) = next.join().unwrap();
         assert_eq!(reader.join().unwrap().unwrap_or(1), 1);
         assert_eq!(holds(&claims, 1, &next), got);
         assert!(!holds(&claims, 1, &first));
+    });
+}
+
+/// B2: a chain holds of its parts what it has claimed, though all of them lie on one way.
+#[test]
+fn a_chain_holds_no_part_before_it_claimed_it() {
+    check(3, || {
+        let claims = Arc::new(Claims::new(0));
+        let (chain, rival) = (claimant(1), claimant(2));
+        // The rival wants what the chain wants second.
+        let is_second = |found: &u64, part| *found == 2 || part == Some(1);
+        let (theirs, of_rival) = (claims.clone(), rival.clone());
+        let theirs = thread::spawn(move || theirs.claim(0, &of_rival, None, is_second).is_ok());
+        assert!(claims.claim(0, &chain, Some(0), |_, part| part == Some(0)).is_ok());
+        let got = claims.claim(0, &chain, Some(1), is_second).is_ok();
+        assert!(got != theirs.join().unwrap(), "one of them");
+        assert!(claims.find(0, is_second).is_some_and(|(found, _)| found.same(if got { &chain } else { &rival })));
     });
 }
