@@ -106,8 +106,9 @@ impl World {
         World::over(Ids::with_index(0, toy, WINDOW))
     }
 
-    fn in_memory() -> Arc<World> {
-        World::over(Ids::in_memory(0))
+    /// Without an index, and with room for `capacity` ids.
+    fn in_memory(capacity: usize) -> Arc<World> {
+        World::over(Ids::in_memory(capacity))
     }
 
     fn over(ids: Ids<Toy>) -> Arc<World> {
@@ -315,7 +316,7 @@ fn a_late_helper_leaves_no_claim() {
 #[test]
 fn a_late_helper_leaves_no_claim_in_memory() {
     check(|| {
-        let world = World::in_memory();
+        let world = World::in_memory(0);
         let requests: [&[&str]; 3] =
             if thread_rng().gen_range(0..2) == 0 { [&["x"]; 3] } else { [&["x", "y"], &["x"], &["y"]] };
         let callers: Vec<_> = requests
@@ -349,5 +350,35 @@ fn a_late_helper_leaves_no_claim_in_memory() {
         callers.into_iter().for_each(|caller| caller.join().unwrap());
         world.ids.forget_excess(u64::MAX, usize::MAX);
         assert_eq!(world.ids.len(), 0);
+    });
+}
+
+/// B2: a duplicate that helped too late takes nothing out of the table that was not forgotten: of a chain the first id was.
+#[test]
+fn a_late_helper_forgets_nothing_early() {
+    check(|| {
+        let world = World::in_memory(1);
+        let owner = world.clone();
+        let owner = thread::spawn(move || {
+            let chain = request(&["x", "y"]);
+            let Seen::Unknown(probed) = owner.ids.known(&chain, 1).unwrap() else { panic!("nobody used it yet") };
+            let handle = owner.plan(&chain);
+            assert_eq!(owner.ids.claim(&handle, probed, 1).unwrap(), Gate::Open);
+            owner.drive(&handle);
+            owner.ids.note_claimed(&handle);
+            owner.ids.forget_excess(u64::MAX, 1);
+            handle
+        });
+        let helper = world.clone();
+        let helper = thread::spawn(move || {
+            if let Seen::Known(Found::Claimed(claim), _) = helper.ids.known(&request(&["y"]), 1).unwrap() {
+                helper.drive(&claim.handle);
+            }
+        });
+        let handle = owner.join().unwrap();
+        helper.join().unwrap();
+        let kept = world.ids.find(&id("y")).unwrap();
+        assert!(matches!(kept, Some(Found::Claimed(claim)) if claim.handle.same(&handle)), "the newest was forgotten");
+        assert_eq!(world.ids.len(), 1);
     });
 }

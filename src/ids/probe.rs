@@ -126,12 +126,15 @@ impl<I: Index> Ids<I> {
             Err(_) => Gate::Closed,
         });
         let withdrawn = match gate {
-            Gate::Closed => true,
-            // Settled, driven and forgotten by others while we claimed: what we put back must go again.
-            _ => handle.claims_ended(),
+            Gate::Closed => u64::MAX,
+            // Settled, driven and forgotten by others while we claimed: what we put back must go again. The others stay.
+            _ => match handle.claims_ended() {
+                1.. if mutant(Mutant::LateHelperEndsAll) => u64::MAX,
+                ended => ended,
+            },
         };
-        if withdrawn {
-            for (id, member) in ids {
+        for (id, member) in ids {
+            if u64::from(member) < withdrawn {
                 self.table.withdraw(&self.table.claim_of(id, handle, member, 0));
             }
         }

@@ -31,7 +31,7 @@ const LINE: usize = if cfg!(equipoise_engine) { 8 } else { 2 };
 const LONG: usize = if cfg!(equipoise_engine) { 3 } else { 0 };
 /// The lines of the first table and the most of one; a newer table has so many times more.
 const FEWEST: usize = if cfg!(equipoise_engine) { 512 } else { 1 };
-const MOST: usize = if cfg!(equipoise_engine) { 1 << 22 } else { 1 };
+const MOST: usize = if cfg!(equipoise_engine) { 1 << 26 } else { 1 };
 const GROWTH: usize = 8;
 /// The most lines through which one call of [`Claims::collect`] goes.
 const COLLECTED: usize = 128;
@@ -66,7 +66,7 @@ const CACHE_LINE: usize = 64;
 
 struct Table<S: State> {
     slots: Box<[Slot<S>]>,
-    /// Which slot begins the first line. An allocator asked for aligned memory would write all of it.
+    /// Which slot begins the first line. For aligned memory an allocator always writes the zeros itself.
     first: usize,
     older: AtomicPtr<Table<S>>,
     /// How many lines, the first, hold no claim and never will. Only who collects looks at it.
@@ -166,8 +166,9 @@ impl<S: State> Table<S> {
     #[inline]
     fn seek<'g>(&'g self, hash: u64, is: &impl Fn(&S::Request, Part) -> bool, _guard: &'g Guard) -> Way<'g, S> {
         for (slot, away) in self.way(hash) {
-            // Acquire: pairs with the CAS in `claim`: what the transaction was made of is seen.
-            let found = slot.load(Acquire);
+            // SeqCst: pairs with the CAS in `claim`: what the transaction was made of is seen. One order with it and `end`, which ends
+            // at a slot that was free: who claims behind this one comes later there.
+            let found = slot.load(SeqCst);
             match found.addr() {
                 FREE => return Way::Free(slot, away),
                 SEALED => return Way::Sealed,
@@ -399,11 +400,11 @@ impl<S: State> Claims<S> {
         }
     }
 
-    /// As [`Self::end`], once nobody may claim anything for the transaction any more: whoever does it late is to end it.
+    /// As [`Self::end`], once nobody may claim this part or an earlier one any more: whoever does it late is to end it.
     #[inline]
     pub(crate) fn end_for_good(&self, hash: u64, handle: &Handle<S>, part: Part) {
         if !mutant(Mutant::LateClaimStays) {
-            handle.end_claims();
+            handle.end_claims(part.map_or(1, |part| part + 1));
         }
         self.end(hash, handle, part);
     }
@@ -467,7 +468,7 @@ fn lines_for(claims: usize) -> usize {
     (claims / LINE).saturating_mul(2).clamp(FEWEST, MOST)
 }
 
-/// Free slots. Not written: pages that nobody used come from the system when their turn comes.
+/// Free slots. Where the allocator knows its memory to be zeros it does not write it.
 #[cfg(equipoise_engine)]
 fn free_slots<S: State>(count: usize) -> Box<[Slot<S>]> {
     let Ok(layout) = std::alloc::Layout::array::<Slot<S>>(count) else { unreachable!("at most `MOST` lines") };

@@ -112,8 +112,8 @@ pub(crate) struct Transaction<S: State> {
     kept_older: AtomicBool,
     /// Whether the decision was cached in every head that is still ours.
     released: AtomicBool,
-    /// Whether its claims ended for good.
-    claims_ended: AtomicBool,
+    /// Of how many of its parts, the first, the claims ended for good.
+    claims_ended: AtomicU64,
     /// The one before it in its group (I8); null where there is none.
     before: *const Transaction<S>,
     /// Where it lies with others (I9); null where it has memory of its own.
@@ -170,7 +170,7 @@ impl<S: State> Transaction<S> {
             embedded_taken: AtomicBool::new(false),
             kept_older: AtomicBool::new(false),
             released: AtomicBool::new(false),
-            claims_ended: AtomicBool::new(false),
+            claims_ended: AtomicU64::new(0),
             before: before.map_or(std::ptr::null(), |before| before.0.as_ptr()),
             block,
             embedded: Entry::empty(),
@@ -399,16 +399,16 @@ impl<S: State> Handle<S> {
         prefetch(self.0.as_ptr());
     }
 
-    /// Its claims end for good, so whoever claims for it from now on is late.
+    /// The claims of its first so many parts end for good, so whoever claims one of them from now on is late.
     #[inline]
-    pub(super) fn end_claims(&self) {
+    pub(super) fn end_claims(&self, parts: u32) {
         // SeqCst: pairs with the load in `claims_ended`.
-        self.claims_ended.store(true, SeqCst);
+        self.claims_ended.fetch_max(u64::from(parts), SeqCst);
     }
 
-    /// Whether a claim that was made for it is to be ended again, since its claims ended for good.
+    /// Of how many of its parts, the first, claims are to be ended again, since they ended for good.
     #[inline]
-    pub(crate) fn claims_ended(&self) -> bool {
+    pub(crate) fn claims_ended(&self) -> u64 {
         // SeqCst: one order with `Claims::end_for_good`: that meets a claim that was made before, or this sees that it was there.
         self.claims_ended.load(SeqCst)
     }
