@@ -55,7 +55,7 @@ pub(super) struct Check {
 
 enum Place {
     #[cfg(feature = "postgres")]
-    Database(database::Database),
+    Database(Box<database::Database>),
     Server(server::Server),
 }
 
@@ -336,7 +336,8 @@ impl Options {
         #[cfg(feature = "postgres")]
         if let Some(url) = &self.check {
             let products = (0..workload.products as usize).map(Workload::product).collect();
-            return Ok(Some(Place::Database(database::Database::connect(url, topic.to_owned(), products)?)));
+            let database = database::Database::connect(url, topic.to_owned(), products)?;
+            return Ok(Some(Place::Database(Box::new(database))));
         }
         let _ = (topic, workload);
         Ok(None)
