@@ -159,7 +159,7 @@ fn journal_in_batches(ledger: &Ledger, ids: &[AccountId], from: u64, to: u64, to
 
 fn open_again(dir: &Path) -> (f64, u64) {
     let started = Instant::now();
-    let ledger = Ledger::builder().reserve(ACCOUNTS, 0).open(dir).expect("opens again");
+    let ledger = Ledger::builder().reserve(ACCOUNTS).open(dir).expect("opens again");
     let took = started.elapsed().as_secs_f64();
     println!("  opened at sequence {} in {took:.2} s", ledger.sequence());
     (took, ledger.sequence())
@@ -197,7 +197,7 @@ fn checkpoint() {
         let bytes = std::fs::read(&file).expect("readable").len();
         read.push(started.elapsed().as_secs_f64());
         let (started, busy) = (Instant::now(), processor_time());
-        let ledger = Ledger::builder().reserve(accounts, 0).open(dir.path()).expect("opens again");
+        let ledger = Ledger::builder().reserve(accounts).open(dir.path()).expect("opens again");
         load.push(started.elapsed().as_secs_f64());
         let busy = processor_time() - busy;
         assert_eq!(ledger.stats().accounts, accounts as u64);

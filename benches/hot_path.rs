@@ -40,7 +40,7 @@ fn quick() -> Criterion {
 }
 
 fn ledger(ids: &[AccountId], cache: bool) -> Ledger {
-    let ledger = Ledger::builder().reserve(ids.len(), 200_000).look_up_cache(cache).build();
+    let ledger = Ledger::builder().reserve(ids.len()).look_up_cache(cache).build();
     for id in ids {
         ledger.create(id, INITIAL).expect("a new account");
     }

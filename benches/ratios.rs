@@ -88,7 +88,7 @@ fn look_ups(settings: &Settings, accounts: usize) {
     const READS: usize = 500_000;
     let ids = account_ids(accounts);
     let ledger = |cached| {
-        let ledger = Ledger::builder().reserve(accounts, 0).look_up_cache(cached).build();
+        let ledger = Ledger::builder().reserve(accounts).look_up_cache(cached).build();
         ids.iter().for_each(|id| drop(ledger.create(id, INITIAL).expect("a new account")));
         ledger
     };

@@ -23,7 +23,7 @@ for checker in loom shuttle; do
     say "$checker (preemptions: ${EQUIPOISE_LOOM_PREEMPTIONS:-as each model says}, schedules: $EQUIPOISE_SHUTTLE_ITERATIONS)"
     export RUSTFLAGS="--cfg equipoise_no_benches --cfg equipoise_$checker" CARGO_TARGET_DIR="target-$checker"
     filters=("kernel::models::$checker")
-    # The id protocol, over a map that only shuttle runs.
+    # The id protocol, with an index that only shuttle runs.
     [ "$checker" = loom ] || filters+=("ids::model::")
     tested cargo test --locked --release --lib --no-default-features -- "${filters[@]}"
 done

@@ -45,7 +45,6 @@ pub struct Builder {
     id_capacity: usize,
     look_up_cache: bool,
     reserve_accounts: usize,
-    reserve_ids: usize,
     garbage_cap: u64,
     max_backlog: Option<u64>,
     segment_bytes: u64,
@@ -69,7 +68,6 @@ impl Default for Builder {
             id_capacity: 100_000,
             look_up_cache: true,
             reserve_accounts: 0,
-            reserve_ids: 0,
             garbage_cap: 1 << 30,
             max_backlog: None,
             segment_bytes: 16 << 20,
@@ -107,11 +105,10 @@ impl Builder {
         self
     }
 
-    /// Grows the tables for so many accounts and ids beforehand: growing takes locks.
+    /// Grows the tables for so many accounts beforehand: growing takes locks.
     #[must_use]
-    pub fn reserve(mut self, accounts: usize, ids: usize) -> Self {
+    pub fn reserve(mut self, accounts: usize) -> Self {
         self.reserve_accounts = accounts;
-        self.reserve_ids = ids;
         self
     }
 
@@ -264,7 +261,7 @@ impl Builder {
             from = through + 1;
         }
         let index = index.reading(self.blocking.clone());
-        Ok(Ids::with_index(self.id_capacity, self.reserve_ids, index, nanoseconds(self.id_window)))
+        Ok(Ids::with_index(self.id_capacity, index, nanoseconds(self.id_window)))
     }
 
     /// Makes a ledger in memory.
@@ -282,7 +279,7 @@ impl Builder {
             None => (Kernel::new(0, clock.now()), None),
         };
         let directory = Directory::new(self.look_up_cache, self.reserve_accounts);
-        let ids = Ids::in_memory(self.id_capacity, self.reserve_ids);
+        let ids = Ids::in_memory(self.id_capacity);
         let core = self.core(kernel, flusher, None, directory, ids, clock);
         let threads = upkeep::start(&core, 0).expect("the flusher's thread starts");
         Ledger::over(core, threads)
@@ -301,7 +298,7 @@ impl Builder {
             let index = directory.find_or_make_open(id)?;
             directory.restore(index, 1, state);
         }
-        let ids = Ids::in_memory(self.id_capacity, self.reserve_ids);
+        let ids = Ids::in_memory(self.id_capacity);
         let core = self.core(Kernel::new(1, clock.now()), None, None, directory, ids, clock);
         Ok(Ledger::over(core, Vec::new()))
     }

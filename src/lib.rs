@@ -129,10 +129,9 @@
 //! and is decided with one more on the commit list, the one word that all writers share: two writers at full speed are
 //! not twice as fast as one. A snapshot is opened by setting a bit and reading the newest sequence; while it is open, an
 //! account that changes keeps one old version (64 bytes). An account takes about 490 bytes with the look-up cache, an id
-//! about 690 bytes while it is in memory (`examples/memory.rs` measures both), and on disk about 38 bytes and 1.3 to 2.6 in memory.
+//! about 470 bytes while it is in memory (`examples/memory.rs` measures both), and on disk about 38 bytes and 1.3 to 2.6 in memory.
 //!
-//! Lock-free: deciding, reading, snapshots. Not lock-free: opening accounts and growing the tables (see
-//! [`Builder::reserve`]), and a request whose id left memory, which reads the disk. A thread that sleeps inside the engine
+//! Lock-free: deciding, reading, snapshots. Not lock-free: opening accounts (see [`Builder::reserve`]), and a request whose id left memory, which reads the disk. A thread that sleeps inside the engine
 //! stops nobody, but memory is not freed meanwhile: at [`Builder::garbage_cap`] writes are refused, and reads go on.
 
 // The trials of the journal share the tools of the tests outside.

@@ -61,9 +61,9 @@ fn resident() -> u64 {
     pages * 4_096
 }
 
-/// B7: an id costs about the 690 bytes that are documented, and that `equipoise stats` tells.
+/// B7: an id costs about the 470 bytes that are documented, and that `equipoise stats` tells.
 fn an_id_costs_what_is_documented() {
-    const DOCUMENTED: u64 = 690;
+    const DOCUMENTED: u64 = 470;
     const MANY: usize = 50_000;
     let ledger = open(Ledger::builder().id_capacity(2 * MANY).build(), &[("a", 1_000_000), ("b", 1_000_000)]);
     // What is made once, and freed pages that are taken again.

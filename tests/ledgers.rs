@@ -51,7 +51,7 @@ fn live(number: u64) -> Remains {
     let builder = Ledger::builder().id_capacity(64).look_up_cache(!number.is_multiple_of(3));
     let ledger = match number % 4 {
         0 => builder.history(16).build(),
-        1 => builder.history(100_000).reserve(16, 64).build(),
+        1 => builder.history(100_000).reserve(16).build(),
         2 => builder.build(),
         _ => Ledger::new(),
     };

@@ -16,7 +16,7 @@ impl Bank for Ours {
 
     fn build(accounts: &[AccountId], initial: i64, limits: Limits) -> Self {
         // The table holds ids past its bound until the next sweep.
-        let builder = Ledger::builder().reserve(accounts.len(), 2 * limits.ids).id_capacity(limits.ids);
+        let builder = Ledger::builder().reserve(accounts.len()).id_capacity(limits.ids);
         // Without a log there is no flusher either.
         let ledger = if limits.log == 0 { builder.build() } else { builder.history(limits.log).build() };
         for account in accounts {

@@ -36,12 +36,10 @@ fn main() {
     let mut arguments = std::env::args().skip_while(|argument| argument != "--serve").skip(1);
     let runtime = Runtime::new().expect("a runtime");
     match arguments.next().as_deref() {
-        Some("ours") => {
-            runtime.block_on(serve_ours(Ledger::builder().history(100_000).reserve(ACCOUNTS, 200_000).build()))
-        }
+        Some("ours") => runtime.block_on(serve_ours(Ledger::builder().history(100_000).reserve(ACCOUNTS).build())),
         Some("disk") => {
             let dir = data_directory();
-            let ledger = Ledger::builder().reserve(ACCOUNTS, 200_000).open(dir.path()).expect("opens");
+            let ledger = Ledger::builder().reserve(ACCOUNTS).open(dir.path()).expect("opens");
             runtime.block_on(serve_ours(ledger));
         }
         Some("empty") => runtime.block_on(serve_empty()),

@@ -246,7 +246,7 @@ async fn open_by_batches(
 
 impl Embedded {
     fn open(dir: Option<&Path>, accounts: u32) -> Result<Self, Error> {
-        let builder = Ledger::builder().reserve(accounts as usize, 2 * HISTORY);
+        let builder = Ledger::builder().reserve(accounts as usize);
         let ledger = match dir {
             Some(dir) => builder.open(dir)?,
             None => builder.history(HISTORY).build(),

@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::verify::{Directory, Sizes, hex, measure};
 
 /// What an id takes in memory, in bytes: the crate's page says so, and its example `memory` measures it.
-const MEMORY_BYTES_PER_ID: u64 = 690;
+const MEMORY_BYTES_PER_ID: u64 = 470;
 
 /// Print how much room a data directory takes, for what, and what an entry and a transaction id cost
 ///

@@ -7,7 +7,7 @@
 //!
 //! # What an id costs
 //!
-//! In memory about 690 bytes while it is in the table: its transaction with plan, request and results, and the table's
+//! In memory about 470 bytes while it is in the table: its transaction with plan, request and results, and the table's
 //! own entry. An id of a large transaction counts as many ids, by the memory that it takes. A ledger without an index keeps
 //! `capacity` ids and forgets older ones. With an index a sweep runs when
 //! half the capacity waits for it and leaves half the capacity in the table, so about `capacity` ids are in memory, and
@@ -21,7 +21,7 @@
 //! In time most of it are cache misses: the table's slots, the runs' filters, transactions that were decided a hundred
 //! thousand ids ago. So a group of requests asks for all its ids together, first in the table, then run by run
 //! ([`Ids::count_new`]). What the index is to hold is noted when ids become durable, from transactions that were just encoded.
-//! The table keeps no copy of an id but its hash, so that neither growing nor a removal reads a transaction.
+//! The table keeps no copy of an id but some bits of its hash, so few look-ups read another's transaction.
 //!
 //! On disk an id takes 37.6 bytes in a large run and 38.9 in a small one, whatever its length, and up to twice that while
 //! runs are merged. It is kept as long as the index is; an id used again after the window takes no second place once its runs are merged.
@@ -95,7 +95,7 @@ pub(crate) trait Index: Send + Sync {
     /// returns they are found, also after a crash. Idempotent; an error leaves `run`, in any order, to be handed over again.
     fn ingest(&self, run: &mut Vec<IdRecord>, through: u64) -> Result<(), IndexError>;
 
-    /// Raises `published`.
+    /// Raises `published`, to what was ingested and no further.
     fn publish(&self, through: u64);
 }
 
@@ -115,14 +115,14 @@ pub(crate) struct Ids<I = DiskIndex> {
 }
 
 impl<I: Index> Ids<I> {
-    /// Only a table, of `capacity` ids, grown for `reserved`: what does not fit is forgotten.
-    pub(crate) fn in_memory(capacity: usize, reserved: usize) -> Self {
-        Ids { table: Table::new(capacity, reserved), index: None, sweep: Sweep::new(capacity), window: u64::MAX }
+    /// Only a table, of `capacity` ids: what does not fit is forgotten.
+    pub(crate) fn in_memory(capacity: usize) -> Self {
+        Ids { table: Table::new(capacity), index: None, sweep: Sweep::new(capacity), window: u64::MAX }
     }
 
     /// A table whose excess moves to `index`. An id counts as new again `window` ns after its entry.
-    pub(crate) fn with_index(capacity: usize, reserved: usize, index: I, window: u64) -> Self {
-        Ids { table: Table::new(capacity, reserved), sweep: Sweep::new(capacity), index: Some(index), window }
+    pub(crate) fn with_index(capacity: usize, index: I, window: u64) -> Self {
+        Ids { table: Table::new(capacity), sweep: Sweep::new(capacity), index: Some(index), window }
     }
 
     /// How many ids are in memory.

@@ -1,5 +1,5 @@
-//! Random and PCT schedules of requests that share ids, while ids move to the index: B2. The map's operations are
-//! atomic steps here; the switch points are the kernel's atomics and the toy index.
+//! Random and PCT schedules of requests that share ids, while ids move to the index: B2. Each table
+//! of claims has two slots here; the switch points are the kernel's atomics and the toy index.
 //! `EQUIPOISE_SHUTTLE_ITERATIONS` schedules each (default 2,000).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +27,7 @@ fn check(body: impl Fn() + Copy + Send + Sync + 'static) {
 /// An index in memory whose steps can be interrupted, and whose reads can fail.
 struct Toy {
     published: Watermark,
+    ingested: Watermark,
     ids: Mutex<BTreeMap<Key, Indexed>>,
     /// One read in so many fails; 0: none.
     failing: u32,
@@ -55,15 +56,17 @@ impl Index for Toy {
         Ok(self.ids.lock().unwrap().get(&key).copied())
     }
 
-    fn ingest(&self, run: &mut Vec<IdRecord>, _through: u64) -> Result<(), IndexError> {
+    fn ingest(&self, run: &mut Vec<IdRecord>, through: u64) -> Result<(), IndexError> {
         for IdRecord { key, indexed } in run.drain(..) {
             thread::yield_now();
             self.ids.lock().unwrap().insert(key, indexed);
         }
+        self.ingested.raise(through);
         Ok(())
     }
 
     fn publish(&self, through: u64) {
+        assert!(through <= self.ingested.get(), "published before it is found");
         self.published.raise(through);
     }
 }
@@ -93,11 +96,25 @@ type Answer = Result<u64, IndexError>;
 
 impl World {
     fn new(failing: u32) -> Arc<World> {
+        let toy = Toy {
+            published: Watermark::new(0),
+            ingested: Watermark::new(0),
+            ids: Mutex::new(BTreeMap::new()),
+            failing,
+        };
+        // Nothing stays in the table that may go.
+        World::over(Ids::with_index(0, toy, WINDOW))
+    }
+
+    /// Without an index, and with room for `capacity` ids.
+    fn in_memory(capacity: usize) -> Arc<World> {
+        World::over(Ids::in_memory(capacity))
+    }
+
+    fn over(ids: Ids<Toy>) -> Arc<World> {
         let (kernel, consumer) = Kernel::with_consumer(0, 0);
-        let toy = Toy { published: Watermark::new(0), ids: Mutex::new(BTreeMap::new()), failing };
         Arc::new(World {
-            // Nothing stays in the table that may go.
-            ids: Ids::with_index(0, 16, toy, WINDOW),
+            ids,
             kernel,
             account: Account::new(AccountId::new("a").unwrap()),
             consumer: Mutex::new(consumer),
@@ -292,5 +309,76 @@ fn a_late_helper_leaves_no_claim() {
         }
         sweeper.join().unwrap();
         world.check(&[]);
+    });
+}
+
+/// C6: in a ledger without an index, too, a duplicate that helped too late leaves no claim of what was forgotten.
+#[test]
+fn a_late_helper_leaves_no_claim_in_memory() {
+    check(|| {
+        let world = World::in_memory(0);
+        let requests: [&[&str]; 3] =
+            if thread_rng().gen_range(0..2) == 0 { [&["x"]; 3] } else { [&["x", "y"], &["x"], &["y"]] };
+        let callers: Vec<_> = requests
+            .into_iter()
+            .map(|names| {
+                let world = world.clone();
+                thread::spawn(move || {
+                    let request = request(names);
+                    let forget = || world.ids.forget_excess(u64::MAX, usize::MAX);
+                    loop {
+                        let handle = match world.ids.known(&request, 1).unwrap() {
+                            Seen::Known(Found::Claimed(claim), _) => claim.handle,
+                            Seen::Known(Found::Recorded(_), _) => unreachable!("there is no index"),
+                            Seen::Unknown(probed) => {
+                                let handle = world.plan(&request);
+                                if world.ids.claim(&handle, probed, 1).unwrap() != Gate::Open {
+                                    continue;
+                                }
+                                world.drive(&handle);
+                                world.ids.note_claimed(&handle);
+                                handle
+                            }
+                        };
+                        world.drive(&handle);
+                        forget();
+                        return;
+                    }
+                })
+            })
+            .collect();
+        callers.into_iter().for_each(|caller| caller.join().unwrap());
+        world.ids.forget_excess(u64::MAX, usize::MAX);
+        assert_eq!(world.ids.len(), 0);
+    });
+}
+
+/// B2: a duplicate that helped too late takes nothing out of the table that was not forgotten: of a chain the first id was.
+#[test]
+fn a_late_helper_forgets_nothing_early() {
+    check(|| {
+        let world = World::in_memory(1);
+        let owner = world.clone();
+        let owner = thread::spawn(move || {
+            let chain = request(&["x", "y"]);
+            let Seen::Unknown(probed) = owner.ids.known(&chain, 1).unwrap() else { panic!("nobody used it yet") };
+            let handle = owner.plan(&chain);
+            assert_eq!(owner.ids.claim(&handle, probed, 1).unwrap(), Gate::Open);
+            owner.drive(&handle);
+            owner.ids.note_claimed(&handle);
+            owner.ids.forget_excess(u64::MAX, 1);
+            handle
+        });
+        let helper = world.clone();
+        let helper = thread::spawn(move || {
+            if let Seen::Known(Found::Claimed(claim), _) = helper.ids.known(&request(&["y"]), 1).unwrap() {
+                helper.drive(&claim.handle);
+            }
+        });
+        let handle = owner.join().unwrap();
+        helper.join().unwrap();
+        let kept = world.ids.find(&id("y")).unwrap();
+        assert!(matches!(kept, Some(Found::Claimed(claim)) if claim.handle.same(&handle)), "the newest was forgotten");
+        assert_eq!(world.ids.len(), 1);
     });
 }

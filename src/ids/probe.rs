@@ -48,7 +48,7 @@ pub(crate) enum Seen {
 
 type Keys = SmallVec<[Key; GROUP]>;
 type Places = SmallVec<[usize; GROUP]>;
-type Members<'a> = SmallVec<[(&'a TransactionId, u32); 1]>;
+type Sorted<'a> = SmallVec<[(&'a TransactionId, u32); 1]>;
 
 impl<I: Index> Ids<I> {
     /// Looks for the ids of `request` at the journal's time `now`. Claims nothing. May read the disk.
@@ -118,21 +118,24 @@ impl<I: Index> Ids<I> {
         if let gate @ (Gate::Open | Gate::Closed) = handle.gate() {
             return Ok(gate);
         }
-        let mut members: Members<'_> = ids_of(handle.request()).collect();
-        members.sort_unstable();
-        let verdict = self.verdict(handle, &members, probed, now);
+        let mut ids: Sorted<'_> = ids_of(handle.request()).collect();
+        ids.sort_unstable();
+        let verdict = self.verdict(handle, &ids, probed, now);
         let gate = handle.settle(match verdict {
             Ok(gate) => gate,
             Err(_) => Gate::Closed,
         });
         let withdrawn = match gate {
-            Gate::Closed => true,
-            // Settled, driven and swept by others while we claimed: what we put back must go again.
-            _ => self.is_published(handle),
+            Gate::Closed => u64::MAX,
+            // Settled, driven and forgotten by others while we claimed: what we put back must go again. The others stay.
+            _ => match handle.claims_ended() {
+                1.. if mutant(Mutant::LateHelperEndsAll) => u64::MAX,
+                ended => ended,
+            },
         };
-        if withdrawn {
-            for (id, _) in &members {
-                self.table.withdraw(id, handle);
+        for (id, member) in ids {
+            if u64::from(member) < withdrawn {
+                self.table.withdraw(&self.table.claim_of(id, handle, member, 0));
             }
         }
         match verdict {
@@ -145,12 +148,12 @@ impl<I: Index> Ids<I> {
     fn verdict(
         &self,
         handle: &Handle<Balance>,
-        members: &Members<'_>,
+        ids: &Sorted<'_>,
         probed: Option<Probed>,
         now: u64,
     ) -> Result<Gate, IndexError> {
-        for (id, index) in members {
-            if !self.claim_member(id, handle, *index, now)? {
+        for (id, member) in ids {
+            if !self.claim_id(id, handle, *member, now)? {
                 return Ok(Gate::Closed);
             }
         }
@@ -160,7 +163,7 @@ impl<I: Index> Ids<I> {
             None => mutant(Mutant::DrivenBeforeProbe),
         };
         if !seen_all {
-            for (id, _) in members {
+            for (id, _) in ids {
                 if self.indexed(index.key(id), now)?.is_some() {
                     return Ok(Gate::Closed);
                 }
@@ -170,19 +173,19 @@ impl<I: Index> Ids<I> {
     }
 
     /// Whether `id` is `handle`'s now.
-    fn claim_member(
+    fn claim_id(
         &self,
         id: &TransactionId,
         handle: &Handle<Balance>,
         member: u32,
         now: u64,
     ) -> Result<bool, IndexError> {
-        while let Err(owner) = self.table.claim(id, handle, member) {
+        while let Err(claim) = self.table.claim(id, handle, member) {
             // Another chain may still lose; ids are claimed in order, so this ends.
-            if self.settle(&owner, None, now)? == Gate::Open {
+            if self.settle(&claim.handle, None, now)? == Gate::Open {
                 return Ok(false);
             }
-            self.table.withdraw(id, &owner);
+            self.table.withdraw(&claim);
         }
         Ok(true)
     }
@@ -199,7 +202,7 @@ impl<I: Index> Ids<I> {
             if !expired {
                 return Ok(Some(claim));
             }
-            self.table.withdraw(id, &claim.handle);
+            self.table.withdraw(&claim);
         }
         Ok(None)
     }
@@ -213,10 +216,5 @@ impl<I: Index> Ids<I> {
 
     fn is_honoured(&self, time: u64, now: u64) -> bool {
         now.saturating_sub(time) <= self.window
-    }
-
-    fn is_published(&self, handle: &Handle<Balance>) -> bool {
-        let Some(index) = &self.index else { return false };
-        handle.decision().is_some_and(|decision| decision.sequence <= index.published())
     }
 }

@@ -1,39 +1,25 @@
 //! The ids in memory, each with the transaction that claimed it.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
-use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher};
+use std::hash::BuildHasher;
 
 use crossbeam_queue::SegQueue;
 use foldhash::fast::RandomState;
-use papaya::{Equivalent, HashMap};
 use parking_lot::Mutex;
-use seize::{Collector, Guard as _};
 use smallvec::SmallVec;
 
 use crate::account::{Balance, TransactionId};
 use crate::kernel::cells::Gauge;
-use crate::kernel::{GROUP, Gate, Handle};
-use crate::request::Request;
+use crate::kernel::claims::{Claims, PARTS, Part};
+use crate::kernel::{GROUP, Gate, Handle, Mutant, mutant};
+use crate::request::{MAX_LEGS, Request};
 
 use super::ids_of;
 
-/// How many removed entries papaya reclaims together: each batch costs a barrier that interrupts every thread.
-const RECLAIM_BATCH: usize = 1024;
-
-/// After how many claims a thread flushes its batch of retired entries, however few they are. Every few hundred thousand ids
-/// papaya moves to a new table, and whoever moves the last entry retires the old one: one entry of the batch, but megabytes
-/// of memory. A caller retires little else, so without the flush it would keep a thousand old tables.
-const RECLAIM_EVERY: u32 = 1 << 12;
-
-/// Ids that are forgotten under one guard: enough for the cache misses of their transactions to overlap.
+/// Ids that are forgotten together: enough for the cache misses of their transactions to overlap.
 const FORGOTTEN_AT_ONCE: usize = 16;
 
-thread_local! {
-    static CLAIMS: Cell<u32> = const { Cell::new(0) };
-}
-
-/// Whose an id is: a transaction, and which of its members carries it. The id itself is the transaction's, not copied.
+/// Whose an id is: a transaction, and which of its members carries it.
 #[derive(Clone)]
 pub(crate) struct Claim {
     hash: u64,
@@ -44,84 +30,18 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
+    fn part(&self) -> Part {
+        part_of(self.handle.request(), self.member)
+    }
+
     /// For how many ids' worth of memory it counts.
     pub(super) fn room(&self) -> usize {
         1 + self.more as usize
     }
-
-    fn id(&self) -> Option<&TransactionId> {
-        self.handle.request().members().get(self.member as usize)?.id.as_ref()
-    }
-}
-
-/// Two claims are equal when they are of one id, so there is one for each id.
-impl PartialEq for Claim {
-    fn eq(&self, other: &Self) -> bool {
-        self.hash == other.hash && self.id() == other.id()
-    }
-}
-
-impl Eq for Claim {}
-
-impl Hash for Claim {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.hash);
-    }
-}
-
-/// An id that is looked for.
-struct Wanted<'a> {
-    hash: u64,
-    id: &'a TransactionId,
-}
-
-impl Hash for Wanted<'_> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.hash);
-    }
-}
-
-impl Equivalent<Claim> for Wanted<'_> {
-    fn equivalent(&self, claim: &Claim) -> bool {
-        self.hash == claim.hash && claim.id() == Some(self.id)
-    }
-}
-
-/// One claim that is looked for; another's of the same id is not found.
-struct Own<'a>(&'a Claim);
-
-impl Hash for Own<'_> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.0.hash);
-    }
-}
-
-impl Equivalent<Claim> for Own<'_> {
-    fn equivalent(&self, claim: &Claim) -> bool {
-        self.0.member == claim.member && self.0.handle.same(&claim.handle)
-    }
-}
-
-/// Hands on what is a hash already.
-#[derive(Default)]
-struct Hashed(u64);
-
-impl Hasher for Hashed {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
 }
 
 /// What an id takes in memory, about, in bytes, with a small transaction.
-const ID_BYTES: u64 = 690;
+const ID_BYTES: u64 = 470;
 
 /// For how many extra ids' worth of memory each id of `request` is charged. Walks all members: call it once per request.
 #[inline]
@@ -132,8 +52,7 @@ pub(super) fn more_room(request: &Request) -> u32 {
 }
 
 pub(super) struct Table {
-    // Handles free through crossbeam-epoch, so it does not matter that papaya reclaims by seize (I6).
-    claims: HashMap<Claim, (), BuildHasherDefault<Hashed>>,
+    claims: Claims<Balance>,
     hasher: RandomState,
     /// The claims of transactions whose gate is open, oldest first: in this order they are forgotten.
     order: SegQueue<Claim>,
@@ -145,14 +64,10 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// A table that keeps `capacity` ids, grown for `reserved`. Not lock-free while it grows further.
-    pub(super) fn new(capacity: usize, reserved: usize) -> Self {
+    /// A table that keeps `capacity` ids.
+    pub(super) fn new(capacity: usize) -> Self {
         Table {
-            claims: HashMap::builder()
-                .capacity(reserved)
-                .hasher(BuildHasherDefault::default())
-                .collector(Collector::new().batch_size(RECLAIM_BATCH))
-                .build(),
+            claims: Claims::new(capacity),
             hasher: RandomState::default(),
             order: SegQueue::new(),
             more: Gauge::new(),
@@ -166,74 +81,51 @@ impl Table {
         self.claims.len()
     }
 
-    fn wanted<'a>(&self, id: &'a TransactionId) -> Wanted<'a> {
-        Wanted { hash: self.hasher.hash_one(id.as_str()), id }
+    fn hash(&self, id: &TransactionId) -> u64 {
+        // In the models every id looks like any other.
+        if cfg!(equipoise_shuttle) { 0 } else { self.hasher.hash_one(id.as_str()) }
     }
 
     /// What claims `id`, a member's of `handle`'s request, which takes the room of so many `more`.
     #[inline]
     pub(super) fn claim_of(&self, id: &TransactionId, handle: &Handle<Balance>, member: u32, more: u32) -> Claim {
-        Claim { hash: self.wanted(id).hash, handle: handle.clone(), member, more }
+        Claim { hash: self.hash(id), handle: handle.clone(), member, more }
     }
 
     /// Whose `id` is. The transaction may be undecided, its gate unsettled.
     #[inline]
     pub(super) fn find(&self, id: &TransactionId) -> Option<Claim> {
-        let wanted = self.wanted(id);
+        let hash = self.hash(id);
         loop {
-            let guard = &self.claims.guard();
-            let (claim, ()) = self.claims.get_key_value(&wanted, guard)?;
+            let (handle, part) = self.claims.find(hash, |request, part| carries(request, part, id))?;
+            let claim = Claim { hash, handle, member: member_of(part), more: 0 };
             if claim.handle.gate() != Gate::Closed {
-                return Some(claim.clone());
+                return Some(claim);
             }
-            self.remove(claim, guard);
+            self.withdraw(&claim);
         }
     }
 
-    /// Which of some ids is the first that is claimed, in whatever state the claim is. Nothing but reads in a row, so their
-    /// cache misses overlap.
+    /// Which of some ids is the first that is claimed, in whatever state the claim is. Their cache misses overlap.
     pub(super) fn first_claimed<'a>(&self, ids: impl Iterator<Item = &'a TransactionId>) -> Option<usize> {
-        let wanted: SmallVec<[Wanted<'a>; GROUP]> = ids.map(|id| self.wanted(id)).collect();
-        let guard = &self.claims.guard();
-        wanted.iter().position(|wanted| self.claims.contains_key(wanted, guard))
+        let wanted: SmallVec<[(u64, &'a TransactionId); GROUP]> = ids.map(|id| (self.hash(id), id)).collect();
+        wanted.iter().for_each(|(hash, _)| self.claims.prefetch(*hash));
+        let is_claimed =
+            |(hash, id): &(u64, &TransactionId)| self.claims.contains(*hash, |it, part| carries(it, part, id));
+        wanted.iter().position(is_claimed)
     }
 
-    /// Claims `id` for a member of `handle`'s request, unless another transaction holds it: that one is returned.
+    /// Claims `id`, a member's of `handle`'s request, unless another holds it: that one is returned.
     #[inline]
-    pub(super) fn claim(
-        &self,
-        id: &TransactionId,
-        handle: &Handle<Balance>,
-        member: u32,
-    ) -> Result<(), Handle<Balance>> {
-        let guard = &self.claims.guard();
-        let claims = CLAIMS.get().wrapping_add(1);
-        CLAIMS.set(claims);
-        if claims.is_multiple_of(RECLAIM_EVERY) {
-            guard.flush();
-        }
-        let wanted = self.wanted(id);
-        let claim = || Claim { hash: wanted.hash, handle: handle.clone(), member, more: 0 };
-        loop {
-            if self.claims.try_insert(claim(), (), guard).is_ok() {
-                return Ok(());
-            }
-            match self.claims.get_key_value(&wanted, guard) {
-                Some((owner, ())) if owner.handle.same(handle) => return Ok(()),
-                Some((owner, ())) => return Err(owner.handle.clone()),
-                // Withdrawn meanwhile.
-                None => {}
-            }
-        }
+    pub(super) fn claim(&self, id: &TransactionId, handle: &Handle<Balance>, member: u32) -> Result<(), Claim> {
+        let (hash, part) = (self.hash(id), part_of(handle.request(), member));
+        let claimed = self.claims.claim(hash, handle, part, |request, part| carries(request, part, id));
+        claimed.map_err(|(handle, part)| Claim { hash, handle, member: member_of(part), more: 0 })
     }
 
-    /// Removes the claim of `id` if it is `handle`'s.
-    pub(super) fn withdraw(&self, id: &TransactionId, handle: &Handle<Balance>) {
-        let _ = self.claims.pin().remove_if(&self.wanted(id), |claim, ()| claim.handle.same(handle));
-    }
-
-    fn remove(&self, claim: &Claim, guard: &impl seize::Guard) {
-        self.claims.remove(&Own(claim), guard);
+    /// Removes this claim, if it is one.
+    pub(super) fn withdraw(&self, claim: &Claim) {
+        self.claims.end(claim.hash, &claim.handle, claim.part());
     }
 
     /// Appends a claim whose gate is open to those that wait to be forgotten.
@@ -274,22 +166,20 @@ impl Table {
                 && let Some(claim) = self.order.pop()
             {
                 claim.handle.prefetch();
+                self.claims.prefetch(claim.hash);
                 oldest.push_back(claim);
             }
             let now = now.min(oldest.len());
             if now == 0 {
                 return;
             }
-            let guard = &self.claims.guard();
-            // Each removal ends with a write that nothing overtakes. So first all are read.
-            let present = oldest.iter().take(now).filter(|claim| self.claims.contains_key(&Own(claim), guard)).count();
-            std::hint::black_box(present);
+            self.claims.collect();
             for _ in 0..now {
                 if !oldest.front().is_some_and(&may_go) {
                     return;
                 }
                 if let Some(claim) = oldest.pop_front() {
-                    self.remove(&claim, guard);
+                    self.claims.end_for_good(claim.hash, &claim.handle, claim.part());
                     left = left.saturating_sub(claim.room());
                     if claim.more > 0 {
                         self.more.subtract(u64::from(claim.more));
@@ -300,4 +190,25 @@ impl Table {
             }
         }
     }
+}
+
+const _: () = assert!(MAX_LEGS <= PARTS, "each member has legs, and its own part");
+
+/// The part of its transaction that a member of `request` is.
+#[inline]
+fn part_of(request: &Request, member: u32) -> Part {
+    (request.members().len() > 1).then_some(member)
+}
+
+/// The other way round.
+fn member_of(part: Part) -> u32 {
+    part.unwrap_or(0)
+}
+
+#[inline]
+fn carries(request: &Request, part: Part, id: &TransactionId) -> bool {
+    if mutant(Mutant::PartsHeldTogether) {
+        return ids_of(request).any(|(carried, _)| carried == id);
+    }
+    request.members().get(member_of(part) as usize).is_some_and(|member| member.id.as_ref() == Some(id))
 }

@@ -75,7 +75,7 @@ impl World {
         let (kernel, consumer) = Kernel::with_consumer(0, 0);
         let disk = DiskIndex::open(Folder::open(dir).expect("a folder"), [1; 16], 1, 0).expect("opens");
         let index = Faulty { disk, full: false.into(), unreadable: false.into() };
-        let ids = Ids::with_index(CAPACITY, 0, index, WINDOW);
+        let ids = Ids::with_index(CAPACITY, index, WINDOW);
         World { ids, kernel, consumer, account: Account::new(AccountId::new("a").expect("an id")) }
     }
 

@@ -8,7 +8,7 @@ use crossbeam_utils::CachePadded;
 use super::sync::Ordering::Relaxed;
 
 /// Threads that contend should not contend again for the count of it.
-const SHARDS: usize = 16;
+pub(super) const SHARDS: usize = 16;
 
 /// Since the kernel was made. Not the model checkers' atomics: nothing follows from what these say.
 #[derive(Default)]
@@ -64,7 +64,8 @@ impl Contention {
 }
 
 /// Where the calling thread counts.
-fn own_shard() -> usize {
+#[inline]
+pub(super) fn own_shard() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
         static OWN: usize = NEXT.fetch_add(1, Relaxed) % SHARDS;

@@ -21,12 +21,16 @@
 //! | I7 | leg → account | the slab, which outlives every transaction: a ledger drops its handles before its kernel |
 //! | I8 | transaction → the one before it in its group, only while it is undecided | the group holds a handle of each of its transactions until all are decided or closed; a pin taken before the later one was found undecided holds the free back |
 //! | I9 | transaction → the block that it lies in | the block counts its referenced transactions, and goes through the epoch with the last; so one in it outlives its own last reference until then |
+//! | I10 | claimed slot → transaction | one counted reference per slot, given back by the CAS that ends the claim; whoever loaded the word under a guard may look at the transaction until the guard ends, and takes a handle of it only while its count is not zero |
+//! | I11 | newest table → older ones | a pin taken before the load; a table goes through the epoch once it was taken out, by the one who collects, when all its slots were sealed or gone |
 
 #![expect(unsafe_code, reason = "the one place for it; every block names its invariant")]
 
 mod block;
 #[cfg(equipoise_ids)]
 pub(crate) mod cells;
+#[cfg(any(equipoise_ids, test))]
+pub(crate) mod claims;
 mod commit;
 mod contention;
 #[cfg(equipoise_ids)]

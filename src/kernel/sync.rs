@@ -26,6 +26,10 @@ pub(crate) fn pin() -> Guard {
     Guard
 }
 
+/// From so many bytes on garbage does not wait until its thread has more.
+#[cfg(equipoise_engine)]
+const LARGE: usize = 1 << 20;
+
 /// Frees `garbage` once no guard that is pinned now remains.
 ///
 /// # Safety
@@ -54,6 +58,9 @@ pub(crate) unsafe fn retire_bytes<T>(guard: &Guard, garbage: *mut T, bytes: usiz
         };
         // Safety: `free` owns what it touches. It may run on another thread: everything the kernel retires is Send.
         unsafe { guard.defer_unchecked(free) };
+        if bytes >= LARGE {
+            guard.flush();
+        }
     }
 }
 
@@ -184,6 +191,13 @@ pub(crate) enum Mutant {
     GroupOutOfOrder,
     GroupKeepsDecided,
     BlockGoesWithFirst,
+    OlderNotSealed,
+    SlotUsedAgain,
+    TableGoesUnsealed,
+    LateClaimStays,
+    PartsLookAlike,
+    PartsHeldTogether,
+    LateHelperEndsAll,
 }
 
 /// Whether `mutant` is switched on; constant `false` in every build that people use.

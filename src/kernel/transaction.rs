@@ -10,7 +10,7 @@ use super::commit::{Entry, EntryBody};
 use super::seqlock::{Account, REFUSED, UNDECIDED};
 use super::sync::{
     AtomicBool, AtomicPtr, AtomicU64, Guard, Mutant,
-    Ordering::{AcqRel, Acquire, Relaxed, Release},
+    Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst},
     mutant, pin, prefetch, retire_bytes,
 };
 use super::{Refused, State};
@@ -112,6 +112,8 @@ pub(crate) struct Transaction<S: State> {
     kept_older: AtomicBool,
     /// Whether the decision was cached in every head that is still ours.
     released: AtomicBool,
+    /// Of how many of its parts, the first, the claims ended for good.
+    claims_ended: AtomicU64,
     /// The one before it in its group (I8); null where there is none.
     before: *const Transaction<S>,
     /// Where it lies with others (I9); null where it has memory of its own.
@@ -168,6 +170,7 @@ impl<S: State> Transaction<S> {
             embedded_taken: AtomicBool::new(false),
             kept_older: AtomicBool::new(false),
             released: AtomicBool::new(false),
+            claims_ended: AtomicU64::new(0),
             before: before.map_or(std::ptr::null(), |before| before.0.as_ptr()),
             block,
             embedded: Entry::empty(),
@@ -241,6 +244,26 @@ impl<S: State> Transaction<S> {
         }
         // Release: pairs with the Acquire in `drop_reference`.
         self.released.store(true, Release);
+    }
+
+    /// Another counted reference, unless the last was given back already: whoever met it under a guard may come that late.
+    ///
+    /// # Safety
+    /// `transaction` was met under a guard that is still pinned (I10).
+    #[inline]
+    pub(super) unsafe fn try_handle(transaction: *const Self) -> Option<Handle<S>> {
+        // Safety: the caller's promise.
+        let counted = &unsafe { &*transaction }.references;
+        // Relaxed, both: as in `Handle::clone`; the load that led here saw what the transaction is made of.
+        let mut references = counted.load(Relaxed);
+        while references > 0 {
+            match counted.compare_exchange(references, references + 1, Relaxed, Relaxed) {
+                // Safety: the reference was counted above.
+                Ok(_) => return Some(unsafe { Handle::from_counted(transaction) }),
+                Err(now) => references = now,
+            }
+        }
+        None
     }
 
     /// Gives one counted reference back.
@@ -329,8 +352,7 @@ impl<S: State> Owned<S> {
     }
 }
 
-/// A counted reference to a transaction. Its Drop defers through the epoch, so a handle may sit in a map that reclaims
-/// by another scheme.
+/// A counted reference to a transaction, whose Drop defers through the epoch.
 pub(crate) struct Handle<S: State>(NonNull<Transaction<S>>);
 
 // Safety: a handle is a counted reference to a Send and Sync transaction (I6).
@@ -350,7 +372,6 @@ impl<S: State> Handle<S> {
     pub(crate) fn settle(&self, gate: Gate) -> Gate {
         debug_assert_ne!(gate, Gate::Unsettled, "settling says something");
         if mutant(Mutant::GateOverwritten) {
-            use super::sync::Ordering::SeqCst;
             self.gate.store(gate.word(), SeqCst);
             return gate;
         }
@@ -368,10 +389,28 @@ impl<S: State> Handle<S> {
         }
     }
 
+    pub(super) fn as_ptr(&self) -> *const Transaction<S> {
+        self.0.as_ptr()
+    }
+
     /// Prefetches the transaction.
     #[inline]
     pub(crate) fn prefetch(&self) {
         prefetch(self.0.as_ptr());
+    }
+
+    /// The claims of its first so many parts end for good, so whoever claims one of them from now on is late.
+    #[inline]
+    pub(super) fn end_claims(&self, parts: u32) {
+        // SeqCst: pairs with the load in `claims_ended`.
+        self.claims_ended.fetch_max(u64::from(parts), SeqCst);
+    }
+
+    /// Of how many of its parts, the first, claims are to be ended again, since they ended for good.
+    #[inline]
+    pub(crate) fn claims_ended(&self) -> u64 {
+        // SeqCst: one order with `Claims::end_for_good`: that meets a claim that was made before, or this sees that it was there.
+        self.claims_ended.load(SeqCst)
     }
 
     /// Whether both are handles of one transaction.

@@ -88,7 +88,7 @@ struct Deciding<'a> {
 impl<'a> Deciding<'a> {
     fn new(count: usize, known: &'a Known) -> Result<Self, SubmitError> {
         let accounts = known.accounts.iter().map(|(id, state)| (id, *state));
-        let builder = Ledger::builder().look_up_cache(false).id_capacity(usize::MAX / 2).reserve(0, count);
+        let builder = Ledger::builder().look_up_cache(false).id_capacity(usize::MAX / 2);
         let decision = Decision { records: Vec::with_capacity(count), ..Decision::default() };
         Ok(Deciding { ledger: builder.build_with(accounts)?, known, decision })
     }

@@ -20,11 +20,11 @@ fn sizes_entries_and_costs_are_told() {
     assert!((number("bytes_per_entry") - number("used_bytes") / 181.0).abs() < 0.1);
     assert_eq!((number("checkpoints"), number("accounts"), number("spare_bytes")), (2.0, 1.0, f64::from(1 << 20)));
     assert!(number("accounts_sequence") >= 100.0);
-    assert_eq!((number("memory_bytes_per_id"), number("default_memory_bytes_of_ids")), (690.0, 69_000_000.0));
+    assert_eq!((number("memory_bytes_per_id"), number("default_memory_bytes_of_ids")), (470.0, 47_000_000.0));
     assert!(stats["first_time"].as_str() < stats["last_time"].as_str());
 
     let text = succeeds("stats", long.path(), &[]).stdout;
-    assert!(text.contains("sequences    1 to 181\n") && text.contains("690 bytes while in memory"), "{text}");
+    assert!(text.contains("sequences    1 to 181\n") && text.contains("470 bytes while in memory"), "{text}");
 }
 
 /// Case A14: a directory in use is measured as well; a directory that is none is an error.

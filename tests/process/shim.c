@@ -25,6 +25,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -244,6 +245,22 @@ ssize_t pread64(int fd, void *into, size_t length, off_t offset) {
 }
 
 ssize_t pread(int fd, void *into, size_t length, off_t offset) { return pread64(fd, into, length, offset); }
+
+/* What waits, or is held back, is not in the system's cache. */
+ssize_t preadv64v2(int fd, const struct iovec *parts, int count, off_t offset, int flags) {
+    char path[4096], part[512];
+    struct stat about;
+    int asks = (flags & RWF_NOWAIT) && path_of(fd, path, sizeof path);
+    if (asks && ((holds(stall, part, sizeof part) && strstr(path, part)) || is_held(fd, path, &about))) {
+        errno = EAGAIN;
+        return -1;
+    }
+    return syscall(SYS_preadv2, fd, parts, count, offset, 0L, flags);
+}
+
+ssize_t preadv2(int fd, const struct iovec *parts, int count, off_t offset, int flags) {
+    return preadv64v2(fd, parts, count, offset, flags);
+}
 
 ssize_t read(int fd, void *into, size_t length) {
     char path[4096];

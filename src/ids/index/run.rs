@@ -68,11 +68,28 @@ impl Run {
 
     /// Reads a page, or two. For most absent keys the filter knows better.
     pub(super) fn find(&self, key: Key) -> Result<Option<Indexed>, IndexError> {
+        self.find_in(key, |page, number| self.read(page, number))
+    }
+
+    /// As [`Self::find`], without waiting for the disk; None: what is to be read is not in the system's cache.
+    pub(super) fn find_cached(&self, key: Key) -> Option<Result<Option<Indexed>, IndexError>> {
+        let found = self.find_in(key, |page, number| if self.read_cached(page, number) { Ok(()) } else { Err(None) });
+        match found {
+            Ok(found) => Some(Ok(found)),
+            Err(error) => error.map(Err),
+        }
+    }
+
+    fn find_in<E: From<IndexError>>(
+        &self,
+        key: Key,
+        read: impl Fn(&mut [u8; PAGE], u64) -> Result<(), E>,
+    ) -> Result<Option<Indexed>, E> {
         let Some(pages) = self.fences.pages_of(key) else { return Ok(None) };
         let mut page = [0; PAGE];
         for number in pages.rev() {
             let number = number as u64;
-            self.read(&mut page, number)?;
+            read(&mut page, number)?;
             let records = records(&page, number, &self.header).map_err(|what| damaged(&self.path, what))?;
             match records.binary_search_by(|record| record[..16].cmp(&key.0.to_be_bytes()[..])) {
                 Ok(place) => return Ok(Some(IdRecord::read(&records[place]).indexed)),
@@ -86,6 +103,21 @@ impl Run {
 
     fn read(&self, pages: &mut [u8], number: u64) -> Result<(), IndexError> {
         self.file.read_exact_at(pages, (number + 1) * PAGE as u64).map_err(|error| unreadable(&self.path, &error))
+    }
+
+    /// Whether the page was in the system's cache, where the system can tell.
+    fn read_cached(&self, page: &mut [u8; PAGE], number: u64) -> bool {
+        #[cfg(target_os = "linux")]
+        {
+            use rustix::io::{ReadWriteFlags, preadv2};
+            let into = &mut [io::IoSliceMut::new(page)];
+            preadv2(&self.file, into, (number + 1) * PAGE as u64, ReadWriteFlags::NOWAIT) == Ok(PAGE)
+        }
+        #[cfg(not(target_os = "linux"))]
+        {
+            let _ = (page, number);
+            false
+        }
     }
 
     /// All its records, in order.

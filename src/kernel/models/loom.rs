@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use loom::thread;
 
-use super::super::{Kernel, pin};
-use super::World;
+use super::super::claims::Claims;
+use super::super::{Handle, Kernel, pin};
+use super::{World, claimant};
 
 fn check(preemptions: usize, body: impl Fn() + Send + Sync + 'static) {
     let mut model = loom::model::Builder::new();
@@ -295,5 +296,114 @@ fn opposite_groups() {
         }
         assert_eq!([world.balance(0), world.balance(1)], [1, 1]);
         assert_eq!(world.kernel.now(&pin()), 6, "one entry each");
+    });
+}
+
+/// Claims `request` for `handle`; whether it got it.
+fn claim(claims: &Claims<i64>, request: u64, handle: &Handle<i64>) -> bool {
+    claims.claim(request, handle, None, |found, _| *found == request).is_ok()
+}
+
+fn holds(claims: &Claims<i64>, request: u64, handle: &Handle<i64>) -> bool {
+    claims.find(request, |found, _| *found == request).is_some_and(|(found, _)| found.same(handle))
+}
+
+/// B2: of two that claim the same one gets it, also where one begins with an older table.
+#[test]
+fn what_is_claimed_has_one_holder() {
+    check(3, || {
+        let claims = Arc::new(Claims::new(0));
+        let slower = claims.clone();
+        let slower = thread::spawn(move || {
+            let mine = claimant(1);
+            (claim(&slower, 1, &mine), mine)
+        });
+        let [other, mine] = [claimant(2), claimant(1)];
+        assert!(claim(&claims, 2, &other));
+        let got = claim(&claims, 1, &mine);
+        let (theirs, slower) = slower.join().unwrap();
+        assert!(got != theirs, "one of them");
+        assert!(holds(&claims, 1, if got { &mine } else { &slower }));
+        assert!(holds(&claims, 2, &other));
+    });
+}
+
+/// B2: a claim is met by those that come after it, whatever ended before it on its way.
+#[test]
+fn a_claim_is_met_behind_one_that_ended() {
+    check(2, || {
+        let claims = Arc::new(Claims::new(0));
+        let other = claims.clone();
+        let other = thread::spawn(move || {
+            let first = claimant(1);
+            assert!(claim(&other, 1, &first));
+            first
+        });
+        let second = claimant(2);
+        assert!(claim(&claims, 2, &second));
+        let first = other.join().unwrap();
+        claims.end(1, &first, None);
+        assert!(!claim(&claims, 2, &claimant(2)));
+        assert!(holds(&claims, 2, &second));
+        assert!(!claims.contains(1, |found, _| *found == 1));
+    });
+}
+
+/// B2, C6: a table goes without a claim that is being made in it.
+#[test]
+fn no_claim_goes_with_its_table() {
+    check(3, || {
+        let claims = Arc::new(Claims::new(0));
+        let slower = claims.clone();
+        let slower = thread::spawn(move || {
+            let mine = claimant(1);
+            assert!(claim(&slower, 1, &mine));
+            mine
+        });
+        let other = claimant(2);
+        assert!(claim(&claims, 2, &other));
+        claims.end(2, &other, None);
+        claims.collect();
+        let mine = slower.join().unwrap();
+        assert!(holds(&claims, 1, &mine));
+    });
+}
+
+/// B2: whoever ends a claim hands it over to one who wants it, and a look meets one of both or none.
+#[test]
+fn a_claim_is_handed_over() {
+    check(2, || {
+        let claims = Arc::new(Claims::new(0));
+        let first = claimant(1);
+        assert!(claim(&claims, 1, &first));
+        let next = claims.clone();
+        let next = thread::spawn(move || {
+            let mine = claimant(1);
+            (claim(&next, 1, &mine), mine)
+        });
+        let reader = claims.clone();
+        let reader = thread::spawn(move || reader.find(1, |found, _| *found == 1).map(|(found, _)| *found.request()));
+        claims.end(1, &first, None);
+        let (got, next) = next.join().unwrap();
+        assert_eq!(reader.join().unwrap().unwrap_or(1), 1);
+        assert_eq!(holds(&claims, 1, &next), got);
+        assert!(!holds(&claims, 1, &first));
+    });
+}
+
+/// B2: a chain holds of its parts what it has claimed, though all of them lie on one way.
+#[test]
+fn a_chain_holds_no_part_before_it_claimed_it() {
+    check(3, || {
+        let claims = Arc::new(Claims::new(0));
+        let (chain, rival) = (claimant(1), claimant(2));
+        // The rival wants what the chain wants second.
+        let is_second = |found: &u64, part| *found == 2 || part == Some(1);
+        let (theirs, of_rival) = (claims.clone(), rival.clone());
+        let theirs = thread::spawn(move || theirs.claim(0, &of_rival, None, is_second).is_ok());
+        assert!(claims.claim(0, &chain, Some(0), |_, part| part == Some(0)).is_ok());
+        let got = claims.claim(0, &chain, Some(1), is_second).is_ok();
+        assert!(got != theirs.join().unwrap(), "one of them");
+        assert!(claims.find(0, is_second).is_some_and(|(found, _)| found.same(if got { &chain } else { &rival })));
     });
 }

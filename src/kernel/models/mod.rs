@@ -8,6 +8,8 @@ use super::{Account, Handle, Kernel, Leg, Owned, Plan, State, pin};
 
 #[cfg(equipoise_engine)]
 mod block;
+#[cfg(equipoise_engine)]
+mod claims;
 #[cfg(equipoise_loom)]
 mod loom;
 #[cfg(equipoise_shuttle)]
@@ -27,6 +29,15 @@ impl State for i64 {
     fn apply(&self, delta: &i64) -> Result<i64, ()> {
         self.checked_add(*delta).filter(|balance| *balance >= 0).ok_or(())
     }
+}
+
+/// A transaction that only claims, and asks for `request`.
+pub(super) fn claimant(request: u64) -> Handle<i64> {
+    let handle =
+        Owned::new(Plan { legs: [].into_iter().collect(), refusal: None, as_of: 0, time: 0, request }).publish();
+    // The list will never have it.
+    handle.settle(Gate::Closed);
+    handle
 }
 
 /// Two or more accounts and their kernel.
