@@ -424,20 +424,17 @@ impl Lane {
 impl Batch {
     /// Takes out the runs of partitions of which `later` has some too.
     pub(super) fn before(&mut self, later: &Batch) -> Batch {
-        let is_later = |partition: i32| later.runs.iter().any(|run| run.partition == partition);
-        let mut before = Batch { runs: self.runs.clone(), generations: self.generations.clone() };
-        before.retain(|partition, _| is_later(partition));
-        self.retain(|partition, _| !is_later(partition));
-        before
+        let partitions = later.runs.iter().map(|run| run.partition).collect::<Vec<_>>();
+        self.split_off(&partitions)
     }
 
-    /// Takes out the runs of these partitions; where none is among them, all.
+    /// Takes out the runs of these partitions.
     pub(super) fn split_off(&mut self, partitions: &[i32]) -> Batch {
-        let all = !self.runs.iter().any(|run| partitions.contains(&run.partition));
-        let mut rest = Batch { runs: self.runs.clone(), generations: self.generations.clone() };
-        rest.retain(|partition, _| all || partitions.contains(&partition));
-        self.retain(|partition, _| !all && !partitions.contains(&partition));
-        rest
+        let is_off = |partition: i32| partitions.contains(&partition);
+        let mut off = Batch { runs: self.runs.clone(), generations: self.generations.clone() };
+        off.retain(|partition, _| is_off(partition));
+        self.retain(|partition, _| !is_off(partition));
+        off
     }
 
     /// Keeps the runs for which `wanted` says so.

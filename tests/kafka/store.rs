@@ -17,6 +17,8 @@ pub struct Memory {
 pub struct Orders {
     /// Every `apply` takes so long.
     pub delay: Duration,
+    /// So many may be under way behind another one.
+    pub behind: usize,
     /// So many calls of `apply` say that they are unavailable, and do nothing.
     pub unavailable: usize,
     /// So many do what they should, and say that they are unavailable.
@@ -194,6 +196,10 @@ impl Store for Memory {
             Position { partition: *partition, epoch: row.epoch, next: row.next, fingerprint: row.fingerprint }
         };
         Ok(partitions.iter().filter(|partition| !locked.contains(partition)).map(take).collect())
+    }
+
+    fn at_once(&self) -> usize {
+        1 + self.orders.lock().behind
     }
 
     async fn apply(&self, _: &str, runs: &[Run]) -> Result<Applied, StoreError> {
