@@ -16,7 +16,7 @@ use crate::inventory::{Applied, StoreError};
 use super::assignment::Generation;
 use super::backoff::Backoff;
 use super::lanes::Batch;
-use super::shared::Shared;
+use super::shared::{Asker, Shared};
 
 /// How long a store that failed is left alone.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
@@ -192,7 +192,7 @@ async fn settle(shared: &Shared, mut batch: Batch, mut answer: Answer, stop: &mu
             }
             Err(StoreError::Fenced { partitions }) => drop_fenced(shared, &mut batch, &partitions),
             Err(StoreError::Unavailable { what }) => {
-                shared.unavailable(&what);
+                shared.unavailable(Asker::Apply, &what);
                 shared.metrics.apply_retries.inc();
                 tokio::select! {
                     () = tokio::time::sleep(backoff.next()) => {}
@@ -201,7 +201,7 @@ async fn settle(shared: &Shared, mut batch: Batch, mut answer: Answer, stop: &mu
             }
             Err(StoreError::Failed { what }) => {
                 // Somebody has to do something; when that is done nobody is to have to restart this as well.
-                shared.unavailable(&what);
+                shared.unavailable(Asker::Apply, &what);
                 shared.metrics.apply_retries.inc();
                 tokio::select! {
                     () = tokio::time::sleep(AFTER_FAILURE) => {}
@@ -212,6 +212,8 @@ async fn settle(shared: &Shared, mut batch: Batch, mut answer: Answer, stop: &mu
         // A partition that was taken from us while the store was asked is its next owner's business.
         shared.lanes.keep_current(&mut batch);
         if batch.runs.is_empty() {
+            // Nobody asks any more.
+            shared.available(Asker::Apply);
             return batch;
         }
         answer = shared.store.apply(&shared.settings.topic, &batch.runs).await;
@@ -219,7 +221,7 @@ async fn settle(shared: &Shared, mut batch: Batch, mut answer: Answer, stop: &mu
 }
 
 fn kept(shared: &Shared, batch: &Batch, applied: Applied) {
-    shared.available();
+    shared.available(Asker::Apply);
     count(shared, applied);
     done(shared, batch);
 }

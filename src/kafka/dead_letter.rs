@@ -15,7 +15,7 @@ use crate::inventory::{DeadLetter, StoreError, StoredDeadLetter};
 
 use super::backoff::Backoff;
 use super::create::create;
-use super::shared::Shared;
+use super::shared::{Asker, Shared};
 
 /// Letters on their way at once.
 const AT_ONCE: usize = 500;
@@ -103,8 +103,8 @@ impl Publisher {
         let letters = store.dead_letters(AT_ONCE).await;
         // A member without partitions asks the store nothing else.
         match &letters {
-            Ok(_) => self.shared.available(),
-            Err(StoreError::Unavailable { what }) => self.shared.unavailable(what),
+            Ok(_) => self.shared.available(Asker::Publish),
+            Err(StoreError::Unavailable { what }) => self.shared.unavailable(Asker::Publish, what),
             Err(_) => {}
         }
         let letters = letters.map_err(said)?;

@@ -39,7 +39,7 @@ pub(super) struct Shared {
 /// What is wrong at present, in the words of [`Status`].
 #[derive(Debug, Default)]
 pub(super) struct Trouble {
-    pub(super) unavailable: Option<String>,
+    unavailable: BTreeMap<Asker, String>,
     /// Why it is not known which partitions there are.
     pub(super) unknown: Option<String>,
     pub(super) disconnected: Option<String>,
@@ -47,6 +47,13 @@ pub(super) struct Trouble {
     /// What was said of records that cannot be read.
     pub(super) unreadable: Option<String>,
     pub(super) failed: Option<String>,
+}
+
+/// Who asks the store. That one is answered tells nothing of the other; what is to be taken over says itself what it waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Asker {
+    Apply,
+    Publish,
 }
 
 impl Shared {
@@ -80,7 +87,7 @@ impl Shared {
             assigned: assignment.all(),
             consuming: assignment.consuming().collect(),
             stopped: assignment.stopped().map(|(partition, why)| (partition, why.to_owned())).collect(),
-            unavailable: trouble.unavailable.clone(),
+            unavailable: trouble.unavailable.values().next().cloned(),
             waiting: trouble.unknown.clone().or_else(|| assignment.waiting().map(str::to_owned)).or(held).or(hole),
             disconnected: trouble.disconnected.clone(),
             last_error: trouble.last_error.clone(),
@@ -102,18 +109,16 @@ impl Shared {
     }
 
     /// The store cannot be reached.
-    pub(super) fn unavailable(&self, what: &str) {
-        let mut trouble = self.trouble.lock();
-        if trouble.unavailable.is_none() {
-            tracing::warn!("the store is unavailable, trying again: {what}");
+    pub(super) fn unavailable(&self, asker: Asker, what: &str) {
+        if self.trouble.lock().unavailable.insert(asker, what.to_owned()).is_none() {
+            tracing::warn!(?asker, "the store is unavailable, trying again: {what}");
         }
-        trouble.unavailable = Some(what.to_owned());
     }
 
-    /// The store answers.
-    pub(super) fn available(&self) {
-        if self.trouble.lock().unavailable.take().is_some() {
-            tracing::info!("the store answers again");
+    /// The store answers, or is not asked.
+    pub(super) fn available(&self, asker: Asker) {
+        if self.trouble.lock().unavailable.remove(&asker).is_some() {
+            tracing::info!(?asker, "the store answers again");
         }
     }
 

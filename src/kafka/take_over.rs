@@ -65,22 +65,11 @@ async fn take_over(
     }
     let partitions: Vec<_> = wanted.iter().map(|(partition, _)| *partition).collect();
     let taking = shared.store.take_over(&shared.settings.topic, &partitions);
-    let taken = match tokio::time::timeout(PATIENCE, taking).await {
-        Ok(Ok(taken)) => taken,
-        Ok(Err(error)) => {
-            match &error {
-                StoreError::Unavailable { what } | StoreError::Failed { what } => shared.unavailable(what),
-                StoreError::Fenced { .. } | StoreError::Held { .. } => {}
-            }
-            return Err(error.to_string());
-        }
-        Err(_) => {
-            let what = format!("partitions were not taken over within {} s", PATIENCE.as_secs());
-            shared.unavailable(&what);
-            return Err(format!("the store is unavailable: {what}"));
-        }
-    };
-    shared.available();
+    let taken = tokio::time::timeout(PATIENCE, taking).await.unwrap_or_else(|_| {
+        let what = format!("partitions were not taken over within {} s", PATIENCE.as_secs());
+        Err(StoreError::Unavailable { what })
+    });
+    let taken = taken.map_err(|error| error.to_string())?;
     let generations: BTreeMap<_, _> = wanted.iter().copied().collect();
     let found = taken.into_iter().filter_map(|position| {
         let generation = generations.get(&position.partition)?;

@@ -1,7 +1,7 @@
 //! A store and a broker that do not answer.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
@@ -61,6 +61,14 @@ async fn a_failed_store_is_asked_again() {
     topic.write_events("n", 0..100, 2);
     let service = Service::start(settings(&topic, &[]), &store);
     service.until("the failure", |it| it.status().not_ready().is_some_and(|why| why.contains("told so"))).await;
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(12) {
+        assert!(
+            service.status().not_ready().is_some(),
+            "what else it is asked for meanwhile tells nothing of the events"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     assert_eq!((store.records(), service.status().failed), (0, None));
     store.order(|orders| orders.failed = false);
     service.until_events(100).await;

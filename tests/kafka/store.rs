@@ -27,7 +27,7 @@ pub struct Orders {
     pub take_over_unavailable: usize,
     /// These partitions are not handed over.
     pub locked: Vec<i32>,
-    /// Every call fails for good.
+    /// Every `apply` fails for good.
     pub failed: bool,
     /// The runs of these partitions have to wait.
     pub held: Vec<i32>,
