@@ -27,6 +27,8 @@ pub struct Orders {
     pub take_over_unavailable: usize,
     /// These partitions are not handed over.
     pub locked: Vec<i32>,
+    /// So many calls of `published` say that they are unavailable, and do nothing.
+    pub published_unavailable: usize,
     /// Every `apply` fails for good.
     pub failed: bool,
     /// The runs of these partitions have to wait.
@@ -238,6 +240,9 @@ impl Store for Memory {
     }
 
     async fn published(&self, numbers: &[i64]) -> Result<(), StoreError> {
+        if spend(&mut self.orders.lock().published_unavailable) {
+            return Err(unavailable());
+        }
         self.state.lock().letters.retain(|letter| !numbers.contains(&letter.number));
         Ok(())
     }
