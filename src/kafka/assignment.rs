@@ -244,11 +244,12 @@ impl Assignment {
         })
     }
 
-    /// Which are ours in the store and not fetched, and the next offset that the store does not have.
+    /// Which the store has the offsets of and are not fetched, and the next offset that it does not have.
     pub(super) fn held_up(&self) -> impl Iterator<Item = (i32, Option<i64>)> {
         self.partitions.iter().filter_map(|(partition, assigned)| match &assigned.stage {
             Stage::TakenOver(at) | Stage::Stopped { at, .. } => Some((*partition, at.next)),
-            Stage::Wanted | Stage::Busy | Stage::Consuming | Stage::Fenced => None,
+            Stage::Wanted | Stage::Busy => assigned.held_up.map(|(next, _)| (*partition, Some(next))),
+            Stage::Consuming | Stage::Fenced => None,
         })
     }
 

@@ -171,7 +171,8 @@ impl Shared {
         let why = format!("partition {partition} is held up at offset {next}: records cannot be read: {said}");
         let mut assignment = self.assignment.lock();
         let Some(pause) = assignment.hold_up(partition, next, now, &why) else { return };
-        self.close(&[partition]);
+        // It is ours still: its lag stays, and what lag tools are to be told.
+        self.lanes.close(&[partition]);
         drop(assignment);
         if let Some(repeated) = self.quiet.may_say(&format!("held up {partition}")) {
             tracing::warn!(repeated, partition, next, ?pause, "held up, since records cannot be read: {said}");
