@@ -78,17 +78,24 @@ impl Shared {
         let held = self.lanes.held();
         let held =
             (!held.is_empty()).then(|| format!("the partitions {held:?} wait for a row that somebody has locked"));
-        let any_hole = self.lanes.any_hole();
+        let (shut, any_hole) = (self.lanes.all_shut(), self.lanes.any_hole());
         let trouble = self.trouble.lock();
         let said = trouble.unreadable.as_deref().unwrap_or_default();
         let hole = any_hole.then(|| format!("records cannot be read, of which partition is not known yet: {said}"));
+        let shut = (!shut.is_empty()).then(|| format!("records of the partitions {shut:?} cannot be read: {said}"));
         Status {
             joined: assignment.joined,
             assigned: assignment.all(),
             consuming: assignment.consuming().collect(),
             stopped: assignment.stopped().map(|(partition, why)| (partition, why.to_owned())).collect(),
             unavailable: trouble.unavailable.values().next().cloned(),
-            waiting: trouble.unknown.clone().or_else(|| assignment.waiting().map(str::to_owned)).or(held).or(hole),
+            waiting: trouble
+                .unknown
+                .clone()
+                .or_else(|| assignment.waiting().map(str::to_owned))
+                .or(held)
+                .or(shut)
+                .or(hole),
             disconnected: trouble.disconnected.clone(),
             last_error: trouble.last_error.clone(),
             failed: trouble.failed.clone(),

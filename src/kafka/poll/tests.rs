@@ -153,6 +153,25 @@ fn records_before_unreadable_ones_are_not_dropped() {
     assert!(bench.waiting().is_some_and(|why| why.contains("held up at offset 7")), "{:?}", bench.waiting());
 }
 
+/// D9: the service is not ready while a partition waits for the store before it is held up, whatever showed that it has to be.
+#[test]
+fn a_partition_that_is_about_to_be_held_up_is_told() {
+    let bench = bench();
+    let begun = bench.begin(&[0]);
+    bench.settled(begun[0], ready(0));
+    let push = |offset| bench.shared.lanes.push(0, Record { offset, content: Content::Tombstone }, UNKNOWN);
+    let code = RDKafkaErrorCode::BadMessage;
+    let text = "MessageSet at offset 9 (58 bytes) failed";
+    rdkafka::ClientContext::error(&Context(Arc::clone(&bench.shared)), KafkaError::Global(code), text);
+    complain(&bench.shared, &KafkaError::MessageConsumption(code));
+    assert_eq!((push(5), push(10)), (Pushed::Waits, Pushed::BehindHole));
+    bench.shared.hold_up(0, Instant::now());
+    assert!(bench.waiting().is_some_and(|why| why.contains("[0]") && why.contains(text)), "{:?}", bench.waiting());
+    bench.shared.lanes.applied(&bench.shared.lanes.take());
+    bench.poller.hold_up(Instant::now());
+    assert!(bench.waiting().is_some_and(|why| why.contains("held up at offset 6")), "{:?}", bench.waiting());
+}
+
 /// D9: the service is not ready while it is not known whose records cannot be read.
 #[test]
 fn records_that_nobody_owns_are_told() {
