@@ -15,6 +15,7 @@ use crate::inventory::{Applied, StoreError};
 
 use super::assignment::Generation;
 use super::backoff::Backoff;
+use super::caught::watched;
 use super::lanes::Batch;
 use super::shared::{Asker, Shared};
 
@@ -82,7 +83,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
                         later.push(answered);
                     }
                     for held in ask_again(&shared, batch, error, later, &mut stop).await.into_values() {
-                        waits.spawn(wait(shared.clone(), held, stop.clone()));
+                        waits.spawn(watched(shared.clone(), wait(shared.clone(), held, stop.clone())));
                     }
                 }
             },

@@ -15,6 +15,7 @@
 mod apply;
 mod assignment;
 mod backoff;
+mod caught;
 mod check;
 mod consumer;
 mod context;

@@ -112,6 +112,20 @@ async fn a_store_that_panics_ends_the_consuming() {
     service.stop().await;
 }
 
+/// D6: so does one that panics when it is asked again for what had to wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_panics_while_a_partition_waits_ends_the_consuming() {
+    let topic = Topic::new("panics-later", 1).await;
+    let store = Arc::new(Memory::default());
+    store.order(|orders| orders.held = vec![0]);
+    topic.write_events("n", 0..10, 1);
+    let service = Service::start(settings(&topic, &[]), &store);
+    service.until("the word", |it| it.status().not_ready().is_some_and(|why| why.contains("[0] wait"))).await;
+    store.order(|orders| orders.panics = true);
+    service.until("the failure", |it| it.status().not_ready().is_some_and(|why| why.contains("panicked"))).await;
+    service.stop().await;
+}
+
 /// D6: a broker that is away for a while is waited for; without one, stopping takes no longer.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_goes_away_is_waited_for() {
