@@ -69,6 +69,11 @@ impl Work {
     pub(super) fn is_empty(&self) -> bool {
         self.wanted.is_empty() && self.taken_over.is_empty()
     }
+
+    pub(super) fn partitions(&self) -> impl Iterator<Item = (i32, Generation)> {
+        let taken_over = self.taken_over.iter().map(|(position, generation)| (position.partition, *generation));
+        self.wanted.iter().copied().chain(taken_over)
+    }
 }
 
 /// What became of it, for one partition.
@@ -205,14 +210,6 @@ impl Assignment {
         false
     }
 
-    /// Whoever was at these has ended without a word.
-    pub(super) fn abandoned(&mut self, partitions: &[(i32, Generation)], now: Instant) {
-        for (partition, generation) in partitions {
-            let result = Step::Again(None, "the task that was to take it over has ended without a word".to_owned());
-            self.settle(&Settled { partition: *partition, generation: *generation, result }, now);
-        }
-    }
-
     /// Nothing is taken over before `delay` has passed: this process slept, and may have lost what it believes to have.
     pub(super) fn hold_back(&mut self, now: Instant, delay: Duration) {
         let to_be_taken = |it: &&mut Assigned| matches!(it.stage, Stage::Wanted | Stage::Stopped { .. });
@@ -315,19 +312,6 @@ mod tests {
         let work = assignment.due(now + Duration::from_secs(6));
         assert_eq!(work.taken_over, [(position(0), generation)]);
         assert!(work.wanted.is_empty());
-    }
-
-    #[test]
-    fn what_a_task_left_undone_is_done_again() {
-        let now = Instant::now();
-        let mut assignment = Assignment::default();
-        assignment.assign(&[0, 1], now);
-        let work = assignment.due(now);
-        let ready = Step::Ready { position: position(0), start: 5 };
-        assert!(assignment.settle(&settled(0, work.wanted[0].1, ready), now));
-        assignment.abandoned(&work.wanted, now);
-        assert_eq!(assignment.consuming().collect::<Vec<_>>(), [0]);
-        assert_eq!(assignment.due(now + Duration::from_secs(1)).wanted, [work.wanted[1]]);
     }
 
     /// D6: a stopped partition stays so while it is looked at, and goes on when its offset fits.

@@ -7,18 +7,18 @@ use crate::kafka::shared::tests::shared;
 struct Bench {
     shared: Arc<Shared>,
     poller: Poller,
-    _runtime: tokio::runtime::Runtime,
+    runtime: tokio::runtime::Runtime,
     _stop: watch::Sender<bool>,
 }
 
 /// A poll thread's insides, without the thread and without a broker.
 fn bench() -> Bench {
     let shared = shared();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let consumer = shared.settings.for_consumer().create_with_context(Context(Arc::clone(&shared)));
     let (stop, stopped) = watch::channel(false);
     let poller = Poller::new(Arc::clone(&shared), consumer.expect("a consumer"), runtime.handle().clone(), stopped);
-    Bench { shared, poller, _runtime: runtime, _stop: stop }
+    Bench { shared, poller, runtime, _stop: stop }
 }
 
 impl Bench {
@@ -207,4 +207,18 @@ fn unreadable_records_are_named_by_their_offset() {
     for (text, offset) in texts {
         assert_eq!(offset_in(text), offset, "{text}");
     }
+}
+
+/// D6: what a task left undone that panicked, as the store of this bench does, is done again.
+#[test]
+fn what_a_task_left_undone_is_done_again() {
+    let mut bench = bench();
+    let now = Instant::now();
+    bench.shared.assignment.lock().assign(&[0], now);
+    bench.poller.begin_work(now);
+    bench.runtime.block_on(async { (&mut bench.poller.tasks[0].handle).await.expect("it tells") });
+    bench.poller.round();
+    assert!(bench.waiting().is_some_and(|why| why.contains("panicked")), "{:?}", bench.waiting());
+    assert!(bench.poller.tasks.is_empty());
+    assert_eq!(bench.shared.assignment.lock().due(now + Duration::from_secs(60)).wanted.len(), 1);
 }
