@@ -1,7 +1,7 @@
 //! The task that gives the store what has come. While it is at one batch the next gathers, is decoded, and is given to it as well
 //! if it takes several at once.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,8 +15,9 @@ use crate::inventory::{Applied, StoreError};
 
 use super::assignment::Generation;
 use super::backoff::Backoff;
+use super::caught::watched;
 use super::lanes::Batch;
-use super::shared::Shared;
+use super::shared::{Asker, Shared};
 
 /// How long a store that failed is left alone.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
@@ -81,9 +82,8 @@ pub(super) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
                     while let Some(answered) = under_way.next().await {
                         later.push(answered);
                     }
-                    let held = ask_again(&shared, batch, error, later, &mut stop).await;
-                    if !held.is_empty() {
-                        waits.spawn(wait(shared.clone(), held, stop.clone()));
+                    for held in ask_again(&shared, batch, error, later, &mut stop).await.into_values() {
+                        waits.spawn(watched(shared.clone(), wait(shared.clone(), held, stop.clone())));
                     }
                 }
             },
@@ -112,14 +112,14 @@ fn give(shared: &Arc<Shared>, under_way: &mut UnderWay) {
 }
 
 /// Asks for a batch again that was not answered well, and then for those `later`, which it may have kept from being kept. What has to
-/// wait comes back, in its order.
+/// wait comes back by partition, since each waits for somebody of its own, in its order.
 async fn ask_again(
     shared: &Shared,
     mut batch: Batch,
     error: StoreError,
     later: Vec<(Batch, Answer)>,
     stop: &mut watch::Receiver<bool>,
-) -> Vec<Batch> {
+) -> BTreeMap<i32, Vec<Batch>> {
     for (later, answer) in &later {
         if answer.is_ok() {
             // It went on where the batch ends.
@@ -128,40 +128,41 @@ async fn ask_again(
     }
     let mut held = Vec::new();
     if !batch.runs.is_empty() {
-        held.extend(settle(shared, batch, Err(error), stop).await);
+        held.push(settle(shared, batch, Err(error), stop).await);
     }
     for (mut batch, answer) in later {
         match answer {
             Ok(applied) => kept(shared, &batch, applied),
-            Err(_) if *stop.borrow() || shared.has_failed() => return Vec::new(),
+            Err(_) if *stop.borrow() || shared.has_failed() => break,
             Err(error) => {
                 shared.lanes.keep_current(&mut batch);
                 // What goes on where something ends that has to wait waits behind it.
                 let behind = held.iter().map(|held| batch.before(held)).collect::<Vec<_>>();
-                held.extend(behind.into_iter().filter(|behind| !behind.runs.is_empty()));
-                if !batch.runs.is_empty() {
-                    let answer = match error {
-                        // What of it is kept is counted by this answer alone.
-                        StoreError::Held { .. } => Err(error),
-                        _ => shared.store.apply(&shared.settings.topic, &batch.runs).await,
-                    };
-                    held.extend(settle(shared, batch, answer, stop).await);
-                }
+                held.extend(behind);
+                let answer = match error {
+                    // What of it is kept is counted by this answer alone.
+                    StoreError::Held { .. } => Err(error),
+                    _ if batch.runs.is_empty() => continue,
+                    _ => shared.store.apply(&shared.settings.topic, &batch.runs).await,
+                };
+                held.push(settle(shared, batch, answer, stop).await);
             }
         }
     }
-    held
+    let mut by_partition = BTreeMap::<_, Vec<_>>::new();
+    for mut batch in held {
+        while let Some(partition) = batch.runs.first().map(|run| run.partition) {
+            by_partition.entry(partition).or_default().push(batch.split_off(&[partition]));
+        }
+    }
+    by_partition
 }
 
 /// Asks for these in their order until the store has them.
 async fn wait(shared: Arc<Shared>, held: Vec<Batch>, mut stop: watch::Receiver<bool>) {
-    for batch in held {
-        let mut rest = Some(batch);
+    for mut batch in held {
         let mut backoff = Backoff::default();
-        while let Some(mut batch) = rest.take()
-            && !*stop.borrow()
-            && !shared.has_failed()
-        {
+        while !batch.runs.is_empty() && !*stop.borrow() && !shared.has_failed() {
             tokio::select! {
                 () = tokio::time::sleep(backoff.next()) => {}
                 _ = stop.changed() => return,
@@ -169,62 +170,59 @@ async fn wait(shared: Arc<Shared>, held: Vec<Batch>, mut stop: watch::Receiver<b
             shared.lanes.keep_current(&mut batch);
             if !batch.runs.is_empty() {
                 let answer = shared.store.apply(&shared.settings.topic, &batch.runs).await;
-                rest = settle(&shared, batch, answer, &mut stop).await;
+                batch = settle(&shared, batch, answer, &mut stop).await;
             }
         }
     }
 }
 
 /// Asks the store until it has the batch, or nobody wants it any more. What has to wait for somebody comes back.
-async fn settle(
-    shared: &Shared,
-    mut batch: Batch,
-    mut answer: Answer,
-    stop: &mut watch::Receiver<bool>,
-) -> Option<Batch> {
+async fn settle(shared: &Shared, mut batch: Batch, mut answer: Answer, stop: &mut watch::Receiver<bool>) -> Batch {
     let mut backoff = Backoff::default();
     loop {
         match answer {
             Ok(applied) => {
                 kept(shared, &batch, applied);
-                return None;
+                return Batch::default();
             }
             Err(StoreError::Held { partitions, applied }) => {
                 let held = batch.split_off(&partitions);
                 kept(shared, &batch, applied);
                 shared.lanes.hold(&held);
-                return Some(held);
+                return held;
             }
             Err(StoreError::Fenced { partitions }) => drop_fenced(shared, &mut batch, &partitions),
             Err(StoreError::Unavailable { what }) => {
-                shared.unavailable(&what);
+                shared.unavailable(Asker::Apply, &what);
                 shared.metrics.apply_retries.inc();
                 tokio::select! {
                     () = tokio::time::sleep(backoff.next()) => {}
-                    _ = stop.changed() => return None,
+                    _ = stop.changed() => return Batch::default(),
                 }
             }
             Err(StoreError::Failed { what }) => {
                 // Somebody has to do something; when that is done nobody is to have to restart this as well.
-                shared.unavailable(&what);
+                shared.unavailable(Asker::Apply, &what);
                 shared.metrics.apply_retries.inc();
                 tokio::select! {
                     () = tokio::time::sleep(AFTER_FAILURE) => {}
-                    _ = stop.changed() => return None,
+                    _ = stop.changed() => return Batch::default(),
                 }
             }
         }
         // A partition that was taken from us while the store was asked is its next owner's business.
         shared.lanes.keep_current(&mut batch);
         if batch.runs.is_empty() {
-            return None;
+            // Nobody asks any more.
+            shared.available(Asker::Apply);
+            return batch;
         }
         answer = shared.store.apply(&shared.settings.topic, &batch.runs).await;
     }
 }
 
 fn kept(shared: &Shared, batch: &Batch, applied: Applied) {
-    shared.available();
+    shared.available(Asker::Apply);
     count(shared, applied);
     done(shared, batch);
 }

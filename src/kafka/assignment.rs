@@ -69,6 +69,11 @@ impl Work {
     pub(super) fn is_empty(&self) -> bool {
         self.wanted.is_empty() && self.taken_over.is_empty()
     }
+
+    pub(super) fn partitions(&self) -> impl Iterator<Item = (i32, Generation)> {
+        let taken_over = self.taken_over.iter().map(|(position, generation)| (position.partition, *generation));
+        self.wanted.iter().copied().chain(taken_over)
+    }
 }
 
 /// What became of it, for one partition.
@@ -205,14 +210,6 @@ impl Assignment {
         false
     }
 
-    /// Whoever was at these has ended without a word.
-    pub(super) fn abandoned(&mut self, partitions: &[(i32, Generation)], now: Instant) {
-        for (partition, generation) in partitions {
-            let result = Step::Again(None, "the task that was to take it over has ended without a word".to_owned());
-            self.settle(&Settled { partition: *partition, generation: *generation, result }, now);
-        }
-    }
-
     /// Nothing is taken over before `delay` has passed: this process slept, and may have lost what it believes to have.
     pub(super) fn hold_back(&mut self, now: Instant, delay: Duration) {
         let to_be_taken = |it: &&mut Assigned| matches!(it.stage, Stage::Wanted | Stage::Stopped { .. });
@@ -244,11 +241,12 @@ impl Assignment {
         })
     }
 
-    /// Which are ours in the store and not fetched, and the next offset that the store does not have.
+    /// Which the store has the offsets of and are not fetched, and the next offset that it does not have.
     pub(super) fn held_up(&self) -> impl Iterator<Item = (i32, Option<i64>)> {
         self.partitions.iter().filter_map(|(partition, assigned)| match &assigned.stage {
             Stage::TakenOver(at) | Stage::Stopped { at, .. } => Some((*partition, at.next)),
-            Stage::Wanted | Stage::Busy | Stage::Consuming | Stage::Fenced => None,
+            Stage::Wanted | Stage::Busy => assigned.held_up.map(|(next, _)| (*partition, Some(next))),
+            Stage::Consuming | Stage::Fenced => None,
         })
     }
 
@@ -314,19 +312,6 @@ mod tests {
         let work = assignment.due(now + Duration::from_secs(6));
         assert_eq!(work.taken_over, [(position(0), generation)]);
         assert!(work.wanted.is_empty());
-    }
-
-    #[test]
-    fn what_a_task_left_undone_is_done_again() {
-        let now = Instant::now();
-        let mut assignment = Assignment::default();
-        assignment.assign(&[0, 1], now);
-        let work = assignment.due(now);
-        let ready = Step::Ready { position: position(0), start: 5 };
-        assert!(assignment.settle(&settled(0, work.wanted[0].1, ready), now));
-        assignment.abandoned(&work.wanted, now);
-        assert_eq!(assignment.consuming().collect::<Vec<_>>(), [0]);
-        assert_eq!(assignment.due(now + Duration::from_secs(1)).wanted, [work.wanted[1]]);
     }
 
     /// D6: a stopped partition stays so while it is looked at, and goes on when its offset fits.

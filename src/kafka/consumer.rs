@@ -1,10 +1,7 @@
 //! A running consumer.
 
-use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
@@ -17,6 +14,7 @@ use tokio::task::JoinHandle;
 use crate::inventory::Store;
 
 use super::apply;
+use super::caught::watched;
 use super::context::Context;
 use super::dead_letter;
 use super::metrics::Metrics;
@@ -56,18 +54,6 @@ pub struct Consumer {
     tasks: Vec<JoinHandle<()>>,
     polling: thread::JoinHandle<()>,
     polled: oneshot::Receiver<()>,
-}
-
-/// Runs `task`; what panics in it, a store say, ends the consuming with a word.
-async fn watched(shared: Arc<Shared>, task: impl Future<Output = ()>) {
-    let mut task = pin!(task);
-    let ended = poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(context))) {
-        Ok(state) => state.map(Ok),
-        Err(panic) => Poll::Ready(Err(panic)),
-    });
-    if ended.await.is_err() {
-        shared.fail("a task of the consumer has panicked".to_owned());
-    }
 }
 
 impl Consumer {

@@ -15,7 +15,7 @@ use crate::inventory::{DeadLetter, StoreError, StoredDeadLetter};
 
 use super::backoff::Backoff;
 use super::create::create;
-use super::shared::Shared;
+use super::shared::{Asker, Shared};
 
 /// Letters on their way at once.
 const AT_ONCE: usize = 500;
@@ -46,6 +46,8 @@ const CUT_REASON: usize = 512;
 pub(super) struct Publisher {
     shared: Arc<Shared>,
     producer: FutureProducer<Logged>,
+    /// Letters that the brokers have, which the store did not forget when it was told: they are not sent again.
+    delivered: Vec<StoredDeadLetter>,
     /// The topic is there, or was not to be made.
     prepared: bool,
 }
@@ -53,7 +55,7 @@ pub(super) struct Publisher {
 impl Publisher {
     pub(super) fn new(shared: Arc<Shared>) -> KafkaResult<Self> {
         let producer = producer(&shared)?;
-        Ok(Publisher { shared, producer, prepared: false })
+        Ok(Publisher { shared, producer, delivered: Vec::new(), prepared: false })
     }
 
     /// Runs until `stop` is set, its sender is gone, or the consumer has failed.
@@ -103,8 +105,8 @@ impl Publisher {
         let letters = store.dead_letters(AT_ONCE).await;
         // A member without partitions asks the store nothing else.
         match &letters {
-            Ok(_) => self.shared.available(),
-            Err(StoreError::Unavailable { what }) => self.shared.unavailable(what),
+            Ok(_) => self.shared.available(Asker::Publish),
+            Err(StoreError::Unavailable { what }) => self.shared.unavailable(Asker::Publish, what),
             Err(_) => {}
         }
         let letters = letters.map_err(said)?;
@@ -117,40 +119,45 @@ impl Publisher {
             store.published(&[]).await.map_err(said)?;
             return Ok(letters.len());
         }
-        let mut numbers = Vec::with_capacity(letters.len());
+        let given = letters.len();
+        let (mut delivered, letters): (Vec<_>, Vec<_>) =
+            letters.into_iter().partition(|letter| self.delivered.contains(letter));
         let mut failure = None;
         let topic = &self.shared.settings.dead_letter_topic;
         // All of them are handed over before the first is waited for.
         let sent: Vec<_> =
             letters.iter().map(|it| self.producer.send_result(Form::Whole.record(topic, &it.letter)).ok()).collect();
-        for (letter, sent) in letters.iter().zip(sent) {
-            let delivered = match sent {
+        for (letter, sent) in letters.into_iter().zip(sent) {
+            let answer = match sent {
                 Some(delivery) => delivery.await.ok(),
                 None => None,
             };
-            let delivered = match delivered {
-                Some(delivered) => delivered,
+            let answer = match answer {
+                Some(answer) => answer,
                 // The producer's queue was full.
-                None if asked.elapsed() < LATE => self.send(letter, Form::Whole).await,
+                None if asked.elapsed() < LATE => self.send(&letter, Form::Whole).await,
                 None => {
                     failure = Some(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull));
                     continue;
                 }
             };
-            match self.in_some_form(letter, delivered, asked).await {
+            match self.in_some_form(&letter, answer, asked).await {
                 Ok(()) => {
-                    numbers.push(letter.number);
                     let DeadLetter { partition, offset, reason, .. } = &letter.letter;
                     tracing::warn!(partition, offset, reason, "a record became a dead letter");
+                    delivered.push(letter);
                 }
                 Err(error) => failure = Some(error),
             }
         }
+        self.delivered = delivered;
+        let numbers = self.delivered.iter().map(|letter| letter.number).collect::<Vec<_>>();
         store.published(&numbers).await.map_err(said)?;
+        self.delivered.clear();
         self.shared.metrics.dead_letters_published.inc_by(numbers.len() as u64);
         // It may not be there any more, or nobody was there to make it.
         self.prepared &= failure.is_none();
-        failure.map_or(Ok(letters.len()), |error| Err(format!("{topic}: {error}")))
+        failure.map_or(Ok(given), |error| Err(format!("{topic}: {error}")))
     }
 
     /// Makes the topic, if it is not there: a producer would wait for it in vain. Whoever may not make topics may still write to it.

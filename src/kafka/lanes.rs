@@ -19,7 +19,7 @@ pub(super) struct Limits {
     pub(super) records: usize,
     /// Bytes of one partition.
     pub(super) bytes: usize,
-    /// Bytes of all.
+    /// Bytes of all that need not wait for somebody.
     pub(super) total_bytes: usize,
 }
 
@@ -50,6 +50,7 @@ pub(super) struct Lanes {
 #[derive(Debug, Default)]
 struct State {
     lanes: BTreeMap<i32, Lane>,
+    /// Of the lanes that need not wait for somebody: the others do not drain.
     bytes: usize,
     /// Records.
     waiting: usize,
@@ -85,7 +86,7 @@ struct Lane {
     is_shut: bool,
     /// Where the log was seen to end.
     end: Option<i64>,
-    /// What is in flight has to wait for somebody: nothing is given to the store behind it.
+    /// What is in flight has to wait for somebody: nothing is given to the store behind it, and nothing more is fetched.
     is_held: bool,
 }
 
@@ -178,7 +179,8 @@ impl Lanes {
 
     /// A record of an open partition.
     pub(super) fn push(&self, partition: i32, record: Record, unkept: i64) -> Pushed {
-        let mut state = self.state.lock();
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
         let Some(lane) = state.lanes.get_mut(&partition) else { return Pushed::Dropped };
         if !lane.wants(record.offset) {
             return Pushed::Dropped;
@@ -194,17 +196,17 @@ impl Lanes {
         lane.is_quiet = false;
         lane.bytes += bytes;
         lane.records.push_back(Waiting { record, bytes, fingerprint: unkept });
-        let first = lane.records.len() == 1;
-        let full = lane.records.len() >= self.limits.records || lane.bytes >= self.limits.bytes;
-        let full = full || state.bytes + bytes >= self.limits.total_bytes;
-        state.bytes += bytes;
         state.waiting += 1;
-        let enough = state.waiting == BEHIND;
-        if let Some(lane) = state.lanes.get_mut(&partition) {
-            lane.paused |= full;
+        if !lane.is_held {
+            state.bytes += bytes;
         }
-        drop(state);
-        if first || enough {
+        let limits = self.limits;
+        let is_full = lane.records.len() >= limits.records || lane.bytes >= limits.bytes;
+        let full = is_full || lane.is_held || state.bytes >= limits.total_bytes;
+        lane.paused |= full;
+        let enough = lane.records.len() == 1 || state.waiting == BEHIND;
+        drop(guard);
+        if enough {
             self.filled.notify_one();
         }
         if full { Pushed::Full } else { Pushed::Waits }
@@ -246,7 +248,8 @@ impl Lanes {
         let limits = self.limits;
         let has_room = |lane: &Lane| lane.records.len() <= limits.records / 2 && lane.bytes <= limits.bytes / 2;
         let mut resumable = Vec::new();
-        for (partition, lane) in state.lanes.iter_mut().filter(|(_, lane)| lane.paused && has_room(lane)) {
+        let resumes = |lane: &Lane| lane.paused && !lane.is_held && has_room(lane);
+        for (partition, lane) in state.lanes.iter_mut().filter(|(_, lane)| resumes(lane)) {
             lane.paused = false;
             resumable.push(*partition);
         }
@@ -299,7 +302,8 @@ impl Lanes {
 
     /// The store has these runs.
     pub(super) fn applied(&self, batch: &Batch) {
-        let mut state = self.state.lock();
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
         let mut more = false;
         for (run, generation) in batch.runs.iter().zip(&batch.generations) {
             if let Some(lane) = state.lanes.get_mut(&run.partition)
@@ -308,11 +312,14 @@ impl Lanes {
                 lane.in_flight = lane.in_flight.saturating_sub(1);
                 lane.next = run.next;
                 lane.is_announced = false;
-                lane.is_held &= lane.in_flight > 0;
+                if lane.is_held && lane.in_flight == 0 {
+                    lane.is_held = false;
+                    state.bytes += lane.bytes;
+                }
                 more |= !lane.records.is_empty();
             }
         }
-        drop(state);
+        drop(guard);
         if more {
             self.filled.notify_one();
         }
@@ -320,10 +327,13 @@ impl Lanes {
 
     /// These runs have to wait for somebody.
     pub(super) fn hold(&self, batch: &Batch) {
-        let mut state = self.state.lock();
+        let state = &mut *self.state.lock();
         for (run, generation) in batch.runs.iter().zip(&batch.generations) {
-            if let Some(lane) = state.lanes.get_mut(&run.partition).filter(|lane| lane.generation == *generation) {
-                lane.is_held = true;
+            if let Some(lane) = state.lanes.get_mut(&run.partition)
+                && lane.generation == *generation
+                && !std::mem::replace(&mut lane.is_held, true)
+            {
+                state.bytes -= lane.bytes;
             }
         }
     }
@@ -377,7 +387,9 @@ impl State {
 
     fn close(&mut self, partition: i32) {
         if let Some(lane) = self.lanes.remove(&partition) {
-            self.bytes -= lane.bytes;
+            if !lane.is_held {
+                self.bytes -= lane.bytes;
+            }
             self.waiting -= lane.records.len();
         }
     }
@@ -424,20 +436,17 @@ impl Lane {
 impl Batch {
     /// Takes out the runs of partitions of which `later` has some too.
     pub(super) fn before(&mut self, later: &Batch) -> Batch {
-        let is_later = |partition: i32| later.runs.iter().any(|run| run.partition == partition);
-        let mut before = Batch { runs: self.runs.clone(), generations: self.generations.clone() };
-        before.retain(|partition, _| is_later(partition));
-        self.retain(|partition, _| !is_later(partition));
-        before
+        let partitions = later.runs.iter().map(|run| run.partition).collect::<Vec<_>>();
+        self.split_off(&partitions)
     }
 
-    /// Takes out the runs of these partitions; where none is among them, all.
+    /// Takes out the runs of these partitions.
     pub(super) fn split_off(&mut self, partitions: &[i32]) -> Batch {
-        let all = !self.runs.iter().any(|run| partitions.contains(&run.partition));
-        let mut rest = Batch { runs: self.runs.clone(), generations: self.generations.clone() };
-        rest.retain(|partition, _| all || partitions.contains(&partition));
-        self.retain(|partition, _| !all && !partitions.contains(&partition));
-        rest
+        let is_off = |partition: i32| partitions.contains(&partition);
+        let mut off = Batch { runs: self.runs.clone(), generations: self.generations.clone() };
+        off.retain(|partition, _| is_off(partition));
+        self.retain(|partition, _| !is_off(partition));
+        off
     }
 
     /// Keeps the runs for which `wanted` says so.

@@ -8,13 +8,14 @@
 //!   it is fetched. Meanwhile, and whatever the store does, the poll goes on, so membership never depends on the store.
 //! * Who owns a partition is the store's word alone. A member that the store refuses drops what it had, and takes nothing over
 //!   until the group assigns it something.
-//! * What waits for the store is bounded; a partition of which too much waits is paused.
+//! * What waits for the store is bounded; a partition of which too much waits, or that waits for somebody, is paused.
 //!
 //! One thread polls, one task applies, one publishes dead letters.
 
 mod apply;
 mod assignment;
 mod backoff;
+mod caught;
 mod check;
 mod consumer;
 mod context;

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::inventory::{Content, Record};
 
-use super::assignment::{Generation, Settled, Step, Work};
+use super::assignment::{Generation, Settled, Step};
 use super::check::{self, Extent};
 use super::context::Context;
 use super::doubt::Doubt;
@@ -59,8 +59,6 @@ pub(super) enum Told {
 struct Task {
     partitions: Vec<(i32, Generation)>,
     handle: JoinHandle<()>,
-    /// Seen to have ended; what it told is in the inbox since before.
-    ended: bool,
 }
 
 pub(super) struct Poller {
@@ -249,26 +247,20 @@ impl Poller {
     /// Starts what is due, in a task of its own, and ends what nobody waits for any more.
     fn begin_work(&mut self, now: Instant) {
         let mut assignment = self.shared.assignment.lock();
-        self.tasks.retain_mut(|task| {
+        self.tasks.retain(|task| {
             let current = |(partition, generation): &(i32, Generation)| assignment.is_current(*partition, *generation);
-            if !task.partitions.iter().any(current) {
+            let is_wanted = task.partitions.iter().any(current);
+            if !is_wanted {
                 task.handle.abort();
-                return false;
             }
-            if task.ended {
-                // It panicked, if anything is left undone.
-                assignment.abandoned(&task.partitions, now);
-                return false;
-            }
-            task.ended = task.handle.is_finished();
-            true
+            is_wanted && !task.handle.is_finished()
         });
         let work = assignment.due(now);
         drop(assignment);
         if !work.is_empty() {
-            let partitions = named(&work);
+            let partitions = work.partitions().collect();
             let settling = take_over::settle(Arc::clone(&self.shared), work, self.outbox.clone());
-            self.tasks.push(Task { partitions, handle: self.runtime.spawn(settling), ended: false });
+            self.tasks.push(Task { partitions, handle: self.runtime.spawn(settling) });
         }
     }
 
@@ -404,11 +396,6 @@ impl Poller {
             tracing::debug!("the offsets for lag tools were not sent: {error}");
         }
     }
-}
-
-fn named(work: &Work) -> Vec<(i32, Generation)> {
-    let taken_over = work.taken_over.iter().map(|(position, generation)| (position.partition, *generation));
-    work.wanted.iter().copied().chain(taken_over).collect()
 }
 
 /// Decodes a record and lets it wait for the store; pauses its partition when enough wait there.

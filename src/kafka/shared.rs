@@ -39,7 +39,7 @@ pub(super) struct Shared {
 /// What is wrong at present, in the words of [`Status`].
 #[derive(Debug, Default)]
 pub(super) struct Trouble {
-    pub(super) unavailable: Option<String>,
+    unavailable: BTreeMap<Asker, String>,
     /// Why it is not known which partitions there are.
     pub(super) unknown: Option<String>,
     pub(super) disconnected: Option<String>,
@@ -47,6 +47,13 @@ pub(super) struct Trouble {
     /// What was said of records that cannot be read.
     pub(super) unreadable: Option<String>,
     pub(super) failed: Option<String>,
+}
+
+/// Who asks the store. That one is answered tells nothing of the other; what is to be taken over says itself what it waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Asker {
+    Apply,
+    Publish,
 }
 
 impl Shared {
@@ -71,17 +78,24 @@ impl Shared {
         let held = self.lanes.held();
         let held =
             (!held.is_empty()).then(|| format!("the partitions {held:?} wait for a row that somebody has locked"));
-        let any_hole = self.lanes.any_hole();
+        let (shut, any_hole) = (self.lanes.all_shut(), self.lanes.any_hole());
         let trouble = self.trouble.lock();
         let said = trouble.unreadable.as_deref().unwrap_or_default();
         let hole = any_hole.then(|| format!("records cannot be read, of which partition is not known yet: {said}"));
+        let shut = (!shut.is_empty()).then(|| format!("records of the partitions {shut:?} cannot be read: {said}"));
         Status {
             joined: assignment.joined,
             assigned: assignment.all(),
             consuming: assignment.consuming().collect(),
             stopped: assignment.stopped().map(|(partition, why)| (partition, why.to_owned())).collect(),
-            unavailable: trouble.unavailable.clone(),
-            waiting: trouble.unknown.clone().or_else(|| assignment.waiting().map(str::to_owned)).or(held).or(hole),
+            unavailable: trouble.unavailable.values().next().cloned(),
+            waiting: trouble
+                .unknown
+                .clone()
+                .or_else(|| assignment.waiting().map(str::to_owned))
+                .or(held)
+                .or(shut)
+                .or(hole),
             disconnected: trouble.disconnected.clone(),
             last_error: trouble.last_error.clone(),
             failed: trouble.failed.clone(),
@@ -102,18 +116,16 @@ impl Shared {
     }
 
     /// The store cannot be reached.
-    pub(super) fn unavailable(&self, what: &str) {
-        let mut trouble = self.trouble.lock();
-        if trouble.unavailable.is_none() {
-            tracing::warn!("the store is unavailable, trying again: {what}");
+    pub(super) fn unavailable(&self, asker: Asker, what: &str) {
+        if self.trouble.lock().unavailable.insert(asker, what.to_owned()).is_none() {
+            tracing::warn!(?asker, "the store is unavailable, trying again: {what}");
         }
-        trouble.unavailable = Some(what.to_owned());
     }
 
-    /// The store answers.
-    pub(super) fn available(&self) {
-        if self.trouble.lock().unavailable.take().is_some() {
-            tracing::info!("the store answers again");
+    /// The store answers, or is not asked.
+    pub(super) fn available(&self, asker: Asker) {
+        if self.trouble.lock().unavailable.remove(&asker).is_some() {
+            tracing::info!(?asker, "the store answers again");
         }
     }
 
@@ -166,7 +178,8 @@ impl Shared {
         let why = format!("partition {partition} is held up at offset {next}: records cannot be read: {said}");
         let mut assignment = self.assignment.lock();
         let Some(pause) = assignment.hold_up(partition, next, now, &why) else { return };
-        self.close(&[partition]);
+        // It is ours still: its lag stays, and what lag tools are to be told.
+        self.lanes.close(&[partition]);
         drop(assignment);
         if let Some(repeated) = self.quiet.may_say(&format!("held up {partition}")) {
             tracing::warn!(repeated, partition, next, ?pause, "held up, since records cannot be read: {said}");

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::inventory::{Position, StoreError};
 
 use super::assignment::{Generation, Settled, Step, Work};
+use super::caught::caught;
 use super::check::check;
 use super::poll::Told;
 use super::shared::Shared;
@@ -18,12 +19,23 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Why a partition waits that the store does not hand over with the others.
 const LEFT_OUT: &str = "somebody has locked its row in the store";
 
-/// Does the work and tells the poll thread what came of it.
+/// Does the work and tells the poll thread what came of it: once, with all of it, even when the store panics.
 pub(super) async fn settle(shared: Arc<Shared>, work: Work, told: Sender<Told>) {
+    let left_undone = |(partition, generation)| {
+        let result = Step::Again(None, "the task that was to take it over has panicked".to_owned());
+        Settled { partition, generation, result }
+    };
+    let settled = caught(settled(&shared, &work)).await;
+    let settled = settled.unwrap_or_else(|| work.partitions().map(left_undone).collect());
+    // The poll thread has ended when nobody listens.
+    drop(told.send(Told::Settled(settled)));
+}
+
+async fn settled(shared: &Arc<Shared>, work: &Work) -> Vec<Settled> {
     let mut settled = Vec::new();
     let mut positions: BTreeMap<i32, (Position, Generation)> =
         work.taken_over.iter().map(|(position, generation)| (position.partition, (*position, *generation))).collect();
-    let (taken, why_not) = match take_over(&shared, &work.wanted).await {
+    let (taken, why_not) = match take_over(shared, &work.wanted).await {
         Ok(taken) => (taken, LEFT_OUT.to_owned()),
         Err(why) => (BTreeMap::new(), why),
     };
@@ -35,7 +47,7 @@ pub(super) async fn settle(shared: Arc<Shared>, work: Work, told: Sender<Told>) 
     }));
     positions.extend(taken);
     let to_check: Vec<_> = positions.values().map(|(position, _)| *position).collect();
-    let checker = Arc::clone(&shared);
+    let checker = Arc::clone(shared);
     let steps = match to_check.is_empty() {
         true => Ok(Vec::new()),
         false => tokio::task::spawn_blocking(move || check(&checker.settings, &to_check)).await,
@@ -51,8 +63,7 @@ pub(super) async fn settle(shared: Arc<Shared>, work: Work, told: Sender<Told>) 
             result: Step::Again(Some(*position), format!("the log was not looked at: {error}")),
         })),
     }
-    // The poll thread has ended when nobody listens.
-    drop(told.send(Told::Settled(settled)));
+    settled
 }
 
 /// Makes us the owner of those of these partitions that come back.
@@ -65,22 +76,11 @@ async fn take_over(
     }
     let partitions: Vec<_> = wanted.iter().map(|(partition, _)| *partition).collect();
     let taking = shared.store.take_over(&shared.settings.topic, &partitions);
-    let taken = match tokio::time::timeout(PATIENCE, taking).await {
-        Ok(Ok(taken)) => taken,
-        Ok(Err(error)) => {
-            match &error {
-                StoreError::Unavailable { what } | StoreError::Failed { what } => shared.unavailable(what),
-                StoreError::Fenced { .. } | StoreError::Held { .. } => {}
-            }
-            return Err(error.to_string());
-        }
-        Err(_) => {
-            let what = format!("partitions were not taken over within {} s", PATIENCE.as_secs());
-            shared.unavailable(&what);
-            return Err(format!("the store is unavailable: {what}"));
-        }
-    };
-    shared.available();
+    let taken = tokio::time::timeout(PATIENCE, taking).await.unwrap_or_else(|_| {
+        let what = format!("partitions were not taken over within {} s", PATIENCE.as_secs());
+        Err(StoreError::Unavailable { what })
+    });
+    let taken = taken.map_err(|error| error.to_string())?;
     let generations: BTreeMap<_, _> = wanted.iter().copied().collect();
     let found = taken.into_iter().filter_map(|position| {
         let generation = generations.get(&position.partition)?;

@@ -17,6 +17,20 @@ fn header(message: &OwnedMessage, name: &str) -> Option<String> {
     Some(String::from_utf8_lossy(found.value?).into_owned())
 }
 
+/// A letter that another process left behind.
+fn letter(topic: &Topic, offset: i64) -> DeadLetter {
+    DeadLetter {
+        topic: topic.name.clone(),
+        partition: 0,
+        offset,
+        timestamp: None,
+        key: None,
+        value: None,
+        headers: Vec::new(),
+        reason: "left behind by another process".to_owned(),
+    }
+}
+
 /// D6: key, value and headers as they came, with the origin and the reason.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_is_published_untouched() {
@@ -80,20 +94,29 @@ async fn a_letter_left_behind_goes_to_a_topic_that_was_missing() {
     let topic = Topic::new("missing", 1).await;
     let store = Arc::new(Memory::default());
     let elsewhere = format!("{}-elsewhere", topic.name);
-    store.add_letter(DeadLetter {
-        topic: topic.name.clone(),
-        partition: 0,
-        offset: 7,
-        timestamp: None,
-        key: None,
-        value: None,
-        headers: Vec::new(),
-        reason: "left behind by another process".to_owned(),
-    });
+    store.add_letter(letter(&topic, 7));
     let service = Service::start(settings(&topic, &[("KAFKA_DEAD_LETTER_TOPIC", &elsewhere)]), &store);
     service.within(Duration::from_secs(60), "the letter", |it| it.store.unpublished() == 0).await;
     let letters = read(&elsewhere, 1);
     assert_eq!(header(&letters[0], "equipoise-offset").as_deref(), Some("7"));
     assert_eq!((letters[0].key(), letters[0].payload()), (None, None));
+    service.stop().await;
+}
+
+/// D6: letters that were delivered while the store could not forget them are not sent again; those behind them go out.
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_that_cannot_be_forgotten_are_published_once() {
+    let topic = Topic::new("remembered", 1).await;
+    let store = Arc::new(Memory::default());
+    store.order(|orders| orders.published_unavailable = usize::MAX);
+    store.add_letter(letter(&topic, 1));
+    let service = Service::start(settings(&topic, &[]), &store);
+    service.until("tries", |it| it.metrics.dead_letter_retries.get() >= 3).await;
+    store.add_letter(letter(&topic, 2));
+    let offsets = read(&topic.dead_letters(), 2).iter().map(|it| header(it, "equipoise-offset")).collect::<Vec<_>>();
+    assert_eq!(offsets, ["1", "2"].map(|offset| Some(offset.to_owned())));
+    store.order(|orders| orders.published_unavailable = 0);
+    service.until("an end of it", |it| it.store.unpublished() == 0).await;
+    assert_eq!(service.metrics.dead_letters_published.get(), 2);
     service.stop().await;
 }

@@ -1,7 +1,7 @@
 //! A store and a broker that do not answer.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
@@ -61,6 +61,14 @@ async fn a_failed_store_is_asked_again() {
     topic.write_events("n", 0..100, 2);
     let service = Service::start(settings(&topic, &[]), &store);
     service.until("the failure", |it| it.status().not_ready().is_some_and(|why| why.contains("told so"))).await;
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(12) {
+        assert!(
+            service.status().not_ready().is_some(),
+            "what else it is asked for meanwhile tells nothing of the events"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     assert_eq!((store.records(), service.status().failed), (0, None));
     store.order(|orders| orders.failed = false);
     service.until_events(100).await;
@@ -68,21 +76,25 @@ async fn a_failed_store_is_asked_again() {
     service.stop().await;
 }
 
-/// D6, D7: a partition that has to wait holds up no other, and says so; then it goes on where it was.
+/// D6, D7: a partition that has to wait holds up no other, however many calls are under way, and says so; then it goes on where it was.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_that_waits_holds_up_no_other() {
-    let topic = Topic::new("held", 2).await;
+    let topic = Topic::new("held", 3).await;
     let store = Arc::new(Memory::default());
-    store.order(|orders| orders.held = vec![0]);
+    store.order(|orders| (orders.behind, orders.delay) = (1, Duration::from_millis(100)));
+    topic.write_events("n", 0..30_000, 3);
     let service = Service::start(settings(&topic, &[]), &store);
-    for round in 1..=3 {
-        topic.write_events("n", (round - 1) * 1_000..round * 1_000, 2);
-        service.until("the other", |it| it.store.contents(1).len() == round * 500).await;
-    }
-    service.until("the word", |it| it.status().not_ready().is_some_and(|why| why.contains("[0] wait"))).await;
-    assert_eq!((store.contents(0).len(), service.metrics.fenced.get()), (0, 0));
+    service.until_events(1_000).await;
+    store.order(|orders| orders.held = vec![0, 1]);
+    let has_all = |it: &Service, partition| it.store.contents(partition).len() == 10_000;
+    service.until("the third", |it| has_all(it, 2)).await;
+    service.until("the word", |it| it.status().not_ready().is_some_and(|why| why.contains("[0, 1] wait"))).await;
+    assert!(!has_all(&service, 0) && !has_all(&service, 1) && service.metrics.fenced.get() == 0);
+    store.order(|orders| orders.held = vec![1]);
+    service.until("the first", |it| has_all(it, 0)).await;
+    assert!(!has_all(&service, 1));
     store.order(|orders| orders.held.clear());
-    service.until_events(3_000).await;
+    service.until_events(30_000).await;
     service.until("readiness", |it| it.status().not_ready().is_none()).await;
     store.assert_content();
     service.stop().await;
@@ -96,6 +108,20 @@ async fn a_store_that_panics_ends_the_consuming() {
     store.order(|orders| orders.panics = true);
     topic.write_events("n", 0..10, 1);
     let service = Service::start(settings(&topic, &[]), &store);
+    service.until("the failure", |it| it.status().not_ready().is_some_and(|why| why.contains("panicked"))).await;
+    service.stop().await;
+}
+
+/// D6: so does one that panics when it is asked again for what had to wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_panics_while_a_partition_waits_ends_the_consuming() {
+    let topic = Topic::new("panics-later", 1).await;
+    let store = Arc::new(Memory::default());
+    store.order(|orders| orders.held = vec![0]);
+    topic.write_events("n", 0..10, 1);
+    let service = Service::start(settings(&topic, &[]), &store);
+    service.until("the word", |it| it.status().not_ready().is_some_and(|why| why.contains("[0] wait"))).await;
+    store.order(|orders| orders.panics = true);
     service.until("the failure", |it| it.status().not_ready().is_some_and(|why| why.contains("panicked"))).await;
     service.stop().await;
 }

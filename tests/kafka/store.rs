@@ -17,6 +17,8 @@ pub struct Memory {
 pub struct Orders {
     /// Every `apply` takes so long.
     pub delay: Duration,
+    /// So many may be under way behind another one.
+    pub behind: usize,
     /// So many calls of `apply` say that they are unavailable, and do nothing.
     pub unavailable: usize,
     /// So many do what they should, and say that they are unavailable.
@@ -25,7 +27,9 @@ pub struct Orders {
     pub take_over_unavailable: usize,
     /// These partitions are not handed over.
     pub locked: Vec<i32>,
-    /// Every call fails for good.
+    /// So many calls of `published` say that they are unavailable, and do nothing.
+    pub published_unavailable: usize,
+    /// Every `apply` fails for good.
     pub failed: bool,
     /// The runs of these partitions have to wait.
     pub held: Vec<i32>,
@@ -196,6 +200,10 @@ impl Store for Memory {
         Ok(partitions.iter().filter(|partition| !locked.contains(partition)).map(take).collect())
     }
 
+    fn at_once(&self) -> usize {
+        1 + self.orders.lock().behind
+    }
+
     async fn apply(&self, _: &str, runs: &[Run]) -> Result<Applied, StoreError> {
         let orders = self.orders.lock().clone();
         tokio::time::sleep(orders.delay).await;
@@ -232,6 +240,9 @@ impl Store for Memory {
     }
 
     async fn published(&self, numbers: &[i64]) -> Result<(), StoreError> {
+        if spend(&mut self.orders.lock().published_unavailable) {
+            return Err(unavailable());
+        }
         self.state.lock().letters.retain(|letter| !numbers.contains(&letter.number));
         Ok(())
     }

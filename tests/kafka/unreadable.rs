@@ -77,7 +77,7 @@ fn spoil(brokers: &str, topic: &str, partition: i32, spoilt: Spoilt) {
     assert_eq!(answer[error..error + 2], [0, 0], "the batch was not taken");
 }
 
-/// D6: a partition is held up before what cannot be read, and says so; the others go on as if nothing were.
+/// D6, D9: a partition is held up before what cannot be read, and says so, with its lag; the others go on as if nothing were.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_read_holds_up_its_partition_alone() {
     for (spoilt, behind) in [(Spoilt::Codec, 0), (Spoilt::Codec, 40), (Spoilt::Checksum, 0), (Spoilt::Checksum, 40)] {
@@ -104,6 +104,9 @@ async fn what_cannot_be_read_holds_up_its_partition_alone() {
             write(&brokers, &topic.name, 1, &format!("round-{round}"), 20);
             service.until_events(40 + 20 * (round + 1)).await;
             tokio::time::sleep(Duration::from_secs(1)).await;
+            if behind > 0 {
+                assert_eq!(service.lag(0), behind as i64 + 1);
+            }
         }
         assert_eq!([1, 2].map(|partition| store.epoch(partition)), epochs, "the others began again");
         assert!(store.epoch(0) > 1, "the one is looked at again");

@@ -97,6 +97,12 @@ impl Lanes {
         })
     }
 
+    /// The partitions of which nothing more is taken.
+    pub(in crate::kafka) fn all_shut(&self) -> Vec<i32> {
+        let state = self.state.lock();
+        state.lanes.iter().filter(|(_, lane)| lane.is_shut).map(|(partition, _)| *partition).collect()
+    }
+
     /// The partitions of which nothing more is taken, and the store has all that came.
     pub(in crate::kafka) fn drained(&self) -> Vec<i32> {
         let state = self.state.lock();

@@ -317,3 +317,24 @@ fn a_lane_that_waits_holds_up_no_other() {
     assert_eq!(lanes.held(), [0; 0]);
     assert_eq!(partitions(&lanes.take()), [0]);
 }
+
+/// D6, D7: what has to wait takes no room away from the others, and takes no more itself.
+#[test]
+fn a_lane_that_waits_leaves_the_others_their_room() {
+    let lanes = lanes(&[0, 1], Limits { records: 10, bytes: usize::MAX, total_bytes: 5_000 });
+    push(&lanes, 0, 0);
+    let held = lanes.take();
+    (1..9).for_each(|offset| assert_eq!(push(&lanes, 0, offset), Pushed::Waits));
+    lanes.hold(&held);
+    assert_eq!(push(&lanes, 0, 9), Pushed::Full);
+    (0..9).for_each(|offset| assert_eq!(push(&lanes, 1, offset), Pushed::Waits));
+    assert_eq!(push(&lanes, 1, 9), Pushed::Full);
+    let batch = lanes.take();
+    lanes.applied(&batch);
+    assert_eq!(lanes.resumable(), [1]);
+    lanes.applied(&held);
+    assert_eq!(lanes.resumable(), [0; 0], "as much waits as before");
+    lanes.applied(&lanes.take());
+    assert_eq!(lanes.resumable(), [0]);
+    assert_eq!(lanes.state.lock().bytes, 0);
+}

@@ -7,18 +7,18 @@ use crate::kafka::shared::tests::shared;
 struct Bench {
     shared: Arc<Shared>,
     poller: Poller,
-    _runtime: tokio::runtime::Runtime,
+    runtime: tokio::runtime::Runtime,
     _stop: watch::Sender<bool>,
 }
 
 /// A poll thread's insides, without the thread and without a broker.
 fn bench() -> Bench {
     let shared = shared();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let consumer = shared.settings.for_consumer().create_with_context(Context(Arc::clone(&shared)));
     let (stop, stopped) = watch::channel(false);
     let poller = Poller::new(Arc::clone(&shared), consumer.expect("a consumer"), runtime.handle().clone(), stopped);
-    Bench { shared, poller, _runtime: runtime, _stop: stop }
+    Bench { shared, poller, runtime, _stop: stop }
 }
 
 impl Bench {
@@ -153,6 +153,25 @@ fn records_before_unreadable_ones_are_not_dropped() {
     assert!(bench.waiting().is_some_and(|why| why.contains("held up at offset 7")), "{:?}", bench.waiting());
 }
 
+/// D9: the service is not ready while a partition waits for the store before it is held up, whatever showed that it has to be.
+#[test]
+fn a_partition_that_is_about_to_be_held_up_is_told() {
+    let bench = bench();
+    let begun = bench.begin(&[0]);
+    bench.settled(begun[0], ready(0));
+    let push = |offset| bench.shared.lanes.push(0, Record { offset, content: Content::Tombstone }, UNKNOWN);
+    let code = RDKafkaErrorCode::BadMessage;
+    let text = "MessageSet at offset 9 (58 bytes) failed";
+    rdkafka::ClientContext::error(&Context(Arc::clone(&bench.shared)), KafkaError::Global(code), text);
+    complain(&bench.shared, &KafkaError::MessageConsumption(code));
+    assert_eq!((push(5), push(10)), (Pushed::Waits, Pushed::BehindHole));
+    bench.shared.hold_up(0, Instant::now());
+    assert!(bench.waiting().is_some_and(|why| why.contains("[0]") && why.contains(text)), "{:?}", bench.waiting());
+    bench.shared.lanes.applied(&bench.shared.lanes.take());
+    bench.poller.hold_up(Instant::now());
+    assert!(bench.waiting().is_some_and(|why| why.contains("held up at offset 6")), "{:?}", bench.waiting());
+}
+
 /// D9: the service is not ready while it is not known whose records cannot be read.
 #[test]
 fn records_that_nobody_owns_are_told() {
@@ -188,4 +207,18 @@ fn unreadable_records_are_named_by_their_offset() {
     for (text, offset) in texts {
         assert_eq!(offset_in(text), offset, "{text}");
     }
+}
+
+/// D6: what a task left undone that panicked, as the store of this bench does, is done again.
+#[test]
+fn what_a_task_left_undone_is_done_again() {
+    let mut bench = bench();
+    let now = Instant::now();
+    bench.shared.assignment.lock().assign(&[0], now);
+    bench.poller.begin_work(now);
+    bench.runtime.block_on(async { (&mut bench.poller.tasks[0].handle).await.expect("it tells") });
+    bench.poller.round();
+    assert!(bench.waiting().is_some_and(|why| why.contains("panicked")), "{:?}", bench.waiting());
+    assert!(bench.poller.tasks.is_empty());
+    assert_eq!(bench.shared.assignment.lock().due(now + Duration::from_secs(60)).wanted.len(), 1);
 }
