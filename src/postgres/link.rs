@@ -59,9 +59,11 @@ impl Connector {
         let tls = trust.connector()?;
         let limit = settings.statement_timeout.as_millis().max(1);
         let lock = LOCK.min(settings.statement_timeout / 2).as_millis().max(1);
-        // An abandoned transaction must not keep its locks; a commit that was answered must survive.
+        // An abandoned transaction must not keep its locks; a commit that was answered must survive; rows that are hidden are refused, or
+        // they would be taken for none.
         let session = format!(
             "SET statement_timeout = {limit}; SET lock_timeout = {lock}; SET idle_in_transaction_session_timeout = {limit};
+             SET row_security = off;
              SELECT set_config('synchronous_commit', 'on', false)
              WHERE current_setting('synchronous_commit') = 'off'"
         );
