@@ -148,9 +148,8 @@ impl Books {
     pub(super) async fn closed(&self) {
         match self {
             Books::Ledger(ledger) => ledger.closed().await,
-            // It comes back, or somebody else goes on.
             #[cfg(feature = "postgres")]
-            Books::Postgres(_) => std::future::pending().await,
+            Books::Postgres(store) => store.closed().await,
         }
     }
 

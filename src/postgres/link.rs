@@ -1,5 +1,6 @@
 //! A connection: made with time limits, and given up when it does not answer.
 
+use std::fmt::Display;
 use std::future::Future;
 use std::str::FromStr as _;
 use std::sync::Arc;
@@ -11,7 +12,9 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::error::{DbError, SqlState};
-use tokio_postgres::{Client, Config, Error};
+use tokio_postgres::row::RowIndex;
+use tokio_postgres::types::FromSql;
+use tokio_postgres::{Client, Config, Error, Row};
 
 use super::database::Fault;
 use super::error::PgError;
@@ -184,6 +187,17 @@ impl Broken {
     pub(super) fn lost(what: &str) -> Self {
         Broken { fault: Fault::Unavailable(what.to_owned()), lost: true, unexpected: false }
     }
+}
+
+impl From<Fault> for Broken {
+    fn from(fault: Fault) -> Self {
+        Broken { fault, lost: false, unexpected: false }
+    }
+}
+
+/// A column. Where it has another type than ours, somebody has to see to that.
+pub(super) fn column<'a, T: FromSql<'a>>(row: &'a Row, index: impl RowIndex + Display) -> Result<T, Fault> {
+    row.try_get(index).map_err(|error| Fault::Failed(text(&error)))
 }
 
 fn is_unexpected(error: &Error) -> bool {

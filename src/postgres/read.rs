@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Error, Row, Statement};
+use tokio_postgres::{Client, Row, Statement};
 
 use super::database::Fault;
 use super::error::PgError;
-use super::link::{Connector, Link};
+use super::link::{Connector, Link, column};
 use super::rows;
 use super::session::account;
 use super::sql::{SEQUENCE, SESSION};
@@ -117,7 +117,7 @@ impl Reader {
 
     pub(super) async fn sequence(&self) -> Result<u64, PgError> {
         let rows = self.ask(async |open| open.query(&open.sequence, &[]).await).await?;
-        Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0)).cast_unsigned())
+        Ok(rows.first().map_or(Ok(0), |row| column::<i64>(row, 0))?.cast_unsigned())
     }
 
     pub(super) async fn balance(&self, id: &AccountId) -> Result<Option<AccountState>, PgError> {
@@ -129,7 +129,7 @@ impl Reader {
     pub(super) async fn transaction(&self, id: &TransactionId) -> Result<Option<(Arc<Record>, u32)>, PgError> {
         let rows = self.ask(async |open| open.query(&open.transaction, &[&id.as_str()]).await).await?;
         let Some(first) = rows.first() else { return Ok(None) };
-        let member: i32 = first.try_get("asked").map_err(unreadable)?;
+        let member: i32 = column(first, "asked")?;
         let records = rows::records(&rows).map_err(|what| PgError::Failed { what })?;
         Ok(records.into_iter().next().map(|record| (record, member.cast_unsigned())))
     }
@@ -146,11 +146,7 @@ impl Reader {
 fn state(row: &Row) -> Result<AccountState, PgError> {
     let (id, state) = account(row).map_err(|what| PgError::Failed { what })?;
     // Who wrote it by hand gave it no place in the journal.
-    let sequence: Option<i64> = row.try_get("sequence").map_err(unreadable)?;
+    let sequence: Option<i64> = column(row, "sequence")?;
     let sequence = sequence.unwrap_or_default().cast_unsigned();
     Ok(AccountState { id, balance: state.amount, version: state.version, sequence })
-}
-
-fn unreadable(error: Error) -> PgError {
-    PgError::Failed { what: error.to_string() }
 }

@@ -7,11 +7,11 @@ use std::time::Duration;
 use futures_util::future::join;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Error, Row, Statement};
+use tokio_postgres::{Row, Statement};
 
 use super::batch::{Changes, Committed, Found, Written};
 use super::database::{Database, Fault};
-use super::link::{Broken, Connector, Link, fault};
+use super::link::{Broken, Connector, Link, column};
 use super::locked::{Holder, Locked};
 use super::sql::{self, Statements};
 use super::{rows, write};
@@ -132,7 +132,6 @@ impl Session {
         }
     }
 
-    /// Lets a look-up that reads a row that somebody else wrote fail, and not panic.
     async fn read(&mut self, accounts: &[AccountId], ids: &[TransactionId], lock: bool) -> Result<Found, Broken> {
         let Open { link, statements } = self.open.as_ref().ok_or_else(gone)?;
         let names: Vec<&str> = accounts.iter().map(AccountId::as_str).collect();
@@ -150,13 +149,12 @@ impl Session {
             Ok((sequence?, accounts?, used?))
         };
         let (sequence, accounts, used) = link.timed(answers).await?;
-        let failed = |what: String| Broken { fault: Fault::Failed(what), lost: false, unexpected: false };
-        let mut found = Found { sequence: sequence.get::<_, i64>(0).cast_unsigned(), ..Found::default() };
+        let mut found = Found { sequence: column::<i64>(&sequence, 0)?.cast_unsigned(), ..Found::default() };
         for row in &accounts {
-            let (id, state) = account(row).map_err(failed)?;
+            let (id, state) = account(row).map_err(Fault::Failed)?;
             found.accounts.insert(id, state);
         }
-        found.ids = rows::ids(rows::records(&used).map_err(failed)?);
+        found.ids = rows::ids(rows::records(&used).map_err(Fault::Failed)?);
         Ok(found)
     }
 
@@ -172,12 +170,18 @@ impl Session {
         link.timed(link.client.batch_execute(&format!("ROLLBACK; {}; {}", sql::BEGIN, sql::DISPUTE))).await?;
         let disputed = link.timed(link.client.query_one(sql::IN_DISPUTE, &[&names, &ids])).await?;
         link.timed(link.client.batch_execute("ROLLBACK")).await?;
-        let account = |row: &Row| Some((AccountId::new(row.get::<_, &str>(0)).ok()?, row.get(1)));
-        let partition = |row: &Row| ((row.get(0), row.get(1)), row.get(2));
-        let [new, used] = [0, 1].map(|column| disputed.get::<_, Vec<&str>>(column));
-        let new = new.into_iter().filter_map(|sku| Some((AccountId::new(sku).ok()?, Holder::new())));
-        let used = used.into_iter().filter_map(|id| Some((TransactionId::new(id).ok()?, Holder::new())));
-        Ok(Locked::new(new.chain(accounts.iter().filter_map(account)), used, offsets.iter().map(partition)))
+        let mut locked = Locked::default();
+        for row in &accounts {
+            locked.accounts.extend(AccountId::new(column::<&str>(row, 0)?).ok().zip(column(row, 1)?));
+        }
+        for row in &offsets {
+            locked.partitions.insert((column(row, 0)?, column(row, 1)?), column(row, 2)?);
+        }
+        let new = column::<Vec<&str>>(&disputed, 0)?.into_iter().filter_map(|sku| AccountId::new(sku).ok());
+        locked.accounts.extend(new.map(|account| (account, Holder::new())));
+        let used = column::<Vec<&str>>(&disputed, 1)?.into_iter().filter_map(|id| TransactionId::new(id).ok());
+        locked.ids.extend(used.map(|id| (id, Holder::new())));
+        Ok(locked)
     }
 
     /// Writes and, if all is as expected, commits.
@@ -217,7 +221,7 @@ impl Session {
         let count = changes.records.len() as i64;
         let time = changes.records.first().map_or(0, |record| record.time).cast_signed();
         let row = link.timed(link.client.query_opt(&statements.fate, &[&number, &count, &time])).await?;
-        Ok(row.as_ref().map(write::committed))
+        Ok(row.as_ref().map(write::committed).transpose()?)
     }
 
     /// Runs one statement that writes, in a transaction of its own.
@@ -237,7 +241,7 @@ impl Database for Session {
     async fn number(&mut self) -> Result<i64, Fault> {
         if self.numbers.is_empty() {
             let rows = self.change(|statements| &statements.numbers, &[]).await?;
-            let first: i64 = rows.first().map_or(0, |row| row.get(0));
+            let first: i64 = rows.first().map_or(Ok(0), |row| column(row, 0))?;
             self.numbers = first..first.saturating_add(NUMBERS);
         }
         let number = self.numbers.start;
@@ -313,13 +317,11 @@ impl Database for Session {
 
     async fn take_over(&mut self, topic: &str, partitions: &[i32]) -> Result<Vec<Position>, Fault> {
         let rows = self.change(|statements| &statements.take_over, &[&topic, &partitions]).await?;
-        let position = |row: &Row| Position {
-            partition: row.get(0),
-            epoch: row.get(1),
-            next: row.get(2),
-            fingerprint: row.get(3),
+        let position = |row: &Row| {
+            let (partition, epoch) = (column(row, 0)?, column(row, 1)?);
+            Ok(Position { partition, epoch, next: column(row, 2)?, fingerprint: column(row, 3)? })
         };
-        Ok(rows.iter().map(position).collect())
+        rows.iter().map(position).collect()
     }
 
     async fn dead_letters(&mut self, limit: usize) -> Result<Vec<StoredDeadLetter>, Fault> {
@@ -331,7 +333,7 @@ impl Database for Session {
         let Open { link, statements } = self.open()?;
         let rows = link.timed(link.client.query(&statements.letters, &[&limit, &LETTERS])).await;
         let rows = self.clear(rows).await?;
-        rows.iter().map(letter).collect::<Result<_, _>>().map_err(|error| fault(&error))
+        rows.iter().map(letter).collect()
     }
 
     async fn published(&mut self, numbers: &[i64]) -> Result<(), Fault> {
@@ -363,19 +365,19 @@ pub(super) fn account(row: &Row) -> Result<(AccountId, Balance), String> {
     Ok((id, Balance { amount: number("current_stock")?, version: number("version")?.cast_unsigned() }))
 }
 
-fn letter(row: &Row) -> Result<StoredDeadLetter, Error> {
-    let names: Vec<Vec<u8>> = row.try_get("header_names")?;
-    let values: Vec<Option<Vec<u8>>> = row.try_get("header_values")?;
+fn letter(row: &Row) -> Result<StoredDeadLetter, Fault> {
+    let names: Vec<Vec<u8>> = column(row, "header_names")?;
+    let values: Vec<Option<Vec<u8>>> = column(row, "header_values")?;
     let names = names.into_iter().map(|name| String::from_utf8_lossy(&name).into_owned());
     let letter = DeadLetter {
-        topic: row.try_get("topic")?,
-        partition: row.try_get("partition")?,
-        offset: row.try_get("kafka_offset")?,
-        timestamp: row.try_get("record_time")?,
-        key: row.try_get("key")?,
-        value: row.try_get("value")?,
+        topic: column(row, "topic")?,
+        partition: column(row, "partition")?,
+        offset: column(row, "kafka_offset")?,
+        timestamp: column(row, "record_time")?,
+        key: column(row, "key")?,
+        value: column(row, "value")?,
         headers: names.zip(values).collect(),
-        reason: row.try_get("reason")?,
+        reason: column(row, "reason")?,
     };
-    Ok(StoredDeadLetter { number: row.try_get("number")?, letter })
+    Ok(StoredDeadLetter { number: column(row, "number")?, letter })
 }

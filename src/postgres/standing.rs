@@ -1,7 +1,7 @@
 //! Whether a database can be used as it is: found out with every connection, and every second beside.
 
 use super::database::Fault;
-use super::link::Link;
+use super::link::{Link, column};
 
 /// In the order of [`Standing`]'s fields. What a session itself set is not asked, but what it would be without. Keys and trigger are what
 /// a restore makes last: before that it fills tables that refuse nothing twice.
@@ -33,11 +33,12 @@ pub(super) struct Standing {
 impl Standing {
     pub(super) async fn look(link: &Link) -> Result<Self, Fault> {
         let row = link.timed(link.client.query_one(STANDING, &[])).await.map_err(|broken| broken.fault)?;
-        let lacks = match (row.get(2), row.get(3)) {
+        let lacks = match (column(&row, 2)?, column(&row, 3)?) {
             (None, false) => Some("append_only".to_owned()),
             (lacks, _) => lacks,
         };
-        Ok(Standing { is_standby: row.get(0), is_read_only: row.get(1), lacks, ledger: row.get(4) })
+        let (is_standby, is_read_only) = (column(&row, 0)?, column(&row, 1)?);
+        Ok(Standing { is_standby, is_read_only, lacks, ledger: column(&row, 4)? })
     }
 
     /// Whether what it holds may be shown: all of it, and nothing that a primary has gone past.

@@ -178,10 +178,18 @@ impl PgStore {
         &self.metrics
     }
 
-    /// Why PostgreSQL cannot be used at present, as it was a moment ago; None when it can.
+    /// Why nothing can be written at present, as it was a moment ago; None when it can.
     #[must_use]
     pub fn unavailable(&self) -> Option<String> {
+        if self.queue.is_closed() {
+            return Some("PostgreSQL's writer has ended".to_owned());
+        }
         self.watching.unavailable()
+    }
+
+    /// Resolves when nothing is written any more: the store was closed, or its writer ended.
+    pub async fn closed(&self) {
+        self.queue.closed().await;
     }
 
     /// Takes no more work, and waits until what it took is answered.

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use equipoise::inventory::{Applied, Event, StoreError};
+use equipoise::inventory::{Applied, Event, Store as _, StoreError};
 use equipoise::postgres::{PgError, PgStore, Settings};
 use equipoise::{Outcome, Request};
 
 use crate::backup;
-use crate::harness::{Database, Partition, create, event, update};
+use crate::harness::{Database, Partition, TOPIC, create, event, update};
 use crate::proxy::{Proxy, Trouble};
 
 fn settings(url: &str) -> Settings {
@@ -322,6 +322,40 @@ async fn the_journal_gains_a_column() {
         assert!(store.transaction(&crate::harness::id("u0")).await.expect("read").is_some());
     }
     database.check().await;
+}
+
+/// D6: a column of another type than ours is told, at every door, and ends nothing: put right, all goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_column_of_another_type_is_told() {
+    let database = Database::new().await;
+    let store = PgStore::connect(&settings(&database.url)).await.expect("a store");
+    store.submit(create("sku", 0)).await.expect("opened");
+    database.run("ALTER TABLE ledger_sequence ALTER sequence TYPE integer").await;
+    let refused = store.submit(update("u", "unknown", 1)).await.expect_err("not to be read");
+    assert!(matches!(&refused, PgError::Failed { what } if what.contains("int4")), "{refused}");
+    let refused = store.sequence().await.expect_err("not to be read");
+    assert!(matches!(&refused, PgError::Failed { what } if what.contains("int4")), "{refused}");
+    database.run("ALTER TABLE ledger_sequence ALTER sequence TYPE bigint").await;
+    store.submit(update("v", "sku", 1)).await.expect("decided").result().expect("applied");
+    database.run("ALTER TABLE consumer_offsets ALTER partition TYPE bigint").await;
+    let refused = store.take_over(TOPIC, &[0]).await.expect_err("not to be read");
+    assert!(matches!(&refused, StoreError::Failed { what } if what.contains("int8")), "{refused}");
+    database.run("ALTER TABLE consumer_offsets ALTER partition TYPE integer").await;
+    let mut partition = Partition::take(&store, 0).await;
+    partition.apply(&store, &events(0)).await.expect("applied");
+    database.check().await;
+}
+
+/// D6: a store whose writer ended is not said to be usable. What it holds can be read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_without_a_writer_says_so() {
+    let database = Database::new().await;
+    let store = database.store().await;
+    store.submit(create("sku", 1)).await.expect("opened");
+    assert_eq!(store.unavailable(), None);
+    store.close().await;
+    assert!(store.unavailable().is_some_and(|why| why.contains("writer")), "{:?}", store.unavailable());
+    assert_eq!(store.balance(&crate::harness::account("sku")).await.expect("read").expect("open").balance, 1);
 }
 
 /// D4: an instance that dies in the middle of a batch leaves all of it or nothing, and its successor goes on.
