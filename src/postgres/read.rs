@@ -32,11 +32,14 @@ const TRANSACTION: &str = "WITH used AS MATERIALIZED (
     JOIN journal j ON j.batch = u.batch AND j.place = u.place
     ORDER BY j.member";
 
-/// The entries with the sequences from `$1` up to, but not with, `$2`: of the batches that hold them no other row is read, however large
-/// they are.
-const HISTORY: &str = "SELECT j.* FROM commits c JOIN journal j ON j.batch = c.batch
-        AND j.place >= $1 - c.first_sequence AND j.place < $2 - c.first_sequence
-    WHERE c.count > 0 AND c.first_sequence < $2
+/// The entries with the sequences from `$1` up to, but not with, `$2`, and the first one of the batch behind that of `$1`, which says where a
+/// gap ends: of the batches that hold them no other row is read, however large they are.
+const HISTORY: &str = "WITH next AS MATERIALIZED (
+        SELECT min(first_sequence) AS sequence FROM commits WHERE count > 0 AND first_sequence > $1
+    )
+    SELECT j.* FROM commits c JOIN journal j ON j.batch = c.batch
+        AND j.place >= $1 - c.first_sequence AND j.place < greatest($2 - c.first_sequence, 1)
+    WHERE c.count > 0 AND c.first_sequence < greatest($2, (SELECT sequence + 1 FROM next))
         AND c.first_sequence >= coalesce(
             (SELECT max(first_sequence) FROM commits WHERE count > 0 AND first_sequence <= $1), 0)
     ORDER BY j.sequence, j.member";
@@ -134,9 +137,10 @@ impl Reader {
         Ok(records.into_iter().next().map(|record| (record, member.cast_unsigned())))
     }
 
-    /// Up to `limit` entries of the journal from sequence `from` on.
+    /// Up to `limit` entries of the journal from sequence `from` on, and perhaps one more, which comes later.
     pub(super) async fn history(&self, from: u64, limit: usize) -> Result<Vec<Arc<Record>>, PgError> {
-        let from = from.max(1).cast_signed();
+        // A sequence that is too large for PostgreSQL is as far off as the last one that is not.
+        let from = i64::try_from(from.max(1)).unwrap_or(i64::MAX);
         let end = from.saturating_add(i64::try_from(limit).unwrap_or(i64::MAX));
         let rows = self.ask(async |open| open.query(&open.history, &[&from, &end]).await).await?;
         rows::records(&rows).map_err(|what| PgError::Failed { what })

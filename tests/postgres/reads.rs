@@ -98,9 +98,9 @@ async fn an_awaited_entry_is_told_to_all_who_wait() {
         sleep(Duration::from_millis(50)).await;
         other.submit(update("u", "sku", 1)).await.expect("decided").result().expect("applied");
     };
-    let waiting = join_all((0..20).map(|_| store.reached(11)));
+    let waiting = join_all((0..20).map(|_| store.follow(11, None, 1)));
     for reached in tokio::join!(waiting, writing).0 {
-        reached.expect("readable");
+        assert_eq!(reached.expect("readable")[0].sequence(), 11);
     }
     assert_eq!(store.history(11, 1).await.expect("readable").len(), 1);
 }

@@ -42,6 +42,19 @@ async fn add_keys(database: &Database) {
         .await;
 }
 
+/// Keeps a copy of the present state.
+pub async fn save(database: &Database) {
+    let saved = TABLES.map(|(table, _)| format!("CREATE TABLE saved_{table} AS TABLE {table};"));
+    database.run(&saved.concat()).await;
+}
+
+/// Puts that state back, in one transaction: no connection breaks.
+pub async fn put_back(database: &Database) {
+    let tables = TABLES.map(|(table, _)| format!("DELETE FROM {table}; INSERT INTO {table} TABLE saved_{table};"));
+    let triggers = |state: &str| format!("ALTER TABLE journal_entries {state} TRIGGER ALL;");
+    database.run(&format!("BEGIN; {}{}{} COMMIT", triggers("DISABLE"), tables.concat(), triggers("ENABLE"))).await;
+}
+
 fn opened(transaction: &str) -> Request {
     Request::single(Operation::create(account("sku"), 7).expect("valid"), Some(id(transaction)))
 }
@@ -94,21 +107,17 @@ async fn what_a_restore_lost_is_no_replay() {
     let (store, other) = (database.store().await, database.store().await);
     store.submit(create("x", 100)).await.expect("opened");
     other.submit(create("y", 0)).await.expect("opened");
-    let saved = TABLES.map(|(table, _)| format!("CREATE TABLE saved_{table} AS TABLE {table};"));
-    database.run(&saved.concat()).await;
+    save(&database).await;
     for number in 0..6 {
         store.submit(update(&format!("l{number}"), "x", 1)).await.expect("decided").result().expect("applied");
     }
-    let put_back = TABLES.map(|(table, _)| format!("DELETE FROM {table}; INSERT INTO {table} TABLE saved_{table};"));
-    let triggers = |state: &str| format!("ALTER TABLE journal_entries {state} TRIGGER ALL;");
-    let all = format!("BEGIN; {}{}{} COMMIT", triggers("DISABLE"), put_back.concat(), triggers("ENABLE"));
-    database.run(&all).await;
+    put_back(&database).await;
     for number in 0..12 {
         other.submit(update(&format!("u{number}"), "y", 1)).await.expect("decided").result().expect("applied");
     }
     let again = store.submit(update("l0", "x", 1)).await.expect("decided");
     assert_eq!((again.replayed(), again.result().expect("applied")[0].balance), (false, 101));
-    database.run(&all).await;
+    put_back(&database).await;
     for number in 0..12 {
         other.submit(update(&format!("v{number}"), "y", 1)).await.expect("decided").result().expect("applied");
     }
