@@ -29,12 +29,13 @@ pub(super) const SEQUENCE: &str = "SELECT sequence FROM ledger_sequence ORDER BY
 
 const ACCOUNTS: &str = "SELECT sku, current_stock, version FROM products WHERE sku = ANY($1)";
 
+/// As UPDATE locks them: whoever inserts a row that refers to one of them is in nobody's way.
 const ACCOUNTS_LOCKED: &str =
-    "SELECT sku, current_stock, version FROM products WHERE sku = ANY($1) ORDER BY sku FOR UPDATE";
+    "SELECT sku, current_stock, version FROM products WHERE sku = ANY($1) ORDER BY sku FOR NO KEY UPDATE";
 
 /// Those of these accounts whose rows somebody else has locked, and who.
 pub(super) const LOCKED_ACCOUNTS: &str = "WITH free AS MATERIALIZED (
-        SELECT sku FROM products WHERE sku = ANY($1) FOR UPDATE SKIP LOCKED
+        SELECT sku FROM products WHERE sku = ANY($1) FOR NO KEY UPDATE SKIP LOCKED
     )
     SELECT sku, xmax::text FROM products WHERE sku = ANY($1) AND sku NOT IN (SELECT sku FROM free)";
 
@@ -65,7 +66,7 @@ const LOCK_ACCOUNTS: &str = "SELECT p.sku
     FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS expected (sku, stock, version)
     JOIN products p ON p.sku = expected.sku
     WHERE p.current_stock = expected.stock AND p.version = expected.version
-    ORDER BY p.sku FOR UPDATE OF p";
+    ORDER BY p.sku FOR NO KEY UPDATE OF p";
 
 /// Ids that are remembered as used, and are.
 const RECALLED: &str = "SELECT 1 FROM unnest($1::text[], $2::bigint[]) AS recalled (id, sequence)
