@@ -21,6 +21,9 @@ const MIGRATIONS: [&str; 9] = [
     include_str!("migrations/0009_newest_sequence.sql"),
 ];
 
+/// The version that this program knows, and needs.
+pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;
+
 /// So that instances that start together do not do it together. "equipois" in ASCII.
 const LOCK: i64 = 0x6571_7569_706f_6973;
 
@@ -85,9 +88,8 @@ async fn bring_up(client: &Client, schema: &str) -> Result<(), PgError> {
             }
         };
     }
-    let known = MIGRATIONS.len() as i64;
-    if found > known {
-        return Err(PgError::SchemaTooNew { found, known });
+    if found > VERSION {
+        return Err(PgError::SchemaTooNew { found, known: VERSION });
     }
     for (version, migration) in (1..).zip(MIGRATIONS) {
         if version > found {
@@ -103,7 +105,8 @@ async fn bring_up(client: &Client, schema: &str) -> Result<(), PgError> {
                     tokio::time::sleep(AGAIN).await;
                     continue;
                 }
-                let what = format!("bring the schema {schema} from version {found} to {known}, at migration {version}");
+                let what =
+                    format!("bring the schema {schema} from version {found} to {VERSION}, at migration {version}");
                 return Err(refused(client, &what, &error).await);
             }
         }

@@ -34,10 +34,14 @@ const LEASE: Duration = Duration::from_secs(45);
 /// The first pause after a fault, and the longest one.
 const PAUSES: Range<Duration> = Duration::from_millis(20)..Duration::from_secs(1);
 
+/// What is said where there is no connection.
+const GONE: &str = "there is no connection";
+
 /// A session, with or without a connection.
 pub(super) struct Session {
     connector: Connector,
-    open: Option<Open>,
+    /// Else why there is no connection.
+    open: Result<Open, String>,
     numbers: Range<i64>,
     /// Whether [`Database::look_up`] has begun a transaction.
     begun: bool,
@@ -67,7 +71,7 @@ impl Session {
     pub(super) fn beside(connector: Connector, patience: Duration) -> Self {
         Session {
             connector,
-            open: None,
+            open: Err(GONE.to_owned()),
             numbers: 0..0,
             begun: false,
             cautious: 0,
@@ -80,6 +84,17 @@ impl Session {
 
     pub(super) async fn connect(&mut self) -> Result<(), Fault> {
         self.begun = false;
+        match self.make().await {
+            Ok(open) => self.open = Ok(open),
+            Err(fault) => {
+                self.open = Err(format!("{GONE}: {}", fault.what()));
+                return Err(fault);
+            }
+        }
+        Ok(())
+    }
+
+    async fn make(&self) -> Result<Open, Fault> {
         let link = self.connector.connect().await?;
         // Before it is prepared: of a schema that is being restored parts are not there yet.
         let standing = self.connector.look(&link).await?;
@@ -89,15 +104,15 @@ impl Session {
             Statements::prepare(&link.client, standing.ledger).await
         });
         let statements = prepared.await.map_err(|broken| broken.fault)?;
-        self.open = Some(Open { link, statements });
-        Ok(())
+        Ok(Open { link, statements })
     }
 
     fn open(&self) -> Result<&Open, Fault> {
         self.connector.standing().write()?;
         match &self.open {
-            Some(open) if !open.link.is_closed() => Ok(open),
-            _ => Err(Fault::Unavailable("there is no connection".to_owned())),
+            Ok(open) if !open.link.is_closed() => Ok(open),
+            Ok(_) => Err(Fault::Unavailable(GONE.to_owned())),
+            Err(why) => Err(Fault::Unavailable(why.clone())),
         }
     }
 
@@ -106,7 +121,7 @@ impl Session {
         match result {
             Ok(answer) => Ok(answer),
             Err(Broken { fault, lost: true, .. }) => {
-                self.open = None;
+                self.open = Err(GONE.to_owned());
                 self.begun = false;
                 Err(fault)
             }
@@ -124,16 +139,16 @@ impl Session {
     async fn roll_back(&mut self) {
         self.begun = false;
         let rolled_back = match &self.open {
-            Some(Open { link, .. }) => link.timed(link.client.batch_execute("ROLLBACK")).await.is_ok(),
-            None => true,
+            Ok(Open { link, .. }) => link.timed(link.client.batch_execute("ROLLBACK")).await.is_ok(),
+            Err(_) => true,
         };
         if !rolled_back {
-            self.open = None;
+            self.open = Err(GONE.to_owned());
         }
     }
 
     async fn read(&mut self, accounts: &[AccountId], ids: &[TransactionId], lock: bool) -> Result<Found, Broken> {
-        let Open { link, statements } = self.open.as_ref().ok_or_else(gone)?;
+        let Open { link, statements } = self.open.as_ref().map_err(|why| Broken::lost(why))?;
         let names: Vec<&str> = accounts.iter().map(AccountId::as_str).collect();
         let ids: Vec<&str> = ids.iter().map(TransactionId::as_str).collect();
         let client = &link.client;
@@ -159,7 +174,7 @@ impl Session {
     }
 
     async fn ask_locked(&mut self, rows: &Locked) -> Result<Locked, Broken> {
-        let Open { link, .. } = self.open.as_ref().ok_or_else(gone)?;
+        let Open { link, .. } = self.open.as_ref().map_err(|why| Broken::lost(why))?;
         let names: Vec<&str> = rows.accounts.keys().map(AccountId::as_str).collect();
         let ids: Vec<&str> = rows.ids.keys().map(TransactionId::as_str).collect();
         let (topics, partitions): (Vec<_>, Vec<_>) = rows.partitions.keys().map(|(topic, it)| (topic, *it)).unzip();
@@ -186,7 +201,7 @@ impl Session {
 
     /// Writes and, if all is as expected, commits.
     async fn keep(&mut self, changes: &Changes, trial: bool) -> Result<Written, Broken> {
-        let Open { link, statements } = self.open.as_ref().ok_or_else(gone)?;
+        let Open { link, statements } = self.open.as_ref().map_err(|why| Broken::lost(why))?;
         self.cautious = self.cautious.saturating_sub(1);
         if self.cautious == 0 && !self.begun && !trial {
             if let Some(committed) = write::write_surely(link, statements, changes).await? {
@@ -213,7 +228,7 @@ impl Session {
 
     async fn ask_fate(&mut self, changes: &Changes) -> Result<Option<Committed>, Broken> {
         let number = changes.number;
-        let Open { link, statements } = self.open.as_ref().ok_or_else(gone)?;
+        let Open { link, statements } = self.open.as_ref().map_err(|why| Broken::lost(why))?;
         let given_up = write::change(link, &statements.give_up, &[&number]).await?;
         if !given_up.is_empty() {
             return Ok(None);
@@ -347,10 +362,6 @@ fn pause(tries: u32) -> Duration {
     let pause = PAUSES.start.saturating_mul(1 << tries.min(10)).min(PAUSES.end);
     let jitter = RandomState::new().hash_one(tries) % 512;
     pause.mul_f64(0.75 + jitter as f64 / 1024.0)
-}
-
-fn gone() -> Broken {
-    Broken::lost("there is no connection")
 }
 
 /// The key of a row of `products`.
