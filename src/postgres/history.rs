@@ -4,23 +4,20 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
-use futures_util::future::{BoxFuture, Shared, WeakShared};
+use futures_util::future::WeakShared;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 use super::error::PgError;
 use super::link::Connector;
 use super::read::Reader;
+use super::shared::{Answer, Answering, asked};
 use crate::HistoryGone;
 use crate::outcome::Record;
 
 /// How often the end of the journal is looked at for all who wait there.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-type Answering<T> = BoxFuture<'static, Result<T, PgError>>;
-/// An answer for everybody who asks for it before it is there.
-type Answer<T> = Shared<Answering<T>>;
 type Page = Arc<[Arc<Record>]>;
 /// By the first sequence and the most entries.
 type UnderWay = HashMap<(u64, usize), WeakShared<Answering<Page>>>;
@@ -112,10 +109,4 @@ fn dense(entries: &[Arc<Record>], next: u64) -> Result<&[Arc<Record>], HistoryGo
         Some(first) if dense == 0 => Err(HistoryGone { oldest: first.sequence }),
         _ => Ok(&entries[..dense]),
     }
-}
-
-/// Asks in a task of its own: whoever is told as well may not be polled for as long as its client likes, and must not keep others waiting.
-fn asked<T: Clone + Send + 'static>(question: impl Future<Output = Result<T, PgError>> + Send + 'static) -> Answer<T> {
-    let answer = tokio::spawn(question);
-    async move { answer.await.unwrap_or(Err(PgError::Closed)) }.boxed().shared()
 }

@@ -97,6 +97,7 @@ mod remembered;
 mod rows;
 mod session;
 mod settings;
+mod shared;
 mod sql;
 mod standing;
 mod store;

@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use tokio::sync::Mutex;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 
@@ -12,6 +11,7 @@ use super::error::PgError;
 use super::link::{Connector, Link, column};
 use super::rows;
 use super::session::account;
+use super::shared::Made;
 use super::sql::{SEQUENCE, SESSION};
 use crate::account::{AccountId, AccountState, TransactionId};
 use crate::outcome::Record;
@@ -47,7 +47,7 @@ const HISTORY: &str = "WITH next AS MATERIALIZED (
 /// A connection for reads, made anew when it is lost.
 pub(super) struct Reader {
     connector: Connector,
-    open: Mutex<Option<Arc<Open>>>,
+    open: Made<Open>,
 }
 
 struct Open {
@@ -87,16 +87,15 @@ impl Open {
 
 impl Reader {
     pub(super) fn new(connector: Connector) -> Self {
-        Reader { connector, open: Mutex::new(None) }
+        Reader { connector, open: Made::default() }
     }
 
-    async fn open(&self) -> Result<Arc<Open>, Fault> {
-        let mut open = self.open.lock().await;
+    /// Another one than `lost`.
+    async fn open(&self, lost: Option<&Open>) -> Result<Arc<Open>, PgError> {
         self.connector.standing().read()?;
-        match &*open {
-            Some(open) if !open.link.is_closed() => Ok(open.clone()),
-            _ => Ok(open.insert(Arc::new(Open::new(&self.connector).await?)).clone()),
-        }
+        let connector = self.connector.clone();
+        let is_of_use = |open: &Open| !open.link.is_closed() && lost.is_none_or(|lost| !std::ptr::eq(open, lost));
+        self.open.get(is_of_use, async move { Ok(Open::new(&connector).await?) }).await
     }
 
     /// Asks, and asks once more on a new connection when the old one turns out to be gone.
@@ -104,18 +103,13 @@ impl Reader {
     where
         F: Future<Output = Result<Vec<Row>, super::link::Broken>>,
     {
-        let first = self.open().await?;
+        let first = self.open(None).await?;
         match question(first.clone()).await {
             Ok(rows) => return Ok(rows),
             Err(broken) if !broken.lost => return Err(broken.fault.into()),
             Err(_) => {}
         }
-        let mut open = self.open.lock().await;
-        if open.as_ref().is_some_and(|open| Arc::ptr_eq(open, &first)) {
-            *open = None;
-        }
-        drop((open, first));
-        question(self.open().await?).await.map_err(|broken| broken.fault.into())
+        question(self.open(Some(&first)).await?).await.map_err(|broken| broken.fault.into())
     }
 
     pub(super) async fn sequence(&self) -> Result<u64, PgError> {
