@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::future::Future;
+use std::hash::{BuildHasher as _, RandomState};
 use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use parking_lot::Mutex;
 use postgres_native_tls::MakeTlsConnector;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::{Host, LoadBalanceHosts, SslMode};
 use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::row::RowIndex;
 use tokio_postgres::types::FromSql;
@@ -32,7 +33,8 @@ const LOCK: Duration = Duration::from_secs(1);
 /// How to connect: the settings, checked.
 #[derive(Clone)]
 pub(super) struct Connector {
-    config: Config,
+    /// One for each host.
+    hosts: Vec<Config>,
     tls: MakeTlsConnector,
     session: String,
     connect_timeout: Duration,
@@ -73,7 +75,7 @@ impl Connector {
         let limit = settings.statement_timeout + GRACE;
         let connect_timeout = settings.connect_timeout;
         Ok(Connector {
-            config,
+            hosts: hosts(&config),
             tls,
             session,
             connect_timeout,
@@ -106,10 +108,26 @@ impl Connector {
         Ok(standing)
     }
 
+    /// To the first of the hosts that answers in time.
     pub(super) async fn connect(&self) -> Result<Link, Fault> {
+        let first = match self.hosts.first().map(Config::get_load_balance_hosts) {
+            Some(LoadBalanceHosts::Random) => RandomState::new().hash_one(()) as usize % self.hosts.len(),
+            _ => 0,
+        };
+        let mut connected = Err(Fault::Unavailable("no host is named".to_owned()));
+        for host in self.hosts.iter().cycle().skip(first).take(self.hosts.len()) {
+            connected = self.connect_to(host).await;
+            if connected.is_ok() {
+                break;
+            }
+        }
+        connected
+    }
+
+    async fn connect_to(&self, host: &Config) -> Result<Link, Fault> {
         let made_in = *self.generation.lock();
         let connecting = async {
-            let (client, connection) = self.config.connect(self.tls.clone()).await?;
+            let (client, connection) = host.connect(self.tls.clone()).await?;
             let task = tokio::spawn(async move {
                 // Whoever waits for an answer is told the same.
                 let _ = connection.await;
@@ -124,6 +142,46 @@ impl Connector {
             Err(_) => Err(Fault::Unavailable("it does not answer".to_owned())),
         }
     }
+}
+
+/// The same for each host alone: a limit of time that all share would be used up by the first that hangs.
+fn hosts(config: &Config) -> Vec<Config> {
+    let (names, addresses, ports) = (config.get_hosts(), config.get_hostaddrs(), config.get_ports());
+    let count = names.len().max(addresses.len());
+    if count < 2 || [names.len(), addresses.len(), ports.len()].iter().any(|it| *it > 1 && *it != count) {
+        // Where they do not fit together, connecting says so.
+        return vec![config.clone()];
+    }
+    let mut common = Config::new();
+    common
+        .ssl_mode(config.get_ssl_mode())
+        .ssl_negotiation(config.get_ssl_negotiation())
+        .keepalives(config.get_keepalives())
+        .keepalives_idle(config.get_keepalives_idle())
+        .target_session_attrs(config.get_target_session_attrs())
+        .channel_binding(config.get_channel_binding())
+        .load_balance_hosts(config.get_load_balance_hosts());
+    config.get_user().map(|user| common.user(user));
+    config.get_password().map(|password| common.password(password));
+    config.get_dbname().map(|name| common.dbname(name));
+    config.get_options().map(|options| common.options(options));
+    config.get_application_name().map(|name| common.application_name(name));
+    config.get_connect_timeout().map(|limit| common.connect_timeout(*limit));
+    config.get_tcp_user_timeout().map(|limit| common.tcp_user_timeout(*limit));
+    config.get_keepalives_interval().map(|interval| common.keepalives_interval(interval));
+    config.get_keepalives_retries().map(|retries| common.keepalives_retries(retries));
+    let host = |at: usize| {
+        let mut host = common.clone();
+        match names.get(at) {
+            Some(Host::Tcp(name)) => drop(host.host(name)),
+            Some(Host::Unix(path)) => drop(host.host_path(path)),
+            None => {}
+        }
+        addresses.get(at).map(|address| host.hostaddr(*address));
+        ports.get(at).or(ports.first()).map(|port| host.port(*port));
+        host
+    };
+    (0..count).map(host).collect()
 }
 
 /// A connection. Dropping it closes it at once, whatever is under way.

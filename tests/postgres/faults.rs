@@ -358,6 +358,18 @@ async fn a_store_without_a_writer_says_so() {
     assert_eq!(store.balance(&crate::harness::account("sku")).await.expect("read").expect("open").balance, 1);
 }
 
+/// D6, D8: of several hosts one that takes connections and says nothing, as a hung server, keeps nobody from the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_hangs_is_passed_over() {
+    let database = Database::new().await;
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = silent.local_addr().expect("an address").port();
+    let hosts = database.url.replacen("@", &format!("@127.0.0.1:{port},"), 1);
+    let store = PgStore::connect(&settings(&hosts)).await.expect("the other one answers");
+    store.submit(create("sku", 1)).await.expect("decided").result().expect("opened");
+    assert_eq!(store.balance(&crate::harness::account("sku")).await.expect("read").expect("open").balance, 1);
+}
+
 /// D4: an instance that dies in the middle of a batch leaves all of it or nothing, and its successor goes on.
 #[test]
 fn an_instance_that_dies_leaves_nothing_half_done() {
