@@ -21,6 +21,9 @@ use crate::inventory::{DeadLetter, Position, StoredDeadLetter};
 /// The block of batch numbers that one draw brings, as the sequence `ledger_batches` says.
 const NUMBERS: i64 = 1024;
 
+/// The most blocks that are drawn at once.
+const BLOCKS: i64 = 1 << 16;
+
 /// How many batches are written in two round trips after one that did not find what it expected: where others interfere that
 /// is cheaper than to write twice.
 const CAUTIOUS: u32 = 64;
@@ -43,6 +46,8 @@ pub(super) struct Session {
     /// Else why there is no connection.
     open: Result<Open, String>,
     numbers: Range<i64>,
+    /// How many blocks of them are drawn next: twice as many with every one that was found taken.
+    blocks: i64,
     /// Whether [`Database::look_up`] has begun a transaction.
     begun: bool,
     /// How many batches are still to be written in two round trips.
@@ -73,6 +78,7 @@ impl Session {
             connector,
             open: Err(GONE.to_owned()),
             numbers: 0..0,
+            blocks: 1,
             begun: false,
             cautious: 0,
             leads: false,
@@ -127,8 +133,12 @@ impl Session {
             }
             Err(Broken { fault, lost: false, .. }) => {
                 self.roll_back().await;
-                if let Fault::Numbered(_) = fault {
+                if let Fault::Numbered(what) = &fault {
                     self.numbers = 0..0;
+                    if self.blocks == BLOCKS {
+                        return Err(Fault::Failed(format!("the sequence ledger_batches is far behind: {what}")));
+                    }
+                    self.blocks *= 2;
                 }
                 Err(fault)
             }
@@ -255,7 +265,8 @@ impl Session {
 impl Database for Session {
     async fn number(&mut self) -> Result<i64, Fault> {
         if self.numbers.is_empty() {
-            let rows = self.change(|statements| &statements.numbers, &[]).await?;
+            let blocks = self.blocks;
+            let rows = self.change(|statements| &statements.numbers, &[&blocks]).await?;
             let first: i64 = rows.first().map_or(Ok(0), |row| column(row, 0))?;
             self.numbers = first..first.saturating_add(NUMBERS);
         }
@@ -292,6 +303,9 @@ impl Database for Session {
         self.open()?;
         let written = self.keep(changes, trial).await;
         self.begun = false;
+        if written.is_ok() {
+            self.blocks = 1;
+        }
         self.clear(written).await
     }
 

@@ -21,8 +21,8 @@ pub(super) const SESSION: &str = "SET default_transaction_read_only = on;
 /// READ COMMITTED whatever the database's default: each statement must see what was committed while it waited.
 pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE";
 
-/// Draws a block of batch numbers.
-const NUMBERS: &str = "SELECT nextval('ledger_batches')";
+/// Draws `$1` blocks of batch numbers; the last one is used.
+const NUMBERS: &str = "SELECT max(nextval('ledger_batches')) FROM generate_series(1, $1::bigint)";
 
 /// Looks at one version of the row, however many an open snapshot keeps.
 pub(super) const SEQUENCE: &str = "SELECT sequence FROM ledger_sequence ORDER BY sequence DESC LIMIT 1";

@@ -249,6 +249,26 @@ async fn batch_numbers_that_are_taken_are_passed_over() {
     database.check().await;
 }
 
+/// D2, D6: however many of them are taken: each block of them is found taken at once, and ever more are left out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_batch_numbers_that_are_taken_are_passed_over_soon() {
+    let database = Database::new().await;
+    let store = database.store().await;
+    store.submit(create("sku", 0)).await.expect("opened");
+    database
+        .run(
+            "INSERT INTO commits (batch, first_sequence, count, time_floor)
+            SELECT 1024 * n + 1, 0, 0, 0 FROM generate_series(1, 1000) AS n",
+        )
+        .await;
+    database.run("SELECT setval('ledger_batches', 1, false)").await;
+    let other = database.store().await;
+    let began = Instant::now();
+    other.submit(update("u", "sku", 1)).await.expect("decided").result().expect("applied");
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    database.check().await;
+}
+
 /// D6, case A19: the sessions are ended all the time, from before the schema is there. The later ones live a little longer, so that a
 /// busy machine gets on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
