@@ -56,6 +56,8 @@ pub(super) struct Session {
     leads: bool,
     /// As which publisher of dead letters it is known, whatever connection it has.
     holder: i64,
+    /// The dead letters that it was given last: number, topic, partition, offset and time.
+    lent: Vec<(i64, String, i32, i64, Option<i64>)>,
     patience: Duration,
     /// When patience with the present piece of work is over.
     latest: Instant,
@@ -83,6 +85,7 @@ impl Session {
             cautious: 0,
             leads: false,
             holder: RandomState::new().hash_one(()).cast_signed(),
+            lent: Vec::new(),
             patience,
             latest: Instant::now(),
         }
@@ -362,12 +365,27 @@ impl Database for Session {
         let Open { link, statements } = self.open()?;
         let rows = link.timed(link.client.query(&statements.letters, &[&limit, &LETTERS])).await;
         let rows = self.clear(rows).await?;
-        rows.iter().map(letter).collect()
+        let letters = rows.iter().map(letter).collect::<Result<Vec<_>, _>>()?;
+        let place = |stored: &StoredDeadLetter| {
+            let DeadLetter { topic, partition, offset, timestamp, .. } = &stored.letter;
+            (stored.number, topic.clone(), *partition, *offset, *timestamp)
+        };
+        self.lent = letters.iter().map(place).collect();
+        Ok(letters)
     }
 
     async fn published(&mut self, numbers: &[i64]) -> Result<(), Fault> {
-        let holder = self.holder;
-        self.change(|statements| &statements.published, &[&numbers, &holder]).await.map(drop)
+        let (holder, lent) = (self.holder, std::mem::take(&mut self.lent));
+        let sent: Vec<_> = lent.iter().filter(|(number, ..)| numbers.contains(number)).collect();
+        let number: Vec<_> = sent.iter().map(|it| it.0).collect();
+        let topic: Vec<_> = sent.iter().map(|it| &*it.1).collect();
+        let partition: Vec<_> = sent.iter().map(|it| it.2).collect();
+        let offset: Vec<_> = sent.iter().map(|it| it.3).collect();
+        let time: Vec<_> = sent.iter().map(|it| it.4).collect();
+        let columns: [&(dyn ToSql + Sync); 6] = [&number, &topic, &partition, &offset, &time, &holder];
+        let published = self.change(|statements| &statements.published, &columns).await.map(drop);
+        self.lent = lent;
+        published
     }
 }
 

@@ -196,9 +196,15 @@ const LETTERS: &str = "SELECT number, topic, partition, kafka_offset, record_tim
         FROM (SELECT * FROM dead_letters ORDER BY number LIMIT $1) AS oldest) AS sized
     WHERE before < $2::bigint ORDER BY number";
 
-/// Removes the letters `$1`; from then on `$2` is not the publisher.
-const PUBLISHED: &str = "WITH gone AS (DELETE FROM dead_letters WHERE number = ANY($1))
-    UPDATE dead_letter_publisher SET until = '-infinity' WHERE holder = $2";
+/// Removes letters, and no others that have their numbers since the database was put back; from then on `$6` is not the publisher.
+const PUBLISHED: &str = "WITH gone AS (
+        DELETE FROM dead_letters d
+        USING unnest($1::bigint[], $2::text[], $3::integer[], $4::bigint[], $5::bigint[])
+            AS sent (number, topic, partition, kafka_offset, record_time)
+        WHERE d.number = sent.number AND d.topic = sent.topic AND d.partition = sent.partition
+            AND d.kafka_offset = sent.kafka_offset AND d.record_time IS NOT DISTINCT FROM sent.record_time
+    )
+    UPDATE dead_letter_publisher SET until = '-infinity' WHERE holder = $6";
 
 /// The prepared statements.
 ///
