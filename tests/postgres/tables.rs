@@ -1,6 +1,6 @@
 //! The tables, as people and other versions meet them.
 
-use equipoise::inventory::Store as _;
+use equipoise::inventory::{Store as _, StoreError};
 use equipoise::postgres::{PgError, PgStore, Settings};
 
 use crate::harness::{Database, Partition, account, create, event, update};
@@ -68,6 +68,24 @@ async fn a_sku_that_nobody_could_read_is_refused() {
         matches!(&refused, PgError::Failed { what } if what.contains(r#"the row of "b\nc" in products"#)),
         "{refused}"
     );
+}
+
+/// D6, D8: a column that somebody added and that every row has to fill is told as what it is: no event is taken for a dead letter, no request for
+/// a wrong one.
+#[tokio::test]
+async fn a_column_that_nobody_fills_is_nobodys_fault() {
+    let database = Database::new().await;
+    let store = database.store().await;
+    let mut partition = Partition::take(&store, 0).await;
+    database.run("ALTER TABLE products ADD warehouse text NOT NULL").await;
+    let refused = store.submit(create("a", 1)).await.expect_err("it cannot be kept");
+    assert!(matches!(&refused, PgError::Failed { what } if what.contains("warehouse")), "{refused}");
+    let run = partition.run(&[event("e", "b", 1)]);
+    let refused = partition.apply_run(&store, &run).await.expect_err("it cannot be kept");
+    assert!(matches!(&refused, StoreError::Failed { what } if what.contains("warehouse")), "{refused}");
+    database.run("ALTER TABLE products ALTER warehouse SET DEFAULT 'main'").await;
+    assert_eq!(partition.apply_run(&store, &run).await.expect("applied").applied, 1);
+    assert!(store.dead_letters(1).await.expect("letters").is_empty());
 }
 
 /// C2: nobody changes the journal in place.
