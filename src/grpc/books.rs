@@ -93,6 +93,24 @@ impl Books {
         }
     }
 
+    /// The next durable entries of the journal from sequence `next` on, up to `limit`, for who was told the one before with the time `told`;
+    /// waits for the first of them.
+    #[cfg_attr(not(feature = "postgres"), expect(unused_variables, reason = "only PostgreSQL can be put back"))]
+    pub(super) async fn follow(&self, next: u64, told: Option<u64>, limit: usize) -> Result<Vec<Outcome>, Failure> {
+        match self {
+            // A ledger is never put back while it is open.
+            Books::Ledger(ledger) => loop {
+                let entries = history(ledger, next, limit).await?;
+                if !entries.is_empty() {
+                    return Ok(entries);
+                }
+                reached(ledger, next).await?;
+            },
+            #[cfg(feature = "postgres")]
+            Books::Postgres(store) => Ok(store.follow(next, told, limit.min(ROWS)).await?),
+        }
+    }
+
     /// Up to `limit` of the next durable entries of the journal from sequence `from` on (0: the oldest kept), none only at its end.
     /// Close to the end they are in memory, this process's or the system's; where not, they are read where waiting stops nobody.
     pub(super) async fn history(&self, from: u64, limit: usize) -> Result<Vec<Outcome>, Failure> {
@@ -111,18 +129,8 @@ impl Books {
                 Err(HistoryError::Gone(gone)) => Ok(gone.oldest),
                 Err(error) => Err(error.into()),
             },
-            // Nothing is ever dropped there.
             #[cfg(feature = "postgres")]
-            Books::Postgres(_) => Ok(1),
-        }
-    }
-
-    /// Waits until the journal holds `sequence` for good.
-    pub(super) async fn reached(&self, sequence: u64) -> Result<(), Failure> {
-        match self {
-            Books::Ledger(ledger) => reached(ledger, sequence).await,
-            #[cfg(feature = "postgres")]
-            Books::Postgres(store) => Ok(store.reached(sequence).await?),
+            Books::Postgres(store) => Ok(store.history(0, 1).await?.first().map_or(1, Outcome::sequence)),
         }
     }
 
@@ -148,9 +156,8 @@ impl Books {
     pub(super) async fn closed(&self) {
         match self {
             Books::Ledger(ledger) => ledger.closed().await,
-            // It comes back, or somebody else goes on.
             #[cfg(feature = "postgres")]
-            Books::Postgres(_) => std::future::pending().await,
+            Books::Postgres(store) => store.closed().await,
         }
     }
 

@@ -51,6 +51,10 @@ pub(super) enum Failure {
     #[cfg_attr(not(any(feature = "postgres", test)), expect(dead_code, reason = "only PostgreSQL is another process"))]
     #[error("{what}")]
     Unavailable { what: String },
+    /// What was told of it does not hold any more.
+    #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "only PostgreSQL can be put back"))]
+    #[error("{what}")]
+    PutBack { what: String },
     /// It answers what it should not.
     #[cfg_attr(not(any(feature = "postgres", test)), expect(dead_code, reason = "only PostgreSQL is another process"))]
     #[error("{what}")]
@@ -97,6 +101,8 @@ impl From<PgError> for Failure {
             }
             PgError::Listings { limit } => Failure::Walks { limit },
             PgError::Closed => Failure::Closed,
+            PgError::Gone(gone) => Failure::Gone(gone),
+            PgError::PutBack { .. } => Failure::PutBack { what: error.to_string() },
             PgError::Unavailable { .. } => Failure::Unavailable { what: shortened(error.to_string()) },
             error => Failure::Broken { what: shortened(error.to_string()) },
         }
@@ -171,7 +177,7 @@ impl Failure {
                 Refusal::AlreadyExists { .. } => Code::AlreadyExists,
                 _ => Code::FailedPrecondition,
             },
-            Failure::Gone(_) | Failure::AnswerGone(_) => Code::FailedPrecondition,
+            Failure::Gone(_) | Failure::AnswerGone(_) | Failure::PutBack { .. } => Code::FailedPrecondition,
             Failure::Exhausted(_) | Failure::Walks { .. } | Failure::Lease { .. } | Failure::TooLong { .. } => {
                 Code::ResourceExhausted
             }
@@ -237,6 +243,7 @@ impl Failure {
             Failure::Lease { .. } => "STREAM_NOT_READ",
             Failure::UnknownTransaction { .. } => "TRANSACTION_NOT_FOUND",
             Failure::Gone(_) => "HISTORY_GONE",
+            Failure::PutBack { .. } => "HISTORY_PUT_BACK",
             Failure::AnswerGone(_) => "ANSWER_GONE",
             Failure::Unreadable { .. } => "JOURNAL_UNREADABLE",
             Failure::Recovering { .. } => "RECOVERING",

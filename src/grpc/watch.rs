@@ -18,6 +18,8 @@ const MESSAGE_BYTES: usize = 1 << 20;
 pub(super) struct Watch {
     books: Books,
     next: u64,
+    /// The time of the entry before, if that was told.
+    told: Option<u64>,
     account: Option<AccountId>,
 }
 
@@ -35,17 +37,13 @@ impl Watch {
                 from
             }
         };
-        Ok(Watch { books, next, account })
+        Ok(Watch { books, next, told: None, account })
     }
 
     /// The next message; waits when there is nothing new.
     pub(super) async fn step(mut self) -> Step<Watch, proto::WatchTransactionsResponse> {
         loop {
-            let entries = self.books.history(self.next, PAGE).await?;
-            if entries.is_empty() {
-                self.books.reached(self.next).await?;
-                continue;
-            }
+            let entries = self.books.follow(self.next, self.told, PAGE).await?;
             let transactions = self.collect(entries);
             if !transactions.is_empty() {
                 return Ok(Some((proto::WatchTransactionsResponse { transactions }, self)));
@@ -61,7 +59,7 @@ impl Watch {
         let mut transactions = Vec::new();
         let mut bytes = 0;
         for outcome in entries {
-            self.next = outcome.sequence() + 1;
+            (self.next, self.told) = (outcome.sequence() + 1, Some(outcome.time()));
             let account = self.account.as_ref();
             if account.is_none_or(|account| outcome.concerns(account)) {
                 let concerns = |member: &Member| account.is_none_or(|account| member.operation.concerns(account));

@@ -198,19 +198,25 @@ impl<D: Database> Committer<D> {
 
     /// Waits until a fault is over; false when it is not one that passes, or does not pass in time.
     async fn is_over(&mut self, fault: &Fault, faults: &mut u32) -> bool {
-        let passes = matches!(fault, Fault::Unavailable(_) | Fault::Unknown(_) | Fault::Numbered(_));
-        let over = passes && self.recover(*faults).await;
-        *faults = faults.saturating_add(1);
-        over
+        if let Fault::Numbered(_) = fault {
+            // The next number may be free.
+            self.forget();
+            return true;
+        }
+        matches!(fault, Fault::Unavailable(_) | Fault::Unknown(_)) && self.recover(faults).await
     }
 
-    async fn recover(&mut self, faults: u32) -> bool {
-        let recovered = self.database.recover(faults).await;
-        if recovered {
-            self.remembered.forget_all();
-            self.ahead.doubt();
-        }
+    async fn recover(&mut self, faults: &mut u32) -> bool {
+        self.forget();
+        let recovered = self.database.recover(*faults).await;
+        *faults = faults.saturating_add(1);
         recovered
+    }
+
+    /// The database may be back at an earlier state.
+    fn forget(&mut self) {
+        self.remembered.forget_all();
+        self.ahead.doubt();
     }
 
     async fn carry_out(&mut self, mut batch: Batch, mut decided: Option<Decided>) {
@@ -241,8 +247,7 @@ impl<D: Database> Committer<D> {
                 };
             }
             // What became of it could not be found out in time.
-            let lost = matches!(fault, Fault::Unknown(_));
-            if lost || !self.is_over(&fault, &mut retry.faults).await {
+            if matches!(fault, Fault::Unknown(_)) || !self.is_over(&fault, &mut retry.faults).await {
                 return batch.fail(&fault.into());
             }
         }
@@ -349,9 +354,8 @@ impl<D: Database> Committer<D> {
     fn committed(&mut self, batch: &mut Batch, decided: Decided, committed: Committed) {
         if !decided.changes.records.is_empty() {
             if committed.first_sequence <= self.newest {
-                // Somebody put the database back to an earlier state, and nobody was cut off.
-                self.remembered.forget_all();
-                self.ahead.doubt();
+                // Somebody put it back, and nobody was cut off.
+                self.forget();
             }
             self.newest = committed.first_sequence;
         }
@@ -391,10 +395,9 @@ impl<D: Database> Committer<D> {
         retry: &mut Retry,
     ) -> Result<Option<Committed>, Fault> {
         loop {
-            if !self.recover(retry.faults).await {
+            if !self.recover(&mut retry.faults).await {
                 return Err(Fault::Unknown(what));
             }
-            retry.faults = retry.faults.saturating_add(1);
             match self.database.fate(changes).await {
                 Err(Fault::Unavailable(again) | Fault::Locked(again) | Fault::Unknown(again)) => what = again,
                 known => return known,

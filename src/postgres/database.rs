@@ -77,3 +77,15 @@ pub(super) enum Fault {
     /// Somebody has to do something about it.
     Failed(String),
 }
+
+impl Fault {
+    pub(super) fn what(&self) -> &str {
+        let (Fault::Unavailable(what)
+        | Fault::Locked(what)
+        | Fault::Unknown(what)
+        | Fault::Numbered(what)
+        | Fault::Refused(what)
+        | Fault::Failed(what)) = self;
+        what
+    }
+}

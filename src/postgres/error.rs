@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use super::database::Fault;
 use crate::inventory::StoreError;
-use crate::{InvalidRequest, SubmitError};
+use crate::{HistoryGone, InvalidRequest, SubmitError};
 
 /// Why there is no answer from PostgreSQL.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -44,6 +44,15 @@ pub enum PgError {
     Failed {
         /// What it said.
         what: String,
+    },
+    /// The journal lacks what was asked for, and has what comes later: somebody moved its sequence on, or took commits out.
+    #[error(transparent)]
+    Gone(#[from] HistoryGone),
+    /// The journal holds another entry, or none, where one was told: the database was put back to an earlier state.
+    #[error("the database was put back to an earlier state: entry {sequence} is not the one that was told")]
+    PutBack {
+        /// The newest entry that was told.
+        sequence: u64,
     },
     /// There are too many listings at once.
     #[error("too many listings, the limit is {limit}")]

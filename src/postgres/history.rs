@@ -4,22 +4,20 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
-use futures_util::future::{BoxFuture, Shared, WeakShared};
+use futures_util::future::WeakShared;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 use super::error::PgError;
 use super::link::Connector;
 use super::read::Reader;
+use super::shared::{Answer, Answering, asked};
+use crate::HistoryGone;
 use crate::outcome::Record;
 
 /// How often the end of the journal is looked at for all who wait there.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-type Answering<T> = BoxFuture<'static, Result<T, PgError>>;
-/// An answer for everybody who asks for it before it is there.
-type Answer<T> = Shared<Answering<T>>;
 type Page = Arc<[Arc<Record>]>;
 /// By the first sequence and the most entries.
 type UnderWay = HashMap<(u64, usize), WeakShared<Answering<Page>>>;
@@ -36,8 +34,15 @@ impl History {
         History { reader: Arc::new(Reader::new(connector)), pages: Mutex::default(), newest: Mutex::default() }
     }
 
-    /// Up to `limit` entries of the journal from sequence `from` on. Its end may be as it was a moment ago.
-    pub(super) async fn page(&self, from: u64, limit: usize) -> Result<Page, PgError> {
+    /// Up to `limit` entries of the journal, without a gap, from sequence `from` on (0: the first). Its end may be as it was a moment ago.
+    pub(super) async fn read(&self, from: u64, limit: usize) -> Result<Vec<Arc<Record>>, PgError> {
+        let page = self.page(from, limit).await?;
+        let first = page.first().filter(|_| from == 0).map_or(from, |first| first.sequence);
+        Ok(dense(&page, first)?.iter().take(limit).cloned().collect())
+    }
+
+    /// As [`Reader::history`].
+    async fn page(&self, from: u64, limit: usize) -> Result<Page, PgError> {
         let page = {
             let mut pages = self.pages.lock();
             pages.retain(|_, page| page.upgrade().is_some_and(|page| page.peek().is_none()));
@@ -52,12 +57,35 @@ impl History {
         page.await
     }
 
-    /// Waits until the journal holds `sequence`.
-    pub(super) async fn reached(&self, sequence: u64) -> Result<(), PgError> {
-        while self.newest().await? < sequence {
-            sleep(LOOK_EVERY).await;
+    /// Up to `limit` entries from `next` on, without a gap, for whoever was told the entry before, of the time `told`; waits for the first.
+    pub(super) async fn follow(&self, next: u64, told: Option<u64>, limit: usize) -> Result<Vec<Arc<Record>>, PgError> {
+        let before = told.map(|time| (next.saturating_sub(1), time));
+        loop {
+            let page = match before {
+                None => self.page(next, limit).await?,
+                Some((sequence, _)) => self.page(sequence, limit.saturating_add(1)).await?,
+            };
+            let mut entries = &page[..];
+            if let Some((sequence, time)) = before {
+                match entries.split_first() {
+                    Some((last, rest)) if (last.sequence, last.time) == (sequence, time) => entries = rest,
+                    _ => return Err(PgError::PutBack { sequence }),
+                }
+            }
+            let dense = dense(entries, next)?;
+            if !dense.is_empty() {
+                return Ok(dense.to_vec());
+            }
+            // Where it ends before what was told, it was put back: the page says so.
+            while let newest = self.newest().await?
+                && newest < next
+            {
+                sleep(LOOK_EVERY).await;
+                if before.is_some_and(|(told, _)| newest < told) {
+                    break;
+                }
+            }
         }
-        Ok(())
     }
 
     /// The newest sequence, as it was a moment ago.
@@ -74,8 +102,11 @@ impl History {
     }
 }
 
-/// Asks in a task of its own: whoever is told as well may not be polled for as long as its client likes, and must not keep others waiting.
-fn asked<T: Clone + Send + 'static>(question: impl Future<Output = Result<T, PgError>> + Send + 'static) -> Answer<T> {
-    let answer = tokio::spawn(question);
-    async move { answer.await.unwrap_or(Err(PgError::Closed)) }.boxed().shared()
+/// Those of these entries that follow on one another, from `next` on.
+fn dense(entries: &[Arc<Record>], next: u64) -> Result<&[Arc<Record>], HistoryGone> {
+    let dense = entries.iter().zip(next..).take_while(|(record, sequence)| record.sequence == *sequence).count();
+    match entries.first() {
+        Some(first) if dense == 0 => Err(HistoryGone { oldest: first.sequence }),
+        _ => Ok(&entries[..dense]),
+    }
 }

@@ -1,6 +1,8 @@
 //! A connection: made with time limits, and given up when it does not answer.
 
+use std::fmt::Display;
 use std::future::Future;
+use std::hash::{BuildHasher as _, RandomState};
 use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,9 +11,11 @@ use parking_lot::Mutex;
 use postgres_native_tls::MakeTlsConnector;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::{Host, LoadBalanceHosts, SslMode};
 use tokio_postgres::error::{DbError, SqlState};
-use tokio_postgres::{Client, Config, Error};
+use tokio_postgres::row::RowIndex;
+use tokio_postgres::types::FromSql;
+use tokio_postgres::{Client, Config, Error, Row};
 
 use super::database::Fault;
 use super::error::PgError;
@@ -29,7 +33,8 @@ const LOCK: Duration = Duration::from_secs(1);
 /// How to connect: the settings, checked.
 #[derive(Clone)]
 pub(super) struct Connector {
-    config: Config,
+    /// One for each host.
+    hosts: Vec<Config>,
     tls: MakeTlsConnector,
     session: String,
     connect_timeout: Duration,
@@ -59,16 +64,18 @@ impl Connector {
         let tls = trust.connector()?;
         let limit = settings.statement_timeout.as_millis().max(1);
         let lock = LOCK.min(settings.statement_timeout / 2).as_millis().max(1);
-        // An abandoned transaction must not keep its locks; a commit that was answered must survive.
+        // An abandoned transaction must not keep its locks; a commit that was answered must survive; rows that are hidden are refused, or
+        // they would be taken for none.
         let session = format!(
             "SET statement_timeout = {limit}; SET lock_timeout = {lock}; SET idle_in_transaction_session_timeout = {limit};
+             SET row_security = off;
              SELECT set_config('synchronous_commit', 'on', false)
              WHERE current_setting('synchronous_commit') = 'off'"
         );
         let limit = settings.statement_timeout + GRACE;
         let connect_timeout = settings.connect_timeout;
         Ok(Connector {
-            config,
+            hosts: hosts(&config),
             tls,
             session,
             connect_timeout,
@@ -101,10 +108,26 @@ impl Connector {
         Ok(standing)
     }
 
+    /// To the first of the hosts that answers in time.
     pub(super) async fn connect(&self) -> Result<Link, Fault> {
+        let first = match self.hosts.first().map(Config::get_load_balance_hosts) {
+            Some(LoadBalanceHosts::Random) => RandomState::new().hash_one(()) as usize % self.hosts.len(),
+            _ => 0,
+        };
+        let mut connected = Err(Fault::Unavailable("no host is named".to_owned()));
+        for host in self.hosts.iter().cycle().skip(first).take(self.hosts.len()) {
+            connected = self.connect_to(host).await;
+            if connected.is_ok() {
+                break;
+            }
+        }
+        connected
+    }
+
+    async fn connect_to(&self, host: &Config) -> Result<Link, Fault> {
         let made_in = *self.generation.lock();
         let connecting = async {
-            let (client, connection) = self.config.connect(self.tls.clone()).await?;
+            let (client, connection) = host.connect(self.tls.clone()).await?;
             let task = tokio::spawn(async move {
                 // Whoever waits for an answer is told the same.
                 let _ = connection.await;
@@ -119,6 +142,46 @@ impl Connector {
             Err(_) => Err(Fault::Unavailable("it does not answer".to_owned())),
         }
     }
+}
+
+/// The same for each host alone: a limit of time that all share would be used up by the first that hangs.
+fn hosts(config: &Config) -> Vec<Config> {
+    let (names, addresses, ports) = (config.get_hosts(), config.get_hostaddrs(), config.get_ports());
+    let count = names.len().max(addresses.len());
+    if count < 2 || [names.len(), addresses.len(), ports.len()].iter().any(|it| *it > 1 && *it != count) {
+        // Where they do not fit together, connecting says so.
+        return vec![config.clone()];
+    }
+    let mut common = Config::new();
+    common
+        .ssl_mode(config.get_ssl_mode())
+        .ssl_negotiation(config.get_ssl_negotiation())
+        .keepalives(config.get_keepalives())
+        .keepalives_idle(config.get_keepalives_idle())
+        .target_session_attrs(config.get_target_session_attrs())
+        .channel_binding(config.get_channel_binding())
+        .load_balance_hosts(config.get_load_balance_hosts());
+    config.get_user().map(|user| common.user(user));
+    config.get_password().map(|password| common.password(password));
+    config.get_dbname().map(|name| common.dbname(name));
+    config.get_options().map(|options| common.options(options));
+    config.get_application_name().map(|name| common.application_name(name));
+    config.get_connect_timeout().map(|limit| common.connect_timeout(*limit));
+    config.get_tcp_user_timeout().map(|limit| common.tcp_user_timeout(*limit));
+    config.get_keepalives_interval().map(|interval| common.keepalives_interval(interval));
+    config.get_keepalives_retries().map(|retries| common.keepalives_retries(retries));
+    let host = |at: usize| {
+        let mut host = common.clone();
+        match names.get(at) {
+            Some(Host::Tcp(name)) => drop(host.host(name)),
+            Some(Host::Unix(path)) => drop(host.host_path(path)),
+            None => {}
+        }
+        addresses.get(at).map(|address| host.hostaddr(*address));
+        ports.get(at).or(ports.first()).map(|port| host.port(*port));
+        host
+    };
+    (0..count).map(host).collect()
 }
 
 /// A connection. Dropping it closes it at once, whatever is under way.
@@ -184,6 +247,17 @@ impl Broken {
     }
 }
 
+impl From<Fault> for Broken {
+    fn from(fault: Fault) -> Self {
+        Broken { fault, lost: false, unexpected: false }
+    }
+}
+
+/// A column. Where it has another type than ours, somebody has to see to that.
+pub(super) fn column<'a, T: FromSql<'a>>(row: &'a Row, index: impl RowIndex + Display) -> Result<T, Fault> {
+    row.try_get(index).map_err(|error| Fault::Failed(text(&error)))
+}
+
 fn is_unexpected(error: &Error) -> bool {
     let Some(error) = error.as_db_error() else { return false };
     error.code().code() == UNEXPECTED || error.constraint() == Some(ID_TAKEN)
@@ -202,6 +276,8 @@ pub(super) fn fault(error: &Error) -> Fault {
         }
         _ if *code == SqlState::LOCK_NOT_AVAILABLE => Fault::Locked(what),
         _ if is_of_schema(code) => Fault::Unavailable(what),
+        // Of a column that we know nothing of: all of ours are filled.
+        _ if *code == SqlState::NOT_NULL_VIOLATION => Fault::Failed(what),
         Some("22" | "23" | "54") => Fault::Refused(what),
         Some("08" | "25" | "40" | "53" | "55" | "57") => Fault::Unavailable(what),
         _ if is_of_standby(error) || is_outdated(error) => Fault::Unavailable(what),

@@ -14,6 +14,7 @@ use super::database::Fault;
 use super::error::PgError;
 use super::link::{Broken, Connector, Link};
 use super::session::sku;
+use super::shared::Made;
 use super::sql::{SEQUENCE, SESSION};
 use crate::account::AccountState;
 
@@ -32,7 +33,7 @@ const SNAPSHOTS: &str = "SET default_transaction_isolation = 'repeatable read'";
 /// The listings of a store.
 pub(super) struct Listings {
     connector: Connector,
-    sessions: [Mutex<Option<Arc<Session>>>; SESSIONS],
+    sessions: [Made<Session>; SESSIONS],
     /// How many of them may begin.
     room: Arc<Semaphore>,
 }
@@ -131,13 +132,11 @@ impl Listings {
         }))
     }
 
-    async fn session(&self, which: usize) -> Result<Arc<Session>, Fault> {
-        let mut session = self.sessions[which].lock().await;
+    async fn session(&self, which: usize) -> Result<Arc<Session>, PgError> {
         self.connector.standing().read()?;
-        match &*session {
-            Some(session) if !session.link.is_closed() => Ok(session.clone()),
-            _ => Ok(session.insert(Arc::new(Session::new(&self.connector).await?)).clone()),
-        }
+        let connector = self.connector.clone();
+        let is_of_use = |session: &Session| !session.link.is_closed();
+        self.sessions[which].get(is_of_use, async move { Ok(Session::new(&connector).await?) }).await
     }
 }
 

@@ -6,7 +6,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error};
 
 use super::error::PgError;
-use super::link::{Link, fault, text};
+use super::link::{Link, column, fault, text};
 
 /// In their order; the first is version 1. One that was released is never changed.
 const MIGRATIONS: [&str; 9] = [
@@ -20,6 +20,9 @@ const MIGRATIONS: [&str; 9] = [
     include_str!("migrations/0008_in_dispute.sql"),
     include_str!("migrations/0009_newest_sequence.sql"),
 ];
+
+/// The version that this program knows, and needs.
+pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;
 
 /// So that instances that start together do not do it together. "equipois" in ASCII.
 const LOCK: i64 = 0x6571_7569_706f_6973;
@@ -47,7 +50,7 @@ pub(super) async fn migrate(link: &Link) -> Result<String, PgError> {
     let client = &link.client;
     let failed = |error: Error| PgError::from(fault(&error));
     let encoding = client.query_one("SHOW server_encoding", &[]).await.map_err(failed)?;
-    let encoding: &str = encoding.get(0);
+    let encoding: &str = column(&encoding, 0)?;
     if encoding != "UTF8" {
         return Err(PgError::Settings { what: format!("the database's encoding is {encoding}, it must be UTF8") });
     }
@@ -62,8 +65,8 @@ pub(super) async fn migrate(link: &Link) -> Result<String, PgError> {
 
 async fn in_its_schema(client: &Client) -> Result<String, PgError> {
     let failed = |error: Error| PgError::from(fault(&error));
-    let found: Option<String> = client.query_one(SCHEMA, &[]).await.map_err(failed)?.get(0);
-    let Some(schema) = found else {
+    let found = client.query_one(SCHEMA, &[]).await.map_err(failed)?;
+    let Some(schema) = column::<Option<String>>(&found, 0)? else {
         return Err(PgError::Settings { what: "no schema of the search path is there".to_owned() });
     };
     client.batch_execute(&format!("SET search_path = {schema}")).await.map_err(failed)?;
@@ -76,18 +79,17 @@ async fn bring_up(client: &Client, schema: &str) -> Result<(), PgError> {
     let failed = |error: Error| PgError::from(fault(&error));
     let begun = client.query_one("SELECT to_regclass('equipoise_schema') IS NOT NULL", &[]).await.map_err(failed)?;
     let mut found = 0;
-    if begun.get(0) {
+    if column(&begun, 0)? {
         let version = client.query_one("SELECT coalesce(max(version), 0) FROM equipoise_schema", &[]).await;
         found = match version {
-            Ok(row) => row.get(0),
+            Ok(row) => column(&row, 0)?,
             Err(error) => {
                 return Err(refused(client, &format!("read the version of the schema {schema}"), &error).await);
             }
         };
     }
-    let known = MIGRATIONS.len() as i64;
-    if found > known {
-        return Err(PgError::SchemaTooNew { found, known });
+    if found > VERSION {
+        return Err(PgError::SchemaTooNew { found, known: VERSION });
     }
     for (version, migration) in (1..).zip(MIGRATIONS) {
         if version > found {
@@ -103,7 +105,8 @@ async fn bring_up(client: &Client, schema: &str) -> Result<(), PgError> {
                     tokio::time::sleep(AGAIN).await;
                     continue;
                 }
-                let what = format!("bring the schema {schema} from version {found} to {known}, at migration {version}");
+                let what =
+                    format!("bring the schema {schema} from version {found} to {VERSION}, at migration {version}");
                 return Err(refused(client, &what, &error).await);
             }
         }
@@ -116,7 +119,7 @@ async fn refused(client: &Client, what: &str, error: &Error) -> PgError {
     if error.code() != Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
         return fault(error).into();
     }
-    let role = client.query_one("SELECT current_user::text", &[]).await.map(|row| row.get::<_, String>(0));
+    let role = client.query_one("SELECT current_user::text", &[]).await.and_then(|row| row.try_get(0));
     let role = role.unwrap_or_else(|_| "of this connection".to_owned());
     PgError::Failed { what: format!("the role {role} may not {what}: {}", text(error)) }
 }

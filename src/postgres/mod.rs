@@ -48,7 +48,7 @@
 //! # A database that may not be written, or not be believed
 //!
 //! With every connection, and every second beside, an instance looks at what it has before it (`standing.rs`): a standby is neither read nor
-//! written, since it may lack what was answered; nor is a schema without its keys, which is one that is being restored; a database whose
+//! written, since it may lack what was answered; nor is a schema without its keys, which is one that is being restored, or an older one, which is brought up first; a database whose
 //! `default_transaction_read_only` is on is read only, although sessions here could write it.
 //!
 //! # How long an id is honoured
@@ -97,6 +97,7 @@ mod remembered;
 mod rows;
 mod session;
 mod settings;
+mod shared;
 mod sql;
 mod standing;
 mod store;

@@ -12,7 +12,7 @@ use prometheus_client::registry::Registry;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use super::link::{Broken, Connector, Link};
+use super::link::{Broken, Connector, Link, column};
 use super::sql::{BEGIN, SESSION};
 
 /// So that one instance does it at a time. "equiprun" in ASCII.
@@ -160,14 +160,14 @@ async fn step(
     connector.standing().write().map_err(unfit)?;
     let client = &link.client;
     link.timed(client.batch_execute(BEGIN)).await?;
-    let locked: bool = link.timed(client.query_one(TRY_LOCK, &[&LOCK])).await?.get(0);
+    let locked = link.timed(client.query_one(TRY_LOCK, &[&LOCK])).await?;
     let mut step = Step::default();
-    if locked {
-        let database: f64 = link.timed(client.query_one(NOW, &[])).await?.get(0);
+    if column(&locked, 0)? {
+        let database: f64 = column(&link.timed(client.query_one(NOW, &[])).await?, 0)?;
         let here = Instant::now();
         let now = believed.get_or_insert_with(|| Believed::new(database, SystemTime::now(), here)).at(database, here);
         let row = link.timed(client.query_one(PRUNE, &[&STEP, &age.as_secs_f64(), &now])).await?;
-        let [pruned, batches] = [0, 1].map(|column| row.get::<_, i64>(column).cast_unsigned());
+        let [pruned, batches] = [column::<i64>(&row, 0)?, column::<i64>(&row, 1)?].map(i64::cast_unsigned);
         step = Step { pruned, batches };
     }
     link.timed(client.batch_execute("COMMIT")).await?;

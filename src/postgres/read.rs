@@ -3,15 +3,15 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use tokio::sync::Mutex;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Error, Row, Statement};
+use tokio_postgres::{Client, Row, Statement};
 
 use super::database::Fault;
 use super::error::PgError;
-use super::link::{Connector, Link};
+use super::link::{Connector, Link, column};
 use super::rows;
 use super::session::account;
+use super::shared::Made;
 use super::sql::{SEQUENCE, SESSION};
 use crate::account::{AccountId, AccountState, TransactionId};
 use crate::outcome::Record;
@@ -32,11 +32,14 @@ const TRANSACTION: &str = "WITH used AS MATERIALIZED (
     JOIN journal j ON j.batch = u.batch AND j.place = u.place
     ORDER BY j.member";
 
-/// The entries with the sequences from `$1` up to, but not with, `$2`: of the batches that hold them no other row is read, however large
-/// they are.
-const HISTORY: &str = "SELECT j.* FROM commits c JOIN journal j ON j.batch = c.batch
-        AND j.place >= $1 - c.first_sequence AND j.place < $2 - c.first_sequence
-    WHERE c.count > 0 AND c.first_sequence < $2
+/// The entries with the sequences from `$1` up to, but not with, `$2`, and the first one of the batch behind that of `$1`, which says where a
+/// gap ends: of the batches that hold them no other row is read, however large they are.
+const HISTORY: &str = "WITH next AS MATERIALIZED (
+        SELECT min(first_sequence) AS sequence FROM commits WHERE count > 0 AND first_sequence > $1
+    )
+    SELECT j.* FROM commits c JOIN journal j ON j.batch = c.batch
+        AND j.place >= $1 - c.first_sequence AND j.place < greatest($2 - c.first_sequence, 1)
+    WHERE c.count > 0 AND c.first_sequence < greatest($2, (SELECT sequence + 1 FROM next))
         AND c.first_sequence >= coalesce(
             (SELECT max(first_sequence) FROM commits WHERE count > 0 AND first_sequence <= $1), 0)
     ORDER BY j.sequence, j.member";
@@ -44,7 +47,7 @@ const HISTORY: &str = "SELECT j.* FROM commits c JOIN journal j ON j.batch = c.b
 /// A connection for reads, made anew when it is lost.
 pub(super) struct Reader {
     connector: Connector,
-    open: Mutex<Option<Arc<Open>>>,
+    open: Made<Open>,
 }
 
 struct Open {
@@ -84,16 +87,15 @@ impl Open {
 
 impl Reader {
     pub(super) fn new(connector: Connector) -> Self {
-        Reader { connector, open: Mutex::new(None) }
+        Reader { connector, open: Made::default() }
     }
 
-    async fn open(&self) -> Result<Arc<Open>, Fault> {
-        let mut open = self.open.lock().await;
+    /// Another one than `lost`.
+    async fn open(&self, lost: Option<&Open>) -> Result<Arc<Open>, PgError> {
         self.connector.standing().read()?;
-        match &*open {
-            Some(open) if !open.link.is_closed() => Ok(open.clone()),
-            _ => Ok(open.insert(Arc::new(Open::new(&self.connector).await?)).clone()),
-        }
+        let connector = self.connector.clone();
+        let is_of_use = |open: &Open| !open.link.is_closed() && lost.is_none_or(|lost| !std::ptr::eq(open, lost));
+        self.open.get(is_of_use, async move { Ok(Open::new(&connector).await?) }).await
     }
 
     /// Asks, and asks once more on a new connection when the old one turns out to be gone.
@@ -101,23 +103,18 @@ impl Reader {
     where
         F: Future<Output = Result<Vec<Row>, super::link::Broken>>,
     {
-        let first = self.open().await?;
+        let first = self.open(None).await?;
         match question(first.clone()).await {
             Ok(rows) => return Ok(rows),
             Err(broken) if !broken.lost => return Err(broken.fault.into()),
             Err(_) => {}
         }
-        let mut open = self.open.lock().await;
-        if open.as_ref().is_some_and(|open| Arc::ptr_eq(open, &first)) {
-            *open = None;
-        }
-        drop((open, first));
-        question(self.open().await?).await.map_err(|broken| broken.fault.into())
+        question(self.open(Some(&first)).await?).await.map_err(|broken| broken.fault.into())
     }
 
     pub(super) async fn sequence(&self) -> Result<u64, PgError> {
         let rows = self.ask(async |open| open.query(&open.sequence, &[]).await).await?;
-        Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0)).cast_unsigned())
+        Ok(rows.first().map_or(Ok(0), |row| column::<i64>(row, 0))?.cast_unsigned())
     }
 
     pub(super) async fn balance(&self, id: &AccountId) -> Result<Option<AccountState>, PgError> {
@@ -129,14 +126,15 @@ impl Reader {
     pub(super) async fn transaction(&self, id: &TransactionId) -> Result<Option<(Arc<Record>, u32)>, PgError> {
         let rows = self.ask(async |open| open.query(&open.transaction, &[&id.as_str()]).await).await?;
         let Some(first) = rows.first() else { return Ok(None) };
-        let member: i32 = first.try_get("asked").map_err(unreadable)?;
+        let member: i32 = column(first, "asked")?;
         let records = rows::records(&rows).map_err(|what| PgError::Failed { what })?;
         Ok(records.into_iter().next().map(|record| (record, member.cast_unsigned())))
     }
 
-    /// Up to `limit` entries of the journal from sequence `from` on.
+    /// Up to `limit` entries of the journal from sequence `from` on, and perhaps one more, which comes later.
     pub(super) async fn history(&self, from: u64, limit: usize) -> Result<Vec<Arc<Record>>, PgError> {
-        let from = from.max(1).cast_signed();
+        // A sequence that is too large for PostgreSQL is as far off as the last one that is not.
+        let from = i64::try_from(from.max(1)).unwrap_or(i64::MAX);
         let end = from.saturating_add(i64::try_from(limit).unwrap_or(i64::MAX));
         let rows = self.ask(async |open| open.query(&open.history, &[&from, &end]).await).await?;
         rows::records(&rows).map_err(|what| PgError::Failed { what })
@@ -146,11 +144,7 @@ impl Reader {
 fn state(row: &Row) -> Result<AccountState, PgError> {
     let (id, state) = account(row).map_err(|what| PgError::Failed { what })?;
     // Who wrote it by hand gave it no place in the journal.
-    let sequence: Option<i64> = row.try_get("sequence").map_err(unreadable)?;
+    let sequence: Option<i64> = column(row, "sequence")?;
     let sequence = sequence.unwrap_or_default().cast_unsigned();
     Ok(AccountState { id, balance: state.amount, version: state.version, sequence })
-}
-
-fn unreadable(error: Error) -> PgError {
-    PgError::Failed { what: error.to_string() }
 }

@@ -7,11 +7,11 @@ use std::time::Duration;
 use futures_util::future::join;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Error, Row, Statement};
+use tokio_postgres::{Row, Statement};
 
 use super::batch::{Changes, Committed, Found, Written};
 use super::database::{Database, Fault};
-use super::link::{Broken, Connector, Link, fault};
+use super::link::{Broken, Connector, Link, column};
 use super::locked::{Holder, Locked};
 use super::sql::{self, Statements};
 use super::{rows, write};
@@ -20,6 +20,9 @@ use crate::inventory::{DeadLetter, Position, StoredDeadLetter};
 
 /// The block of batch numbers that one draw brings, as the sequence `ledger_batches` says.
 const NUMBERS: i64 = 1024;
+
+/// The most blocks that are drawn at once.
+const BLOCKS: i64 = 1 << 16;
 
 /// How many batches are written in two round trips after one that did not find what it expected: where others interfere that
 /// is cheaper than to write twice.
@@ -34,11 +37,17 @@ const LEASE: Duration = Duration::from_secs(45);
 /// The first pause after a fault, and the longest one.
 const PAUSES: Range<Duration> = Duration::from_millis(20)..Duration::from_secs(1);
 
+/// What is said where there is no connection.
+const GONE: &str = "there is no connection";
+
 /// A session, with or without a connection.
 pub(super) struct Session {
     connector: Connector,
-    open: Option<Open>,
+    /// Else why there is no connection.
+    open: Result<Open, String>,
     numbers: Range<i64>,
+    /// How many blocks of them are drawn next: twice as many with every one that was found taken.
+    blocks: i64,
     /// Whether [`Database::look_up`] has begun a transaction.
     begun: bool,
     /// How many batches are still to be written in two round trips.
@@ -47,6 +56,8 @@ pub(super) struct Session {
     leads: bool,
     /// As which publisher of dead letters it is known, whatever connection it has.
     holder: i64,
+    /// The dead letters that it was given last: number, topic, partition, offset and time.
+    lent: Vec<(i64, String, i32, i64, Option<i64>)>,
     patience: Duration,
     /// When patience with the present piece of work is over.
     latest: Instant,
@@ -67,12 +78,14 @@ impl Session {
     pub(super) fn beside(connector: Connector, patience: Duration) -> Self {
         Session {
             connector,
-            open: None,
+            open: Err(GONE.to_owned()),
             numbers: 0..0,
+            blocks: 1,
             begun: false,
             cautious: 0,
             leads: false,
             holder: RandomState::new().hash_one(()).cast_signed(),
+            lent: Vec::new(),
             patience,
             latest: Instant::now(),
         }
@@ -80,6 +93,17 @@ impl Session {
 
     pub(super) async fn connect(&mut self) -> Result<(), Fault> {
         self.begun = false;
+        match self.make().await {
+            Ok(open) => self.open = Ok(open),
+            Err(fault) => {
+                self.open = Err(format!("{GONE}: {}", fault.what()));
+                return Err(fault);
+            }
+        }
+        Ok(())
+    }
+
+    async fn make(&self) -> Result<Open, Fault> {
         let link = self.connector.connect().await?;
         // Before it is prepared: of a schema that is being restored parts are not there yet.
         let standing = self.connector.look(&link).await?;
@@ -89,15 +113,15 @@ impl Session {
             Statements::prepare(&link.client, standing.ledger).await
         });
         let statements = prepared.await.map_err(|broken| broken.fault)?;
-        self.open = Some(Open { link, statements });
-        Ok(())
+        Ok(Open { link, statements })
     }
 
     fn open(&self) -> Result<&Open, Fault> {
         self.connector.standing().write()?;
         match &self.open {
-            Some(open) if !open.link.is_closed() => Ok(open),
-            _ => Err(Fault::Unavailable("there is no connection".to_owned())),
+            Ok(open) if !open.link.is_closed() => Ok(open),
+            Ok(_) => Err(Fault::Unavailable(GONE.to_owned())),
+            Err(why) => Err(Fault::Unavailable(why.clone())),
         }
     }
 
@@ -106,14 +130,18 @@ impl Session {
         match result {
             Ok(answer) => Ok(answer),
             Err(Broken { fault, lost: true, .. }) => {
-                self.open = None;
+                self.open = Err(GONE.to_owned());
                 self.begun = false;
                 Err(fault)
             }
             Err(Broken { fault, lost: false, .. }) => {
                 self.roll_back().await;
-                if let Fault::Numbered(_) = fault {
+                if let Fault::Numbered(what) = &fault {
                     self.numbers = 0..0;
+                    if self.blocks == BLOCKS {
+                        return Err(Fault::Failed(format!("the sequence ledger_batches is far behind: {what}")));
+                    }
+                    self.blocks *= 2;
                 }
                 Err(fault)
             }
@@ -124,17 +152,16 @@ impl Session {
     async fn roll_back(&mut self) {
         self.begun = false;
         let rolled_back = match &self.open {
-            Some(Open { link, .. }) => link.timed(link.client.batch_execute("ROLLBACK")).await.is_ok(),
-            None => true,
+            Ok(Open { link, .. }) => link.timed(link.client.batch_execute("ROLLBACK")).await.is_ok(),
+            Err(_) => true,
         };
         if !rolled_back {
-            self.open = None;
+            self.open = Err(GONE.to_owned());
         }
     }
 
-    /// Lets a look-up that reads a row that somebody else wrote fail, and not panic.
     async fn read(&mut self, accounts: &[AccountId], ids: &[TransactionId], lock: bool) -> Result<Found, Broken> {
-        let Open { link, statements } = self.open.as_ref().ok_or_else(gone)?;
+        let Open { link, statements } = self.open.as_ref().map_err(|why| Broken::lost(why))?;
         let names: Vec<&str> = accounts.iter().map(AccountId::as_str).collect();
         let ids: Vec<&str> = ids.iter().map(TransactionId::as_str).collect();
         let client = &link.client;
@@ -150,18 +177,17 @@ impl Session {
             Ok((sequence?, accounts?, used?))
         };
         let (sequence, accounts, used) = link.timed(answers).await?;
-        let failed = |what: String| Broken { fault: Fault::Failed(what), lost: false, unexpected: false };
-        let mut found = Found { sequence: sequence.get::<_, i64>(0).cast_unsigned(), ..Found::default() };
+        let mut found = Found { sequence: column::<i64>(&sequence, 0)?.cast_unsigned(), ..Found::default() };
         for row in &accounts {
-            let (id, state) = account(row).map_err(failed)?;
+            let (id, state) = account(row).map_err(Fault::Failed)?;
             found.accounts.insert(id, state);
         }
-        found.ids = rows::ids(rows::records(&used).map_err(failed)?);
+        found.ids = rows::ids(rows::records(&used).map_err(Fault::Failed)?);
         Ok(found)
     }
 
     async fn ask_locked(&mut self, rows: &Locked) -> Result<Locked, Broken> {
-        let Open { link, .. } = self.open.as_ref().ok_or_else(gone)?;
+        let Open { link, .. } = self.open.as_ref().map_err(|why| Broken::lost(why))?;
         let names: Vec<&str> = rows.accounts.keys().map(AccountId::as_str).collect();
         let ids: Vec<&str> = rows.ids.keys().map(TransactionId::as_str).collect();
         let (topics, partitions): (Vec<_>, Vec<_>) = rows.partitions.keys().map(|(topic, it)| (topic, *it)).unzip();
@@ -172,17 +198,23 @@ impl Session {
         link.timed(link.client.batch_execute(&format!("ROLLBACK; {}; {}", sql::BEGIN, sql::DISPUTE))).await?;
         let disputed = link.timed(link.client.query_one(sql::IN_DISPUTE, &[&names, &ids])).await?;
         link.timed(link.client.batch_execute("ROLLBACK")).await?;
-        let account = |row: &Row| Some((AccountId::new(row.get::<_, &str>(0)).ok()?, row.get(1)));
-        let partition = |row: &Row| ((row.get(0), row.get(1)), row.get(2));
-        let [new, used] = [0, 1].map(|column| disputed.get::<_, Vec<&str>>(column));
-        let new = new.into_iter().filter_map(|sku| Some((AccountId::new(sku).ok()?, Holder::new())));
-        let used = used.into_iter().filter_map(|id| Some((TransactionId::new(id).ok()?, Holder::new())));
-        Ok(Locked::new(new.chain(accounts.iter().filter_map(account)), used, offsets.iter().map(partition)))
+        let mut locked = Locked::default();
+        for row in &accounts {
+            locked.accounts.extend(AccountId::new(column::<&str>(row, 0)?).ok().zip(column(row, 1)?));
+        }
+        for row in &offsets {
+            locked.partitions.insert((column(row, 0)?, column(row, 1)?), column(row, 2)?);
+        }
+        let new = column::<Vec<&str>>(&disputed, 0)?.into_iter().filter_map(|sku| AccountId::new(sku).ok());
+        locked.accounts.extend(new.map(|account| (account, Holder::new())));
+        let used = column::<Vec<&str>>(&disputed, 1)?.into_iter().filter_map(|id| TransactionId::new(id).ok());
+        locked.ids.extend(used.map(|id| (id, Holder::new())));
+        Ok(locked)
     }
 
     /// Writes and, if all is as expected, commits.
     async fn keep(&mut self, changes: &Changes, trial: bool) -> Result<Written, Broken> {
-        let Open { link, statements } = self.open.as_ref().ok_or_else(gone)?;
+        let Open { link, statements } = self.open.as_ref().map_err(|why| Broken::lost(why))?;
         self.cautious = self.cautious.saturating_sub(1);
         if self.cautious == 0 && !self.begun && !trial {
             if let Some(committed) = write::write_surely(link, statements, changes).await? {
@@ -209,7 +241,7 @@ impl Session {
 
     async fn ask_fate(&mut self, changes: &Changes) -> Result<Option<Committed>, Broken> {
         let number = changes.number;
-        let Open { link, statements } = self.open.as_ref().ok_or_else(gone)?;
+        let Open { link, statements } = self.open.as_ref().map_err(|why| Broken::lost(why))?;
         let given_up = write::change(link, &statements.give_up, &[&number]).await?;
         if !given_up.is_empty() {
             return Ok(None);
@@ -217,7 +249,7 @@ impl Session {
         let count = changes.records.len() as i64;
         let time = changes.records.first().map_or(0, |record| record.time).cast_signed();
         let row = link.timed(link.client.query_opt(&statements.fate, &[&number, &count, &time])).await?;
-        Ok(row.as_ref().map(write::committed))
+        Ok(row.as_ref().map(write::committed).transpose()?)
     }
 
     /// Runs one statement that writes, in a transaction of its own.
@@ -236,8 +268,9 @@ impl Session {
 impl Database for Session {
     async fn number(&mut self) -> Result<i64, Fault> {
         if self.numbers.is_empty() {
-            let rows = self.change(|statements| &statements.numbers, &[]).await?;
-            let first: i64 = rows.first().map_or(0, |row| row.get(0));
+            let blocks = self.blocks;
+            let rows = self.change(|statements| &statements.numbers, &[&blocks]).await?;
+            let first: i64 = rows.first().map_or(Ok(0), |row| column(row, 0))?;
             self.numbers = first..first.saturating_add(NUMBERS);
         }
         let number = self.numbers.start;
@@ -273,6 +306,9 @@ impl Database for Session {
         self.open()?;
         let written = self.keep(changes, trial).await;
         self.begun = false;
+        if written.is_ok() {
+            self.blocks = 1;
+        }
         self.clear(written).await
     }
 
@@ -313,13 +349,11 @@ impl Database for Session {
 
     async fn take_over(&mut self, topic: &str, partitions: &[i32]) -> Result<Vec<Position>, Fault> {
         let rows = self.change(|statements| &statements.take_over, &[&topic, &partitions]).await?;
-        let position = |row: &Row| Position {
-            partition: row.get(0),
-            epoch: row.get(1),
-            next: row.get(2),
-            fingerprint: row.get(3),
+        let position = |row: &Row| {
+            let (partition, epoch) = (column(row, 0)?, column(row, 1)?);
+            Ok(Position { partition, epoch, next: column(row, 2)?, fingerprint: column(row, 3)? })
         };
-        Ok(rows.iter().map(position).collect())
+        rows.iter().map(position).collect()
     }
 
     async fn dead_letters(&mut self, limit: usize) -> Result<Vec<StoredDeadLetter>, Fault> {
@@ -331,12 +365,27 @@ impl Database for Session {
         let Open { link, statements } = self.open()?;
         let rows = link.timed(link.client.query(&statements.letters, &[&limit, &LETTERS])).await;
         let rows = self.clear(rows).await?;
-        rows.iter().map(letter).collect::<Result<_, _>>().map_err(|error| fault(&error))
+        let letters = rows.iter().map(letter).collect::<Result<Vec<_>, _>>()?;
+        let place = |stored: &StoredDeadLetter| {
+            let DeadLetter { topic, partition, offset, timestamp, .. } = &stored.letter;
+            (stored.number, topic.clone(), *partition, *offset, *timestamp)
+        };
+        self.lent = letters.iter().map(place).collect();
+        Ok(letters)
     }
 
     async fn published(&mut self, numbers: &[i64]) -> Result<(), Fault> {
-        let holder = self.holder;
-        self.change(|statements| &statements.published, &[&numbers, &holder]).await.map(drop)
+        let (holder, lent) = (self.holder, std::mem::take(&mut self.lent));
+        let sent: Vec<_> = lent.iter().filter(|(number, ..)| numbers.contains(number)).collect();
+        let number: Vec<_> = sent.iter().map(|it| it.0).collect();
+        let topic: Vec<_> = sent.iter().map(|it| &*it.1).collect();
+        let partition: Vec<_> = sent.iter().map(|it| it.2).collect();
+        let offset: Vec<_> = sent.iter().map(|it| it.3).collect();
+        let time: Vec<_> = sent.iter().map(|it| it.4).collect();
+        let columns: [&(dyn ToSql + Sync); 6] = [&number, &topic, &partition, &offset, &time, &holder];
+        let published = self.change(|statements| &statements.published, &columns).await.map(drop);
+        self.lent = lent;
+        published
     }
 }
 
@@ -345,10 +394,6 @@ fn pause(tries: u32) -> Duration {
     let pause = PAUSES.start.saturating_mul(1 << tries.min(10)).min(PAUSES.end);
     let jitter = RandomState::new().hash_one(tries) % 512;
     pause.mul_f64(0.75 + jitter as f64 / 1024.0)
-}
-
-fn gone() -> Broken {
-    Broken::lost("there is no connection")
 }
 
 /// The key of a row of `products`.
@@ -363,19 +408,19 @@ pub(super) fn account(row: &Row) -> Result<(AccountId, Balance), String> {
     Ok((id, Balance { amount: number("current_stock")?, version: number("version")?.cast_unsigned() }))
 }
 
-fn letter(row: &Row) -> Result<StoredDeadLetter, Error> {
-    let names: Vec<Vec<u8>> = row.try_get("header_names")?;
-    let values: Vec<Option<Vec<u8>>> = row.try_get("header_values")?;
+fn letter(row: &Row) -> Result<StoredDeadLetter, Fault> {
+    let names: Vec<Vec<u8>> = column(row, "header_names")?;
+    let values: Vec<Option<Vec<u8>>> = column(row, "header_values")?;
     let names = names.into_iter().map(|name| String::from_utf8_lossy(&name).into_owned());
     let letter = DeadLetter {
-        topic: row.try_get("topic")?,
-        partition: row.try_get("partition")?,
-        offset: row.try_get("kafka_offset")?,
-        timestamp: row.try_get("record_time")?,
-        key: row.try_get("key")?,
-        value: row.try_get("value")?,
+        topic: column(row, "topic")?,
+        partition: column(row, "partition")?,
+        offset: column(row, "kafka_offset")?,
+        timestamp: column(row, "record_time")?,
+        key: column(row, "key")?,
+        value: column(row, "value")?,
         headers: names.zip(values).collect(),
-        reason: row.try_get("reason")?,
+        reason: column(row, "reason")?,
     };
-    Ok(StoredDeadLetter { number: row.try_get("number")?, letter })
+    Ok(StoredDeadLetter { number: column(row, "number")?, letter })
 }

@@ -26,7 +26,7 @@ pub struct Settings {
     pub id_window: Duration,
     /// How long one statement may take (default 10 s); what takes a second longer to answer is given up.
     pub statement_timeout: Duration,
-    /// How long a connection may take to be made (default 5 s).
+    /// How long a connection to one of the hosts may take to be made (default 5 s).
     pub connect_timeout: Duration,
     /// How long [`PgStore::connect`](super::PgStore::connect) waits for a database that is not up yet (default: not at all).
     pub wait_for_start: Duration,

@@ -21,20 +21,21 @@ pub(super) const SESSION: &str = "SET default_transaction_read_only = on;
 /// READ COMMITTED whatever the database's default: each statement must see what was committed while it waited.
 pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE";
 
-/// Draws a block of batch numbers.
-const NUMBERS: &str = "SELECT nextval('ledger_batches')";
+/// Draws `$1` blocks of batch numbers; the last one is used.
+const NUMBERS: &str = "SELECT max(nextval('ledger_batches')) FROM generate_series(1, $1::bigint)";
 
 /// Looks at one version of the row, however many an open snapshot keeps.
 pub(super) const SEQUENCE: &str = "SELECT sequence FROM ledger_sequence ORDER BY sequence DESC LIMIT 1";
 
 const ACCOUNTS: &str = "SELECT sku, current_stock, version FROM products WHERE sku = ANY($1)";
 
+/// As UPDATE locks them: whoever inserts a row that refers to one of them is in nobody's way.
 const ACCOUNTS_LOCKED: &str =
-    "SELECT sku, current_stock, version FROM products WHERE sku = ANY($1) ORDER BY sku FOR UPDATE";
+    "SELECT sku, current_stock, version FROM products WHERE sku = ANY($1) ORDER BY sku FOR NO KEY UPDATE";
 
 /// Those of these accounts whose rows somebody else has locked, and who.
 pub(super) const LOCKED_ACCOUNTS: &str = "WITH free AS MATERIALIZED (
-        SELECT sku FROM products WHERE sku = ANY($1) FOR UPDATE SKIP LOCKED
+        SELECT sku FROM products WHERE sku = ANY($1) FOR NO KEY UPDATE SKIP LOCKED
     )
     SELECT sku, xmax::text FROM products WHERE sku = ANY($1) AND sku NOT IN (SELECT sku FROM free)";
 
@@ -65,7 +66,7 @@ const LOCK_ACCOUNTS: &str = "SELECT p.sku
     FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS expected (sku, stock, version)
     JOIN products p ON p.sku = expected.sku
     WHERE p.current_stock = expected.stock AND p.version = expected.version
-    ORDER BY p.sku FOR UPDATE OF p";
+    ORDER BY p.sku FOR NO KEY UPDATE OF p";
 
 /// Ids that are remembered as used, and are.
 const RECALLED: &str = "SELECT 1 FROM unnest($1::text[], $2::bigint[]) AS recalled (id, sequence)
@@ -195,9 +196,15 @@ const LETTERS: &str = "SELECT number, topic, partition, kafka_offset, record_tim
         FROM (SELECT * FROM dead_letters ORDER BY number LIMIT $1) AS oldest) AS sized
     WHERE before < $2::bigint ORDER BY number";
 
-/// Removes the letters `$1`; from then on `$2` is not the publisher.
-const PUBLISHED: &str = "WITH gone AS (DELETE FROM dead_letters WHERE number = ANY($1))
-    UPDATE dead_letter_publisher SET until = '-infinity' WHERE holder = $2";
+/// Removes letters, and no others that have their numbers since the database was put back; from then on `$6` is not the publisher.
+const PUBLISHED: &str = "WITH gone AS (
+        DELETE FROM dead_letters d
+        USING unnest($1::bigint[], $2::text[], $3::integer[], $4::bigint[], $5::bigint[])
+            AS sent (number, topic, partition, kafka_offset, record_time)
+        WHERE d.number = sent.number AND d.topic = sent.topic AND d.partition = sent.partition
+            AND d.kafka_offset = sent.kafka_offset AND d.record_time IS NOT DISTINCT FROM sent.record_time
+    )
+    UPDATE dead_letter_publisher SET until = '-infinity' WHERE holder = $6";
 
 /// The prepared statements.
 ///

@@ -1,7 +1,8 @@
 //! Whether a database can be used as it is: found out with every connection, and every second beside.
 
 use super::database::Fault;
-use super::link::Link;
+use super::link::{Link, column};
+use super::migrate::VERSION;
 
 /// In the order of [`Standing`]'s fields. What a session itself set is not asked, but what it would be without. Keys and trigger are what
 /// a restore makes last: before that it fills tables that refuse nothing twice.
@@ -19,6 +20,9 @@ const STANDING: &str = "WITH wanted (relation, name) AS (VALUES
         EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass('journal_entries') AND tgname = 'append_only'),
         coalesce(to_regclass('ledger_sequence')::oid::bigint, 0)";
 
+/// Asked of a complete schema: a restore fills this table before it makes the keys.
+const FOUND: &str = "SELECT coalesce(max(version), 0) FROM equipoise_schema";
+
 /// What is to be said of a database; the default: nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Standing {
@@ -26,6 +30,8 @@ pub(super) struct Standing {
     is_read_only: bool,
     /// What a complete schema has and this one does not.
     lacks: Option<String>,
+    /// The version of its schema, where that is complete and older than it has to be: an older dump was restored.
+    older: Option<i64>,
     /// The table that the commit sequence is drawn from: another one after a restore.
     pub(super) ledger: i64,
 }
@@ -33,11 +39,17 @@ pub(super) struct Standing {
 impl Standing {
     pub(super) async fn look(link: &Link) -> Result<Self, Fault> {
         let row = link.timed(link.client.query_one(STANDING, &[])).await.map_err(|broken| broken.fault)?;
-        let lacks = match (row.get(2), row.get(3)) {
+        let lacks = match (column(&row, 2)?, column(&row, 3)?) {
             (None, false) => Some("append_only".to_owned()),
             (lacks, _) => lacks,
         };
-        Ok(Standing { is_standby: row.get(0), is_read_only: row.get(1), lacks, ledger: row.get(4) })
+        let (is_standby, is_read_only) = (column(&row, 0)?, column(&row, 1)?);
+        let mut older = None;
+        if lacks.is_none() {
+            let found = link.timed(link.client.query_one(FOUND, &[])).await.map_err(|broken| broken.fault)?;
+            older = Some(column(&found, 0)?).filter(|found| *found < VERSION);
+        }
+        Ok(Standing { is_standby, is_read_only, lacks, older, ledger: column(&row, 4)? })
     }
 
     /// Whether what it holds may be shown: all of it, and nothing that a primary has gone past.
@@ -46,10 +58,18 @@ impl Standing {
         if self.is_standby {
             return unavailable("it is a standby: not promoted yet".to_owned());
         }
-        match &self.lacks {
-            Some(lacks) => unavailable(format!("its schema lacks {lacks}: a restore is not through")),
+        if let Some(lacks) = &self.lacks {
+            return unavailable(format!("its schema lacks {lacks}: a restore is not through"));
+        }
+        match self.older {
+            Some(found) => unavailable(format!("its schema has version {found}, {VERSION} is needed")),
             None => Ok(()),
         }
+    }
+
+    /// Whether its schema is complete, and to be brought up before it is of use.
+    pub(super) fn is_older(&self) -> bool {
+        !self.is_standby && !self.is_read_only && self.older.is_some()
     }
 
     /// Whether it may be written.

@@ -1,5 +1,6 @@
 //! `PgStore`: what the doors see.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -19,6 +20,7 @@ use super::settings::Settings;
 use super::watching::Watching;
 use super::work::{Answer, Job, Work};
 use crate::inventory::{Applied, Position, Run, Store, StoreError, StoredDeadLetter};
+use crate::outcome::Record;
 use crate::request::Kind;
 use crate::{AccountId, AccountState, Outcome, Request, TransactionId};
 
@@ -141,18 +143,18 @@ impl PgStore {
     /// same: its end may be as it was a moment ago.
     ///
     /// # Errors
-    /// [`PgError`].
+    /// [`PgError::Gone`]; any other.
     pub async fn history(&self, from: u64, limit: usize) -> Result<Vec<Outcome>, PgError> {
-        let page = self.history.page(from, limit).await?;
-        Ok(page.iter().map(|record| Outcome::recorded(record.clone(), None, false)).collect())
+        self.history.read(from, limit).await.map(told)
     }
 
-    /// Waits until the journal holds `sequence`; all who wait look together, every 100 ms.
+    /// The next journal entries from sequence `next` on, up to `limit`, for whoever was told the one before, with the time `told`. Waits for
+    /// the first of them; all who wait look together, every 100 ms.
     ///
     /// # Errors
-    /// [`PgError`].
-    pub async fn reached(&self, sequence: u64) -> Result<(), PgError> {
-        self.history.reached(sequence).await
+    /// [`PgError::PutBack`], [`PgError::Gone`]; any other.
+    pub async fn follow(&self, next: u64, told: Option<u64>, limit: usize) -> Result<Vec<Outcome>, PgError> {
+        self.history.follow(next, told, limit).await.map(self::told)
     }
 
     /// The newest commit sequence, of all instances.
@@ -178,10 +180,18 @@ impl PgStore {
         &self.metrics
     }
 
-    /// Why PostgreSQL cannot be used at present, as it was a moment ago; None when it can.
+    /// Why nothing can be written at present, as it was a moment ago; None when it can.
     #[must_use]
     pub fn unavailable(&self) -> Option<String> {
+        if self.queue.is_closed() {
+            return Some("PostgreSQL's writer has ended".to_owned());
+        }
         self.watching.unavailable()
+    }
+
+    /// Resolves when nothing is written any more: the store was closed, or its writer ended.
+    pub async fn closed(&self) {
+        self.queue.closed().await;
     }
 
     /// Takes no more work, and waits until what it took is answered.
@@ -214,6 +224,10 @@ impl Queued {
     pub async fn outcome(&mut self) -> Result<Outcome, PgError> {
         (&mut self.0).await.map_err(|_| PgError::Closed)?
     }
+}
+
+fn told(records: Vec<Arc<Record>>) -> Vec<Outcome> {
+    records.into_iter().map(|record| Outcome::recorded(record, None, false)).collect()
 }
 
 async fn start(connector: &Connector, patience: Duration) -> Result<(Connector, Session), PgError> {

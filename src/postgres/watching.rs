@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 use super::database::Fault;
 use super::error::PgError;
 use super::link::{Connector, Link};
+use super::migrate::migrate;
 
 /// How often it is asked.
 const EVERY: Duration = Duration::from_secs(1);
@@ -51,7 +52,17 @@ async fn run(connector: Connector, unavailable: Arc<Mutex<Option<String>>>) {
             link = None;
         }
         *unavailable.lock() = asked.err().map(|fault| PgError::from(fault).to_string());
+        // An older dump was restored. Nobody writes, and nobody would ask for it to be brought up.
+        if connector.standing().is_older()
+            && let Err(error) = bring_up(&connector).await
+        {
+            *unavailable.lock() = Some(error.to_string());
+        }
     }
+}
+
+async fn bring_up(connector: &Connector) -> Result<(), PgError> {
+    migrate(&connector.connect().await?).await.map(drop)
 }
 
 async fn ask(connector: &Connector, link: &mut Option<Link>) -> Result<(), Fault> {

@@ -8,7 +8,7 @@ use tokio_postgres::{Error, Row, Statement};
 
 use super::batch::{AccountChange, Changes, Committed, Missed, OffsetFound};
 use super::database::Fault;
-use super::link::{Broken, Link, fault};
+use super::link::{Broken, Link, column};
 use super::rows::{Entries, shorten};
 use super::sql::{self, Statements, Writing};
 use crate::account::TransactionId;
@@ -198,7 +198,7 @@ pub(super) async fn write_rows(
     }
     columns.queue(&mut pipeline, statements, &statements.asking, &changes.number, None);
     let answers = pipeline.answers().await?;
-    columns.missed(answers).map_err(|error| Broken { fault: fault(&error), lost: false, unexpected: false })
+    Ok(columns.missed(answers)?)
 }
 
 /// Writes all rows of a batch and commits, in one round trip; None: all was rolled back, since something is not as expected.
@@ -229,7 +229,8 @@ pub(super) async fn write_surely(
         (Part::Drawn, Done::Rows(rows)) => rows.first(),
         _ => None,
     });
-    drawn.map(|row| Some(committed(row))).ok_or_else(|| unknown(Broken::lost("it drew no sequence")))
+    let drawn = drawn.ok_or_else(|| unknown(Broken::lost("it drew no sequence")))?;
+    Ok(Some(committed(drawn)?))
 }
 
 /// A batch as columns.
@@ -347,12 +348,12 @@ impl<'a> Batch<'a> {
     }
 
     /// What was not as expected. The rows of partitions are not read yet.
-    fn missed(&self, answers: Vec<(Part, Done)>) -> Result<Missed, Error> {
+    fn missed(&self, answers: Vec<(Part, Done)>) -> Result<Missed, Fault> {
         let mut missed = Missed::default();
         for (part, done) in &answers {
             match (part, done) {
                 (Part::Expected, Done::Rows(rows)) if rows.len() < self.expected_id.len() => {
-                    let found = rows.iter().map(|row| row.try_get(0)).collect::<Result<HashSet<&str>, _>>()?;
+                    let found = rows.iter().map(|row| column(row, 0)).collect::<Result<HashSet<&str>, _>>()?;
                     let gone = self.expected_id.iter().filter(|id| !found.contains(**id));
                     missed.accounts.extend(gone.map(|id| (*id).to_owned()));
                 }
@@ -365,8 +366,8 @@ impl<'a> Batch<'a> {
                 (Part::Recalled, Done::Rows(rows)) => missed.recalled = rows.len() < self.recalled.id.len(),
                 (Part::Ids, Done::Count(count)) => missed.ids = *count < self.ids.id.len() as u64,
                 (Part::Offsets, Done::Rows(rows)) if rows.len() < self.offsets.topic.len() => {
-                    let stepped = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
-                    let stepped = stepped.collect::<Result<HashSet<(&str, i32)>, Error>>()?;
+                    let stepped = rows.iter().map(|row| Ok((column(row, 0)?, column(row, 1)?)));
+                    let stepped = stepped.collect::<Result<HashSet<(&str, i32)>, Fault>>()?;
                     let asked = self.offsets.topic.iter().zip(&self.offsets.partition);
                     for (topic, partition) in
                         asked.filter(|(topic, partition)| !stepped.contains(&(*topic, **partition)))
@@ -392,9 +393,9 @@ pub(super) async fn read_offsets(
     let partitions: Vec<i32> = missed.iter().map(|found| found.partition).collect();
     let rows = link.timed(link.client.query(&statements.offsets, &[&topics, &partitions])).await?;
     for row in &rows {
-        let (topic, partition): (&str, i32) = (row.get(0), row.get(1));
+        let (topic, partition): (&str, i32) = (column(row, 0)?, column(row, 1)?);
         if let Some(found) = missed.iter_mut().find(|found| found.topic == topic && found.partition == partition) {
-            (found.epoch, found.next) = (row.get(2), row.get(3));
+            (found.epoch, found.next) = (column(row, 2)?, column(row, 3)?);
         }
     }
     Ok(())
@@ -422,7 +423,7 @@ pub(super) async fn commit(link: &Link, statements: &Statements, changes: &Chang
     match link.timed(answers).await {
         // All rows were as expected: so it is the table itself that is another one.
         Err(Broken { unexpected: true, .. }) => Err(Broken::lost("its tables are others than they were")),
-        drawn => Ok(committed(&drawn.map_err(unknown)?)),
+        drawn => Ok(committed(&drawn.map_err(unknown)?)?),
     }
 }
 
@@ -464,6 +465,7 @@ fn unknown(broken: Broken) -> Broken {
 }
 
 /// The row of a commit.
-pub(super) fn committed(row: &Row) -> Committed {
-    Committed { first_sequence: row.get::<_, i64>(0).cast_unsigned(), time_floor: row.get::<_, i64>(1).cast_unsigned() }
+pub(super) fn committed(row: &Row) -> Result<Committed, Fault> {
+    let [first_sequence, time_floor] = [column::<i64>(row, 0)?, column::<i64>(row, 1)?].map(i64::cast_unsigned);
+    Ok(Committed { first_sequence, time_floor })
 }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use equipoise::inventory::{Applied, Event, StoreError};
+use equipoise::inventory::{Applied, Event, Store as _, StoreError};
 use equipoise::postgres::{PgError, PgStore, Settings};
 use equipoise::{Outcome, Request};
 
 use crate::backup;
-use crate::harness::{Database, Partition, create, event, update};
+use crate::harness::{Database, Partition, TOPIC, create, event, update};
 use crate::proxy::{Proxy, Trouble};
 
 fn settings(url: &str) -> Settings {
@@ -249,6 +249,26 @@ async fn batch_numbers_that_are_taken_are_passed_over() {
     database.check().await;
 }
 
+/// D2, D6: however many of them are taken: each block of them is found taken at once, and ever more are left out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_batch_numbers_that_are_taken_are_passed_over_soon() {
+    let database = Database::new().await;
+    let store = database.store().await;
+    store.submit(create("sku", 0)).await.expect("opened");
+    database
+        .run(
+            "INSERT INTO commits (batch, first_sequence, count, time_floor)
+            SELECT 1024 * n + 1, 0, 0, 0 FROM generate_series(1, 1000) AS n",
+        )
+        .await;
+    database.run("SELECT setval('ledger_batches', 1, false)").await;
+    let other = database.store().await;
+    let began = Instant::now();
+    other.submit(update("u", "sku", 1)).await.expect("decided").result().expect("applied");
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    database.check().await;
+}
+
 /// D6, case A19: the sessions are ended all the time, from before the schema is there. The later ones live a little longer, so that a
 /// busy machine gets on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -322,6 +342,52 @@ async fn the_journal_gains_a_column() {
         assert!(store.transaction(&crate::harness::id("u0")).await.expect("read").is_some());
     }
     database.check().await;
+}
+
+/// D6: a column of another type than ours is told, at every door, and ends nothing: put right, all goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_column_of_another_type_is_told() {
+    let database = Database::new().await;
+    let store = PgStore::connect(&settings(&database.url)).await.expect("a store");
+    store.submit(create("sku", 0)).await.expect("opened");
+    database.run("ALTER TABLE ledger_sequence ALTER sequence TYPE integer").await;
+    let refused = store.submit(update("u", "unknown", 1)).await.expect_err("not to be read");
+    assert!(matches!(&refused, PgError::Failed { what } if what.contains("int4")), "{refused}");
+    let refused = store.sequence().await.expect_err("not to be read");
+    assert!(matches!(&refused, PgError::Failed { what } if what.contains("int4")), "{refused}");
+    database.run("ALTER TABLE ledger_sequence ALTER sequence TYPE bigint").await;
+    store.submit(update("v", "sku", 1)).await.expect("decided").result().expect("applied");
+    database.run("ALTER TABLE consumer_offsets ALTER partition TYPE bigint").await;
+    let refused = store.take_over(TOPIC, &[0]).await.expect_err("not to be read");
+    assert!(matches!(&refused, StoreError::Failed { what } if what.contains("int8")), "{refused}");
+    database.run("ALTER TABLE consumer_offsets ALTER partition TYPE integer").await;
+    let mut partition = Partition::take(&store, 0).await;
+    partition.apply(&store, &events(0)).await.expect("applied");
+    database.check().await;
+}
+
+/// D6: a store whose writer ended is not said to be usable. What it holds can be read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_without_a_writer_says_so() {
+    let database = Database::new().await;
+    let store = database.store().await;
+    store.submit(create("sku", 1)).await.expect("opened");
+    assert_eq!(store.unavailable(), None);
+    store.close().await;
+    assert!(store.unavailable().is_some_and(|why| why.contains("writer")), "{:?}", store.unavailable());
+    assert_eq!(store.balance(&crate::harness::account("sku")).await.expect("read").expect("open").balance, 1);
+}
+
+/// D6, D8: of several hosts one that takes connections and says nothing, as a hung server, keeps nobody from the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_hangs_is_passed_over() {
+    let database = Database::new().await;
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = silent.local_addr().expect("an address").port();
+    let hosts = database.url.replacen("@", &format!("@127.0.0.1:{port},"), 1);
+    let store = PgStore::connect(&settings(&hosts)).await.expect("the other one answers");
+    store.submit(create("sku", 1)).await.expect("decided").result().expect("opened");
+    assert_eq!(store.balance(&crate::harness::account("sku")).await.expect("read").expect("open").balance, 1);
 }
 
 /// D4: an instance that dies in the middle of a batch leaves all of it or nothing, and its successor goes on.

@@ -113,3 +113,18 @@ async fn one_instance_at_a_time_publishes() {
     database.run("DELETE FROM dead_letter_publisher").await;
     assert_eq!(waiting(&store).await, [Some(2)]);
 }
+
+/// D6: a letter that has the number of one that was published, since the database was put back, is another one and stays.
+#[tokio::test]
+async fn a_letter_with_the_number_of_another_is_kept() {
+    let database = Database::new().await;
+    let store = database.store().await;
+    let mut partition = Partition::take(&store, 0).await;
+    consume(&store, &mut partition, &written_at(1)).await;
+    let lent = store.dead_letters(10).await.expect("letters");
+    database.run("UPDATE dead_letters SET kafka_offset = 7, record_time = 2").await;
+    store.published(&[lent[0].number]).await.expect("forgotten");
+    assert_eq!(waiting(&store).await, [Some(2)]);
+    store.published(&[lent[0].number]).await.expect("forgotten");
+    assert!(waiting(&store).await.is_empty());
+}

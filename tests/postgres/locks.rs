@@ -186,3 +186,28 @@ async fn many_new_rows_are_waited_for_and_used() {
     assert_eq!(partition.apply_run(&store, &run).await.expect("applied").applied, 1_000);
     assert_eq!(database.one::<i64>("SELECT count(*) FROM products WHERE current_stock = 9").await, 1_000);
 }
+
+/// D7: an order that refers to a product, and is not committed, has nobody wait for that product: with a stock that is read before it is
+/// changed, with a change that is refused, and beside a row that is locked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_reference_to_a_product_locks_nothing() {
+    let database = Database::new().await;
+    let store = PgStore::connect(&Settings::new(&database.url)).await.expect("a store");
+    for sku in ["ordered", "locked"] {
+        store.submit(create(sku, 1)).await.expect("opened");
+    }
+    database.run("CREATE TABLE orders (sku text COLLATE \"C\" REFERENCES products)").await;
+    let ordering = database.client().await;
+    ordering.batch_execute("BEGIN; INSERT INTO orders VALUES ('ordered')").await.expect("ordered");
+    database.run("UPDATE products SET current_stock = 5 WHERE sku = 'ordered'").await;
+    let outcome = store.submit(update("a", "ordered", 1)).await.expect("decided");
+    assert_eq!(outcome.result().expect("applied")[0].balance, 6);
+    store.submit(update("b", "ordered", -7)).await.expect("decided").result().expect_err("not so many");
+    let locker = database.client().await;
+    locker.batch_execute("BEGIN; SELECT * FROM products WHERE sku = 'locked' FOR UPDATE").await.expect("locked");
+    let (refused, applied) =
+        tokio::join!(store.submit(update("u", "locked", 1)), store.submit(update("c", "ordered", 1)));
+    refused.expect_err("locked");
+    applied.expect("nobody has it").result().expect("applied");
+    ordering.batch_execute("COMMIT").await.expect("ordered");
+}

@@ -18,3 +18,5 @@ mod reads;
 mod restore;
 mod sequence;
 mod tables;
+#[cfg(feature = "grpc")]
+mod watching;

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use equipoise::postgres::PgStore;
+use equipoise::postgres::{PgStore, Settings};
 use equipoise::{Outcome, Request};
 use futures_util::future::join_all;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::harness::{Database, account, create, update};
+use crate::proxy::Proxy;
 
 /// How many tries a race gets: what has to win it answers in milliseconds, what it runs against within a second.
 const TRIES: usize = 5;
@@ -37,6 +38,31 @@ async fn no_balance_waits_for_a_read_of_the_journal() {
         won |= won_now;
     }
     assert!(won, "the balance came after the journal");
+}
+
+/// D6: whoever asks while a connection is being made is told what becomes of that, and does not try by himself in a line with others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_server_that_is_silent_is_waited_for_once() {
+    let database = Database::new().await;
+    let proxy = Proxy::before(&database.url).await;
+    let mut settings = Settings::new(&proxy.url);
+    settings.connect_timeout = Duration::from_secs(1);
+    let store = PgStore::connect(&settings).await.expect("a store");
+    store.submit(create("sku", 7)).await.expect("opened");
+    proxy.slow_down(Duration::from_secs(60));
+    let ours = "FROM pg_stat_activity WHERE application_name = 'equipoise' AND datname = current_database()";
+    database.run(&format!("SELECT pg_terminate_backend(pid) {ours}")).await;
+    let began = Instant::now();
+    let sku = account("sku");
+    let balances = join_all((0..12).map(|_| store.balance(&sku)));
+    let listings = join_all((0..12).map(|_| store.list("")));
+    let (balances, listings) = tokio::join!(balances, listings);
+    assert!(balances.iter().all(Result::is_err) && listings.iter().all(Result::is_err));
+    // Two attempts of two seconds each: one that was under way, and one's own.
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+    proxy.slow_down(Duration::ZERO);
+    assert_eq!(store.balance(&sku).await.expect("readable").expect("open").balance, 7);
+    store.list("").await.expect("readable");
 }
 
 /// The journal's pages cost what is in them, however many entries were committed together.
@@ -98,9 +124,9 @@ async fn an_awaited_entry_is_told_to_all_who_wait() {
         sleep(Duration::from_millis(50)).await;
         other.submit(update("u", "sku", 1)).await.expect("decided").result().expect("applied");
     };
-    let waiting = join_all((0..20).map(|_| store.reached(11)));
+    let waiting = join_all((0..20).map(|_| store.follow(11, None, 1)));
     for reached in tokio::join!(waiting, writing).0 {
-        reached.expect("readable");
+        assert_eq!(reached.expect("readable")[0].sequence(), 11);
     }
     assert_eq!(store.history(11, 1).await.expect("readable").len(), 1);
 }

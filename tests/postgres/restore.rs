@@ -42,6 +42,19 @@ async fn add_keys(database: &Database) {
         .await;
 }
 
+/// Keeps a copy of the present state.
+pub async fn save(database: &Database) {
+    let saved = TABLES.map(|(table, _)| format!("CREATE TABLE saved_{table} AS TABLE {table};"));
+    database.run(&saved.concat()).await;
+}
+
+/// Puts that state back, in one transaction: no connection breaks.
+pub async fn put_back(database: &Database) {
+    let tables = TABLES.map(|(table, _)| format!("DELETE FROM {table}; INSERT INTO {table} TABLE saved_{table};"));
+    let triggers = |state: &str| format!("ALTER TABLE journal_entries {state} TRIGGER ALL;");
+    database.run(&format!("BEGIN; {}{}{} COMMIT", triggers("DISABLE"), tables.concat(), triggers("ENABLE"))).await;
+}
+
 fn opened(transaction: &str) -> Request {
     Request::single(Operation::create(account("sku"), 7).expect("valid"), Some(id(transaction)))
 }
@@ -94,21 +107,17 @@ async fn what_a_restore_lost_is_no_replay() {
     let (store, other) = (database.store().await, database.store().await);
     store.submit(create("x", 100)).await.expect("opened");
     other.submit(create("y", 0)).await.expect("opened");
-    let saved = TABLES.map(|(table, _)| format!("CREATE TABLE saved_{table} AS TABLE {table};"));
-    database.run(&saved.concat()).await;
+    save(&database).await;
     for number in 0..6 {
         store.submit(update(&format!("l{number}"), "x", 1)).await.expect("decided").result().expect("applied");
     }
-    let put_back = TABLES.map(|(table, _)| format!("DELETE FROM {table}; INSERT INTO {table} TABLE saved_{table};"));
-    let triggers = |state: &str| format!("ALTER TABLE journal_entries {state} TRIGGER ALL;");
-    let all = format!("BEGIN; {}{}{} COMMIT", triggers("DISABLE"), put_back.concat(), triggers("ENABLE"));
-    database.run(&all).await;
+    put_back(&database).await;
     for number in 0..12 {
         other.submit(update(&format!("u{number}"), "y", 1)).await.expect("decided").result().expect("applied");
     }
     let again = store.submit(update("l0", "x", 1)).await.expect("decided");
     assert_eq!((again.replayed(), again.result().expect("applied")[0].balance), (false, 101));
-    database.run(&all).await;
+    put_back(&database).await;
     for number in 0..12 {
         other.submit(update(&format!("v{number}"), "y", 1)).await.expect("decided").result().expect("applied");
     }
@@ -122,4 +131,45 @@ async fn what_a_restore_lost_is_no_replay() {
     }
     assert!(store.submit(update("l0", "x", 1)).await.expect("decided").replayed(), "now it is one");
     database.check().await;
+}
+
+/// D6, D8: a dump of an older schema, restored under an instance that lives on, is brought up as at a start. One that cannot
+/// be is told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_older_schema_is_brought_up() {
+    const OLDER: [&str; 5] = [
+        include_str!("../../src/postgres/migrations/0001_ledger.sql"),
+        include_str!("../../src/postgres/migrations/0002_expectations.sql"),
+        include_str!("../../src/postgres/migrations/0003_pruned_ids.sql"),
+        include_str!("../../src/postgres/migrations/0004_displaced_letters.sql"),
+        include_str!("../../src/postgres/migrations/0005_former_ids.sql"),
+    ];
+    let database = Database::new().await;
+    let mut settings = Settings::new(&database.url);
+    settings.patience = Duration::from_millis(200);
+    let store = PgStore::connect(&settings).await.expect("a store");
+    let other = PgStore::connect(&settings).await.expect("a store");
+    store.submit(create("sku", 1)).await.expect("opened");
+    let mut restored = "BEGIN; DROP SCHEMA public CASCADE; CREATE SCHEMA public;
+        CREATE TABLE equipoise_schema (version bigint PRIMARY KEY, applied_at timestamptz DEFAULT now());"
+        .to_owned();
+    for (version, migration) in (1..).zip(OLDER) {
+        restored.push_str(&format!("{migration}; INSERT INTO equipoise_schema (version) VALUES ({version});"));
+    }
+    database.run(&format!("{restored} COMMIT")).await;
+    let until = Instant::now() + Duration::from_secs(20);
+    while store.submit(opened("o")).await.is_err() || other.submit(update("u", "sku", 1)).await.is_err() {
+        assert!(Instant::now() < until, "{:?}", store.unavailable());
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(database.one::<i64>("SELECT max(version) FROM equipoise_schema").await, 9);
+    assert_eq!(store.balance(&account("sku")).await.expect("read").expect("open").balance, 8);
+    database.check().await;
+
+    // Of the older schema by what it says of itself: nobody can bring it up.
+    database.run("DELETE FROM equipoise_schema WHERE version = 9").await;
+    while store.unavailable().is_none_or(|why| !why.contains("version 8")) {
+        assert!(Instant::now() < until, "{:?}", store.unavailable());
+        sleep(Duration::from_millis(50)).await;
+    }
 }

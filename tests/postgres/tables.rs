@@ -1,6 +1,6 @@
 //! The tables, as people and other versions meet them.
 
-use equipoise::inventory::Store as _;
+use equipoise::inventory::{Store as _, StoreError};
 use equipoise::postgres::{PgError, PgStore, Settings};
 
 use crate::harness::{Database, Partition, account, create, event, update};
@@ -70,6 +70,24 @@ async fn a_sku_that_nobody_could_read_is_refused() {
     );
 }
 
+/// D6, D8: a column that somebody added and that every row has to fill is told as what it is: no event is taken for a dead letter, no request for
+/// a wrong one.
+#[tokio::test]
+async fn a_column_that_nobody_fills_is_nobodys_fault() {
+    let database = Database::new().await;
+    let store = database.store().await;
+    let mut partition = Partition::take(&store, 0).await;
+    database.run("ALTER TABLE products ADD warehouse text NOT NULL").await;
+    let refused = store.submit(create("a", 1)).await.expect_err("it cannot be kept");
+    assert!(matches!(&refused, PgError::Failed { what } if what.contains("warehouse")), "{refused}");
+    let run = partition.run(&[event("e", "b", 1)]);
+    let refused = partition.apply_run(&store, &run).await.expect_err("it cannot be kept");
+    assert!(matches!(&refused, StoreError::Failed { what } if what.contains("warehouse")), "{refused}");
+    database.run("ALTER TABLE products ALTER warehouse SET DEFAULT 'main'").await;
+    assert_eq!(partition.apply_run(&store, &run).await.expect("applied").applied, 1);
+    assert!(store.dead_letters(1).await.expect("letters").is_empty());
+}
+
 /// C2: nobody changes the journal in place.
 #[tokio::test]
 async fn the_journal_is_append_only() {
@@ -111,6 +129,7 @@ async fn a_role_needs_no_right_to_create() {
     let grants = format!(
         "CREATE ROLE {role} LOGIN; REVOKE CREATE ON SCHEMA public FROM PUBLIC;
         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role};
+        REVOKE UPDATE, DELETE ON journal_entries, commits, former_ids FROM {role};
         GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role}"
     );
     database.run(&grants).await;
@@ -133,6 +152,33 @@ async fn a_role_needs_no_right_to_create() {
     assert!(matches!(&refused, PgError::Failed { what } if what.starts_with(&said)), "{refused}");
     let said = format!("the role {role} may not read the version of the schema public: ");
     assert!(matches!(&hidden, PgError::Failed { what } if what.starts_with(&said)), "{hidden}");
+}
+
+/// A3, D8: a role from which row security hides rows is refused, and not told that they are not there.
+#[tokio::test]
+async fn hidden_rows_are_not_taken_for_none() {
+    let database = Database::new().await;
+    let owner = database.store().await;
+    owner.submit(create("sku", 1)).await.expect("opened");
+    let role = database.url.rsplit('/').next().expect("a name").replace("test", "role");
+    let grants = format!(
+        "CREATE ROLE {role} LOGIN; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role};
+        GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role}"
+    );
+    database.run(&grants).await;
+    let settings = Settings::new(database.url.replace("postgres@", &format!("{role}@")));
+    let store = PgStore::connect(&settings).await.expect("a store");
+    database.run("ALTER TABLE products ENABLE ROW LEVEL SECURITY").await;
+    let balance = store.balance(&account("sku")).await;
+    let listing = store.list("").await.map(|listing| listing.sequence());
+    let created = store.submit(create("sku", 1)).await;
+    store.close().await;
+    database.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+    for refused in [balance.expect_err("hidden").to_string(), listing.expect_err("hidden").to_string()] {
+        assert!(refused.contains("row-level security policy"), "{refused}");
+    }
+    assert!(matches!(&created, Err(PgError::Failed { .. })), "{created:?}");
+    assert_eq!(owner.balance(&account("sku")).await.expect("read").expect("open").balance, 1);
 }
 
 /// D2, D3: a schema that is made later, and comes first in the search path, is no second ledger; another search path is.
