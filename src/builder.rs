@@ -12,10 +12,10 @@ use crate::core::{Core, Limits};
 use crate::directory::Directory;
 use crate::event::Event;
 use crate::folder::Folder;
-use crate::ids::{DiskIndex, IdRecord, Ids, Index as _, IndexError, Indexed};
+use crate::ids::{DiskIndex, IdRecord, Ids, Index as _, IndexError, Indexed, Kept};
 use crate::journal::disk::files::{CHECKPOINTS, Files, JOURNAL, OnDisk};
 use crate::journal::disk::recovery::Recovery;
-use crate::journal::disk::{Disk, LedgerId};
+use crate::journal::disk::{Disk, LedgerId, Position};
 use crate::journal::{Flusher, Memory, Noted, Sink as _};
 use crate::kernel::Kernel;
 use crate::ledger::Ledger;
@@ -209,9 +209,9 @@ impl Builder {
         let (disk, position, noted) =
             Disk::open(files.clone(), self.segment_bytes, recovery, self.observer.clone(), nothing_beyond)?;
         lock.sign();
-        let ids = self.open_ids(files.root(), &disk, position.sequence)?;
-        let disk = Arc::new(disk.reading(self.blocking.clone()));
         let clock = Clock::start(position.time);
+        let ids = self.open_ids(files.root(), &disk, position, clock.now())?;
+        let disk = Arc::new(disk.reading(self.blocking.clone()));
         let (kernel, consumer) = Kernel::with_consumer(position.sequence, position.time);
         let flusher = Flusher::new(disk.clone(), consumer);
         let core = self.core(kernel, Some(flusher), Some((disk, lock, noted)), restoration.finish(), ids, clock);
@@ -225,8 +225,9 @@ impl Builder {
         Ok(Ledger::over(core, threads))
     }
 
-    /// Opens the id index in the data directory `root` and gives it what it lacks of the journal's ids.
-    fn open_ids(&mut self, root: &Folder, disk: &Disk, end: u64) -> Result<Ids, OpenError> {
+    /// Opens the id index in the data directory `root`, at the journal's time `now`, and gives it what it lacks of the journal's ids.
+    fn open_ids(&mut self, root: &Folder, disk: &Disk, at: Position, now: u64) -> Result<Ids, OpenError> {
+        let (oldest, end, window) = (disk.oldest(), at.sequence, nanoseconds(self.id_window));
         let path = root.path_of(DiskIndex::FOLDER);
         let failed =
             |what, error: String| OpenError::Io { path: path.clone(), what, error: std::io::Error::other(error) };
@@ -235,10 +236,17 @@ impl Builder {
                 IndexError::NoSpace { path } => {
                     OpenError::NoRoom { path, needed: IndexError::ROOM, error: std::io::ErrorKind::StorageFull.into() }
                 }
+                IndexError::Damaged { path: file, what } => OpenError::Damaged { file, offset: 0, what },
                 error => failed(what, error.to_string()),
             }
         };
-        let index = DiskIndex::folder(root).and_then(|dir| DiskIndex::open(dir, disk.ledger(), disk.oldest(), end));
+        // What compaction dropped is no later than the oldest entry.
+        let until = match oldest > end {
+            true => at.time,
+            false => disk.record(oldest).map_err(|error| failed("read the journal for", error.to_string()))?.time,
+        };
+        let kept = Kept { oldest, end, honoured_before: oldest > 1 && now.saturating_sub(until) <= window };
+        let index = DiskIndex::folder(root).and_then(|dir| DiskIndex::open(dir, disk.ledger(), kept));
         let index = index.map_err(unusable("open"))?;
         if let Some(what) = index.wiped() {
             (self.observer)(&Event::IndexRebuilt { what: what.to_owned() });
@@ -264,7 +272,7 @@ impl Builder {
             from = through + 1;
         }
         let index = index.reading(self.blocking.clone());
-        Ok(Ids::with_index(self.id_capacity, self.reserve_ids, index, nanoseconds(self.id_window)))
+        Ok(Ids::with_index(self.id_capacity, self.reserve_ids, index, window))
     }
 
     /// Makes a ledger in memory.

@@ -93,6 +93,12 @@ impl Index {
         {
             return Err(Problem::new(&run.path, format!("it is the first; the journal begins with sequence {oldest}")));
         }
+        let said = self.runs.iter().map(|run| run.begin).filter(|begin| *begin > 0).min();
+        if let (Some(run), Some(begin)) = (self.runs.first(), said)
+            && run.first > begin
+        {
+            return Err(Problem::new(&run.path, format!("it is the first; the index began with sequence {begin}")));
+        }
         self.runs.iter().try_for_each(|run| run.check(&end.ledger))?;
         let published = self.runs.last().map_or(0, |run| run.last);
         Ok(Check { ledger: end.ledger, index: self, published, found: 0, reused: HashMap::new() })
