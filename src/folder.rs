@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, fstat, mkdirat, openat, renameat, statat, unlinkat};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, fstat, fstatvfs, mkdirat, openat, renameat, statat, unlinkat};
 use rustix::io::{Errno, retry_on_intr};
 
 /// What files and folders are made with: for their owner alone.
@@ -142,6 +142,12 @@ impl Folder {
     /// Removes a file.
     pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
         Ok(unlinkat(&self.handle, name, AtFlags::empty())?)
+    }
+
+    /// How much room its file system has left for us, in bytes; all there is, where it does not say.
+    pub(crate) fn free(&self) -> io::Result<u64> {
+        let said = retry_on_intr(|| fstatvfs(&self.handle))?;
+        Ok(if said.f_blocks == 0 { u64::MAX } else { said.f_bavail.saturating_mul(said.f_frsize) })
     }
 
     /// Makes the names in it durable.

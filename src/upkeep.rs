@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::core::Core;
 use crate::event::Event;
@@ -20,6 +20,10 @@ const STRIDE: usize = 64;
 
 /// Bytes of notes after which a checkpoint is written, however few entries have come: about how many are read again at a start.
 const CHECKPOINT_NOTES: u64 = 64 << 20;
+
+/// The first and the longest pause after a checkpoint that failed: a full disk is full a while.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Starts the threads that `core` needs.
 pub(crate) fn start(core: &Arc<Core>, checkpoint: u64) -> io::Result<Vec<JoinHandle<()>>> {
@@ -75,7 +79,7 @@ fn merge_until_closed(core: &Core) {
 /// Writes a checkpoint whenever enough entries, or notes, have come since the one at `last`.
 fn checkpoint_until_closed(core: &Core, mut last: u64) {
     let Some(disk) = &core.disk else { return };
-    let mut noted = 0;
+    let (mut noted, mut pause) = (0, FIRST_PAUSE);
     // Rung at the end only: otherwise a look every second is soon enough.
     let due = |last: u64, noted: u64| {
         let durable = core.kernel.durable();
@@ -89,11 +93,14 @@ fn checkpoint_until_closed(core: &Core, mut last: u64) {
         }
         let weighed = core.notes.weighed();
         match write_checkpoint(core, disk) {
-            Ok(sequence) => (last, noted) = (sequence, weighed),
+            Ok(sequence) => (last, noted, pause) = (sequence, weighed, FIRST_PAUSE),
             Err(error) => {
                 disk.tell(&Event::CheckpointFailed { what: error.to_string() });
-                // Still due, but not at once: a full disk is full a while.
-                core.checkpoint_bell.listen(|| core.closed.is_set());
+                let again = Instant::now() + pause;
+                while Instant::now() < again && !core.closed.is_set() {
+                    core.checkpoint_bell.listen(|| core.closed.is_set());
+                }
+                pause = LONGEST_PAUSE.min(pause * 2);
             }
         }
     }

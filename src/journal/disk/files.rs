@@ -33,6 +33,8 @@ pub(crate) trait Files: Send + Sync {
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Makes the names in `folder` durable.
     fn sync_folder(&self, folder: &str) -> io::Result<()>;
+    /// How much room is left in `folder`, in bytes.
+    fn free(&self, folder: &str) -> io::Result<u64>;
 
     /// The whole path of `name`, for people.
     fn path(&self, name: &str) -> PathBuf {
@@ -174,6 +176,10 @@ impl Files for OnDisk {
 
     fn sync_folder(&self, folder: &str) -> io::Result<()> {
         self.folder(folder).sync()
+    }
+
+    fn free(&self, folder: &str) -> io::Result<u64> {
+        self.folder(folder).free()
     }
 }
 

@@ -192,7 +192,7 @@ impl Disk {
         moment: &Moment,
         accounts: impl FnOnce(&mut dyn FnMut(&AccountId, Balance, u64) -> io::Result<()>) -> io::Result<bool>,
     ) -> io::Result<()> {
-        let mut writing = Writing::begin(&*self.files, moment, self.ledger)?;
+        let mut writing = Writing::begin(&*self.files, moment, self.ledger, 2 * self.spare.length)?;
         if !accounts(&mut |id, state, changed| writing.push(id, state, changed))? {
             return Ok(());
         }

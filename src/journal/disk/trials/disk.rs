@@ -82,6 +82,8 @@ struct State {
     /// The file of this name keeps it.
     stuck: Option<String>,
     log: Vec<String>,
+    /// The most bytes that there were.
+    peak: usize,
 }
 
 /// The disk and the process that uses it.
@@ -180,6 +182,13 @@ impl Disk {
 
     pub(super) fn used(&self) -> usize {
         self.state.lock().used()
+    }
+
+    /// How many bytes there were at most since the last call.
+    pub(super) fn peak(&self) -> usize {
+        let mut state = self.state.lock();
+        let used = state.used();
+        std::mem::replace(&mut state.peak, used)
     }
 
     pub(super) fn names(&self) -> Vec<String> {
@@ -315,6 +324,7 @@ impl State {
         }
         file.content.write(offset, &bytes[..written]);
         file.touch(offset, offset + written);
+        self.peak = self.peak.max(self.used());
         Ok(written)
     }
 }
@@ -414,6 +424,11 @@ impl Files for Disk {
             done.iter().for_each(|renaming| apply(&mut state.durable, &renaming.names));
         }
         state.end(fault, ())
+    }
+
+    fn free(&self, _folder: &str) -> io::Result<u64> {
+        let state = self.state.lock();
+        Ok(state.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(state.used()) as u64))
     }
 
     fn path(&self, name: &str) -> PathBuf {
