@@ -22,7 +22,7 @@ pub(super) struct Index {
 }
 
 /// Opens the index in `path`, or says why it is left out: it is derived data, and the next start makes it anew. To be done
-/// before the journal is gone through, so that what a service puts in meanwhile is not beyond the journal's end.
+/// before the journal is listed, so that what a service puts in meanwhile is not beyond the journal's end.
 pub(super) fn open(path: &Path, live: bool) -> Result<Result<Index, String>, Problem> {
     let skipped = |why: &str| Ok(Err(format!("the id index was not checked: {why}")));
     if !path.exists() {
