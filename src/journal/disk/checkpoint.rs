@@ -1,6 +1,7 @@
 //! Checkpoints: every account at one sequence, so that a start need not read the whole journal.
 
 use std::io;
+use std::path::PathBuf;
 
 use super::batch;
 use super::bytes::{Bytes, put_text};
@@ -176,6 +177,15 @@ pub(super) fn all(files: &dyn Files) -> io::Result<Vec<u64>> {
     Ok(sequences)
 }
 
+/// Removes the ones before the newest two; what could not be removed, and why.
+pub(super) fn remove_old(files: &dyn Files) -> Vec<(PathBuf, io::Error)> {
+    let old = match all(files) {
+        Ok(sequences) => sequences.into_iter().skip(KEPT).map(name),
+        Err(error) => return vec![(files.path(CHECKPOINTS), error)],
+    };
+    old.filter_map(|name| Some((files.path(&name), files.remove(&name).err()?))).collect()
+}
+
 /// A checkpoint that is being written. Abandoned, it leaves nothing.
 pub(super) struct Writing<'a> {
     files: &'a dyn Files,
@@ -241,8 +251,7 @@ impl<'a> Writing<'a> {
         Ok(())
     }
 
-    /// Makes it durable under its name, reads it back, and lets the ones before the newest two go. Returns what it says, and how
-    /// long it is.
+    /// Makes it durable under its name, and reads it back. Returns what it says, and how long it is.
     pub(super) fn finish(mut self) -> io::Result<(Header, u64)> {
         if self.block.len() > 8 {
             self.write_block()?;
@@ -256,9 +265,6 @@ impl<'a> Writing<'a> {
         self.files.rename(&self.unfinished, &name(self.header.sequence))?;
         self.finished = true;
         self.files.sync_folder(CHECKPOINTS)?;
-        for old in all(self.files)?.into_iter().skip(KEPT) {
-            self.files.remove(&name(old))?;
-        }
         Ok((self.header, self.offset))
     }
 }

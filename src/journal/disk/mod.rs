@@ -199,6 +199,9 @@ impl Disk {
         let (header, bytes) = writing.finish()?;
         let sequence = moment.sequence;
         (self.tell)(&Event::CheckpointWritten { sequence, accounts: header.accounts, bytes });
+        for (file, error) in checkpoint::remove_old(&*self.files) {
+            (self.tell)(&Event::CheckpointLeft { file, error: error.to_string() });
+        }
         Ok(())
     }
 

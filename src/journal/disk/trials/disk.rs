@@ -81,6 +81,8 @@ struct State {
     unreadable: Option<String>,
     /// The file of this name keeps it.
     stuck: Option<String>,
+    /// The file of this name stays.
+    lasting: Option<String>,
     log: Vec<String>,
     /// The most bytes that there were.
     peak: usize,
@@ -154,6 +156,11 @@ impl Disk {
     /// Lets every attempt to rename the file of this name fail, until it is called again.
     pub(super) fn break_renames(&self, name: Option<&str>) {
         self.state.lock().stuck = name.map(str::to_owned);
+    }
+
+    /// Lets every attempt to remove the file of this name fail, until it is called again.
+    pub(super) fn break_removals(&self, name: Option<&str>) {
+        self.state.lock().lasting = name.map(str::to_owned);
     }
 
     pub(super) fn calls(&self) -> u64 {
@@ -407,6 +414,9 @@ impl Files for Disk {
         let mut state = self.state.lock();
         let fault = state.call(|| format!("remove {name}"))?;
         state.names.get(name).ok_or_else(|| no_such(name))?;
+        if state.lasting.as_deref() == Some(name) {
+            return Err(io::Error::other("simulated EIO"));
+        }
         if fault != Some(Fault::Failed) {
             state.rename(vec![(name.to_owned(), None)]);
         }
