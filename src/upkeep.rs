@@ -38,7 +38,7 @@ pub(crate) fn start(core: &Arc<Core>, checkpoint: u64) -> io::Result<Vec<JoinHan
     }
     if let Some(disk) = &core.disk {
         let disk = disk.clone();
-        spawn("segments", Box::new(move |_| disk.keep_spare_ready()))?;
+        spawn("segments", Box::new(move |core| disk.keep_spare_ready(|removed| core.give_up(removed))))?;
         spawn("ids", Box::new(index_until_closed))?;
         spawn("merge", Box::new(merge_until_closed))?;
         spawn("checkpoint", Box::new(move |core| checkpoint_until_closed(core, checkpoint)))?;

@@ -436,6 +436,11 @@ impl Files for Disk {
         state.end(fault, ())
     }
 
+    fn has(&self, name: &str) -> io::Result<bool> {
+        let state = self.state.lock();
+        if state.dead { Err(dead()) } else { Ok(state.names.contains_key(name)) }
+    }
+
     fn free(&self, _folder: &str) -> io::Result<u64> {
         let state = self.state.lock();
         Ok(state.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(state.used()) as u64))
