@@ -197,7 +197,17 @@ impl Builder {
     }
 
     /// As [`Builder::open`], on any kind of disk.
-    pub(crate) fn open_in(mut self, files: Arc<dyn Files>, lock: Arc<Lock>) -> Result<Ledger, OpenError> {
+    pub(crate) fn open_in(self, files: Arc<dyn Files>, lock: Arc<Lock>) -> Result<Ledger, OpenError> {
+        self.open_by(files, lock, &mut upkeep::spawn)
+    }
+
+    /// As [`Builder::open_in`], with threads that `spawn` starts.
+    pub(crate) fn open_by(
+        mut self,
+        files: Arc<dyn Files>,
+        lock: Arc<Lock>,
+        spawn: &mut upkeep::Spawn,
+    ) -> Result<Ledger, OpenError> {
         let mut restoration = Restoration::new(self.look_up_cache, self.reserve_accounts);
         let observer = self.observer.clone();
         let recovery = Recovery {
@@ -216,13 +226,12 @@ impl Builder {
         let flusher = Flusher::new(disk.clone(), consumer);
         let core = self.core(kernel, Some(flusher), Some((disk, lock, noted)), restoration.finish(), ids, clock);
         core.opened.add(u64::from(core.directory.recovered()));
-        let threads = upkeep::start(&core, position.checkpoint);
-        let threads = threads.map_err(|error| OpenError::Io {
-            path: files.root().path().to_owned(),
-            what: "start threads for",
-            error,
-        })?;
-        Ok(Ledger::over(core, threads))
+        let (threads, started) = upkeep::start(&core, position.checkpoint, spawn);
+        // Dropped, it ends those that were started.
+        let ledger = Ledger::over(core, threads);
+        let path = files.root().path().to_owned();
+        started.map_err(|error| OpenError::Io { path, what: "start threads for", error })?;
+        Ok(ledger)
     }
 
     /// Opens the id index in the data directory `root`, at the journal's time `now`, and gives it what it lacks of the journal's ids.
@@ -292,7 +301,8 @@ impl Builder {
         let directory = Directory::new(self.look_up_cache, self.reserve_accounts);
         let ids = Ids::in_memory(self.id_capacity, self.reserve_ids);
         let core = self.core(kernel, flusher, None, directory, ids, clock);
-        let threads = upkeep::start(&core, 0).expect("the flusher's thread starts");
+        let (threads, started) = upkeep::start(&core, 0, &mut upkeep::spawn);
+        started.expect("the flusher's thread starts");
         Ledger::over(core, threads)
     }
 
