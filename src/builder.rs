@@ -12,10 +12,10 @@ use crate::core::{Core, Limits};
 use crate::directory::Directory;
 use crate::event::Event;
 use crate::folder::Folder;
-use crate::ids::{DiskIndex, IdRecord, Ids, Index as _, IndexError, Indexed};
+use crate::ids::{DiskIndex, IdRecord, Ids, Index as _, IndexError, Indexed, Kept};
 use crate::journal::disk::files::{CHECKPOINTS, Files, JOURNAL, OnDisk};
 use crate::journal::disk::recovery::Recovery;
-use crate::journal::disk::{Disk, LedgerId};
+use crate::journal::disk::{Disk, LedgerId, Position};
 use crate::journal::{Flusher, Memory, Noted, Sink as _};
 use crate::kernel::Kernel;
 use crate::ledger::Ledger;
@@ -194,7 +194,17 @@ impl Builder {
     }
 
     /// As [`Builder::open`], on any kind of disk.
-    pub(crate) fn open_in(mut self, files: Arc<dyn Files>, lock: Arc<Lock>) -> Result<Ledger, OpenError> {
+    pub(crate) fn open_in(self, files: Arc<dyn Files>, lock: Arc<Lock>) -> Result<Ledger, OpenError> {
+        self.open_by(files, lock, &mut upkeep::spawn)
+    }
+
+    /// As [`Builder::open_in`], with threads that `spawn` starts.
+    pub(crate) fn open_by(
+        mut self,
+        files: Arc<dyn Files>,
+        lock: Arc<Lock>,
+        spawn: &mut upkeep::Spawn,
+    ) -> Result<Ledger, OpenError> {
         let mut restoration = Restoration::new(self.look_up_cache, self.reserve_accounts);
         let observer = self.observer.clone();
         let recovery = Recovery {
@@ -206,24 +216,24 @@ impl Builder {
         let (disk, position, noted) =
             Disk::open(files.clone(), self.segment_bytes, recovery, self.observer.clone(), nothing_beyond)?;
         lock.sign();
-        let ids = self.open_ids(files.root(), &disk, position.sequence)?;
-        let disk = Arc::new(disk.reading(self.blocking.clone()));
         let clock = Clock::start(position.time);
+        let ids = self.open_ids(files.root(), &disk, position, clock.now())?;
+        let disk = Arc::new(disk.reading(self.blocking.clone()));
         let (kernel, consumer) = Kernel::with_consumer(position.sequence, position.time);
         let flusher = Flusher::new(disk.clone(), consumer);
         let core = self.core(kernel, Some(flusher), Some((disk, lock, noted)), restoration.finish(), ids, clock);
         core.opened.add(u64::from(core.directory.recovered()));
-        let threads = upkeep::start(&core, position.checkpoint);
-        let threads = threads.map_err(|error| OpenError::Io {
-            path: files.root().path().to_owned(),
-            what: "start threads for",
-            error,
-        })?;
-        Ok(Ledger::over(core, threads))
+        let (threads, started) = upkeep::start(&core, position.checkpoint, spawn);
+        // Dropped, it ends those that were started.
+        let ledger = Ledger::over(core, threads);
+        let path = files.root().path().to_owned();
+        started.map_err(|error| OpenError::Io { path, what: "start threads for", error })?;
+        Ok(ledger)
     }
 
-    /// Opens the id index in the data directory `root` and gives it what it lacks of the journal's ids.
-    fn open_ids(&mut self, root: &Folder, disk: &Disk, end: u64) -> Result<Ids, OpenError> {
+    /// Opens the id index in the data directory `root`, at the journal's time `now`, and gives it what it lacks of the journal's ids.
+    fn open_ids(&mut self, root: &Folder, disk: &Disk, at: Position, now: u64) -> Result<Ids, OpenError> {
+        let (oldest, end, window) = (disk.oldest(), at.sequence, nanoseconds(self.id_window));
         let path = root.path_of(DiskIndex::FOLDER);
         let failed =
             |what, error: String| OpenError::Io { path: path.clone(), what, error: std::io::Error::other(error) };
@@ -232,10 +242,17 @@ impl Builder {
                 IndexError::NoSpace { path } => {
                     OpenError::NoRoom { path, needed: IndexError::ROOM, error: std::io::ErrorKind::StorageFull.into() }
                 }
+                IndexError::Damaged { path: file, what } => OpenError::Damaged { file, offset: 0, what },
                 error => failed(what, error.to_string()),
             }
         };
-        let index = DiskIndex::folder(root).and_then(|dir| DiskIndex::open(dir, disk.ledger(), disk.oldest(), end));
+        // What compaction dropped is no later than the oldest entry.
+        let until = match oldest > end {
+            true => at.time,
+            false => disk.record(oldest).map_err(|error| failed("read the journal for", error.to_string()))?.time,
+        };
+        let kept = Kept { oldest, end, honoured_before: oldest > 1 && now.saturating_sub(until) <= window };
+        let index = DiskIndex::folder(root).and_then(|dir| DiskIndex::open(dir, disk.ledger(), kept));
         let index = index.map_err(unusable("open"))?;
         if let Some(what) = index.wiped() {
             (self.observer)(&Event::IndexRebuilt { what: what.to_owned() });
@@ -261,7 +278,7 @@ impl Builder {
             from = through + 1;
         }
         let index = index.reading(self.blocking.clone());
-        Ok(Ids::with_index(self.id_capacity, index, nanoseconds(self.id_window)))
+        Ok(Ids::with_index(self.id_capacity, index, window))
     }
 
     /// Makes a ledger in memory.
@@ -281,7 +298,8 @@ impl Builder {
         let directory = Directory::new(self.look_up_cache, self.reserve_accounts);
         let ids = Ids::in_memory(self.id_capacity);
         let core = self.core(kernel, flusher, None, directory, ids, clock);
-        let threads = upkeep::start(&core, 0).expect("the flusher's thread starts");
+        let (threads, started) = upkeep::start(&core, 0, &mut upkeep::spawn);
+        started.expect("the flusher's thread starts");
         Ledger::over(core, threads)
     }
 

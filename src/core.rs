@@ -11,7 +11,7 @@ use crate::error::SubmitError;
 use crate::event::Event;
 use crate::ids::{Found, Ids, Indexed};
 use crate::journal::disk::Disk;
-use crate::journal::{Flushed, Flusher, Flushing, HistoryError, Note, NoteError, Noted, Notes, Noting};
+use crate::journal::{Flushed, Flusher, Flushing, HistoryError, JournalError, Note, NoteError, Noted, Notes, Noting};
 use crate::kernel::cells::{Counter, Gauge, Latch};
 use crate::kernel::doorbell::Doorbell;
 use crate::kernel::{Handle, Kernel, pin};
@@ -207,6 +207,16 @@ impl Core {
             if let Some(disk) = &self.disk {
                 disk.tell(&Event::JournalFailed { what: failure.what.clone() });
             }
+        }
+    }
+
+    /// Closes a ledger whose journal is not to be written any more.
+    pub(crate) fn give_up(&self, failure: JournalError) {
+        if let Some(flusher) = &self.flusher {
+            // Whoever waits for a segment ends.
+            flusher.sink().close();
+            flusher.give_up(failure, &self.waiters, &self.notes);
+            self.note_failure(flusher);
         }
     }
 

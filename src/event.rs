@@ -42,6 +42,14 @@ pub enum Event {
         /// Why.
         what: String,
     },
+    /// An old checkpoint could not be removed; the next one tries again.
+    #[error("an old checkpoint cannot be removed: {}: {error}", file.display())]
+    CheckpointLeft {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        error: String,
+    },
     /// The id index was missing, damaged or behind, and is being built again from the journal.
     #[error("building the id index again from the journal: {what}")]
     IndexRebuilt {

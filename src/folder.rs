@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, fstat, mkdirat, openat, renameat, statat, unlinkat};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, Stat, fstat, fstatvfs, mkdirat, openat, renameat, statat, unlinkat};
 use rustix::io::{Errno, retry_on_intr};
 
 /// What files and folders are made with: for their owner alone.
@@ -126,12 +126,21 @@ impl Folder {
 
     /// Whether `file` has the name.
     pub(crate) fn is(&self, name: &str, file: &File) -> io::Result<bool> {
-        let there = match retry_on_intr(|| statat(&self.handle, name, AtFlags::empty())) {
-            Err(Errno::NOENT) => return Ok(false),
-            there => there?,
-        };
+        let Some(there) = self.stat(name)? else { return Ok(false) };
         let file = fstat(file)?;
         Ok((there.st_dev, there.st_ino) == (file.st_dev, file.st_ino))
+    }
+
+    /// Whether something has the name.
+    pub(crate) fn has(&self, name: &str) -> io::Result<bool> {
+        Ok(self.stat(name)?.is_some())
+    }
+
+    fn stat(&self, name: &str) -> io::Result<Option<Stat>> {
+        match retry_on_intr(|| statat(&self.handle, name, AtFlags::empty())) {
+            Err(Errno::NOENT) => Ok(None),
+            there => Ok(Some(there?)),
+        }
     }
 
     /// Renames a file in it, over whatever has the name.
@@ -142,6 +151,12 @@ impl Folder {
     /// Removes a file.
     pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
         Ok(unlinkat(&self.handle, name, AtFlags::empty())?)
+    }
+
+    /// How much room its file system has left for us, in bytes; all there is, where it does not say.
+    pub(crate) fn free(&self) -> io::Result<u64> {
+        let said = retry_on_intr(|| fstatvfs(&self.handle))?;
+        Ok(if said.f_blocks == 0 { u64::MAX } else { said.f_bavail.saturating_mul(said.f_frsize) })
     }
 
     /// Makes the names in it durable.
@@ -196,8 +211,9 @@ mod tests {
         let above = tempfile::tempdir().expect("a folder");
         let root = Folder::open(above.path()).expect("opens");
         let file = root.create_new("a").expect("made");
-        assert!(root.is("a", &file).expect("there"));
+        assert!(root.is("a", &file).expect("there") && root.has("a").expect("there"));
         root.rename("a", "b").expect("renamed");
+        assert!(!root.has("a").expect("not there"));
         assert!(!root.is("a", &file).expect("not there"));
         root.create_new("a").expect("made");
         assert!(!root.is("a", &file).expect("another"));

@@ -126,6 +126,7 @@ pub fn log(event: &Event) {
         | Event::IndexFailed { .. }
         | Event::IndexRebuilt { .. }
         | Event::CheckpointFailed { .. }
+        | Event::CheckpointLeft { .. }
         | Event::CheckpointDamaged { .. } => tracing::warn!("{event}"),
         Event::TornTail { .. } | Event::CheckpointWritten { .. } | Event::RoomAgain => tracing::info!("{event}"),
     }

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::core::Core;
 use crate::event::Event;
@@ -21,28 +21,51 @@ const STRIDE: usize = 64;
 /// Bytes of notes after which a checkpoint is written, however few entries have come: about how many are read again at a start.
 const CHECKPOINT_NOTES: u64 = 64 << 20;
 
-/// Starts the threads that `core` needs.
-pub(crate) fn start(core: &Arc<Core>, checkpoint: u64) -> io::Result<Vec<JoinHandle<()>>> {
+/// The first and the longest pause after a checkpoint that failed: a full disk is full a while.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// What starts a thread of this name.
+pub(crate) type Spawn = dyn FnMut(&str, Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>>;
+
+/// Has the operating system start one.
+pub(crate) fn spawn(name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(format!("equipoise-{name}")).spawn(work)
+}
+
+/// Starts the threads that `core` needs, as far as that goes: they end when it is closed.
+pub(crate) fn start(core: &Arc<Core>, checkpoint: u64, spawn: &mut Spawn) -> (Vec<JoinHandle<()>>, io::Result<()>) {
     let mut threads = Vec::new();
-    let mut spawn = |name: &str, work: Box<dyn FnOnce(&Core) + Send>| {
+    let started = tasks(core, checkpoint).into_iter().try_for_each(|(name, work)| {
         let core = core.clone();
-        threads.push(std::thread::Builder::new().name(format!("equipoise-{name}")).spawn(move || work(&core))?);
-        io::Result::Ok(())
-    };
+        threads.push(spawn(name, Box::new(move || work(&core)))?);
+        Ok(())
+    });
+    (threads, started)
+}
+
+type Task = (&'static str, Box<dyn FnOnce(&Core) + Send>);
+
+fn tasks(core: &Core, checkpoint: u64) -> Vec<Task> {
+    let mut tasks = Vec::<Task>::new();
     if core.flusher.is_some() {
-        spawn("flusher", Box::new(flush_until_closed))?;
+        tasks.push(("flusher", Box::new(flush_until_closed)));
     }
-    if let Some(disk) = &core.disk {
-        let disk = disk.clone();
-        spawn("segments", Box::new(move |_| disk.keep_spare_ready()))?;
-        spawn("ids", Box::new(index_until_closed))?;
-        spawn("merge", Box::new(merge_until_closed))?;
-        spawn("checkpoint", Box::new(move |core| checkpoint_until_closed(core, checkpoint)))?;
+    if core.disk.is_some() {
+        tasks.push(("segments", Box::new(make_segments_until_closed)));
+        tasks.push(("ids", Box::new(index_until_closed)));
+        tasks.push(("merge", Box::new(merge_until_closed)));
+        tasks.push(("checkpoint", Box::new(move |core| checkpoint_until_closed(core, checkpoint))));
         if core.directory.recovered() > 0 {
-            spawn("directory", Box::new(|core| core.directory.settle(|| core.closed.is_set())))?;
+            tasks.push(("directory", Box::new(|core| core.directory.settle(|| core.closed.is_set()))));
         }
     }
-    Ok(threads)
+    tasks
+}
+
+fn make_segments_until_closed(core: &Core) {
+    let Some(disk) = &core.disk else { return };
+    disk.keep_spare_ready(|removed| core.give_up(removed));
 }
 
 fn flush_until_closed(core: &Core) {
@@ -75,7 +98,7 @@ fn merge_until_closed(core: &Core) {
 /// Writes a checkpoint whenever enough entries, or notes, have come since the one at `last`.
 fn checkpoint_until_closed(core: &Core, mut last: u64) {
     let Some(disk) = &core.disk else { return };
-    let mut noted = 0;
+    let (mut noted, mut pause) = (0, FIRST_PAUSE);
     // Rung at the end only: otherwise a look every second is soon enough.
     let due = |last: u64, noted: u64| {
         let durable = core.kernel.durable();
@@ -89,11 +112,14 @@ fn checkpoint_until_closed(core: &Core, mut last: u64) {
         }
         let weighed = core.notes.weighed();
         match write_checkpoint(core, disk) {
-            Ok(sequence) => (last, noted) = (sequence, weighed),
+            Ok(sequence) => (last, noted, pause) = (sequence, weighed, FIRST_PAUSE),
             Err(error) => {
                 disk.tell(&Event::CheckpointFailed { what: error.to_string() });
-                // Still due, but not at once: a full disk is full a while.
-                core.checkpoint_bell.listen(|| core.closed.is_set());
+                let again = Instant::now() + pause;
+                while Instant::now() < again && !core.closed.is_set() {
+                    core.checkpoint_bell.listen(|| core.closed.is_set());
+                }
+                pause = LONGEST_PAUSE.min(pause * 2);
             }
         }
     }
@@ -130,4 +156,38 @@ fn write_checkpoint(core: &Core, disk: &Disk) -> io::Result<u64> {
     });
     core.kernel.close_snapshot(registered);
     written.map(|()| sequence)
+}
+
+#[cfg(all(test, equipoise_engine))]
+mod tests {
+    use super::*;
+    use crate::journal::disk::files::OnDisk;
+    use crate::opening::OpenError;
+    use crate::site::Site;
+    use crate::{AccountId, Ledger};
+
+    /// E4: an opening that cannot start all its threads ends those that it started, and lets go of the directory.
+    #[test]
+    fn a_thread_that_does_not_start_leaves_nothing() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let account = AccountId::new("a").expect("an id");
+        Ledger::open(dir.path()).expect("opens").create(&account, 1).expect("new");
+        for started in 0..6 {
+            let mut left = started;
+            let mut few = move |name: &str, work| {
+                if left == 0 {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                left -= 1;
+                spawn(name, work)
+            };
+            let refused = Site::look(dir.path(), &[]).occupy(|root, lock| {
+                let files = Arc::new(OnDisk::within(root).expect("opens"));
+                Ledger::builder().open_by(files, lock, &mut few)
+            });
+            assert!(matches!(refused, Err(OpenError::Io { .. })), "{refused:?}");
+            let ledger = Ledger::open(dir.path()).expect("nobody has it");
+            assert_eq!(ledger.balance(&account).expect("known").balance, 1);
+        }
+    }
 }

@@ -4,17 +4,21 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::fs;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::directory::checkpoints;
+use common::directory::{checkpoints, files};
 use common::{account, chain, decide, id, named, named_chain, state, update};
 use equipoise::grpc::proto::account_service_client::AccountServiceClient;
 use equipoise::grpc::proto::operation::Operation as Kind;
 use equipoise::grpc::proto::{ExecuteBatchRequest, GetTransactionRequest, Operation, UpdateBalanceRequest};
-use equipoise::grpc::{Options, serve};
+use equipoise::grpc::serve;
 use equipoise::inventory::{Content, DeadLetter, Event, LedgerStore, Record, Run, Store as _};
-use equipoise::{AnswerGone, CompactOptions, HistoryError, HistoryGone, Ledger, SubmitError, compact};
+use equipoise::verify::{Options, verify};
+use equipoise::{AnswerGone, CompactOptions, HistoryError, HistoryGone, Ledger, OpenError, SubmitError, compact};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -62,13 +66,85 @@ fn the_crate_says_that_the_answer_is_gone() {
     assert!(!decide(&ledger, named(update("a", 1), "new")).replayed(), "the chain has not used it up");
 }
 
+/// Where the id index of `dir` has its ids of the oldest entries.
+fn first_run(dir: &Path) -> PathBuf {
+    let runs = files(&dir.join("ids")).into_keys();
+    runs.min().expect("a run")
+}
+
+fn flip_last_byte(path: &Path) {
+    let file = fs::File::options().read(true).write(true).open(path).expect("opens");
+    let (last, mut byte) = (file.metadata().expect("there").len() - 1, [0]);
+    file.read_exact_at(&mut byte, last).expect("read");
+    file.write_all_at(&[byte[0] ^ 1], last).expect("written");
+}
+
+/// B1, B4: ids that are honoured and that the journal cannot tell any more are not new because their index is damaged: the start is
+/// refused, names the file and changes nothing, until somebody removes the index.
+#[test]
+fn an_index_that_cannot_be_made_again_refuses_the_start() {
+    type Damage = fn(&Path) -> PathBuf;
+    let a_bad_run: Damage = |ids| {
+        let run = first_run(ids.parent().expect("a folder"));
+        flip_last_byte(&run);
+        run
+    };
+    let a_missing_run: Damage = |ids| {
+        fs::remove_file(first_run(ids.parent().expect("a folder"))).expect("removed");
+        first_run(ids.parent().expect("a folder"))
+    };
+    let a_mark: Damage = |ids| {
+        fs::write(ids.join("damaged"), "a page cannot be read").expect("written");
+        ids.join("damaged")
+    };
+    for damage in [a_bad_run, a_missing_run, a_mark] {
+        let (dir, ledger, oldest) = compacted();
+        drop(ledger);
+        let ids = dir.path().join("ids");
+        let named_file = damage(&ids);
+        let before = files(&ids);
+        let refused = Ledger::open(dir.path()).expect_err("the id would be new");
+        let OpenError::Damaged { file, what, .. } = &refused else { panic!("{refused}") };
+        assert_eq!(file, &named_file, "{what}");
+        assert!(what.contains("remove the folder ids"), "{what}");
+        assert_eq!(files(&ids), before);
+        match verify(dir.path(), &Options::default(), &mut |_, _| {}) {
+            Ok(report) => assert!(report.notes.iter().any(|note| note.contains("marked as damaged")), "{report:?}"),
+            Err(problem) => assert_eq!(problem.file, named_file, "{problem}"),
+        }
+
+        fs::remove_dir_all(&ids).expect("removed");
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let events = told.clone();
+        let builder = Ledger::builder().observer(move |event| events.lock().expect("whole").push(event.to_string()));
+        let ledger = builder.open(dir.path()).expect("opens");
+        let told = told.lock().expect("whole").join("\n");
+        assert!(told.contains(&format!("ids of entries before sequence {oldest}")), "{told}");
+        assert!(!decide(&ledger, named(update("a", 7), "used")).replayed(), "on purpose");
+    }
+}
+
+/// B4: ids past their window may be lost: what is left of their index is made again.
+#[test]
+fn an_index_of_expired_ids_is_made_again() {
+    let (dir, ledger, _) = compacted();
+    drop(ledger);
+    flip_last_byte(&first_run(dir.path()));
+    let open = || Ledger::builder().id_window(Duration::ZERO).open(dir.path()).expect("opens");
+    drop(open());
+    let again = open();
+    assert!(!decide(&again, named(update("a", 7), "new")).replayed());
+    drop(again);
+    verify(dir.path(), &Options::default(), &mut |_, _| {}).expect("nothing is wrong");
+}
+
 /// B1, A13: over gRPC it is FAILED_PRECONDITION, which no client tries again, with the details that failures have.
 #[tokio::test]
 async fn grpc_says_that_the_answer_is_gone() {
     let (_dir, ledger, oldest) = compacted();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
-    tokio::spawn(serve(listener, ledger.clone(), Options::default(), std::future::pending()));
+    tokio::spawn(serve(listener, ledger.clone(), equipoise::grpc::Options::default(), std::future::pending()));
     let mut client = AccountServiceClient::connect(format!("http://{address}")).await.expect("connects");
     let update = |id: &str| UpdateBalanceRequest { account_id: "a".into(), delta: 7, transaction_id: id.into() };
     let text = format!(

@@ -14,7 +14,8 @@
 //! | 48 | 8 | count of records |
 //! | 56 | 8 | count of the filter's blocks |
 //! | 64 | 4 | CRC32C of fences and filter |
-//! | 68 | 4,028 | zeros |
+//! | 68 | 8 | sequence with which the index begins that the run is part of, or 0: not said |
+//! | 76 | 4,020 | zeros |
 //! | 4,096 | | pages of 4,096 bytes, see below |
 //! | | | fences: of each page the first key (16) |
 //! | | | the filter: blocks of eight u64 |
@@ -42,7 +43,8 @@
 //! A run is written under a name that ends with `.tmp`, made durable, renamed, and the folder made durable. There is no
 //! manifest: the names tell. At the start runs that a larger one contains are removed (a merge had just ended), and so is
 //! everything from the first bad place on: a gap, a bad checksum, another ledger's. The caller then takes the ids from there on out of
-//! the journal. A good run that goes beyond the journal's end is not derived from it: entries are missing there that were durable, so
+//! the journal. What lies before the journal's oldest entry, which compaction leaves, cannot be made again: where any of it is bad
+//! and its ids may still be honoured, nothing is removed and the index is not opened. A good run that goes beyond the journal's end is not derived from it: entries are missing there that were durable, so
 //! whoever opens the ledger asks for that first. A page is checked when it is read: damage found there cannot be healed
 //! beside the traffic, for ids that left the table would be new meanwhile. Such reads fail, a mark is left in the
 //! directory, and the next opening begins afresh. Runs of a newer format version are not damaged, and not ours to remove: whoever
@@ -89,7 +91,7 @@ pub(crate) enum IndexError {
     /// The file system failed.
     #[error("the id index in {} failed: {what}", path.display())]
     Failed { path: PathBuf, what: String },
-    /// What is in it cannot be right; the next start makes it again.
+    /// What is in it cannot be right; the next start makes it again, if it can.
     #[error("the id index in {} is damaged: {what}", path.display())]
     Damaged { path: PathBuf, what: String },
 }
@@ -99,10 +101,23 @@ impl IndexError {
     pub(crate) const ROOM: u64 = 8 << 20;
 }
 
+/// What the journal has of the entries that an index is to know.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kept {
+    /// The sequence of the oldest entry, or of the next one to come.
+    pub(crate) oldest: u64,
+    /// That of the newest.
+    pub(crate) end: u64,
+    /// Whether ids of entries before the oldest may still be honoured.
+    pub(crate) honoured_before: bool,
+}
+
 /// The ids of one ledger on disk.
 pub(crate) struct DiskIndex {
     dir: Folder,
     ledger: [u8; 16],
+    /// The sequence from which on it has all ids.
+    begin: u64,
     keys: Keys,
     /// The oldest first, without a gap.
     runs: ArcSwap<Vec<Arc<Run>>>,
@@ -160,29 +175,27 @@ impl DiskIndex {
         Ok(beyond.map(|span| (dir.path_of(&span.name()), span.last)))
     }
 
-    /// Opens the index in `dir` of the ledger with this id, whose journal has the entries from `oldest` to `end`. What of it cannot
+    /// Opens the index in `dir` of the ledger with this id, whose journal has the entries that `kept` says. What of it cannot
     /// be used is deleted first, see [`Self::wiped`]. The caller then hands over the ids of all entries after [`Index::published`]
     /// with [`Self::catch_up`].
     ///
     /// # Errors
+    /// [`IndexError::Damaged`] when ids are lost that the journal does not have either; nothing was deleted then.
     /// [`IndexError::NoSpace`], [`IndexError::Failed`] when the file system does not let it.
-    pub(crate) fn open(dir: Folder, ledger: [u8; 16], oldest: u64, end: u64) -> Result<DiskIndex, IndexError> {
-        let damaged = chain::is_marked(&dir)?;
-        if damaged {
-            chain::wipe(&dir)?;
-        }
-        let wiped = damaged.then(|| "damage was found in it before".to_owned());
-        let chain = chain::open(&dir, &ledger, oldest, end)?;
-        let published = chain.last().unwrap_or(oldest.saturating_sub(1));
+    pub(crate) fn open(dir: Folder, ledger: [u8; 16], kept: Kept) -> Result<DiskIndex, IndexError> {
+        let chain = chain::open(&dir, &ledger, kept)?;
+        let published = chain.last().unwrap_or(kept.oldest.saturating_sub(1));
+        let begin = chain.first().unwrap_or(kept.oldest);
         Ok(DiskIndex {
             dir,
             ledger,
+            begin,
             keys: Keys::new(&ledger),
             runs: ArcSwap::from_pointee(chain.runs),
             published: Watermark::new(published),
             ingesting: Mutex::new(()),
             merge_bell: Doorbell::new(),
-            wiped: wiped.or(chain.lost),
+            wiped: chain.lost,
             marked: Latch::new(),
             blocking: Blocking::default(),
         })
@@ -219,7 +232,11 @@ impl DiskIndex {
         entries.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.blocks() * 512).sum()
     }
 
-    /// What it said cannot be right: the next start makes it again.
+    fn writer(&self, span: Span, ids: u64) -> Result<Writer<'_>, IndexError> {
+        Writer::new(&self.dir, self.ledger, self.begin, span, ids)
+    }
+
+    /// What it said cannot be right: the next start makes it again, if it can.
     pub(crate) fn distrust(&self, what: String) -> IndexError {
         self.mark(IndexError::Damaged { path: self.dir.path().to_owned(), what })
     }
@@ -283,7 +300,7 @@ impl Index for DiskIndex {
         // The newest entry of an id comes first and stays.
         run.sort_unstable_by_key(|record| (record.key, Reverse(record.indexed.sequence)));
         run.dedup_by_key(|record| record.key);
-        let mut writer = Writer::begin(&self.dir, self.ledger, span, run.len() as u64)?;
+        let mut writer = self.writer(span, run.len() as u64)?;
         run.iter().try_for_each(|record| writer.push(record))?;
         let written = Arc::new(writer.finish()?);
         self.runs.rcu(|runs| {

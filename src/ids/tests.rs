@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::{DiskIndex, Found, IdRecord, Ids, Index, IndexError, Indexed, Key, Seen};
+use super::{DiskIndex, Found, IdRecord, Ids, Index, IndexError, Indexed, Kept, Key, Seen};
 use crate::account::{AccountId, Balance, Change, TransactionId};
 use crate::folder::Folder;
 use crate::kernel::cells::Latch;
@@ -73,7 +73,12 @@ fn request(names: &[&str]) -> Request {
 impl World {
     fn new(dir: &Path) -> World {
         let (kernel, consumer) = Kernel::with_consumer(0, 0);
-        let disk = DiskIndex::open(Folder::open(dir).expect("a folder"), [1; 16], 1, 0).expect("opens");
+        let disk = DiskIndex::open(
+            Folder::open(dir).expect("a folder"),
+            [1; 16],
+            Kept { oldest: 1, end: 0, honoured_before: false },
+        )
+        .expect("opens");
         let index = Faulty { disk, full: false.into(), unreadable: false.into() };
         let ids = Ids::with_index(CAPACITY, index, WINDOW);
         World { ids, kernel, consumer, account: Account::new(AccountId::new("a").expect("an id")) }

@@ -134,6 +134,14 @@ impl Flusher {
         true
     }
 
+    /// Fails although the sink has not, unless it has by now.
+    pub(crate) fn give_up(&self, failure: JournalError, waiters: &Waiters, notes: &Notes) {
+        let _standing = self.working.lock();
+        if self.failure.get().is_none() {
+            self.fail(failure, Due::default(), waiters, notes);
+        }
+    }
+
     fn fail(&self, failure: JournalError, due: Due, waiters: &Waiters, notes: &Notes) {
         let why = NoteError::Closed(SubmitError::JournalFailed { what: failure.what.clone() });
         // Only we set it, under the lock.

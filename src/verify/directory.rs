@@ -16,41 +16,58 @@ pub(crate) struct Directory {
     pub(super) first_number: u64,
     /// By sequence. Open, because a running service removes old ones.
     pub(super) checkpoints: Vec<(u64, PathBuf, File)>,
-    /// The process that has it, if one does: the journal may grow while it is read.
-    pub(super) holder: Option<String>,
+    pub(super) access: Access,
     pub(super) notes: Vec<String>,
-    /// Keeps services away while the index is read.
+}
+
+/// Who may write into a data directory while it is read.
+pub(super) struct Access {
+    /// The process that has it, if one does: the journal may grow meanwhile.
+    pub(super) holder: Option<String>,
+    /// Keeps services away.
     _lock: Option<File>,
+}
+
+impl Access {
+    /// Keeps services away from `path`, or notes which one has it.
+    pub(super) fn take(path: &Path) -> Result<Self, Problem> {
+        let (lock, holder) = lock(&path.join("LOCK"))?;
+        Ok(Access { holder, _lock: lock })
+    }
+
+    /// Whether a process has it: what is read may be under way.
+    pub(super) fn is_live(&self) -> bool {
+        self.holder.is_some()
+    }
 }
 
 impl Directory {
     /// Lists `path`, and keeps services away from it, or notes which one has it.
     pub(crate) fn open(path: &Path) -> Result<Self, Problem> {
-        let (lock, holder) = lock(&path.join("LOCK"))?;
-        Self::list(path, lock, holder)
+        Self::list(path, Access::take(path)?)
     }
 
     /// Lists `path`, and keeps nobody away: a service may have it, or start on it meanwhile.
     pub(crate) fn beside(path: &Path) -> Result<Self, Problem> {
-        Self::list(path, None, Some(String::new()))
+        Self::list(path, Access { holder: Some(String::new()), _lock: None })
     }
 
-    /// Checkpoints before segments, so that the journal reaches as far as each checkpoint says.
-    fn list(path: &Path, lock: Option<File>, holder: Option<String>) -> Result<Self, Problem> {
+    /// Lists `path`: checkpoints before segments, so that the journal reaches as far as each checkpoint says.
+    pub(super) fn list(path: &Path, access: Access) -> Result<Self, Problem> {
         let mut notes = Vec::new();
         names(path, &mut |name| {
             if !["LOCK", "journal", "checkpoints", "ids"].contains(&name) {
                 notes.push(stranger(&path.join(name)));
             }
         })?;
-        let checkpoints = checkpoints(&path.join("checkpoints"), holder.is_some(), &mut notes)?;
+        let checkpoints = checkpoints(&path.join("checkpoints"), access.is_live(), &mut notes)?;
         let (first_number, segments) = segments(&path.join("journal"), &mut notes)?;
         checkpoints.iter().try_for_each(|(_, path, _)| formats::check(path, &formats::CHECKPOINT))?;
         let spare = path.join("journal/spare");
         segments.iter().chain([&spare]).try_for_each(|path| formats::check(path, &formats::SEGMENT))?;
         runs(&path.join("ids"))?;
         let path = path.to_owned();
-        Ok(Directory { path, segments, first_number, checkpoints, holder, notes, _lock: lock })
+        Ok(Directory { path, segments, first_number, checkpoints, access, notes })
     }
 
     /// The place of the segment that holds `sequence`, as the headers tell; the first when none can tell.
@@ -77,7 +94,7 @@ impl Directory {
 
     /// Whether a process has it: what is read may be under way.
     pub(super) fn live(&self) -> bool {
-        self.holder.is_some()
+        self.access.is_live()
     }
 }
 

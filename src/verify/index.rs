@@ -22,7 +22,7 @@ pub(super) struct Index {
 }
 
 /// Opens the index in `path`, or says why it is left out: it is derived data, and the next start makes it anew. To be done
-/// before the journal is gone through, so that what a service puts in meanwhile is not beyond the journal's end.
+/// before the journal is listed, so that what a service puts in meanwhile is not beyond the journal's end.
 pub(super) fn open(path: &Path, live: bool) -> Result<Result<Index, String>, Problem> {
     let skipped = |why: &str| Ok(Err(format!("the id index was not checked: {why}")));
     if !path.exists() {
@@ -92,6 +92,12 @@ impl Index {
             && run.first > oldest
         {
             return Err(Problem::new(&run.path, format!("it is the first; the journal begins with sequence {oldest}")));
+        }
+        let said = self.runs.iter().map(|run| run.begin).filter(|begin| *begin > 0).min();
+        if let (Some(run), Some(begin)) = (self.runs.first(), said)
+            && run.first > begin
+        {
+            return Err(Problem::new(&run.path, format!("it is the first; the index began with sequence {begin}")));
         }
         self.runs.iter().try_for_each(|run| run.check(&end.ledger))?;
         let published = self.runs.last().map_or(0, |run| run.last);

@@ -28,6 +28,8 @@ pub(super) struct Run {
     pub(super) first: u64,
     pub(super) last: u64,
     ledger: [u8; 16],
+    /// Where the index begins that it is part of, or 0.
+    pub(super) begin: u64,
     records: u64,
     file: File,
     /// The first key of each page.
@@ -63,7 +65,8 @@ impl Run {
         }
         file.read_exact(&mut header).map_err(unreadable)?;
         let wrong = |wrong: Wrong| Problem::at(&path, wrong.at, wrong.what);
-        let Header { ledger, span, records, blocks, checksum } = Header::read(&header).map_err(wrong)?;
+        let Header { ledger, span, records, blocks, checksum, begin: index_begin } =
+            Header::read(&header).map_err(wrong)?;
         if span != (first, last) {
             return Err(Problem::at(&path, 32, format!("sequences {} to {} in its header", span.0, span.1)));
         }
@@ -82,7 +85,7 @@ impl Run {
         }
         let filter = tail.split_off(pages as usize * 16);
         let fences = tail.as_chunks().0.to_vec();
-        Ok(Run { path, first, last, ledger, records, file, fences, filter })
+        Ok(Run { path, first, last, ledger, begin: index_begin, records, file, fences, filter })
     }
 
     /// Fails where a journal of `ledger`, if it has begun, that ends with sequence `end` lacks what this run knows of.
@@ -202,6 +205,7 @@ struct Header {
     records: u64,
     blocks: u64,
     checksum: u32,
+    begin: u64,
 }
 
 impl Header {
@@ -224,6 +228,7 @@ impl Header {
             records: bytes.u64()?,
             blocks: bytes.u64()?,
             checksum: bytes.u32()?,
+            begin: bytes.u64()?,
         };
         match zeros(&page[bytes.at()..]) {
             true => Ok(header),

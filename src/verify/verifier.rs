@@ -9,7 +9,7 @@ use super::batch::Batch;
 use super::bytes::hex;
 use super::chain::{self, Link, Visitor};
 use super::checkpoint::{self, Expected, Stated};
-use super::directory::Directory;
+use super::directory::{Access, Directory};
 use super::frame::Entry;
 use super::ids::{RecentIds, Used};
 use super::index;
@@ -76,10 +76,11 @@ pub struct Report {
 /// # Errors
 /// The first bad place.
 pub fn verify(path: &Path, options: &Options, progress: &mut dyn FnMut(u64, u64)) -> Result<Report, Problem> {
-    let directory = Directory::open(path)?;
+    let (access, ids) = (Access::take(path)?, path.join("ids"));
+    // Before the journal is listed, so that this reaches as far as the index says.
+    let (index, furthest) = (index::open(&ids, access.is_live()), index::furthest(&ids));
+    let directory = Directory::list(path, access)?;
     let bytes = directory.bytes_from(0);
-    let ids = path.join("ids");
-    let (index, furthest) = (index::open(&ids, directory.live()), index::furthest(&ids));
     let passes = if matches!(index, Ok(Ok(_))) { 2 } else { 1 };
     let mut meter = Meter { done: 0, total: bytes * passes, progress };
 
@@ -94,7 +95,7 @@ pub fn verify(path: &Path, options: &Options, progress: &mut dyn FnMut(u64, u64)
     }
     let mut report = verifier.end(end.link.as_ref())?;
     report.notes = [&directory.notes[..], &report.notes, &end.notes].concat();
-    if let Some(holder) = &directory.holder {
+    if let Some(holder) = &directory.access.holder {
         let holder = if holder.is_empty() { "a process" } else { holder };
         report.notes.push(format!("{holder} has the directory: this is the journal up to now"));
     }

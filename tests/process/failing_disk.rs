@@ -39,7 +39,7 @@ async fn ends_and_comes_back(fault: &str, reason: &str) {
 }
 
 /// UNAVAILABLE, or the connection broke while the answer was awaited.
-fn gone(status: &tonic::Status) -> bool {
+pub fn gone(status: &tonic::Status) -> bool {
     // What tonic's client says of a connection that broke is not the service's word.
     let broken = matches!(status.code(), Code::Unknown | Code::Cancelled | Code::Internal) && status.source().is_some();
     status.code() == Code::Unavailable || broken

@@ -5,13 +5,15 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use tonic::Status;
 
 use crate::audit::{Audit, Told};
 use crate::client::{Client, Order, Step};
+use crate::failing_disk::gone;
 use crate::load::{Load, prepare};
-use crate::service::{Service, run, serve_with, verified};
+use crate::service::{SOON, Service, run, serve_with, verified};
 use crate::two_processes::refused;
 
 /// Ids leave memory soon: the index is written, too.
@@ -168,4 +170,23 @@ fn holds_nothing_of(copy: &Audit, told: &Told) {
     assert!(copy.knows("before.open") && ids().any(|id| id.starts_with("after.")));
     let strange: Vec<_> = ids().filter(|id| id.starts_with("after.") && copy.knows(id)).collect();
     assert!(strange.is_empty(), "{strange:?}");
+}
+
+/// E6, A14: nothing is acknowledged into files that somebody removed: the service ends and says why.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_directory_ends_the_service() {
+    for what in ["data", "data/journal"] {
+        let above = tempfile::tempdir().unwrap();
+        let service = Service::start(&mut few_ids(&above.path().join("data")));
+        let client = service.client().await;
+        fill(&client, "before", 1).await;
+        assert_eq!(run(Command::new("rm").arg("-rf").arg(above.path().join(what))).0, Some(0));
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let refused = fill_up(&client, "after", 1).await.1.expect("nothing can be kept");
+        assert!(gone(&refused), "{refused:?}");
+        let (status, said) = service.ended_within(SOON);
+        let last = said.lines().last().unwrap_or_default();
+        assert_eq!(status.code(), Some(4), "{said}");
+        assert!(last.contains(".segment was removed"), "{last}");
+    }
 }

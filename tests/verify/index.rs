@@ -1,7 +1,8 @@
 //! The id index against the journal.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::PathBuf;
+use std::process::Command;
 
 use crate::writer::{Entry, LEDGER, SEGMENT, Writer, check, create, put, sample, update};
 
@@ -122,6 +123,31 @@ fn an_index_that_is_wrong() {
     let expected =
         "4.run, offset 40: it has the ids of entries up to sequence 4; the journal ends at 3: a tail is missing";
     assert!(error.ends_with(expected), "{error}");
+}
+
+/// C1: what a service adds to the journal and the index after the segments were listed is no missing tail.
+#[test]
+fn a_service_that_rolls_meanwhile() {
+    let (mut writer, begin) = ledger("rolls");
+    index(&writer, 3, &[("x", 1, begin + 1, 0), ("y", 1, begin + 1, 1), ("z", 3, begin + 3, 0)]);
+    let lock = File::options().write(true).open(writer.directory.join("LOCK")).expect("a file");
+    lock.try_lock().expect("nobody else has it");
+    // It is looked at after the listing, and holds that up until it is closed.
+    let spare = writer.directory.join("journal/spare");
+    fs::remove_file(&spare).expect("removed");
+    assert!(Command::new("mkfifo").arg(&spare).status().expect("runs").success());
+    std::thread::scope(|scope| {
+        let directory = writer.directory.clone();
+        let report = scope.spawn(move || check(&directory));
+        let listed = File::options().write(true).open(&spare).expect("listed");
+        writer.segment();
+        writer.batch(&[Entry::of(&[update("w", "a", 1, (5, 5))])]);
+        fs::write(writer.directory.join("journal/0000000002.segment"), &writer.segments[&2]).expect("written");
+        run(&writer, (4, 4), &[("w", 4, begin + 4, 0)]);
+        drop(listed);
+        let report = report.join().expect("no panic").expect("nothing is wrong");
+        assert_eq!((report.last_sequence, report.indexed_ids), (3, Some(3)), "{report:?}");
+    });
 }
 
 /// C1: what the index knows and a journal without any entry does not is missing, also where the index is to be made anew.

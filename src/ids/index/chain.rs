@@ -6,58 +6,128 @@ use std::sync::Arc;
 
 use super::format::{FORMAT, Span};
 use super::run::Run;
-use super::{DAMAGE_MARK, IndexError, unreadable, unwritable};
+use super::{DAMAGE_MARK, IndexError, Kept, damaged, unreadable, unwritable};
 use crate::folder::Folder;
 use crate::format::HEADER;
 
 /// The runs that can be used, the oldest first.
 pub(super) struct Chain {
     pub(super) runs: Vec<Arc<Run>>,
-    /// Why it reaches less far than the files did, if so.
+    /// Why it holds less than the files did, if so.
     pub(super) lost: Option<String>,
 }
 
 impl Chain {
+    /// Where it begins.
+    pub(super) fn first(&self) -> Option<u64> {
+        self.runs.first().map(|run| run.span().first)
+    }
+
     /// Where it ends.
     pub(super) fn last(&self) -> Option<u64> {
         self.runs.last().map(|run| run.span().last)
     }
 }
 
-/// Opens the runs in `dir` of the ledger whose journal has the entries from `oldest` to `end`, and removes every other:
-/// those that a larger one contains, and from the first bad place on all that follows.
-pub(super) fn open(dir: &Folder, ledger: &[u8; 16], oldest: u64, end: u64) -> Result<Chain, IndexError> {
+/// What is wrong with a file of the index.
+struct Flaw {
+    name: String,
+    what: String,
+}
+
+/// Opens the runs in `dir` of this ledger, whose journal has the entries that `kept` says, and removes every other: those that a larger
+/// one contains, and from the first bad place on all that follows; all, where what lies before the journal cannot be relied on.
+///
+/// # Errors
+/// [`IndexError::Damaged`] where it cannot and has to be; nothing is removed then.
+pub(super) fn open(dir: &Folder, ledger: &[u8; 16], kept: Kept) -> Result<Chain, IndexError> {
+    let Kept { oldest, honoured_before, .. } = kept;
     let spans = tidy(dir)?;
+    let (runs, flaw) = link(dir, ledger, kept, &spans)?;
+    // Where the index began, and how far it went, when all of it was there.
+    let begin = begin(dir, ledger, &spans);
     let highest = spans.iter().map(|span| span.last).max();
-    let mut chain = Chain { runs: Vec::new(), lost: None };
-    for span in spans {
-        let next = chain.last().map_or(oldest, |last| last + 1);
-        let begins = chain.runs.is_empty();
-        let why_not = match span {
-            Span { last, .. } if !begins && last < next => None,
-            Span { last, .. } if last > end => {
-                Some(format!("{} goes beyond the journal's end, sequence {end}", span.name()))
-            }
-            Span { first, .. } if first > next || (!begins && first != next) => {
-                Some(format!("sequence {next} and what follows it are missing"))
-            }
-            span => match Run::open(dir, span, Some(ledger)) {
-                Ok(run) => {
-                    chain.runs.push(Arc::new(run));
-                    continue;
-                }
-                Err(IndexError::Damaged { what, .. }) => Some(format!("{}: {what}", span.name())),
-                Err(error) => return Err(error),
-            },
+    let marked = mark(dir)?;
+    let is_marked = marked.is_some();
+    let mut chain = Chain { runs: if is_marked { Vec::new() } else { runs }, lost: None };
+    let mut flaw = marked.or(flaw);
+
+    let begins_before = begin.is_some_and(|begin| begin < oldest);
+    if begins_before && (chain.first() != begin || chain.last().is_none_or(|last| last + 1 < oldest)) {
+        let gap = || Flaw {
+            name: chain.runs.first().map_or(String::new(), |run| run.span().name()),
+            what: format!("the index began with sequence {}, and some runs are missing", begin.unwrap_or_default()),
         };
-        // The first reason: what follows is bad because of it.
-        chain.lost = chain.lost.or(why_not);
+        let Flaw { name, what } = flaw.unwrap_or_else(gap);
+        if honoured_before {
+            return Err(damaged(&dir.path_of(&name), &cannot_be_made_again(&what, oldest)));
+        }
+        chain.runs.clear();
+        flaw = Some(Flaw { name, what });
+    }
+    if spans.is_empty() && honoured_before {
+        let what = format!("the ids of entries before sequence {oldest}, where the journal begins, are gone");
+        flaw = flaw.or(Some(Flaw { name: "it is missing".to_owned(), what }));
+    }
+    let is_whole = !spans.is_empty() && chain.first() == begin && chain.last() == highest;
+    chain.lost = flaw.filter(|_| !is_whole).map(|Flaw { name, what }| format!("{name}: {what}"));
+
+    for span in spans.iter().filter(|span| chain.runs.iter().all(|run| run.span() != **span)) {
         remove(dir, &span.name())?;
     }
-    if chain.last() == highest {
-        chain.lost = None;
+    if is_marked {
+        // What says that runs are damaged goes when they are gone for good.
+        dir.sync().map_err(|error| unwritable(dir.path(), &error))?;
+        remove(dir, DAMAGE_MARK)?;
     }
     Ok(chain)
+}
+
+fn cannot_be_made_again(what: &str, oldest: u64) -> String {
+    format!(
+        "{what}. Ids are in there of entries before sequence {oldest}, where the journal begins: the index cannot be made again. Put \
+         the folder ids back from a copy; to go on without it, and execute requests with these ids again, remove the folder ids"
+    )
+}
+
+/// The least sequence that the index is said to begin with, by its runs' names and headers.
+fn begin(dir: &Folder, ledger: &[u8; 16], spans: &[Span]) -> Option<u64> {
+    // A run that cannot be read says nothing.
+    let headers = spans.iter().filter_map(|span| Run::open_header(dir, *span, Some(ledger)).ok());
+    let said = headers.map(|(_, header)| header.begin).filter(|begin| *begin > 0);
+    said.chain(spans.iter().map(|span| span.first)).min()
+}
+
+/// The runs that make a chain, and the first reason why others do not: what follows is bad because of it.
+fn link(
+    dir: &Folder,
+    ledger: &[u8; 16],
+    kept: Kept,
+    spans: &[Span],
+) -> Result<(Vec<Arc<Run>>, Option<Flaw>), IndexError> {
+    let (mut runs, mut flaw) = (Vec::<Arc<Run>>::new(), None);
+    for span in spans {
+        let last = runs.last().map(|run| run.span().last);
+        let next = last.map_or(kept.oldest, |last| last + 1);
+        let what = if last.is_some_and(|last| span.last <= last) {
+            continue;
+        } else if span.last > kept.end {
+            format!("it goes beyond the journal's end, sequence {}", kept.end)
+        } else if span.first > next || (last.is_some() && span.first != next) {
+            format!("sequence {next} and what follows it are missing")
+        } else {
+            match Run::open(dir, *span, Some(ledger)) {
+                Ok(run) => {
+                    runs.push(Arc::new(run));
+                    continue;
+                }
+                Err(IndexError::Damaged { what, .. }) => what,
+                Err(error) => return Err(error),
+            }
+        };
+        flaw.get_or_insert(Flaw { name: span.name(), what });
+    }
+    Ok((runs, flaw))
 }
 
 /// The run that goes furthest beyond sequence `end`, if a good one does; of any ledger, where `ledger` is not known.
@@ -89,18 +159,15 @@ pub(super) fn newer(dir: &Folder) -> Result<Option<(Span, u32)>, IndexError> {
     Ok(None)
 }
 
-/// Whether damage was found before.
-pub(super) fn is_marked(dir: &Folder) -> Result<bool, IndexError> {
-    Ok(names(dir)?.iter().any(|name| name == DAMAGE_MARK))
-}
-
-/// Removes all runs for good, and only then what says that they are damaged.
-pub(super) fn wipe(dir: &Folder) -> Result<(), IndexError> {
-    for span in tidy(dir)? {
-        remove(dir, &span.name())?;
+/// What damage was found before, if any was.
+fn mark(dir: &Folder) -> Result<Option<Flaw>, IndexError> {
+    if !names(dir)?.iter().any(|name| name == DAMAGE_MARK) {
+        return Ok(None);
     }
-    dir.sync().map_err(|error| unwritable(dir.path(), &error))?;
-    remove(dir, DAMAGE_MARK)
+    let mut what = String::new();
+    // It is for people: that it is there is what counts.
+    let _ = dir.open_read(DAMAGE_MARK).and_then(|file| file.take(1_000).read_to_string(&mut what));
+    Ok(Some(Flaw { name: DAMAGE_MARK.to_owned(), what: format!("damage was found before ({what})") }))
 }
 
 /// The runs by first sequence, of several the longest first. Removes what was not completed.

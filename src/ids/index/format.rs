@@ -106,6 +106,8 @@ pub(super) struct Header {
     pub(super) blocks: u64,
     /// Of fences and filter.
     pub(super) checksum: u32,
+    /// Where the index begins that it is part of, or 0.
+    pub(super) begin: u64,
 }
 
 impl Header {
@@ -120,6 +122,7 @@ impl Header {
         page[48..56].copy_from_slice(&self.records.to_le_bytes());
         page[56..64].copy_from_slice(&self.blocks.to_le_bytes());
         page[64..68].copy_from_slice(&self.checksum.to_le_bytes());
+        page[68..76].copy_from_slice(&self.begin.to_le_bytes());
         let checksum = crc32c::crc32c(&page[12..HEADER]);
         page[8..12].copy_from_slice(&checksum.to_le_bytes());
         page
@@ -141,6 +144,7 @@ impl Header {
             records: u64_at(page, 48),
             blocks: u64_at(page, 56),
             checksum: u32_at(page, 64),
+            begin: u64_at(page, 68),
         })
     }
 

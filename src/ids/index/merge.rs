@@ -13,7 +13,6 @@ use crate::kernel::cells::Latch;
 
 use super::format::{PER_PAGE, Span};
 use super::run::{Records, Run};
-use super::writer::Writer;
 use super::{DiskIndex, IdRecord, Index as _, IndexError};
 
 /// Runs that are merged into one.
@@ -98,7 +97,7 @@ impl DiskIndex {
         let [oldest, .., newest] = inputs else { return Ok(()) };
         let span = Span { first: oldest.span().first, last: newest.span().last };
         let ids = inputs.iter().map(|run| run.count()).sum();
-        let mut writer = Writer::begin(&self.dir, self.ledger, span, ids)?;
+        let mut writer = self.writer(span, ids)?;
         let mut merged = Merged::begin(inputs)?;
         let mut until_look = STRIDE;
         while let Some(record) = merged.next()? {

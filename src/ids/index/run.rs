@@ -27,16 +27,7 @@ impl Run {
         let path = dir.path_of(&span.name());
         let cannot = |error: io::Error| unreadable(&path, &error);
         let wrong = |what: &str| damaged(&path, what);
-        let file = dir.open_read(&span.name()).map_err(cannot)?;
-        let mut page = [0; PAGE];
-        file.read_exact_at(&mut page, 0).map_err(cannot)?;
-        let header = Header::read(&page).map_err(wrong)?;
-        if ledger.is_some_and(|ledger| header.ledger != *ledger) {
-            return Err(wrong("it is another ledger's"));
-        }
-        if header.span != span {
-            return Err(wrong("it has another run's name"));
-        }
+        let (file, header) = Self::open_header(dir, span, ledger)?;
         let (begin, length) = header.tail().ok_or_else(|| wrong("its header cannot be right"))?;
         // Before anything that long is allocated.
         if begin.checked_add(length) != Some(file.metadata().map_err(cannot)?.len()) {
@@ -50,6 +41,28 @@ impl Run {
         let (fences, filter) = tail.split_at(header.pages() as usize * FENCE);
         let (fences, filter) = (Fences::of_bytes(fences), Filter::of_bytes(filter));
         Ok(Run { path, header, file, fences, filter })
+    }
+
+    /// As [`Run::open`], its header alone.
+    pub(super) fn open_header(
+        dir: &Folder,
+        span: Span,
+        ledger: Option<&[u8; 16]>,
+    ) -> Result<(File, Header), IndexError> {
+        let path = dir.path_of(&span.name());
+        let cannot = |error: io::Error| unreadable(&path, &error);
+        let wrong = |what: &str| damaged(&path, what);
+        let file = dir.open_read(&span.name()).map_err(cannot)?;
+        let mut page = [0; PAGE];
+        file.read_exact_at(&mut page, 0).map_err(cannot)?;
+        let header = Header::read(&page).map_err(wrong)?;
+        if ledger.is_some_and(|ledger| header.ledger != *ledger) {
+            return Err(wrong("it is another ledger's"));
+        }
+        if header.span != span {
+            return Err(wrong("it has another run's name"));
+        }
+        Ok((file, header))
     }
 
     /// One that was just written to `file`.

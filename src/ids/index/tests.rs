@@ -33,8 +33,12 @@ fn folder(dir: &Path) -> Folder {
     Folder::open(dir).expect("a folder")
 }
 
+fn open_kept(dir: &Path, oldest: u64, end: u64, honoured_before: bool) -> Result<DiskIndex, IndexError> {
+    DiskIndex::open(folder(dir), LEDGER, Kept { oldest, end, honoured_before })
+}
+
 fn open(dir: &Path, end: u64) -> DiskIndex {
-    DiskIndex::open(folder(dir), LEDGER, 1, end).expect("opens")
+    open_kept(dir, 1, end, false).expect("opens")
 }
 
 /// Runs of `each` entries up to `through`.
@@ -135,7 +139,8 @@ fn a_run_may_be_taken_twice() {
 fn what_is_not_this_journals_is_wiped() {
     let dir = tempfile::tempdir().expect("a folder");
     filled(dir.path());
-    let index = DiskIndex::open(folder(dir.path()), [8; 16], 1, 900).expect("opens");
+    let index = DiskIndex::open(folder(dir.path()), [8; 16], Kept { oldest: 1, end: 900, honoured_before: false })
+        .expect("opens");
     assert!(index.wiped().expect("wiped").contains("another ledger's"));
     assert_eq!((index.published(), index.find(key(1))), (0, Ok(None)));
     drop(index);
@@ -154,15 +159,58 @@ fn what_is_not_this_journals_is_wiped() {
 #[test]
 fn the_chain_begins_where_the_journal_does() {
     let dir = tempfile::tempdir().expect("a folder");
-    let index = DiskIndex::open(folder(dir.path()), LEDGER, 301, 900).expect("opens");
+    let index = open_kept(dir.path(), 301, 900, false).expect("opens");
     assert_eq!(index.published(), 300);
     fill(&index, 300, 900);
     drop(index);
-    let index = DiskIndex::open(folder(dir.path()), LEDGER, 601, 900).expect("opens");
+    let index = open_kept(dir.path(), 601, 900, true).expect("opens");
     assert_eq!((index.wiped(), index.published()), (None, 900));
     drop(index);
-    let index = DiskIndex::open(folder(dir.path()), LEDGER, 300, 900).expect("opens");
+    let index = open_kept(dir.path(), 300, 900, true).expect("opens");
     assert_eq!((index.wiped().is_some(), index.published()), (true, 299));
+}
+
+/// B1, B4: ids from before the journal's oldest entry cannot be taken from it again. Where they are honoured nothing is removed and
+/// the index is not opened, however they were lost; where not, what is left is removed, so that the next index is whole.
+#[test]
+fn what_the_journal_cannot_make_again_is_not_given_up() {
+    type Loss = fn(&Path);
+    let bad: Loss = |dir| fs::write(dir.join(name(1, 300)), "no run").expect("written");
+    let missing: Loss = |dir| fs::remove_file(dir.join(name(1, 300))).expect("removed");
+    let bad_behind: Loss = |dir| fs::write(dir.join(name(301, 600)), "no run").expect("written");
+    let marked: Loss = |dir| fs::write(dir.join(DAMAGE_MARK), "a page").expect("written");
+    for (loss, oldest, file) in [
+        (bad, 500, name(1, 300)),
+        (missing, 500, name(301, 600)),
+        (missing, 200, name(301, 600)),
+        (bad_behind, 500, name(301, 600)),
+        (marked, 500, DAMAGE_MARK.to_owned()),
+    ] {
+        let dir = tempfile::tempdir().expect("a folder");
+        filled(dir.path());
+        loss(dir.path());
+        let before = names(dir.path());
+        let Err(IndexError::Damaged { path, .. }) = open_kept(dir.path(), oldest, 900, true) else { panic!("{file}") };
+        assert_eq!((path.file_name().expect("a name"), names(dir.path())), (file.as_ref(), before));
+        let index = open_kept(dir.path(), oldest, 900, false).expect("opens");
+        assert_eq!((index.published(), names(dir.path())), (oldest - 1, Vec::new()), "{file}");
+        assert!(index.wiped().expect("wiped").starts_with(&file), "{:?}", index.wiped());
+        fill(&index, 901 - oldest, 900);
+        drop(index);
+        assert_eq!(open_kept(dir.path(), oldest, 900, true).expect("opens").wiped(), None);
+    }
+}
+
+/// B4: what the journal has is made again, also where the index began before it.
+#[test]
+fn what_the_journal_has_is_made_again() {
+    let dir = tempfile::tempdir().expect("a folder");
+    filled(dir.path());
+    fs::write(dir.path().join(name(601, 900)), "no run").expect("written");
+    let index = open_kept(dir.path(), 500, 900, true).expect("opens");
+    assert_eq!((index.wiped().is_some(), index.published()), (true, 600));
+    fill(&index, 300, 900);
+    assert!(has_all(&index, 900));
 }
 
 /// B4: a run that is missing in the middle takes what follows with it.

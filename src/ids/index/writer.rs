@@ -33,8 +33,14 @@ pub(super) struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    /// Begins the run of `span`, of at most `ids` ids.
-    pub(super) fn begin(dir: &'a Folder, ledger: [u8; 16], span: Span, ids: u64) -> Result<Writer<'a>, IndexError> {
+    /// Begins the run of `span`, of at most `ids` ids, in an index of `ledger` that begins with sequence `begin`.
+    pub(super) fn new(
+        dir: &'a Folder,
+        ledger: [u8; 16],
+        begin: u64,
+        span: Span,
+        ids: u64,
+    ) -> Result<Writer<'a>, IndexError> {
         let unfinished = span.unfinished_name();
         let file = dir.create(&unfinished).map_err(|error| unwritable(&dir.path_of(&unfinished), &error))?;
         let filter = Filter::for_ids(ids);
@@ -45,7 +51,7 @@ impl<'a> Writer<'a> {
         Ok(Writer {
             dir,
             file,
-            header: Header { ledger, span, records: 0, blocks: filter.blocks(), checksum: 0 },
+            header: Header { ledger, span, records: 0, blocks: filter.blocks(), checksum: 0, begin },
             buffer,
             in_page: 0,
             not_synced: 0,

@@ -1,6 +1,7 @@
 //! Checkpoints: every account at one sequence, so that a start need not read the whole journal.
 
 use std::io;
+use std::path::PathBuf;
 
 use super::batch;
 use super::bytes::{Bytes, put_text};
@@ -176,6 +177,15 @@ pub(super) fn all(files: &dyn Files) -> io::Result<Vec<u64>> {
     Ok(sequences)
 }
 
+/// Removes the ones before the newest two; what could not be removed, and why.
+pub(super) fn remove_old(files: &dyn Files) -> Vec<(PathBuf, io::Error)> {
+    let old = match all(files) {
+        Ok(sequences) => sequences.into_iter().skip(KEPT).map(name),
+        Err(error) => return vec![(files.path(CHECKPOINTS), error)],
+    };
+    old.filter_map(|name| Some((files.path(&name), files.remove(&name).err()?))).collect()
+}
+
 /// A checkpoint that is being written. Abandoned, it leaves nothing.
 pub(super) struct Writing<'a> {
     files: &'a dyn Files,
@@ -184,11 +194,13 @@ pub(super) struct Writing<'a> {
     header: Header,
     block: Vec<u8>,
     offset: u64,
+    reserve: u64,
     finished: bool,
 }
 
 impl<'a> Writing<'a> {
-    pub(super) fn begin(files: &'a dyn Files, moment: &Moment, ledger: LedgerId) -> io::Result<Self> {
+    /// Begins the checkpoint of `moment`, which fails where it would leave less room than `reserve`: segments need it while it is written.
+    pub(super) fn begin(files: &'a dyn Files, moment: &Moment, ledger: LedgerId, reserve: u64) -> io::Result<Self> {
         let Moment { sequence, time, batch, ref noted } = *moment;
         let unfinished = format!("{CHECKPOINTS}/{sequence:020}.tmp");
         let file = files.create(&unfinished)?;
@@ -200,7 +212,8 @@ impl<'a> Writing<'a> {
         // Reserved at once: a growing Vec leaves freed blocks that the allocator cannot use again.
         let mut block = Vec::with_capacity(LONGEST_BLOCK);
         block.resize(8, 0);
-        let writing = Writing { files, unfinished, file, header, block, offset, finished: false };
+        let writing = Writing { files, unfinished, file, header, block, offset, reserve, finished: false };
+        writing.spare_room(notes.len())?;
         write_all(&*writing.file, &notes, HEADER as u64)?;
         Ok(writing)
     }
@@ -221,14 +234,24 @@ impl<'a> Writing<'a> {
         let (length, checksum) = (body.len() as u32, crc32c::crc32c(body));
         self.block[..4].copy_from_slice(&length.to_le_bytes());
         self.block[4..8].copy_from_slice(&checksum.to_le_bytes());
+        self.spare_room(self.block.len())?;
         write_all(&*self.file, &self.block, self.offset)?;
         self.offset += self.block.len() as u64;
         self.block.truncate(8);
         Ok(())
     }
 
-    /// Makes it durable under its name, reads it back, and lets the ones before the newest two go. Returns what it says, and how
-    /// long it is.
+    /// Fails where writing so many bytes more would not leave the reserve.
+    fn spare_room(&self, more: usize) -> io::Result<()> {
+        let (free, needed) = (self.files.free(CHECKPOINTS)?, self.reserve + more as u64);
+        if free < needed {
+            let what = format!("{free} bytes are free, and the journal is to keep {}", self.reserve);
+            return Err(io::Error::new(io::ErrorKind::StorageFull, what));
+        }
+        Ok(())
+    }
+
+    /// Makes it durable under its name, and reads it back. Returns what it says, and how long it is.
     pub(super) fn finish(mut self) -> io::Result<(Header, u64)> {
         if self.block.len() > 8 {
             self.write_block()?;
@@ -242,9 +265,6 @@ impl<'a> Writing<'a> {
         self.files.rename(&self.unfinished, &name(self.header.sequence))?;
         self.finished = true;
         self.files.sync_folder(CHECKPOINTS)?;
-        for old in all(self.files)?.into_iter().skip(KEPT) {
-            self.files.remove(&name(old))?;
-        }
         Ok((self.header, self.offset))
     }
 }

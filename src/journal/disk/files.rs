@@ -33,6 +33,10 @@ pub(crate) trait Files: Send + Sync {
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Makes the names in `folder` durable.
     fn sync_folder(&self, folder: &str) -> io::Result<()>;
+    /// Whether there is such a file.
+    fn has(&self, name: &str) -> io::Result<bool>;
+    /// How much room is left in `folder`, in bytes.
+    fn free(&self, folder: &str) -> io::Result<u64>;
 
     /// The whole path of `name`, for people.
     fn path(&self, name: &str) -> PathBuf {
@@ -174,6 +178,15 @@ impl Files for OnDisk {
 
     fn sync_folder(&self, folder: &str) -> io::Result<()> {
         self.folder(folder).sync()
+    }
+
+    fn has(&self, name: &str) -> io::Result<bool> {
+        let (folder, name) = self.place(name);
+        folder.has(name)
+    }
+
+    fn free(&self, folder: &str) -> io::Result<u64> {
+        self.folder(folder).free()
     }
 }
 

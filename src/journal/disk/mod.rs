@@ -180,9 +180,17 @@ impl Disk {
         self.ledger
     }
 
-    /// The thread that keeps the next segment ready.
-    pub(crate) fn keep_spare_ready(&self) {
-        self.spare.keep_ready();
+    /// The thread that keeps the next segment ready. Calls `removed` when the newest one has lost its name: what is written into it would
+    /// be gone with the process.
+    pub(crate) fn keep_spare_ready(&self, removed: impl Fn(JournalError)) {
+        self.spare.keep_ready(|| {
+            let newest = self.segments.read().last_key_value().map(|(_, segment)| segment.header.number);
+            let name = newest.map_or(String::new(), segment::name);
+            // What cannot be looked at may be there.
+            if let Ok(false) = self.files.has(&name) {
+                removed(JournalError { what: format!("{} was removed", self.files.path(&name).display()) });
+            }
+        });
     }
 
     /// Writes a checkpoint of `moment`: `accounts` hands all accounts at it, in order, to what it is given, and says whether it came to
@@ -192,13 +200,16 @@ impl Disk {
         moment: &Moment,
         accounts: impl FnOnce(&mut dyn FnMut(&AccountId, Balance, u64) -> io::Result<()>) -> io::Result<bool>,
     ) -> io::Result<()> {
-        let mut writing = Writing::begin(&*self.files, moment, self.ledger)?;
+        let mut writing = Writing::begin(&*self.files, moment, self.ledger, 2 * self.spare.length)?;
         if !accounts(&mut |id, state, changed| writing.push(id, state, changed))? {
             return Ok(());
         }
         let (header, bytes) = writing.finish()?;
         let sequence = moment.sequence;
         (self.tell)(&Event::CheckpointWritten { sequence, accounts: header.accounts, bytes });
+        for (file, error) in checkpoint::remove_old(&*self.files) {
+            (self.tell)(&Event::CheckpointLeft { file, error: error.to_string() });
+        }
         Ok(())
     }
 

@@ -20,6 +20,9 @@ const UNFINISHED: &str = "journal/spare.tmp";
 /// How long after a failure it is tried again.
 const REST: Duration = Duration::from_millis(250);
 
+/// How long the thread waits between two looks.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// The place where the next segment waits.
 pub(super) struct Spare {
     files: Arc<dyn Files>,
@@ -166,15 +169,17 @@ impl Spare {
         self.changed.notify_all();
     }
 
-    /// The thread that makes the next one as soon as the last was taken.
-    pub(super) fn keep_ready(&self) {
+    /// The thread that makes the next one as soon as the last was taken; looks at something meanwhile, once a second or more often.
+    pub(super) fn keep_ready(&self, look: impl Fn()) {
         loop {
+            look();
             let mut state = self.state.lock();
-            while !state.closed && (state.busy || state.ready.is_some()) {
-                self.changed.wait(&mut state);
-            }
             if state.closed {
                 return;
+            }
+            if state.busy || state.ready.is_some() {
+                self.changed.wait_for(&mut state, LOOK);
+                continue;
             }
             drop(state);
             match self.prepare() {

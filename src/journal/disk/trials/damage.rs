@@ -421,7 +421,7 @@ fn hostile_headers_and_names_are_refused() {
 fn written(disk: &Disk, count: i64, sequence: impl Fn(i64) -> u64) -> io::Result<String> {
     let files = disk.files();
     let moment = Moment { sequence: 9, time: 1, batch: 1, noted: Noted::default() };
-    let mut writing = Writing::begin(&*files, &moment, [7; 16])?;
+    let mut writing = Writing::begin(&*files, &moment, [7; 16], 0)?;
     for number in 0..count {
         writing.push(&numbered(number), Balance { amount: number, version: 1 }, sequence(number))?;
     }

@@ -81,7 +81,11 @@ struct State {
     unreadable: Option<String>,
     /// The file of this name keeps it.
     stuck: Option<String>,
+    /// The file of this name stays.
+    lasting: Option<String>,
     log: Vec<String>,
+    /// The most bytes that there were.
+    peak: usize,
 }
 
 /// The disk and the process that uses it.
@@ -154,6 +158,11 @@ impl Disk {
         self.state.lock().stuck = name.map(str::to_owned);
     }
 
+    /// Lets every attempt to remove the file of this name fail, until it is called again.
+    pub(super) fn break_removals(&self, name: Option<&str>) {
+        self.state.lock().lasting = name.map(str::to_owned);
+    }
+
     pub(super) fn calls(&self) -> u64 {
         self.state.lock().calls
     }
@@ -180,6 +189,13 @@ impl Disk {
 
     pub(super) fn used(&self) -> usize {
         self.state.lock().used()
+    }
+
+    /// How many bytes there were at most since the last call.
+    pub(super) fn peak(&self) -> usize {
+        let mut state = self.state.lock();
+        let used = state.used();
+        std::mem::replace(&mut state.peak, used)
     }
 
     pub(super) fn names(&self) -> Vec<String> {
@@ -315,6 +331,7 @@ impl State {
         }
         file.content.write(offset, &bytes[..written]);
         file.touch(offset, offset + written);
+        self.peak = self.peak.max(self.used());
         Ok(written)
     }
 }
@@ -397,6 +414,9 @@ impl Files for Disk {
         let mut state = self.state.lock();
         let fault = state.call(|| format!("remove {name}"))?;
         state.names.get(name).ok_or_else(|| no_such(name))?;
+        if state.lasting.as_deref() == Some(name) {
+            return Err(io::Error::other("simulated EIO"));
+        }
         if fault != Some(Fault::Failed) {
             state.rename(vec![(name.to_owned(), None)]);
         }
@@ -414,6 +434,16 @@ impl Files for Disk {
             done.iter().for_each(|renaming| apply(&mut state.durable, &renaming.names));
         }
         state.end(fault, ())
+    }
+
+    fn has(&self, name: &str) -> io::Result<bool> {
+        let state = self.state.lock();
+        if state.dead { Err(dead()) } else { Ok(state.names.contains_key(name)) }
+    }
+
+    fn free(&self, _folder: &str) -> io::Result<u64> {
+        let state = self.state.lock();
+        Ok(state.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(state.used()) as u64))
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -1,8 +1,13 @@
 //! A full disk: writes are refused before anything is decided, reads go on, and it heals by itself.
 
+use std::path::Path;
+use std::time::{Duration, Instant};
+
 use equipoise::{Durability, Event, Exhausted, Ledger, OpenError, SubmitError};
 
-use super::common::{account, alone, create};
+use crate::journal::disk::checkpoint::name;
+
+use super::common::{account, alone, chain, create};
 use super::disk::{Disk, End, Fault};
 use super::workload::{Known, Shown, begin, checkpoint, eventually, fill, newest_checkpoint, open, reopen};
 
@@ -119,6 +124,65 @@ fn a_checkpoint_without_room_harms_nobody() {
     known.check(&ledger, &Shown::default());
     drop((ledger, later));
     known.check_accounts(&reopen(&disk.after(End::PowerCut(1))));
+}
+
+/// Case A13: E6: a checkpoint takes no room that the journal needs for its next segments, and is tried ever less often.
+#[test]
+fn a_checkpoint_that_does_not_fit_leaves_room_for_segments() {
+    let disk = Disk::new();
+    let (ledger, events) = open(&disk, 1_000_000);
+    let ledger = ledger.expect("opens").with_durability(Durability::OnDisk);
+    for number in 0..40 {
+        let long = |account| format!("{number:0>60}-{account:0>60}");
+        ledger.submit(chain((0..1_000).map(|account| create(&long(account), 1)))).expect("decided");
+    }
+    drop(ledger);
+    assert_eq!(newest_checkpoint(&events), 0);
+
+    // Of its 5.8 MB five find room.
+    let capacity = disk.used() + 5 * SEGMENT;
+    disk.limit(Some(capacity));
+    disk.peak();
+    let began = Instant::now();
+    let (ledger, events) = open(&disk, 5);
+    let ledger = ledger.expect("opens");
+    let failed = || events.lock().iter().filter(|event| matches!(event, Event::CheckpointFailed { .. })).count();
+    assert!(eventually(|| failed() == 1));
+    fill(&ledger, 2, 0);
+    assert!(eventually(|| failed() == 3));
+    assert!(began.elapsed() > Duration::from_millis(2_900), "{:?}", began.elapsed());
+    let peak = disk.peak();
+    assert!(peak + SEGMENT <= capacity, "{peak} of {capacity}");
+    assert!(!events.lock().iter().any(|event| matches!(event, Event::NoRoom { .. })), "{:?}", events.lock());
+
+    disk.limit(None);
+    assert!(eventually(|| newest_checkpoint(&events) > 0));
+}
+
+/// C2, E6: an old checkpoint that cannot be removed is told of, and the new ones are good all the same.
+#[test]
+fn a_checkpoint_that_cannot_be_removed_is_in_nobodys_way() {
+    let disk = Disk::new();
+    let (ledger, events) = open(&disk, 5);
+    let ledger = ledger.expect("opens").with_durability(Durability::OnDisk);
+    let mut oldest = None;
+    for round in 0..5 {
+        for number in 0..5 {
+            ledger.create(&account(&format!("account-{round}-{number}")), 1).expect("new");
+        }
+        checkpoint(&ledger, &events, &disk, ledger.durable());
+        let name = name(newest_checkpoint(&events));
+        disk.break_removals(Some(oldest.get_or_insert(name)));
+    }
+    let oldest = oldest.expect("five were written");
+    let left = |event: &Event| matches!(event, Event::CheckpointLeft { file, .. } if *file == Path::new(&oldest));
+    assert!(eventually(|| events.lock().iter().filter(|event| left(event)).count() == 3));
+    let events = events.lock();
+    let count = |wanted: fn(&Event) -> bool| events.iter().filter(|event| wanted(event)).count();
+    assert_eq!(count(|event| matches!(event, Event::CheckpointWritten { .. })), 5, "{events:?}");
+    assert_eq!(count(|event| matches!(event, Event::CheckpointFailed { .. })), 0, "{events:?}");
+    assert!(disk.names().contains(&oldest));
+    assert_eq!(disk.names().iter().filter(|name| name.starts_with("checkpoints/")).count(), 3, "{:?}", disk.names());
 }
 
 /// C1: a failed write or sync closes the ledger: calls say so, reads go on, and its end does not hang.
