@@ -206,15 +206,12 @@ fn opened(books: &Books, monitor: &Monitor) {
         Books::Ledger(ledger) => {
             let metrics = Box::new(LedgerMetrics::new(ledger.clone()));
             monitor.register(|registry| registry.register_collector(metrics));
-            monitor.watch(LEDGER, || None);
         }
         #[cfg(feature = "postgres")]
-        Books::Postgres(store) => {
-            monitor.register(|registry| store.metrics().register(registry));
-            let store = store.clone();
-            monitor.watch(LEDGER, move || store.unavailable());
-        }
+        Books::Postgres(store) => monitor.register(|registry| store.metrics().register(registry)),
     }
+    let books = books.clone();
+    monitor.watch(LEDGER, move || books.unavailable());
 }
 
 /// The accounts, on their way.
