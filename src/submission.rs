@@ -279,8 +279,9 @@ impl Core {
 
     /// The answer to a request whose member `index` carries an id that is in memory.
     fn answer_claimed(&self, request: &Request, claim: Claim, index: usize) -> Result<Outcome, SubmitError> {
-        request.check_replay(index, claim.handle.request(), claim.member as usize)?;
+        // Whatever is told rests on its decision: undecided, it would be lost with the process, and its id unused.
         self.kernel.drive(&claim.handle, &pin());
+        request.check_replay(index, claim.handle.request(), claim.member as usize)?;
         let asked = (request.members().len() == 1).then_some(claim.member);
         Ok(Outcome::new(claim.handle, asked, true))
     }
@@ -351,6 +352,30 @@ fn unknowable(error: IndexError) -> SubmitError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::InvalidRequest;
+    use crate::ledger::Ledger;
+    use crate::request::Operation;
+
+    /// B3, E6: what is told of an earlier use rests on its decision, though its owner stopped between claim and drive:
+    /// otherwise the id would be new again after a crash.
+    #[test]
+    fn an_id_is_called_used_once_its_use_is_decided() {
+        let (ledger, account) = (Ledger::new(), AccountId::new("a").unwrap());
+        let core = ledger.core();
+        let request = |initial| {
+            let operation = Operation::create(account.clone(), initial).unwrap();
+            Request::single(operation, Some("x".parse().unwrap()))
+        };
+        let Ok(Seen::Unknown(probed)) = core.ids.known(&request(1), 1) else { panic!("an id that was used") };
+        let guard = &pin();
+        core.make_accounts(&request(1), guard).unwrap();
+        let known = |id: &AccountId| core.directory.find(id, guard);
+        let handle = Owned::new(core.plan(request(1), 1, guard, known)).publish();
+        assert_eq!(core.ids.claim(&handle, probed, 1).unwrap(), Gate::Open);
+        let refused = core.submit(request(2), Next::Returns).unwrap_err();
+        assert!(matches!(refused, SubmitError::Invalid(InvalidRequest::IdReused { .. })), "{refused:?}");
+        assert_eq!(handle.decision().map(|decision| decision.sequence), Some(ledger.sequence()));
+    }
 
     /// E1: callers give way before they are refused, but not while the flusher keeps up.
     #[test]
