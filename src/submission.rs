@@ -39,7 +39,10 @@ impl Core {
         known: impl Fn(&AccountId, &Guard) -> Option<&'s Account<Balance>>,
     ) -> Result<Outcome, SubmitError> {
         let no_room = |error: &SubmitError| {
-            if let SubmitError::Exhausted(Exhausted::Disk { .. } | Exhausted::Segment { .. }) = error {
+            if let SubmitError::Exhausted(
+                Exhausted::Disk { .. } | Exhausted::Segment { .. } | Exhausted::Ids { why: Some(_), .. },
+            ) = error
+            {
                 self.refused_for_space.add(1);
             }
         };

@@ -33,7 +33,10 @@ pub struct Stats {
     pub history_oldest: u64,
     /// The journal's next segment cannot be allocated now: writes are refused until it can.
     pub short_of_space: bool,
-    /// How many requests were refused as [`Exhausted::Disk`] or [`Exhausted::Segment`].
+    /// The id index cannot be written now: ids wait in memory, and once too many do, requests that carry ids are refused until it can.
+    pub ids_index_failing: bool,
+    /// How many requests were refused as [`Exhausted::Disk`] or [`Exhausted::Segment`], or as [`Exhausted::Ids`] because the index
+    /// cannot be written.
     pub refused_for_space: u64,
 }
 
@@ -56,6 +59,7 @@ impl Ledger {
             garbage_bytes: garbage::bytes(),
             history_oldest: sink.map_or(self.sequence() + 1, Sink::oldest),
             short_of_space: sink.is_some_and(|sink| sink.shortage().is_some()),
+            ids_index_failing: core.ids.degraded().is_some(),
             refused_for_space: core.refused_for_space.get(),
         }
     }
