@@ -30,6 +30,8 @@ pub(super) enum Failure {
     Exhausted(Exhausted),
     #[error("too many account walks, the limit is {limit}")]
     Walks { limit: usize },
+    #[error("too many streams of requests on one connection, the limit is {limit}")]
+    Streams { limit: usize },
     #[error("the stream was not read for {seconds} s and lost its snapshot")]
     Lease { seconds: u64 },
     #[error("Transaction {id} not found")]
@@ -172,9 +174,11 @@ impl Failure {
                 _ => Code::FailedPrecondition,
             },
             Failure::Gone(_) | Failure::AnswerGone(_) => Code::FailedPrecondition,
-            Failure::Exhausted(_) | Failure::Walks { .. } | Failure::Lease { .. } | Failure::TooLong { .. } => {
-                Code::ResourceExhausted
-            }
+            Failure::Exhausted(_)
+            | Failure::Walks { .. }
+            | Failure::Streams { .. }
+            | Failure::Lease { .. }
+            | Failure::TooLong { .. } => Code::ResourceExhausted,
             Failure::UnknownTransaction { .. } => Code::NotFound,
             Failure::Recovering { .. }
             | Failure::JournalFailed { .. }
@@ -234,6 +238,7 @@ impl Failure {
                 Exhausted::Accounts => "TOO_MANY_ACCOUNTS",
             },
             Failure::Walks { .. } => "TOO_MANY_WALKS",
+            Failure::Streams { .. } => "TOO_MANY_STREAMS",
             Failure::Lease { .. } => "STREAM_NOT_READ",
             Failure::UnknownTransaction { .. } => "TRANSACTION_NOT_FOUND",
             Failure::Gone(_) => "HISTORY_GONE",
@@ -334,6 +339,7 @@ impl Failure {
             }
             Failure::Exhausted(_)
             | Failure::Walks { .. }
+            | Failure::Streams { .. }
             | Failure::Lease { .. }
             | Failure::Recovering { .. }
             | Failure::JournalFailed { .. }

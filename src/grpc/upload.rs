@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use prost::bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::Status;
 
@@ -17,7 +18,8 @@ const HEADER: u8 = 5;
 /// begun and does not go on: room was made for all of it.
 pub(super) struct Upload {
     body: Incoming,
-    streams: bool,
+    /// Its place among the streams of the connection, if it is one.
+    place: Option<OwnedSemaphorePermit>,
     messages: Messages,
     /// How long a stream may wait for more of a message, and until when it does.
     patience: Duration,
@@ -26,13 +28,13 @@ pub(super) struct Upload {
 }
 
 impl Upload {
-    /// The request of a call whose client sends many messages if it `streams`.
-    pub(super) fn new(body: Incoming, streams: bool, patience: Duration) -> Self {
-        Upload { body, streams, messages: Messages::default(), patience, waits: false, end: None }
+    /// The request of a call, whose client sends many messages if it has a `place`.
+    pub(super) fn new(body: Incoming, place: Option<OwnedSemaphorePermit>, patience: Duration) -> Self {
+        Upload { body, place, messages: Messages::default(), patience, waits: false, end: None }
     }
 
     fn wait(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if !self.streams || self.messages.header == 0 {
+        if self.place.is_none() || self.messages.header == 0 {
             return Poll::Pending;
         }
         let patience = self.patience;
@@ -58,7 +60,7 @@ impl Body for Upload {
             // Any code but CANCELLED, which is what tonic looks for; nobody is there to read it.
             let frame = frame.map_err(|error| Status::unknown(error.to_string()))?;
             this.messages.pass(frame.data_ref().map_or(&[], |data| data));
-            if !this.streams && this.messages.begun > 1 {
+            if this.place.is_none() && this.messages.begun > 1 {
                 // The code of tonic's own errors in a message.
                 return Err(Status::internal("a unary call has one message"));
             }
