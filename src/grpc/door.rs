@@ -19,7 +19,7 @@ use super::opening::Recovery;
 use super::server_side::account_service_server::AccountServiceServer;
 use super::service::Accounts;
 use super::status::Failure;
-use super::upload::Upload;
+use super::upload::{Room, Upload};
 
 const PREFIX: &str = "/equipoise.v1.AccountService/";
 
@@ -33,6 +33,7 @@ pub(super) struct Door {
     /// Those of the connection's calls whose clients send many messages.
     pub(super) places: Arc<Semaphore>,
     pub(super) max_request_streams: usize,
+    pub(super) room: Room,
     /// True once shutdown began.
     pub(super) stopping: watch::Receiver<bool>,
     /// The longest that a call may take to begin its answer.
@@ -64,7 +65,7 @@ impl hyper::service::Service<Request<Incoming>> for Door {
         let Ok(place) = method.takes_many.then(|| self.places.clone().try_acquire_owned()).transpose() else {
             return Call::refused(method, Failure::Streams { limit: self.max_request_streams });
         };
-        let request = request.map(|body| Upload::new(body, place, self.cap));
+        let request = request.map(|body| Upload::new(body, place, self.room.clone(), self.cap));
         let answer = match self.accounts.get() {
             _ if !ours => self.foreign(method.name, request),
             Some(accounts) => accounts.clone().call(request),

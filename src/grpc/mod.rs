@@ -73,6 +73,9 @@ pub struct Options {
     /// The most calls at once on one connection whose client sends many messages: ExecuteStream and reflection. One more gets
     /// RESOURCE_EXHAUSTED.
     pub max_request_streams: usize,
+    /// The most bytes, over all connections, that messages may announce and not yet have brought. A message past that gets
+    /// RESOURCE_EXHAUSTED.
+    pub max_begun_bytes: usize,
     /// How long a call may take to begin its answer, whatever deadline the client named.
     pub request_timeout: Duration,
     /// How long a ListAccounts walk or a SnapshotBalances stream keeps its snapshot without being read.
@@ -94,6 +97,7 @@ impl Default for Options {
             max_connections: 10_000,
             max_streams: 1_024,
             max_request_streams: 16,
+            max_begun_bytes: 256 * 1024 * 1024,
             request_timeout: Duration::from_secs(30),
             walk_lease: Duration::from_secs(60),
             max_walks: 32,

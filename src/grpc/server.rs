@@ -19,6 +19,7 @@ use super::backend::{Backend, Service};
 use super::deadline::Tasks;
 use super::door::Door;
 use super::opening::Opening;
+use super::upload::Room;
 use super::walk::Walks;
 use super::{Error, Options, proto};
 
@@ -70,6 +71,7 @@ pub async fn serve(
         others,
         places: Arc::new(Semaphore::const_new(0)),
         max_request_streams: options.max_request_streams,
+        room: Room::new(options.max_begun_bytes, options.max_message_bytes),
         stopping: stopping.clone(),
         cap: options.request_timeout,
     };

@@ -32,6 +32,8 @@ pub(super) enum Failure {
     Walks { limit: usize },
     #[error("too many streams of requests on one connection, the limit is {limit}")]
     Streams { limit: usize },
+    #[error("{text}")]
+    Begun { text: String },
     #[error("the stream was not read for {seconds} s and lost its snapshot")]
     Lease { seconds: u64 },
     #[error("Transaction {id} not found")]
@@ -177,6 +179,7 @@ impl Failure {
             Failure::Exhausted(_)
             | Failure::Walks { .. }
             | Failure::Streams { .. }
+            | Failure::Begun { .. }
             | Failure::Lease { .. }
             | Failure::TooLong { .. } => Code::ResourceExhausted,
             Failure::UnknownTransaction { .. } => Code::NotFound,
@@ -239,6 +242,7 @@ impl Failure {
             },
             Failure::Walks { .. } => "TOO_MANY_WALKS",
             Failure::Streams { .. } => "TOO_MANY_STREAMS",
+            Failure::Begun { .. } => "TOO_MUCH_UNDER_WAY",
             Failure::Lease { .. } => "STREAM_NOT_READ",
             Failure::UnknownTransaction { .. } => "TRANSACTION_NOT_FOUND",
             Failure::Gone(_) => "HISTORY_GONE",
@@ -340,6 +344,7 @@ impl Failure {
             Failure::Exhausted(_)
             | Failure::Walks { .. }
             | Failure::Streams { .. }
+            | Failure::Begun { .. }
             | Failure::Lease { .. }
             | Failure::Recovering { .. }
             | Failure::JournalFailed { .. }
