@@ -24,6 +24,9 @@ const GIVES_WAY_ONCE_IN: u64 = 4;
 /// Bytes of large requests that may wait to become durable. Small ones are bounded by their number.
 const LARGE_BACKLOG: u64 = 256 << 20;
 
+/// Accounts that refused chains may have made, of some 350 bytes each.
+const MOST_UNOPENED: u64 = 100_000;
+
 impl Core {
     /// Decides a request.
     pub(crate) fn submit(&self, request: Request, next: Next) -> Result<Outcome, SubmitError> {
@@ -194,11 +197,16 @@ impl Core {
         }
     }
 
-    /// Makes the accounts that `request` opens, if it opens any.
+    /// Makes the accounts that `request` opens, if it opens any. Those of a chain that is refused stay: so past a limit no chain
+    /// makes more.
     fn make_accounts(&self, request: &Request, guard: &Guard) -> Result<bool, Exhausted> {
         let mut opens = false;
+        let accounts = if request.members().len() > 1 { self.directory.unopened() } else { 0 };
         for member in request.members() {
             if let Kind::Create { account, .. } = member.operation.kind() {
+                if accounts > MOST_UNOPENED {
+                    return Err(Exhausted::Unopened { accounts, limit: MOST_UNOPENED });
+                }
                 self.directory.find_or_make(account, guard)?;
                 opens = true;
             }
@@ -309,12 +317,12 @@ impl Core {
         Ok(Outcome::recorded(record, asked, true))
     }
 
-    /// Puts the accounts that a transaction opened into the look-up cache.
+    /// Counts the accounts that a transaction opened, and puts them into the look-up cache.
     fn note_opened(&self, members: &[Member], guard: &Guard) {
         for member in members {
             if let Kind::Create { account, .. } = member.operation.kind() {
                 self.opened.add(1);
-                self.directory.cache(account, guard);
+                self.directory.opened(account, guard);
             }
         }
     }

@@ -238,6 +238,7 @@ impl Failure {
                 Exhausted::Disk { .. } => "DISK_FULL",
                 Exhausted::Segment { .. } => "DISK_FAILED",
                 Exhausted::Ids { .. } => "IDS_WAIT_FOR_DISK",
+                Exhausted::Unopened { .. } => "TOO_MANY_UNOPENED",
                 Exhausted::Accounts => "TOO_MANY_ACCOUNTS",
             },
             Failure::Walks { .. } => "TOO_MANY_WALKS",

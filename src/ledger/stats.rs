@@ -13,6 +13,8 @@ use crate::kernel::{Contended, garbage};
 pub struct Stats {
     /// Accounts opened.
     pub accounts: u64,
+    /// Accounts that take memory and were not opened: the groups that would have opened them were refused.
+    pub unopened_accounts: u64,
     /// Ids kept in memory.
     pub ids: u64,
     /// The newest commit sequence.
@@ -49,6 +51,7 @@ impl Ledger {
         let Contended { helps, retries, waiting } = core.kernel.contended();
         Stats {
             accounts: core.opened.get(),
+            unopened_accounts: core.directory.unopened(),
             ids: core.ids.len() as u64,
             sequence: self.sequence(),
             durable: self.durable(),

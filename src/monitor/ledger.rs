@@ -28,6 +28,7 @@ impl Collector for LedgerMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let Stats {
             accounts,
+            unopened_accounts,
             ids,
             sequence,
             durable,
@@ -43,6 +44,7 @@ impl Collector for LedgerMetrics {
         } = self.ledger.stats();
         let gauges = [
             ("accounts", "Accounts opened", accounts),
+            ("unopened_accounts", "Accounts that refused linked groups made and nobody opened", unopened_accounts),
             ("ids_in_memory", "Transaction ids kept in memory", ids),
             ("sequence", "The newest commit sequence", sequence),
             ("durable_sequence", "The newest sequence that cannot be lost any more", durable),
