@@ -35,7 +35,7 @@ pub(crate) struct Core {
     pub(crate) checkpoint_bell: Doorbell,
     pub(crate) closed: Latch,
     pub(crate) opened: Counter,
-    /// How many requests were refused for want of room on the disk.
+    /// How many requests were refused because the disk takes no next segment, or no ids.
     pub(crate) refused_for_space: Counter,
     /// How many stretches of accounts were trimmed by callers.
     pub(crate) trimmed: Counter,

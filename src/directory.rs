@@ -14,7 +14,7 @@ use crossbeam_skiplist::base::SkipList;
 
 use crate::account::{AccountId, Balance};
 use crate::error::Exhausted;
-use crate::kernel::cells::Latch;
+use crate::kernel::cells::{Gauge, Latch};
 use crate::kernel::hints::{self, Hints};
 use crate::kernel::slab::{Loaded, Slab, SlabIndex};
 use crate::kernel::{Account, Guard, pin};
@@ -73,6 +73,8 @@ pub(crate) struct Directory {
     settled: Latch,
     order: SkipList<AccountId, SlabIndex>,
     cache: Option<Cache>,
+    /// How many accounts were made and not opened.
+    unopened: Gauge,
     /// How many accounts, the slab's first, were open in an earlier process.
     recovered: u32,
 }
@@ -104,6 +106,7 @@ impl Directory {
             accounts: Slab::new(),
             sorted: 0,
             settled: Latch::new(),
+            unopened: Gauge::new(),
             recovered: 0,
             order: SkipList::new(crossbeam_epoch::default_collector().clone()),
             cache: cached.then(|| Cache::new(capacity)),
@@ -158,7 +161,9 @@ impl Directory {
         if let Some(account) = self.find(id, guard) {
             return Ok(account);
         }
-        self.accounts.get(self.make(id, guard)?).ok_or(Exhausted::Accounts)
+        let index = self.make(id, guard)?;
+        self.unopened.add(1);
+        self.accounts.get(index).ok_or(Exhausted::Accounts)
     }
 
     fn make(&self, id: &AccountId, guard: &Guard) -> Result<SlabIndex, Exhausted> {
@@ -170,8 +175,14 @@ impl Directory {
         Ok(index)
     }
 
+    /// How many accounts were made for requests that did not open them, or have yet to.
+    pub(crate) fn unopened(&self) -> u64 {
+        self.unopened.get()
+    }
+
     /// Puts an opened account into the cache; only its creator calls this.
-    pub(crate) fn cache(&self, id: &AccountId, guard: &Guard) {
+    pub(crate) fn opened(&self, id: &AccountId, guard: &Guard) {
+        self.unopened.subtract(1);
         let Some(cache) = &self.cache else { return };
         if let Some(index) = self.look_up(id, guard) {
             cache.insert(id, index, &cache.map.guard());

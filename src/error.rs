@@ -255,6 +255,17 @@ pub enum Exhausted {
         /// Why the index cannot be written, if it cannot.
         why: Option<String>,
     },
+    /// Linked groups that were refused made too many accounts that nobody opened. Single operations, and groups that open
+    /// none, go on; so do all once those accounts are opened, or after a restart.
+    #[error(
+        "refused linked groups made {accounts} accounts that nobody opened, the limit is {limit}: open accounts by single operations"
+    )]
+    Unopened {
+        /// How many there are.
+        accounts: u64,
+        /// How many there may be.
+        limit: u64,
+    },
     /// The slab of accounts is full.
     #[error("no room for another account")]
     Accounts,

@@ -24,6 +24,9 @@ const GIVES_WAY_ONCE_IN: u64 = 4;
 /// Bytes of large requests that may wait to become durable. Small ones are bounded by their number.
 const LARGE_BACKLOG: u64 = 256 << 20;
 
+/// Accounts that refused chains may have made, of some 350 bytes each.
+const MOST_UNOPENED: u64 = 100_000;
+
 impl Core {
     /// Decides a request.
     pub(crate) fn submit(&self, request: Request, next: Next) -> Result<Outcome, SubmitError> {
@@ -39,7 +42,10 @@ impl Core {
         known: impl Fn(&AccountId, &Guard) -> Option<&'s Account<Balance>>,
     ) -> Result<Outcome, SubmitError> {
         let no_room = |error: &SubmitError| {
-            if let SubmitError::Exhausted(Exhausted::Disk { .. } | Exhausted::Segment { .. }) = error {
+            if let SubmitError::Exhausted(
+                Exhausted::Disk { .. } | Exhausted::Segment { .. } | Exhausted::Ids { why: Some(_), .. },
+            ) = error
+            {
                 self.refused_for_space.add(1);
             }
         };
@@ -191,11 +197,16 @@ impl Core {
         }
     }
 
-    /// Makes the accounts that `request` opens, if it opens any.
+    /// Makes the accounts that `request` opens, if it opens any. Those of a chain that is refused stay: so past a limit no chain
+    /// makes more.
     fn make_accounts(&self, request: &Request, guard: &Guard) -> Result<bool, Exhausted> {
         let mut opens = false;
+        let accounts = if request.members().len() > 1 { self.directory.unopened() } else { 0 };
         for member in request.members() {
             if let Kind::Create { account, .. } = member.operation.kind() {
+                if accounts > MOST_UNOPENED {
+                    return Err(Exhausted::Unopened { accounts, limit: MOST_UNOPENED });
+                }
                 self.directory.find_or_make(account, guard)?;
                 opens = true;
             }
@@ -279,8 +290,9 @@ impl Core {
 
     /// The answer to a request whose member `index` carries an id that is in memory.
     fn answer_claimed(&self, request: &Request, claim: Claim, index: usize) -> Result<Outcome, SubmitError> {
-        request.check_replay(index, claim.handle.request(), claim.member as usize)?;
+        // Whatever is told rests on its decision: undecided, it would be lost with the process, and its id unused.
         self.kernel.drive(&claim.handle, &pin());
+        request.check_replay(index, claim.handle.request(), claim.member as usize)?;
         let asked = (request.members().len() == 1).then_some(claim.member);
         Ok(Outcome::new(claim.handle, asked, true))
     }
@@ -305,12 +317,12 @@ impl Core {
         Ok(Outcome::recorded(record, asked, true))
     }
 
-    /// Puts the accounts that a transaction opened into the look-up cache.
+    /// Counts the accounts that a transaction opened, and puts them into the look-up cache.
     fn note_opened(&self, members: &[Member], guard: &Guard) {
         for member in members {
             if let Kind::Create { account, .. } = member.operation.kind() {
                 self.opened.add(1);
-                self.directory.cache(account, guard);
+                self.directory.opened(account, guard);
             }
         }
     }
@@ -351,6 +363,30 @@ fn unknowable(error: IndexError) -> SubmitError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::InvalidRequest;
+    use crate::ledger::Ledger;
+    use crate::request::Operation;
+
+    /// B3, E6: what is told of an earlier use rests on its decision, though its owner stopped between claim and drive:
+    /// otherwise the id would be new again after a crash.
+    #[test]
+    fn an_id_is_called_used_once_its_use_is_decided() {
+        let (ledger, account) = (Ledger::new(), AccountId::new("a").unwrap());
+        let core = ledger.core();
+        let request = |initial| {
+            let operation = Operation::create(account.clone(), initial).unwrap();
+            Request::single(operation, Some("x".parse().unwrap()))
+        };
+        let Ok(Seen::Unknown(probed)) = core.ids.known(&request(1), 1) else { panic!("an id that was used") };
+        let guard = &pin();
+        core.make_accounts(&request(1), guard).unwrap();
+        let known = |id: &AccountId| core.directory.find(id, guard);
+        let handle = Owned::new(core.plan(request(1), 1, guard, known)).publish();
+        assert_eq!(core.ids.claim(&handle, probed, 1).unwrap(), Gate::Open);
+        let refused = core.submit(request(2), Next::Returns).unwrap_err();
+        assert!(matches!(refused, SubmitError::Invalid(InvalidRequest::IdReused { .. })), "{refused:?}");
+        assert_eq!(handle.decision().map(|decision| decision.sequence), Some(ledger.sequence()));
+    }
 
     /// E1: callers give way before they are refused, but not while the flusher keeps up.
     #[test]

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
@@ -169,6 +172,19 @@ impl Failure {
             let _ = said;
         }
         ExitCode::from(exit as u8)
+    }
+
+    /// As [`Self::report`], but waits for a reader of stderr no longer than `patience`.
+    pub(super) fn report_within(self, patience: Duration) -> ExitCode {
+        let code = ExitCode::from(self.exit_code());
+        let (said, waiting) = mpsc::channel();
+        // Nobody listens any more when that took too long.
+        thread::spawn(move || said.send(self.report(false)));
+        waiting.recv_timeout(patience).unwrap_or(code)
+    }
+
+    pub(super) fn exit_code(&self) -> u8 {
+        self.exit() as u8
     }
 
     fn exit(&self) -> Exit {

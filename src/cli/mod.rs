@@ -149,6 +149,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        Err(failure) if matches!(command, Command::Serve(_)) => failure.report_within(serve::LAST_WORDS),
         Err(failure) => failure.report(json),
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::Args;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::sleep;
 
 use super::consuming::Consuming;
@@ -36,6 +36,9 @@ const SERVICE: &str = "service";
 /// How long a database may take to be there; the service is alive and not ready meanwhile.
 #[cfg(feature = "postgres")]
 const DATABASE_START: Duration = Duration::from_secs(60 * 60);
+
+/// How long the reason for its end waits for somebody who reads it: whoever starts the service again waits for that end.
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How long work that outlived the service may take to notice.
 const LEFTOVERS: Duration = Duration::from_millis(200);
@@ -125,13 +128,18 @@ impl Serve {
             ));
         }
         // Before anything that takes time: a signal from now on is a graceful end.
-        let shutdown = shutdown().map_err(|error| Failure::Other(format!("cannot wait for signals: {error}")))?;
+        let (exit_code, ends_with) = watch::channel(0);
+        let shutdown =
+            shutdown(ends_with).map_err(|error| Failure::Other(format!("cannot wait for signals: {error}")))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .max_blocking_threads(BLOCKED)
             .build()
             .map_err(|error| Failure::Other(format!("cannot start: {error}")))?;
         let result = runtime.block_on(serve(shutdown, config, log.losses()));
+        if let Err(failure) = &result {
+            exit_code.send_replace(failure.exit_code());
+        }
         runtime.shutdown_timeout(LEFTOVERS);
         result
     }
@@ -206,15 +214,12 @@ fn opened(books: &Books, monitor: &Monitor) {
         Books::Ledger(ledger) => {
             let metrics = Box::new(LedgerMetrics::new(ledger.clone()));
             monitor.register(|registry| registry.register_collector(metrics));
-            monitor.watch(LEDGER, || None);
         }
         #[cfg(feature = "postgres")]
-        Books::Postgres(store) => {
-            monitor.register(|registry| store.metrics().register(registry));
-            let store = store.clone();
-            monitor.watch(LEDGER, move || store.unavailable());
-        }
+        Books::Postgres(store) => monitor.register(|registry| store.metrics().register(registry)),
     }
+    let books = books.clone();
+    monitor.watch(LEDGER, move || books.unavailable());
 }
 
 /// The accounts, on their way.
@@ -271,8 +276,8 @@ fn say(line: &str) {
 }
 
 /// Resolves at the first SIGINT or SIGTERM. From then on the process ends at the next one, or at [`LATEST_END`], whatever the
-/// service's threads wait for: the one that listens is its own.
-fn shutdown() -> io::Result<oneshot::Receiver<()>> {
+/// service's threads wait for: the one that listens is its own. That is no failure, unless `exit_code` says so by then.
+fn shutdown(exit_code: watch::Receiver<u8>) -> io::Result<oneshot::Receiver<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut signals = runtime.block_on(async { Signals::new() })?;
     let (asked, answer) = oneshot::channel();
@@ -285,8 +290,8 @@ fn shutdown() -> io::Result<oneshot::Receiver<()>> {
             _ = signals.next() => {}
             () = sleep(LATEST_END) => {}
         }
-        // What was answered is as safe as it will be, and the caller asked for an end: that is no failure.
-        std::process::exit(0)
+        // What was answered is as safe as it will be, and the caller asked for an end.
+        std::process::exit((*exit_code.borrow()).into())
     };
     thread::Builder::new().name("signals".to_owned()).spawn(move || runtime.block_on(listen))?;
     Ok(answer)

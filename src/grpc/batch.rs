@@ -77,6 +77,11 @@ impl Batch {
         self.spelling.operations.len()
     }
 
+    /// How many bytes its message has.
+    pub(super) fn bytes(&self) -> usize {
+        self.spelling.bytes()
+    }
+
     /// The results, when all outcomes are durable; once. May be dropped and called again before.
     ///
     /// # Errors

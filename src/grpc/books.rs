@@ -134,10 +134,11 @@ impl Books {
         }
     }
 
-    /// Why the accounts cannot be reached at present; None when they can.
-    pub(super) fn unavailable(&self) -> Option<String> {
+    /// Why the accounts cannot be changed: their journal failed, or PostgreSQL does not answer at present; None when they can.
+    #[must_use]
+    pub fn unavailable(&self) -> Option<String> {
         match self {
-            Books::Ledger(_) => None,
+            Books::Ledger(ledger) => ledger.failure().map(|what| format!("the journal failed: {what}")),
             #[cfg(feature = "postgres")]
             Books::Postgres(store) => store.unavailable(),
         }

@@ -120,7 +120,10 @@ impl Call {
             Code::Internal => {
                 audit::refused(self.method.name, Subject::default(), &Failure::malformed(text)).into_http()
             }
-            // From [`super::upload`].
+            // From [`super::upload`], as is the next one.
+            Code::ResourceExhausted => {
+                audit::refused(self.method.name, Subject::default(), &Failure::Begun { text }).into_http()
+            }
             Code::Unknown => {
                 audit::failed(self.method.name, Subject::default(), Code::Cancelled, LEFT);
                 response

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tonic::body::Body;
 use tonic::codegen::http::header::CONTENT_TYPE;
 use tonic::codegen::http::{self, Request, Response, StatusCode};
@@ -19,17 +19,21 @@ use super::opening::Recovery;
 use super::server_side::account_service_server::AccountServiceServer;
 use super::service::Accounts;
 use super::status::Failure;
-use super::upload::Upload;
+use super::upload::{Room, Upload};
 
 const PREFIX: &str = "/equipoise.v1.AccountService/";
 
-/// Cheap to clone; one for all connections.
+/// Cheap to clone; each connection has one of its own.
 #[derive(Clone)]
 pub(super) struct Door {
     /// Empty until the ledger is open.
     pub(super) accounts: Arc<OnceLock<AccountServiceServer<Accounts>>>,
     pub(super) recovery: Arc<Recovery>,
     pub(super) others: Routes,
+    /// Those of the connection's calls whose clients send many messages.
+    pub(super) places: Arc<Semaphore>,
+    pub(super) max_request_streams: usize,
+    pub(super) room: Room,
     /// True once shutdown began.
     pub(super) stopping: watch::Receiver<bool>,
     /// The longest that a call may take to begin its answer.
@@ -58,7 +62,10 @@ impl hyper::service::Service<Request<Incoming>> for Door {
                 return Call::refused(method, failure);
             }
         };
-        let request = request.map(|body| Upload::new(body, method.takes_many, self.cap));
+        let Ok(place) = method.takes_many.then(|| self.places.clone().try_acquire_owned()).transpose() else {
+            return Call::refused(method, Failure::Streams { limit: self.max_request_streams });
+        };
+        let request = request.map(|body| Upload::new(body, place, self.room.clone(), self.cap));
         let answer = match self.accounts.get() {
             _ if !ours => self.foreign(method.name, request),
             Some(accounts) => accounts.clone().call(request),
@@ -69,6 +76,12 @@ impl hyper::service::Service<Request<Incoming>> for Door {
 }
 
 impl Door {
+    /// The same for one more connection.
+    pub(super) fn of_connection(&self) -> Self {
+        let places = self.max_request_streams.min(Semaphore::MAX_PERMITS);
+        Door { places: Arc::new(Semaphore::new(places)), ..self.clone() }
+    }
+
     fn foreign(&self, name: &'static str, request: Request<Upload>) -> BoxFuture<Response<Body>, Infallible> {
         let ending = |answers, body, stopping| Body::new(Foreign::new(answers, body, stopping));
         // Reflection keeps a request for as long as the client does.

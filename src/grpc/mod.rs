@@ -70,6 +70,12 @@ pub struct Options {
     pub max_connections: usize,
     /// The most calls at once on one connection.
     pub max_streams: u32,
+    /// The most calls at once on one connection whose client sends many messages: ExecuteStream and reflection. One more gets
+    /// RESOURCE_EXHAUSTED.
+    pub max_request_streams: usize,
+    /// The most bytes, over all connections, that messages may announce and not yet have brought. A message past that gets
+    /// RESOURCE_EXHAUSTED.
+    pub max_begun_bytes: usize,
     /// How long a call may take to begin its answer, whatever deadline the client named.
     pub request_timeout: Duration,
     /// How long a ListAccounts walk or a SnapshotBalances stream keeps its snapshot without being read.
@@ -90,6 +96,8 @@ impl Default for Options {
             max_message_bytes: 4 * 1024 * 1024,
             max_connections: 10_000,
             max_streams: 1_024,
+            max_request_streams: 16,
+            max_begun_bytes: 256 * 1024 * 1024,
             request_timeout: Duration::from_secs(30),
             walk_lease: Duration::from_secs(60),
             max_walks: 32,

@@ -48,6 +48,11 @@ impl Spelling {
         spelled.and_then(Result::ok).unwrap_or_default()
     }
 
+    /// How many bytes are kept for that.
+    pub(super) fn bytes(&self) -> usize {
+        self.message.len()
+    }
+
     /// Logs that all of them failed.
     pub(super) fn failed(&self, unanswered: &mut Unanswered) {
         for operation in unanswered.named(&self.operations) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tonic::server::NamedService as _;
@@ -19,6 +19,7 @@ use super::backend::{Backend, Service};
 use super::deadline::Tasks;
 use super::door::Door;
 use super::opening::Opening;
+use super::upload::Room;
 use super::walk::Walks;
 use super::{Error, Options, proto};
 
@@ -35,6 +36,10 @@ const ACCEPT_REST: Duration = Duration::from_millis(50);
 const CLOSE_TIME: Duration = Duration::from_millis(500);
 /// How long clients may hold on to a service that never had a ledger.
 const NEVER_OPENED_GRACE: Duration = Duration::from_millis(300);
+/// The most that HTTP/2 allows.
+const MAX_WINDOW: usize = (1 << 31) - 1;
+/// How much of what a stream's client sends may be unread: as much again is on its way while the service comes round to it.
+const STREAM_WINDOW: usize = 256 * 1024;
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Serves `ledger` (a [`Ledger`](crate::Ledger), or an [`Opening`]) on `listener` until `shutdown` is ready, the ledger
@@ -64,6 +69,9 @@ pub async fn serve(
         accounts: backend.accounts.clone(),
         recovery: opening.recovery(),
         others,
+        places: Arc::new(Semaphore::const_new(0)),
+        max_request_streams: options.max_request_streams,
+        room: Room::new(options.max_begun_bytes, options.max_message_bytes),
         stopping: stopping.clone(),
         cap: options.request_timeout,
     };
@@ -120,11 +128,15 @@ fn others() -> Result<(HealthReporter, Routes), Error> {
 }
 
 fn http(options: &Options) -> http2::Builder<Tasks> {
+    // Streams that are not read from leave one window to all other calls of their connection.
+    let window = STREAM_WINDOW.saturating_mul(options.max_request_streams.saturating_add(1));
     let mut http = http2::Builder::new(Tasks);
     http.timer(TokioTimer::new())
         // gRPC has no use for it, and its formatter panics on a wall clock before 1970.
         .auto_date_header(false)
         .max_concurrent_streams(options.max_streams)
+        .initial_stream_window_size(STREAM_WINDOW as u32)
+        .initial_connection_window_size(window.min(MAX_WINDOW) as u32)
         .max_pending_accept_reset_streams(MAX_RESETS)
         .max_local_error_reset_streams(MAX_RESETS)
         .max_header_list_size(MAX_HEADER_BYTES)
@@ -184,7 +196,7 @@ impl Server {
             self.complain(&format!("refused a connection: {} are open, the limit", self.limit));
             return;
         }
-        let (http, door, stopping) = (self.http.clone(), self.door.clone(), self.stopping.clone());
+        let (http, door, stopping) = (self.http.clone(), self.door.of_connection(), self.stopping.clone());
         self.connections.spawn(connection(stream, http, door, stopping, self.keepalive_timeout));
     }
 

@@ -30,6 +30,10 @@ pub(super) enum Failure {
     Exhausted(Exhausted),
     #[error("too many account walks, the limit is {limit}")]
     Walks { limit: usize },
+    #[error("too many streams of requests on one connection, the limit is {limit}")]
+    Streams { limit: usize },
+    #[error("{text}")]
+    Begun { text: String },
     #[error("the stream was not read for {seconds} s and lost its snapshot")]
     Lease { seconds: u64 },
     #[error("Transaction {id} not found")]
@@ -178,9 +182,12 @@ impl Failure {
                 _ => Code::FailedPrecondition,
             },
             Failure::Gone(_) | Failure::AnswerGone(_) | Failure::PutBack { .. } => Code::FailedPrecondition,
-            Failure::Exhausted(_) | Failure::Walks { .. } | Failure::Lease { .. } | Failure::TooLong { .. } => {
-                Code::ResourceExhausted
-            }
+            Failure::Exhausted(_)
+            | Failure::Walks { .. }
+            | Failure::Streams { .. }
+            | Failure::Begun { .. }
+            | Failure::Lease { .. }
+            | Failure::TooLong { .. } => Code::ResourceExhausted,
             Failure::UnknownTransaction { .. } => Code::NotFound,
             Failure::Recovering { .. }
             | Failure::JournalFailed { .. }
@@ -237,9 +244,12 @@ impl Failure {
                 Exhausted::Disk { .. } => "DISK_FULL",
                 Exhausted::Segment { .. } => "DISK_FAILED",
                 Exhausted::Ids { .. } => "IDS_WAIT_FOR_DISK",
+                Exhausted::Unopened { .. } => "TOO_MANY_UNOPENED",
                 Exhausted::Accounts => "TOO_MANY_ACCOUNTS",
             },
             Failure::Walks { .. } => "TOO_MANY_WALKS",
+            Failure::Streams { .. } => "TOO_MANY_STREAMS",
+            Failure::Begun { .. } => "TOO_MUCH_UNDER_WAY",
             Failure::Lease { .. } => "STREAM_NOT_READ",
             Failure::UnknownTransaction { .. } => "TRANSACTION_NOT_FOUND",
             Failure::Gone(_) => "HISTORY_GONE",
@@ -341,6 +351,8 @@ impl Failure {
             }
             Failure::Exhausted(_)
             | Failure::Walks { .. }
+            | Failure::Streams { .. }
+            | Failure::Begun { .. }
             | Failure::Lease { .. }
             | Failure::Recovering { .. }
             | Failure::JournalFailed { .. }

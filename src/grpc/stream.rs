@@ -20,6 +20,8 @@ const BATCHES: usize = 64;
 /// No more are read while so many operations wait for their results to be taken. More would not hide the disk any better: they
 /// would only be out of the processor's caches by the time that they are written and answered.
 const OPERATIONS: usize = 10_000;
+/// Nor while so many bytes of messages do: they are kept to tell what failed.
+const BYTES: usize = 4 * 1024 * 1024;
 
 /// A stream's place.
 pub(super) struct Batches {
@@ -28,39 +30,42 @@ pub(super) struct Batches {
     max_bytes: usize,
     /// Oldest first. An error is the last one: it ends the stream when it is its turn.
     begun: VecDeque<Result<Batch, Failure>>,
-    /// How many operations they have.
-    operations: usize,
     /// The client has sent its last batch, or one that ends the stream.
     ended: bool,
 }
 
 impl Batches {
     pub(super) fn new(books: Books, requests: Streaming<Operations>, max_bytes: usize) -> Self {
-        Batches { books, requests, max_bytes, begun: VecDeque::new(), operations: 0, ended: false }
+        Batches { books, requests, max_bytes, begun: VecDeque::new(), ended: false }
     }
 
     /// The next batch's results.
     pub(super) async fn step(mut self) -> Step<Batches, Results> {
         loop {
-            let Batches { requests, begun, operations, ended, .. } = &mut self;
-            let has_room = begun.len() < BATCHES && *operations < OPERATIONS;
-            let (reading, waiting) = (!*ended && has_room, !begun.is_empty());
+            let (reading, waiting) = (!self.ended && self.has_room(), !self.begun.is_empty());
+            let Batches { requests, begun, .. } = &mut self;
             tokio::select! {
                 biased;
                 request = requests.message(), if reading => {
                     let begun = self.begin(request).await;
-                    self.operations += operations_of(begun.as_ref());
                     self.begun.extend(begun);
                 }
                 results = finish(begun.front_mut()), if waiting => {
                     let results = results.inspect_err(|failure| self.fail(failure))?;
-                    let finished = self.begun.pop_front();
-                    self.operations -= operations_of(finished.as_ref());
+                    self.begun.pop_front();
                     return Ok(Some((results, self)));
                 }
                 else => return Ok(None),
             }
         }
+    }
+
+    /// Whether another batch is read before the results of one are taken.
+    fn has_room(&self) -> bool {
+        let begun = || self.begun.iter().flatten();
+        self.begun.len() < BATCHES
+            && begun().map(Batch::operations).sum::<usize>() < OPERATIONS
+            && begun().map(Batch::bytes).sum::<usize>() < BYTES
     }
 
     /// Logs that the batches under way will have no results.
@@ -81,10 +86,6 @@ impl Batches {
     }
 }
 
-fn operations_of(batch: Option<&Result<Batch, Failure>>) -> usize {
-    batch.and_then(|batch| batch.as_ref().ok()).map_or(0, Batch::operations)
-}
-
 /// The results of the oldest batch.
 async fn finish(oldest: Option<&mut Result<Batch, Failure>>) -> Result<Results, Failure> {
     match oldest {
@@ -99,6 +100,7 @@ fn unreadable(status: &tonic::Status) -> Failure {
     let text = status.message().to_owned();
     match status.code() {
         Code::OutOfRange => Failure::TooLong { text },
+        Code::ResourceExhausted => Failure::Begun { text },
         Code::DeadlineExceeded => Failure::deadline("ExecuteStream"),
         Code::Cancelled | Code::Unavailable | Code::Unknown => Failure::Left,
         _ => Failure::malformed(text),

@@ -1,38 +1,70 @@
 //! A request's body on its way to tonic.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use prost::bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::Status;
 
+/// A message that is begun may be waited for as long again with every so many bytes of it.
+const PROGRESS: usize = 64 * 1024;
 /// What stands before each message: whether it is compressed, and its length.
 const HEADER: u8 = 5;
 
 /// The body as it comes in. tonic takes a stream that its client reset for one that has ended, and would begin with what came
-/// until then: here a reset is an error. So is what follows the message of a call that has one, and a message of a stream that is
-/// begun and does not go on: room was made for all of it.
+/// until then: here a reset is an error. So is what follows the message of a call that has one. tonic makes room for all of a message
+/// that is begun: so is one for which there is no [`Room`], and one of a stream that does not go on.
 pub(super) struct Upload {
     body: Incoming,
-    streams: bool,
+    /// Its place among the streams of the connection, if it is one.
+    place: Option<OwnedSemaphorePermit>,
     messages: Messages,
-    /// How long a stream may wait for more of a message, and until when it does.
+    room: Room,
+    /// What the message under way has of it, and for how many messages some was taken.
+    taken: Option<OwnedSemaphorePermit>,
+    roomed: usize,
+    /// How long a stream may wait for [`PROGRESS`] of a message, how much has come of that, and until when it waits.
     patience: Duration,
+    came: usize,
     waits: bool,
     end: Option<Pin<Box<Sleep>>>,
 }
 
 impl Upload {
-    /// The request of a call whose client sends many messages if it `streams`.
-    pub(super) fn new(body: Incoming, streams: bool, patience: Duration) -> Self {
-        Upload { body, streams, messages: Messages::default(), patience, waits: false, end: None }
+    /// The request of a call, whose client sends many messages if it has a `place`.
+    pub(super) fn new(body: Incoming, place: Option<OwnedSemaphorePermit>, room: Room, patience: Duration) -> Self {
+        let messages = Messages::default();
+        Upload { body, place, messages, room, taken: None, roomed: 0, patience, came: 0, waits: false, end: None }
+    }
+
+    fn pass(&mut self, bytes: &[u8]) -> Result<(), Status> {
+        let before = self.messages.begun;
+        self.messages.pass(bytes);
+        if self.place.is_none() && self.messages.begun > 1 {
+            // The code of tonic's own errors in a message.
+            return Err(Status::internal("a unary call has one message"));
+        }
+        self.came += bytes.len();
+        if self.messages.begun != before || self.came >= PROGRESS {
+            (self.came, self.waits) = (0, false);
+        }
+        if self.messages.header != HEADER {
+            self.taken = None;
+        } else if self.roomed != self.messages.begun {
+            self.taken = None;
+            self.taken = self.room.take(self.messages.left)?;
+            self.roomed = self.messages.begun;
+        }
+        Ok(())
     }
 
     fn wait(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if !self.streams || self.messages.header == 0 {
+        if self.place.is_none() || self.messages.header == 0 {
             return Poll::Pending;
         }
         let patience = self.patience;
@@ -53,15 +85,10 @@ impl Body for Upload {
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
         let Poll::Ready(next) = Pin::new(&mut this.body).poll_frame(context) else { return this.wait(context) };
-        this.waits = false;
         Poll::Ready(next.map(|frame| {
             // Any code but CANCELLED, which is what tonic looks for; nobody is there to read it.
             let frame = frame.map_err(|error| Status::unknown(error.to_string()))?;
-            this.messages.pass(frame.data_ref().map_or(&[], |data| data));
-            if !this.streams && this.messages.begun > 1 {
-                // The code of tonic's own errors in a message.
-                return Err(Status::internal("a unary call has one message"));
-            }
+            this.pass(frame.data_ref().map_or(&[], |data| data))?;
             Ok(frame)
         }))
     }
@@ -72,6 +99,28 @@ impl Body for Upload {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+/// Room for what is to come of messages under way, over all connections. One that comes in one piece needs none.
+#[derive(Clone)]
+pub(super) struct Room {
+    bytes: Arc<Semaphore>,
+    longest: usize,
+}
+
+impl Room {
+    /// Room for so many `bytes`, where tonic refuses messages past the `longest`.
+    pub(super) fn new(bytes: usize, longest: usize) -> Self {
+        Room { bytes: Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))), longest }
+    }
+
+    fn take(&self, bytes: u32) -> Result<Option<OwnedSemaphorePermit>, Status> {
+        if bytes as usize > self.longest {
+            return Ok(None);
+        }
+        let taken = self.bytes.clone().try_acquire_many_owned(bytes);
+        taken.map(Some).map_err(|_| Status::resource_exhausted("too many bytes of begun messages are awaited"))
     }
 }
 

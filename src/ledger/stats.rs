@@ -13,6 +13,8 @@ use crate::kernel::{Contended, garbage};
 pub struct Stats {
     /// Accounts opened.
     pub accounts: u64,
+    /// Accounts that take memory and were not opened: the groups that would have opened them were refused.
+    pub unopened_accounts: u64,
     /// Ids kept in memory.
     pub ids: u64,
     /// The newest commit sequence.
@@ -33,7 +35,10 @@ pub struct Stats {
     pub history_oldest: u64,
     /// The journal's next segment cannot be allocated now: writes are refused until it can.
     pub short_of_space: bool,
-    /// How many requests were refused as [`Exhausted::Disk`] or [`Exhausted::Segment`].
+    /// The id index cannot be written now: ids wait in memory, and once too many do, requests that carry ids are refused until it can.
+    pub ids_index_failing: bool,
+    /// How many requests were refused as [`Exhausted::Disk`] or [`Exhausted::Segment`], or as [`Exhausted::Ids`] because the index
+    /// cannot be written.
     pub refused_for_space: u64,
 }
 
@@ -46,6 +51,7 @@ impl Ledger {
         let Contended { helps, retries, waiting } = core.kernel.contended();
         Stats {
             accounts: core.opened.get(),
+            unopened_accounts: core.directory.unopened(),
             ids: core.ids.len() as u64,
             sequence: self.sequence(),
             durable: self.durable(),
@@ -56,6 +62,7 @@ impl Ledger {
             garbage_bytes: garbage::bytes(),
             history_oldest: sink.map_or(self.sequence() + 1, Sink::oldest),
             short_of_space: sink.is_some_and(|sink| sink.shortage().is_some()),
+            ids_index_failing: core.ids.degraded().is_some(),
             refused_for_space: core.refused_for_space.get(),
         }
     }

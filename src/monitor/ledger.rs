@@ -28,6 +28,7 @@ impl Collector for LedgerMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let Stats {
             accounts,
+            unopened_accounts,
             ids,
             sequence,
             durable,
@@ -38,10 +39,12 @@ impl Collector for LedgerMetrics {
             garbage_bytes,
             history_oldest,
             short_of_space,
+            ids_index_failing,
             refused_for_space,
         } = self.ledger.stats();
         let gauges = [
             ("accounts", "Accounts opened", accounts),
+            ("unopened_accounts", "Accounts that refused linked groups made and nobody opened", unopened_accounts),
             ("ids_in_memory", "Transaction ids kept in memory", ids),
             ("sequence", "The newest commit sequence", sequence),
             ("durable_sequence", "The newest sequence that cannot be lost any more", durable),
@@ -53,6 +56,11 @@ impl Collector for LedgerMetrics {
                 "1 while the journal's next segment cannot be allocated: writes are refused, reads go on",
                 u64::from(short_of_space),
             ),
+            (
+                "ids_index_failing",
+                "1 while the id index cannot be written: ids wait in memory, then requests with ids are refused",
+                u64::from(ids_index_failing),
+            ),
         ];
         for (name, help, value) in gauges {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
@@ -63,7 +71,7 @@ impl Collector for LedgerMetrics {
             ("retries", "Times that a thread was overtaken on an account or the commit list, and tried again", retries),
             (
                 "refused_for_space",
-                "Requests refused because the disk has no room for the journal or the id index",
+                "Requests refused because the journal's next segment or the id index cannot be written",
                 refused_for_space,
             ),
         ];

@@ -54,10 +54,10 @@ impl Service {
         Client::new(self.channel().await)
     }
 
-    /// A client with small windows: what it does not read stays at the service.
+    /// A client whose streams have small windows: what it does not read of one stays at the service, and its other calls go on.
     pub async fn narrow_client(&self) -> Client {
         let endpoint = Channel::from_shared(format!("http://{}", self.address)).unwrap();
-        let narrow = endpoint.initial_stream_window_size(65_535).initial_connection_window_size(65_535);
+        let narrow = endpoint.initial_stream_window_size(65_535).initial_connection_window_size(16 << 20);
         Client::new(narrow.connect().await.unwrap())
     }
 

@@ -13,6 +13,7 @@ use hyper::body::{Body as _, Frame};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
+use tokio::time::{Interval, interval, timeout};
 use tonic::codegen::http::{Method, Request};
 use tonic::{Code, Status};
 
@@ -36,12 +37,12 @@ where
 }
 
 /// Sends what no proper client would; the status in the headers, if the answer is one.
-async fn raw(service: &Service, path: &str, timeout: Option<&str>, body: &str) -> Option<Status> {
+async fn raw(service: &Service, path: &str, limit: Option<&str>, body: &str) -> Option<Status> {
     let mut sender = connect(service, &http2::Builder::new(TokioExecutor::new())).await;
     let mut request =
         Request::post(format!("http://{}{path}", service.address)).header("content-type", "application/grpc");
-    if let Some(timeout) = timeout {
-        request = request.header("grpc-timeout", timeout);
+    if let Some(limit) = limit {
+        request = request.header("grpc-timeout", limit);
     }
     let response = sender.send_request(request.body(body.to_owned()).unwrap()).await.unwrap();
     Status::from_header_map(response.headers())
@@ -112,8 +113,21 @@ async fn only_grpc_is_answered() {
     assert_eq!(balance(&client, "a").await.unwrap().version, 2);
 }
 
-/// A body of some bytes, and no end.
-struct Half(Option<&'static str>);
+/// A body of some bytes, then one more each time that the pause is over, and no end.
+struct Half {
+    begun: Option<&'static str>,
+    pause: Option<Interval>,
+}
+
+impl Half {
+    fn of(begun: &'static str) -> Self {
+        Half { begun: Some(begun), pause: None }
+    }
+
+    fn trickling(begun: &'static str, pause: Duration) -> Self {
+        Half { begun: Some(begun), pause: Some(interval(pause)) }
+    }
+}
 
 impl hyper::body::Body for Half {
     type Data = &'static [u8];
@@ -121,33 +135,84 @@ impl hyper::body::Body for Half {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<&'static [u8]>, Infallible>>> {
-        self.0.take().map_or(Poll::Pending, |bytes| Poll::Ready(Some(Ok(Frame::data(bytes.as_bytes())))))
+        let frame = |bytes: &'static str| Some(Ok(Frame::data(bytes.as_bytes())));
+        match (self.begun.take(), &mut self.pause) {
+            (Some(begun), _) => Poll::Ready(frame(begun)),
+            (None, Some(pause)) => pause.poll_tick(context).map(|_| frame("\0")),
+            (None, None) => Poll::Pending,
+        }
     }
 }
 
-/// A message of a stream that is begun and does not go on ends the stream; one that is not begun may be waited for.
+/// The status at the end of an ExecuteStream with this request, if it ends soon.
+async fn end_of_stream(service: &Service, body: Half) -> Option<Code> {
+    let mut sender = connect(service, &http2::Builder::new(TokioExecutor::new())).await;
+    let path = "equipoise.v1.AccountService/ExecuteStream";
+    let request = Request::post(format!("http://{}/{path}", service.address));
+    let request = request.header("content-type", "application/grpc").body(body).unwrap();
+    let mut answer = tonic::body::Body::new(sender.send_request(request).await.unwrap().into_body());
+    let end = async {
+        loop {
+            let frame = std::future::poll_fn(|context| Pin::new(&mut answer).poll_frame(context)).await;
+            if let Ok(trailers) = frame.unwrap().unwrap().into_trailers() {
+                return Status::from_header_map(&trailers).unwrap().code();
+            }
+        }
+    };
+    timeout(Duration::from_secs(2), end).await.ok()
+}
+
+/// A message of a stream that is begun and does not go on, or only in name, ends the stream; one that is not begun may be
+/// waited for.
 #[tokio::test]
 async fn a_half_sent_message_ends_its_stream() {
-    let service = Service::with(Options { request_timeout: Duration::from_millis(300), ..Options::default() }).await;
+    let patience = Duration::from_millis(300);
+    let service = Service::with(Options { request_timeout: patience, ..Options::default() }).await;
     for (bytes, ends) in [("\0\0\x3f\0\0", true), ("\0", true), ("\0\0\0\0\0", false), ("", false)] {
-        let mut sender = connect(&service, &http2::Builder::new(TokioExecutor::new())).await;
-        let path = "equipoise.v1.AccountService/ExecuteStream";
-        let request = Request::post(format!("http://{}/{path}", service.address));
-        let request = request.header("content-type", "application/grpc").body(Half(Some(bytes))).unwrap();
-        let mut answer = tonic::body::Body::new(sender.send_request(request).await.unwrap().into_body());
-        let end = async {
-            loop {
-                let frame = std::future::poll_fn(|context| Pin::new(&mut answer).poll_frame(context)).await;
-                if let Ok(trailers) = frame.unwrap().unwrap().into_trailers() {
-                    return Status::from_header_map(&trailers).unwrap().code();
-                }
-            }
-        };
-        let ended = tokio::time::timeout(Duration::from_secs(2), end).await.ok();
+        let ended = end_of_stream(&service, Half::of(bytes)).await;
         assert_eq!(ended, ends.then_some(Code::DeadlineExceeded), "{bytes:?}");
     }
+    let ended = end_of_stream(&service, Half::trickling("\0\0\x3f\0\0", patience / 10)).await;
+    assert_eq!(ended, Some(Code::DeadlineExceeded), "it trickles");
+}
+
+/// E4: what messages announce is bounded over all connections: more is refused, and there is room again when one ends. Who sends
+/// whole messages notices nothing.
+#[tokio::test]
+async fn messages_under_way_take_bounded_room() {
+    let service = Service::with(Options { max_begun_bytes: 9 << 20, ..Options::default() }).await;
+    let client = service.client().await;
+    create(&client, "a", 0).await.unwrap();
+    let begin = async || {
+        let mut sender = connect(&service, &http2::Builder::new(TokioExecutor::new())).await;
+        let request = Request::post(format!("http://{}{GET_BALANCE}", service.address));
+        let request = request.header("content-type", "application/grpc").body(Half::of("\0\0\x3f\0\0")).unwrap();
+        let mut answer = tokio::spawn(async move { sender.send_request(request).await });
+        match timeout(Duration::from_millis(300), &mut answer).await {
+            Ok(response) => Err(Status::from_header_map(response.unwrap().unwrap().headers()).unwrap()),
+            Err(_) => Ok(answer),
+        }
+    };
+    let (first, _second) = (begin().await.unwrap(), begin().await.unwrap());
+    for _ in 0..2 {
+        let status = begin().await.unwrap_err();
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+        assert!(!status.details().is_empty(), "{status:?}");
+    }
+    assert_eq!(end_of_stream(&service, Half::of("\0\0\x3f\0\0")).await, Some(Code::ResourceExhausted));
+    balance(&client, "a").await.unwrap();
+    // Too long in any case.
+    let status = balance(&client, &"x".repeat(5 << 20)).await.unwrap_err();
+    assert!(status.message().contains("too large"), "{status:?}");
+    first.abort();
+    let again = async {
+        while begin().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(5), again).await.expect("room for one");
 }
 
 /// E4: a stream ends with its deadline.
@@ -198,14 +263,14 @@ async fn a_cancelled_request_is_not_started() {
         let codec = tonic_prost::ProstCodec::<_, UpdateBalanceResponse>::default();
         let stream = tokio_stream::wrappers::ReceiverStream::new(requests);
         let call = grpc.client_streaming(tonic::Request::new(stream), path, codec);
-        tokio::time::timeout(Duration::from_millis(100), call).await.expect_err("the request has not ended");
+        timeout(Duration::from_millis(100), call).await.expect_err("the request has not ended");
     }
     let logged = async {
         while about(&log, "CANCELLED").len() < before + 20 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), logged).await.expect("20 lines");
+    timeout(Duration::from_secs(10), logged).await.expect("20 lines");
     assert_eq!(balance(&client, "cancelled").await.unwrap().version, 1);
 }
 
@@ -225,7 +290,7 @@ async fn an_answer_that_is_not_taken_is_cut_off() {
         let response = sender.send_request(request.body(body.to_owned()).unwrap()).await.unwrap();
         let mut answer = tonic::body::Body::new(response.into_body());
         let next = std::future::poll_fn(|context| Pin::new(&mut answer).poll_frame(context));
-        let ended = tokio::time::timeout(Duration::from_secs(5), next).await.expect("an end");
+        let ended = timeout(Duration::from_secs(5), next).await.expect("an end");
         assert!(ended.is_some_and(|frame| frame.is_err()), "{path}");
     }
 }
@@ -266,7 +331,7 @@ async fn connections_past_the_limit_are_closed() {
     let status = balance(&third, "a").await.unwrap_err();
     assert!(std::error::Error::source(&status).is_some(), "the transport's error, not an answer: {status:?}");
     drop(first);
-    tokio::time::timeout(Duration::from_secs(5), async {
+    timeout(Duration::from_secs(5), async {
         while balance(&third, "a").await.is_err() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -296,7 +361,7 @@ async fn cancelled_calls_disturb_no_others() {
         calls.spawn(async move {
             let id = format!("u{call}");
             let patience = Duration::from_micros(call % 300 * 10);
-            if tokio::time::timeout(patience, update(&client, "a", 1, &id)).await.is_err() {
+            if timeout(patience, update(&client, "a", 1, &id)).await.is_err() {
                 update(&client, "a", 1, &id).await.unwrap();
             }
         });

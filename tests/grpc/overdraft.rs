@@ -74,10 +74,14 @@ async fn debits_that_arrive_together_never_overdraw() {
         let payee = format!("p{}", at % 20);
         callers.spawn(async move { transfer(&client, "w", &payee, 10, &format!("t{at}")).await.map(|_| -10) });
     }
+    let mut streaming = Vec::new();
+    for _ in 0..5 {
+        streaming.push(service.client().await);
+    }
     for at in 0..50 {
         let batching = client.clone();
         callers.spawn(async move { of_pair(&batch(&batching, pair(&format!("b{at}"))).await?) });
-        let mut streaming = client.clone();
+        let mut streaming = streaming[at % streaming.len()].clone();
         callers.spawn(async move {
             let (send, receive) = tokio::sync::mpsc::channel(1);
             send.send(ExecuteBatchRequest { operations: pair(&format!("s{at}")) }).await.expect("room for one");

@@ -131,6 +131,39 @@ async fn a_client_that_does_not_read_is_not_read_from() {
     assert_eq!(service.stop().await.as_secs(), 0);
 }
 
+/// E4: streams that a client does not read hold up none of its other calls, also not as many as it may have, and one more is
+/// refused.
+#[tokio::test]
+async fn streams_that_are_not_read_hold_up_no_other_call() {
+    const STREAMS: usize = 16;
+    let (service, _) = started(Options { max_request_streams: STREAMS, ..Options::default() }).await;
+    let client = service.narrow_client().await;
+    let mut unread = Vec::new();
+    for stream in 0..STREAMS {
+        let (send, results) = open(&client).await;
+        let mut sent = 0;
+        while let Ok(Ok(())) = timeout(Duration::from_millis(500), send.send(updates(sent, 1_000))).await {
+            sent += 1;
+            assert!(sent < 500, "nothing holds the sender back");
+        }
+        unread.push((send, results));
+        let read = timeout(Duration::from_secs(2), balance(&client, "a")).await;
+        read.unwrap_or_else(|_| panic!("beside {} streams", stream + 1)).unwrap();
+    }
+    let (_send, receive) = mpsc::channel(1);
+    let refused = client.clone().execute_stream(ReceiverStream::new(receive)).await.map(drop);
+    assert_eq!(refused.unwrap_err().code(), Code::ResourceExhausted);
+    let (send, mut results) = unread.pop().unwrap();
+    drop(send);
+    while results.message().await.unwrap().is_some() {}
+    let again = async {
+        while client.clone().execute_stream(tokio_stream::pending()).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(5), again).await.expect("room for one");
+}
+
 /// E4: what waits for a client that does not read is bounded by its operations, not only by its batches.
 #[tokio::test]
 async fn long_batches_wait_in_small_number() {

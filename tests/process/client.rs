@@ -1,8 +1,13 @@
 //! Short ways to call a service, and one form for every answer.
 
+use std::time::Duration;
+
 use equipoise::grpc::proto::account_service_client::AccountServiceClient;
 use equipoise::grpc::proto::operation::Operation as Kind;
 use equipoise::grpc::proto::*;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
@@ -138,6 +143,21 @@ fn refusal(status: Status) -> Result<Answer, Status> {
     let replayed = info.is_some_and(|info| info.metadata.get("replayed").is_some_and(|value| value == "true"));
     let (code, message) = (status.code() as i32, status.message().to_owned());
     Ok(Answer { code, message, sequence: None, replayed, accounts: Vec::new() })
+}
+
+/// A call whose request does not end, as long as the task lives: the service can only cut its connection.
+pub async fn half_sent(channel: Channel) -> JoinHandle<()> {
+    let mut grpc = tonic::client::Grpc::new(channel);
+    grpc.ready().await.unwrap();
+    let held = tokio::spawn(async move {
+        let path = PathAndQuery::from_static("/equipoise.v1.AccountService/GetBalance");
+        let codec = tonic_prost::ProstCodec::<GetBalanceRequest, GetBalanceResponse>::default();
+        // However it ends.
+        let _ = grpc.client_streaming(Request::new(tokio_stream::pending()), path, codec).await;
+    });
+    // It is on its way by then.
+    sleep(Duration::from_millis(200)).await;
+    held
 }
 
 pub async fn balance(client: &Client, account: &str) -> Result<GetBalanceResponse, Status> {

@@ -234,3 +234,26 @@ async fn a_call_that_comes_too_late_is_logged_with_its_ids() {
     assert!(known > 0);
     assert_eq!(balance(&client, "somebody").await.unwrap().version, 1);
 }
+
+/// E4: what a stream keeps of batches that wait for the disk is bounded by their bytes, not only by their operations.
+#[tokio::test]
+async fn long_messages_wait_in_small_number() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = slow(dir.path(), "5000");
+    let (send, receive) = mpsc::channel(1);
+    let _results = service.client().await.execute_stream(ReceiverStream::new(receive)).await.unwrap();
+    let mut sent = 0;
+    loop {
+        // The first waits for the disk, the second is no request.
+        let ids = [format!("long-{sent}"), "x".repeat(3 << 20)];
+        let updates = ids.map(|id| Operation { operation: Some(Kind::UpdateBalance(update(&id))), linked: false });
+        match timeout(Duration::from_secs(1), send.send(ExecuteBatchRequest { operations: updates.into() })).await {
+            Ok(sending) => sending.unwrap(),
+            Err(_) => break,
+        }
+        sent += 1;
+    }
+    // Two that wait, and a few on their way to the service.
+    assert!(sent <= 5, "{sent} were taken");
+    service.kill();
+}

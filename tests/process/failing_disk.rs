@@ -8,7 +8,7 @@ use std::time::Duration;
 use tonic::Code;
 
 use crate::audit::{Audit, Told};
-use crate::client::{Client, Order};
+use crate::client::{Client, Order, half_sent};
 use crate::load::{Load, prepare};
 use crate::service::{SOON, Service, run, serve, serve_with, verified};
 use crate::shim::shimmed;
@@ -43,6 +43,31 @@ pub fn gone(status: &tonic::Status) -> bool {
     // What tonic's client says of a connection that broke is not the service's word.
     let broken = matches!(status.code(), Code::Unknown | Code::Cancelled | Code::Internal) && status.source().is_some();
     status.code() == Code::Unavailable || broken
+}
+
+/// D9: from the failure of the journal to the end of the process nobody is told that it is ready, however long its clients
+/// hold on to it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_journal_is_not_ready() {
+    let dir = tempfile::tempdir().unwrap();
+    let switch = dir.path().join("fault");
+    let told = serve_with(dir.path(), &["--metrics-listen", "127.0.0.1:0"]);
+    let service = Service::start(&mut shimmed(told, dir.path(), &[("FAIL_WHILE", switch.to_str().unwrap())]));
+    let client = service.client().await;
+    Order::create("open", "a", 0).send(&client).await.unwrap();
+    let _held = half_sent(service.endpoint().connect().await.unwrap()).await;
+    fs::write(&switch, "sync 5 /journal/0").unwrap();
+    let status = Order::update("lost", "a", 1).send(&client).await.unwrap_err();
+    assert!(gone(&status), "{status:?}");
+    let mut asked = 0;
+    while let Ok((status, body)) = service.try_told("/readyz") {
+        assert_eq!(status, "HTTP/1.1 503 Service Unavailable", "{body}");
+        asked += 1;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(asked > 10, "nothing held it up: {asked}");
+    let (status, said) = service.ended_within(SOON);
+    assert_eq!(status.code(), Some(4), "{said}");
 }
 
 async fn come_back(dir: &Path, mut told: Told) {

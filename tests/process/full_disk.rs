@@ -101,6 +101,9 @@ async fn batch(client: &Client, number: u64) -> Vec<OperationResult> {
 /// The metric that counts refusals.
 const REFUSED: &str = "equipoise_refused_for_space_total";
 
+/// The metric that says that the id index cannot be written.
+const IDS_FAILING: &str = "equipoise_ids_index_failing";
+
 /// What filling a disk came to.
 struct Filled {
     accepted: i64,
@@ -236,6 +239,35 @@ async fn refused_for_want_of_room_and_sent_again() {
     reads_go_on(&client, 200 * sent.cast_signed() + 2).await;
     service.stop();
     verified(&volume.dir());
+}
+
+/// E6, D9: no room for the id index alone: what carries an id is refused and counted, the index is told of, and it heals.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_room_for_ids() {
+    let dir = tempfile::tempdir().unwrap();
+    let switch = dir.path().join("fault");
+    let command = serve_with(dir.path(), &["--ids", "1000", "--metrics-listen", "127.0.0.1:0"]);
+    let service = Service::start(&mut shimmed(command, dir.path(), &[("FAIL_WHILE", switch.to_str().unwrap())]));
+    let client = service.client().await;
+    Order::create("open", "a", 0).send(&client).await.unwrap();
+    assert_eq!(service.metric(IDS_FAILING), 0);
+    fs::write(&switch, "write 28 /ids/").unwrap();
+    let mut refusals = 0;
+    for number in 0..50 {
+        for result in batch(&client, number).await.iter().filter(|result| result.code != 0) {
+            assert_eq!(result.code, Code::ResourceExhausted as i32, "{result:?}");
+            refusals += 1;
+        }
+    }
+    assert!(refusals > 0, "it is never full");
+    assert_eq!(service.metric(REFUSED), refusals);
+    assert_eq!(service.metric(IDS_FAILING), 1);
+    assert_eq!(service.metric("equipoise_journal_short_of_space"), 0);
+    fs::remove_file(&switch).unwrap();
+    heals(&client, "healed").await;
+    assert_eq!(service.metric(IDS_FAILING), 0);
+    service.stop();
+    verified(dir.path());
 }
 
 /// E6: a disk that is too full to begin: exit code 4, path and bytes; and a start when there is room.

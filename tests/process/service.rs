@@ -1,7 +1,7 @@
 //! A real service on a directory, killed when it is dropped; and `verify`.
 
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -129,14 +129,19 @@ impl Service {
 
     /// What operators are told at `path`: the first line of the answer, and its body.
     pub fn told(&self, path: &str) -> (String, String) {
+        self.try_told(path).unwrap()
+    }
+
+    /// The same of a service that may have ended.
+    pub fn try_told(&self, path: &str) -> io::Result<(String, String)> {
         let line = self.wait_for("metrics on http://");
         let address = line.trim_start_matches("metrics on http://").trim_end_matches("/metrics");
-        let mut stream = TcpStream::connect(address).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        let mut stream = TcpStream::connect(address)?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")?;
         let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        (head.lines().next().unwrap().to_owned(), body.to_owned())
+        stream.read_to_string(&mut text)?;
+        let (head, body) = text.split_once("\r\n\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;
+        Ok((head.lines().next().unwrap().to_owned(), body.to_owned()))
     }
 
     /// The value of a metric.
@@ -223,7 +228,7 @@ pub fn verified(dir: &Path) -> Report {
 
 /// Says that something cannot be tried here, past what libtest keeps to itself: scripts/test.sh counts such lines.
 pub fn skipped(what: &str) {
-    let _ = writeln!(std::io::stderr(), "\nskipped: {what}");
+    let _ = writeln!(io::stderr(), "\nskipped: {what}");
 }
 
 /// Runs a command to its end: its exit code and stderr.

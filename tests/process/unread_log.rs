@@ -1,21 +1,25 @@
 //! Case A09: a log that nobody reads, or that has no room.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tonic::Code;
 use tonic::transport::Channel;
 
-use crate::client::{Client, Order, balance};
-use crate::service::{SOON, equipoise};
+use crate::client::{Client, Order, balance, half_sent};
+use crate::service::{SOON, equipoise, signal};
+use crate::shim::shimmed;
 
 /// How many calls fail meanwhile: more lines than the pipe and the log's queue take.
 const FAILING: usize = 20_000;
 const CALLERS: usize = 50;
+/// What a pipe holds at least, and less than what a line of a failed call takes.
+const PIPE_BYTES: usize = 64 << 10;
+const LINE_BYTES: usize = 100;
 
 fn serve(dir: &Path, listen: &str) -> Command {
     let dir = dir.to_str().unwrap();
@@ -27,6 +31,8 @@ struct Quiet {
     child: Child,
     address: String,
     metrics: String,
+    /// The other end of its standard error.
+    _unread: Option<BufReader<ChildStderr>>,
 }
 
 impl Drop for Quiet {
@@ -90,12 +96,9 @@ async fn good_calls_beside_failing_ones(service: &Quiet) -> Duration {
     good.await.unwrap()
 }
 
-/// A13: nobody reads the log: calls go on, and what was lost is counted.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_that_nobody_reads_holds_up_no_call() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut child = serve(dir.path(), "127.0.0.1:0").stderr(Stdio::piped()).spawn().unwrap();
-    // Read until it is ready, and not any more.
+/// A service on whose standard error nothing is read any more once it is ready.
+fn unread(mut command: Command) -> Quiet {
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let mut said = BufReader::new(child.stderr.take().unwrap());
     let (mut address, mut metrics, mut line) = (String::new(), String::new(), String::new());
     while line.trim_end() != "ready" {
@@ -107,10 +110,49 @@ async fn a_log_that_nobody_reads_holds_up_no_call() {
             }
         }
     }
-    let service = Quiet { child, address, metrics };
+    Quiet { child, address, metrics, _unread: Some(said) }
+}
+
+/// A13: nobody reads the log: calls go on, and what was lost is counted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_nobody_reads_holds_up_no_call() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = unread(serve(dir.path(), "127.0.0.1:0"));
     let slowest = good_calls_beside_failing_ones(&service).await;
     assert!(slowest < SOON / 2, "{slowest:?} for one call");
     assert!(service.lost() > 0, "the pipe took all of it");
+}
+
+/// E6, A13: nor does it hold up the end of a service whose journal failed, nor change its exit code, whether or not it is told
+/// to end as well, and whoever holds on to it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_journal_ends_a_service_whose_log_nobody_reads() {
+    for told_to_end in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let switch = dir.path().join("fault");
+        let command = serve(dir.path(), "127.0.0.1:0");
+        let mut service = unread(shimmed(command, dir.path(), &[("FAIL_WHILE", switch.to_str().unwrap())]));
+        let client = service.client().await;
+        for _ in 0..PIPE_BYTES / LINE_BYTES {
+            balance(&client, "nobody").await.unwrap_err();
+        }
+        let endpoint = Channel::from_shared(format!("http://{}", service.address)).unwrap();
+        let _held = half_sent(endpoint.connect().await.unwrap()).await;
+        fs::write(&switch, "sync 5 /journal/0").unwrap();
+        Order::create("lost", "a", 0).send(&client).await.unwrap_err();
+        if told_to_end {
+            signal(service.child.id(), "TERM");
+        }
+        let until = Instant::now() + if told_to_end { Duration::from_secs(5) } else { SOON };
+        let status = loop {
+            if let Some(status) = service.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < until, "it does not end");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        assert_eq!(status.code(), Some(4), "told to end: {told_to_end}");
+    }
 }
 
 /// A service whose log has no room, once it is ready; None: it ended, as it does where another has got its port.
@@ -119,7 +161,7 @@ async fn ready_without_a_log(dir: &Path) -> Option<Quiet> {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let full = File::options().write(true).open("/dev/full").unwrap();
     let child = serve(dir, &address).stderr(full).spawn().unwrap();
-    let mut service = Quiet { child, address, metrics: String::new() };
+    let mut service = Quiet { child, address, metrics: String::new(), _unread: None };
     let until = Instant::now() + SOON;
     while service.child.try_wait().unwrap().is_none() {
         if service.is_ready().await {
