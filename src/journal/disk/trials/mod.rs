@@ -6,6 +6,7 @@
 #[path = "../../../../tests/common/mod.rs"]
 mod common;
 mod disk;
+mod faults;
 mod sectors;
 mod workload;
 
