@@ -34,9 +34,10 @@
 //! Filters, and of fences the upper 32 bits, are in memory: 10.3 bits per id in the large runs and 20.3 in the small ones, of which
 //! there are more: a filter that lets an absent id pass costs the reading of a page, as much as some hundred looks at a filter. Runs
 //! are asked from the newest to the oldest: one cache line each, and where the filter does not know better, one page read
-//! from the file: from the system's cache where it is there, else as one that may wait for the disk ([`Blocking`]). Several ids are asked about run by run, while the lines of the next run are prefetched: most are new,
-//! and cost no more than that. No lock is taken, and nothing waited for: the set of runs is swapped whole, and a run that was
-//! merged away is readable as long as somebody has it.
+//! from the file: from the system's cache where it is there, else as one that may wait for the disk ([`Blocking`]). Several
+//! ids are asked about run by run, while the lines of the next run are prefetched: most are new, and cost no more than that.
+//! No lock is taken, and nothing waited for: the set of runs is swapped whole, and a run that was merged away is readable as
+//! long as somebody has it.
 //!
 //! # Writing
 //!

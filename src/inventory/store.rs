@@ -20,7 +20,8 @@ pub trait Store: Send + Sync {
     async fn take_over(&self, topic: &str, partitions: &[i32]) -> Result<Vec<Position>, StoreError>;
 
     /// How many calls of [`Store::apply`] may be under way: each one's runs go on where those of the call before end, in the order
-    /// in which they are polled first. A step back is never followed by another call before it is kept.
+    /// in which they are polled first; beside them, one for each partition that was [`StoreError::Held`]. A step back is never
+    /// followed by another call before it is kept.
     fn at_once(&self) -> usize {
         1
     }

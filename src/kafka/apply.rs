@@ -76,14 +76,14 @@ pub(super) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
         give(&shared, &mut under_way);
         tokio::select! {
             Some((batch, answer)) = under_way.next() => match answer {
-                Ok(applied) => kept(&shared, &batch, applied),
+                Ok(applied) => kept(&shared, Asker::Apply, &batch, applied),
                 Err(error) => {
                     let mut later = Vec::new();
                     while let Some(answered) = under_way.next().await {
                         later.push(answered);
                     }
-                    for held in ask_again(&shared, batch, error, later, &mut stop).await.into_values() {
-                        waits.spawn(watched(shared.clone(), wait(shared.clone(), held, stop.clone())));
+                    for (partition, held) in ask_again(&shared, batch, error, later, &mut stop).await {
+                        waits.spawn(watched(shared.clone(), wait(shared.clone(), partition, held, stop.clone())));
                     }
                 }
             },
@@ -95,7 +95,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
     // The store is asked already: what it has kept counts.
     while let Some((batch, answer)) = under_way.next().await {
         if let Ok(applied) = answer {
-            kept(&shared, &batch, applied);
+            kept(&shared, Asker::Apply, &batch, applied);
         }
     }
 }
@@ -128,11 +128,11 @@ async fn ask_again(
     }
     let mut held = Vec::new();
     if !batch.runs.is_empty() {
-        held.push(settle(shared, batch, Err(error), stop).await);
+        held.push(settle(shared, Asker::Apply, batch, Err(error), stop).await);
     }
     for (mut batch, answer) in later {
         match answer {
-            Ok(applied) => kept(shared, &batch, applied),
+            Ok(applied) => kept(shared, Asker::Apply, &batch, applied),
             Err(_) if *stop.borrow() || shared.has_failed() => break,
             Err(error) => {
                 shared.lanes.keep_current(&mut batch);
@@ -145,21 +145,23 @@ async fn ask_again(
                     _ if batch.runs.is_empty() => continue,
                     _ => shared.store.apply(&shared.settings.topic, &batch.runs).await,
                 };
-                held.push(settle(shared, batch, answer, stop).await);
+                held.push(settle(shared, Asker::Apply, batch, answer, stop).await);
             }
         }
     }
     let mut by_partition = BTreeMap::<_, Vec<_>>::new();
-    for mut batch in held {
-        while let Some(partition) = batch.runs.first().map(|run| run.partition) {
-            by_partition.entry(partition).or_default().push(batch.split_off(&[partition]));
+    for Batch { runs, generations } in held {
+        for (run, generation) in runs.into_iter().zip(generations) {
+            let partition = run.partition;
+            by_partition.entry(partition).or_default().push(Batch { runs: vec![run], generations: vec![generation] });
         }
     }
     by_partition
 }
 
-/// Asks for these in their order until the store has them.
-async fn wait(shared: Arc<Shared>, held: Vec<Batch>, mut stop: watch::Receiver<bool>) {
+/// Asks for these of one partition in their order until the store has them.
+async fn wait(shared: Arc<Shared>, partition: i32, held: Vec<Batch>, mut stop: watch::Receiver<bool>) {
+    let asker = Asker::Wait(partition);
     for mut batch in held {
         let mut backoff = Backoff::default();
         while !batch.runs.is_empty() && !*stop.borrow() && !shared.has_failed() {
@@ -170,30 +172,36 @@ async fn wait(shared: Arc<Shared>, held: Vec<Batch>, mut stop: watch::Receiver<b
             shared.lanes.keep_current(&mut batch);
             if !batch.runs.is_empty() {
                 let answer = shared.store.apply(&shared.settings.topic, &batch.runs).await;
-                batch = settle(&shared, batch, answer, &mut stop).await;
+                batch = settle(&shared, asker, batch, answer, &mut stop).await;
             }
         }
     }
 }
 
 /// Asks the store until it has the batch, or nobody wants it any more. What has to wait for somebody comes back.
-async fn settle(shared: &Shared, mut batch: Batch, mut answer: Answer, stop: &mut watch::Receiver<bool>) -> Batch {
+async fn settle(
+    shared: &Shared,
+    asker: Asker,
+    mut batch: Batch,
+    mut answer: Answer,
+    stop: &mut watch::Receiver<bool>,
+) -> Batch {
     let mut backoff = Backoff::default();
     loop {
         match answer {
             Ok(applied) => {
-                kept(shared, &batch, applied);
+                kept(shared, asker, &batch, applied);
                 return Batch::default();
             }
             Err(StoreError::Held { partitions, applied }) => {
                 let held = batch.split_off(&partitions);
-                kept(shared, &batch, applied);
+                kept(shared, asker, &batch, applied);
                 shared.lanes.hold(&held);
                 return held;
             }
             Err(StoreError::Fenced { partitions }) => drop_fenced(shared, &mut batch, &partitions),
             Err(StoreError::Unavailable { what }) => {
-                shared.unavailable(Asker::Apply, &what);
+                shared.unavailable(asker, &what);
                 shared.metrics.apply_retries.inc();
                 tokio::select! {
                     () = tokio::time::sleep(backoff.next()) => {}
@@ -202,7 +210,7 @@ async fn settle(shared: &Shared, mut batch: Batch, mut answer: Answer, stop: &mu
             }
             Err(StoreError::Failed { what }) => {
                 // Somebody has to do something; when that is done nobody is to have to restart this as well.
-                shared.unavailable(Asker::Apply, &what);
+                shared.unavailable(asker, &what);
                 shared.metrics.apply_retries.inc();
                 tokio::select! {
                     () = tokio::time::sleep(AFTER_FAILURE) => {}
@@ -214,15 +222,15 @@ async fn settle(shared: &Shared, mut batch: Batch, mut answer: Answer, stop: &mu
         shared.lanes.keep_current(&mut batch);
         if batch.runs.is_empty() {
             // Nobody asks any more.
-            shared.available(Asker::Apply);
+            shared.available(asker);
             return batch;
         }
         answer = shared.store.apply(&shared.settings.topic, &batch.runs).await;
     }
 }
 
-fn kept(shared: &Shared, batch: &Batch, applied: Applied) {
-    shared.available(Asker::Apply);
+fn kept(shared: &Shared, asker: Asker, batch: &Batch, applied: Applied) {
+    shared.available(asker);
     count(shared, applied);
     done(shared, batch);
 }
@@ -269,5 +277,26 @@ fn count(shared: &Shared, applied: Applied) {
     }
     if applied.dead_letters > 0 {
         shared.dead_letters.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::shared::tests::shared;
+    use super::*;
+    use crate::inventory::Run;
+
+    /// D6: that nobody waits any more for a partition tells nothing of the store that the others wait for.
+    #[tokio::test]
+    async fn an_end_of_waiting_is_no_answer_to_the_others() {
+        let shared = shared();
+        let (_stopper, mut stop) = watch::channel(false);
+        shared.unavailable(Asker::Apply, "away");
+        let run = Run { partition: 0, epoch: 1, from: None, next: 1, fingerprint: 0, records: Vec::new() };
+        let batch = Batch { runs: vec![run], generations: vec![1] };
+        let fenced = Err(StoreError::Fenced { partitions: vec![0] });
+        let left = settle(&shared, Asker::Wait(0), batch, fenced, &mut stop).await;
+        assert!(left.runs.is_empty());
+        assert_eq!(shared.status().unavailable.as_deref(), Some("away"));
     }
 }

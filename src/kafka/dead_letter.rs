@@ -40,9 +40,10 @@ const CUT_VALUE: usize = 16 << 10;
 const CUT_KEY: usize = 256;
 const CUT_REASON: usize = 512;
 
-/// Takes letters out of the store's outbox, each once, and once more where this process or its store is gone before it could say so: the headers `equipoise-topic`, `equipoise-partition` and
-/// `equipoise-offset` tell one that came twice. A letter of which the broker says that it is too large is published cut, with
-/// the header `equipoise-cut` naming its parts that are not whole; the record itself is where those headers say.
+/// Takes letters out of the store's outbox, each once, and once more where this process or its store is gone before it could
+/// say so: the headers `equipoise-topic`, `equipoise-partition` and `equipoise-offset` tell one that came twice. A letter of
+/// which the broker says that it is too large is published cut, with the header `equipoise-cut` naming its parts that are not
+/// whole; the record itself is where those headers say.
 pub(super) struct Publisher {
     shared: Arc<Shared>,
     producer: FutureProducer<Logged>,
@@ -63,10 +64,12 @@ impl Publisher {
         let mut backoff = Backoff::default();
         while !*stop.borrow() && !self.shared.has_failed() {
             let wait = match self.publish_some().await {
-                Ok(0) => ASKED,
-                Ok(_) => {
+                Ok(given) => {
                     backoff = Backoff::default();
-                    continue;
+                    if given > 0 {
+                        continue;
+                    }
+                    ASKED
                 }
                 Err(why) => {
                     self.complain(&why);
@@ -99,29 +102,27 @@ impl Publisher {
 
     /// Publishes what the store gives, and how many; those that went are forgotten even when others did not.
     async fn publish_some(&mut self) -> Result<usize, String> {
-        let store = self.shared.store.clone();
-        let said = |error: StoreError| error.to_string();
         let asked = Instant::now();
-        let letters = store.dead_letters(AT_ONCE).await;
+        let letters = self.shared.store.dead_letters(AT_ONCE).await;
         // A member without partitions asks the store nothing else.
         match &letters {
             Ok(_) => self.shared.available(Asker::Publish),
             Err(StoreError::Unavailable { what }) => self.shared.unavailable(Asker::Publish, what),
             Err(_) => {}
         }
-        let letters = letters.map_err(said)?;
+        let letters = letters.map_err(|error| error.to_string())?;
         if letters.is_empty() {
             return Ok(0);
         }
         self.prepare().await;
-        if asked.elapsed() > LATE {
-            // Given back, and asked for again.
-            store.published(&[]).await.map_err(said)?;
-            return Ok(letters.len());
-        }
         let given = letters.len();
         let (mut delivered, letters): (Vec<_>, Vec<_>) =
             letters.into_iter().partition(|letter| self.delivered.contains(letter));
+        if asked.elapsed() > LATE {
+            // The others are given back, and asked for again.
+            self.forget(delivered).await?;
+            return Ok(given);
+        }
         let mut failure = None;
         let topic = &self.shared.settings.dead_letter_topic;
         // All of them are handed over before the first is waited for.
@@ -150,14 +151,21 @@ impl Publisher {
                 Err(error) => failure = Some(error),
             }
         }
-        self.delivered = delivered;
-        let numbers = self.delivered.iter().map(|letter| letter.number).collect::<Vec<_>>();
-        store.published(&numbers).await.map_err(said)?;
-        self.delivered.clear();
-        self.shared.metrics.dead_letters_published.inc_by(numbers.len() as u64);
+        self.forget(delivered).await?;
         // It may not be there any more, or nobody was there to make it.
         self.prepared &= failure.is_none();
+        let topic = &self.shared.settings.dead_letter_topic;
         failure.map_or(Ok(given), |error| Err(format!("{topic}: {error}")))
+    }
+
+    /// Has the store forget what the brokers have, and give others their turn.
+    async fn forget(&mut self, delivered: Vec<StoredDeadLetter>) -> Result<(), String> {
+        self.delivered = delivered;
+        let numbers = self.delivered.iter().map(|letter| letter.number).collect::<Vec<_>>();
+        self.shared.store.published(&numbers).await.map_err(|error| error.to_string())?;
+        self.delivered.clear();
+        self.shared.metrics.dead_letters_published.inc_by(numbers.len() as u64);
+        Ok(())
     }
 
     /// Makes the topic, if it is not there: a producer would wait for it in vain. Whoever may not make topics may still write to it.

@@ -256,8 +256,9 @@ impl Lanes {
         resumable
     }
 
+    /// Whether one is paused that may soon have room; what waits for somebody may do so for hours.
     pub(super) fn any_paused(&self) -> bool {
-        self.state.lock().lanes.values().any(|lane| lane.paused)
+        self.state.lock().lanes.values().any(|lane| lane.paused && !lane.is_held)
     }
 
     /// Where to fetch these partitions from; they count as not paused.
@@ -442,11 +443,12 @@ impl Batch {
 
     /// Takes out the runs of these partitions.
     pub(super) fn split_off(&mut self, partitions: &[i32]) -> Batch {
-        let is_off = |partition: i32| partitions.contains(&partition);
-        let mut off = Batch { runs: self.runs.clone(), generations: self.generations.clone() };
-        off.retain(|partition, _| is_off(partition));
-        self.retain(|partition, _| !is_off(partition));
-        off
+        let all = std::mem::take(self);
+        let (off, rest): (Vec<_>, Vec<_>) =
+            all.runs.into_iter().zip(all.generations).partition(|(run, _)| partitions.contains(&run.partition));
+        (self.runs, self.generations) = rest.into_iter().unzip();
+        let (runs, generations) = off.into_iter().unzip();
+        Batch { runs, generations }
     }
 
     /// Keeps the runs for which `wanted` says so.

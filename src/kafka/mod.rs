@@ -10,7 +10,7 @@
 //!   until the group assigns it something.
 //! * What waits for the store is bounded; a partition of which too much waits, or that waits for somebody, is paused.
 //!
-//! One thread polls, one task applies, one publishes dead letters.
+//! One thread polls, one task applies, and one for each partition that waits for somebody, one publishes dead letters.
 
 mod apply;
 mod assignment;

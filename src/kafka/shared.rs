@@ -49,10 +49,12 @@ pub(super) struct Trouble {
     pub(super) failed: Option<String>,
 }
 
-/// Who asks the store. That one is answered tells nothing of the other; what is to be taken over says itself what it waits for.
+/// Who asks the store. That one is answered tells nothing of the others; what is to be taken over says itself what it waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Asker {
     Apply,
+    /// For what this partition has that had to wait for somebody.
+    Wait(i32),
     Publish,
 }
 

@@ -116,7 +116,25 @@ async fn letters_that_cannot_be_forgotten_are_published_once() {
     let offsets = read(&topic.dead_letters(), 2).iter().map(|it| header(it, "equipoise-offset")).collect::<Vec<_>>();
     assert_eq!(offsets, ["1", "2"].map(|offset| Some(offset.to_owned())));
     store.order(|orders| orders.published_unavailable = 0);
-    service.until("an end of it", |it| it.store.unpublished() == 0).await;
-    assert_eq!(service.metrics.dead_letters_published.get(), 2);
+    service.until("an end of it", |it| it.metrics.dead_letters_published.get() == 2).await;
+    assert_eq!(service.store.unpublished(), 0);
+    service.stop().await;
+}
+
+/// D6: a store that is too slow for its letters to be published is told of those that were before.
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_that_were_delivered_are_forgotten_also_when_they_come_late() {
+    let topic = Topic::new("late", 1).await;
+    let store = Arc::new(Memory::default());
+    store.order(|orders| orders.published_unavailable = usize::MAX);
+    store.add_letter(letter(&topic, 1));
+    let service = Service::start(settings(&topic, &[]), &store);
+    service.until("tries", |it| it.metrics.dead_letter_retries.get() >= 3).await;
+    store.order(|orders| orders.letters_delay = Duration::from_secs(13));
+    // What was asked for without the delay has its answer by now.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    store.order(|orders| orders.published_unavailable = 0);
+    service.until("an end of it", |it| it.metrics.dead_letters_published.get() == 1).await;
+    assert_eq!(service.store.unpublished(), 0);
     service.stop().await;
 }

@@ -81,11 +81,12 @@ async fn a_failed_store_is_asked_again() {
 async fn a_partition_that_waits_holds_up_no_other() {
     let topic = Topic::new("held", 3).await;
     let store = Arc::new(Memory::default());
-    store.order(|orders| (orders.behind, orders.delay) = (1, Duration::from_millis(100)));
+    store.order(|orders| {
+        (orders.behind, orders.delay) = (1, Duration::from_millis(100));
+        (orders.held, orders.held_from) = (vec![0, 1], 3_000);
+    });
     topic.write_events("n", 0..30_000, 3);
     let service = Service::start(settings(&topic, &[]), &store);
-    service.until_events(1_000).await;
-    store.order(|orders| orders.held = vec![0, 1]);
     let has_all = |it: &Service, partition| it.store.contents(partition).len() == 10_000;
     service.until("the third", |it| has_all(it, 2)).await;
     service.until("the word", |it| it.status().not_ready().is_some_and(|why| why.contains("[0, 1] wait"))).await;

@@ -10,6 +10,8 @@ use parking_lot::Mutex;
 pub struct Memory {
     state: Mutex<State>,
     orders: Mutex<Orders>,
+    /// Calls of `apply` that are under way have their effects in the order in which they came.
+    turn: tokio::sync::Mutex<()>,
 }
 
 /// How to fail.
@@ -29,10 +31,13 @@ pub struct Orders {
     pub locked: Vec<i32>,
     /// So many calls of `published` say that they are unavailable, and do nothing.
     pub published_unavailable: usize,
+    /// Letters take so long to come.
+    pub letters_delay: Duration,
     /// Every `apply` fails for good.
     pub failed: bool,
-    /// The runs of these partitions have to wait.
+    /// The runs of these partitions have to wait, if they go beyond `held_from`.
     pub held: Vec<i32>,
+    pub held_from: i64,
     /// Every `apply` panics.
     pub panics: bool,
 }
@@ -205,6 +210,7 @@ impl Store for Memory {
     }
 
     async fn apply(&self, _: &str, runs: &[Run]) -> Result<Applied, StoreError> {
+        let _turn = self.turn.lock().await;
         let orders = self.orders.lock().clone();
         tokio::time::sleep(orders.delay).await;
         assert!(!orders.panics, "told so");
@@ -220,7 +226,8 @@ impl Store for Memory {
             return Err(StoreError::Fenced { partitions: fenced });
         }
         let mut counts = Applied::default();
-        let (held, free): (Vec<_>, Vec<_>) = runs.iter().partition(|run| orders.held.contains(&run.partition));
+        let is_held = |run: &&Run| orders.held.contains(&run.partition) && run.next > orders.held_from;
+        let (held, free): (Vec<_>, Vec<_>) = runs.iter().partition(is_held);
         for run in free {
             state.apply(run, &mut counts);
         }
@@ -236,6 +243,8 @@ impl Store for Memory {
     }
 
     async fn dead_letters(&self, limit: usize) -> Result<Vec<StoredDeadLetter>, StoreError> {
+        let delay = self.orders.lock().letters_delay;
+        tokio::time::sleep(delay).await;
         Ok(self.state.lock().letters.iter().take(limit).cloned().collect())
     }
 

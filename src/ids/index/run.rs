@@ -86,10 +86,14 @@ impl Run {
 
     /// As [`Self::find`], without waiting for the disk; None: what is to be read is not in the system's cache.
     pub(super) fn find_cached(&self, key: Key) -> Option<Result<Option<Indexed>, IndexError>> {
-        let found = self.find_in(key, |page, number| if self.read_cached(page, number) { Ok(()) } else { Err(None) });
-        match found {
+        let read = |page: &mut [u8; PAGE], number| match self.read_cached(page, number) {
+            true => Ok(()),
+            false => Err(Unread::NotCached),
+        };
+        match self.find_in(key, read) {
             Ok(found) => Some(Ok(found)),
-            Err(error) => error.map(Err),
+            Err(Unread::Wrong(error)) => Some(Err(error)),
+            Err(Unread::NotCached) => None,
         }
     }
 
@@ -144,6 +148,18 @@ impl Run {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(super::unwritable(&self.path, &error)),
             _ => Ok(()),
         }
+    }
+}
+
+/// Why a look into the system's cache finds neither a record nor that there is none.
+enum Unread {
+    NotCached,
+    Wrong(IndexError),
+}
+
+impl From<IndexError> for Unread {
+    fn from(error: IndexError) -> Self {
+        Unread::Wrong(error)
     }
 }
 

@@ -327,8 +327,10 @@ fn a_lane_that_waits_leaves_the_others_their_room() {
     (1..9).for_each(|offset| assert_eq!(push(&lanes, 0, offset), Pushed::Waits));
     lanes.hold(&held);
     assert_eq!(push(&lanes, 0, 9), Pushed::Full);
+    assert!(!lanes.any_paused(), "there is nothing to hurry for");
     (0..9).for_each(|offset| assert_eq!(push(&lanes, 1, offset), Pushed::Waits));
     assert_eq!(push(&lanes, 1, 9), Pushed::Full);
+    assert!(lanes.any_paused());
     let batch = lanes.take();
     lanes.applied(&batch);
     assert_eq!(lanes.resumable(), [1]);
@@ -336,5 +338,13 @@ fn a_lane_that_waits_leaves_the_others_their_room() {
     assert_eq!(lanes.resumable(), [0; 0], "as much waits as before");
     lanes.applied(&lanes.take());
     assert_eq!(lanes.resumable(), [0]);
+    assert_eq!(lanes.state.lock().bytes, 0);
+
+    push(&lanes, 0, 10);
+    lanes.hold(&lanes.take());
+    assert_eq!(push(&lanes, 0, 11), Pushed::Full);
+    push(&lanes, 1, 10);
+    lanes.close(&[0]);
+    lanes.applied(&lanes.take());
     assert_eq!(lanes.state.lock().bytes, 0);
 }
