@@ -246,12 +246,13 @@ impl Builder {
                 error => failed(what, error.to_string()),
             }
         };
-        // What compaction dropped is no later than the oldest entry.
-        let until = match oldest > end {
-            true => at.time,
-            false => disk.record(oldest).map_err(|error| failed("read the journal for", error.to_string()))?.time,
+        // What compaction dropped is no later than the oldest entry. One that cannot be read may be as young as any: a start reads no
+        // more of the journal than it needs.
+        let honoured_before = oldest > 1 && {
+            let until = if oldest > end { Ok(at.time) } else { disk.record(oldest).map(|entry| entry.time) };
+            until.map_or(true, |until| now.saturating_sub(until) <= window)
         };
-        let kept = Kept { oldest, end, honoured_before: oldest > 1 && now.saturating_sub(until) <= window };
+        let kept = Kept { oldest, end, honoured_before };
         let index = DiskIndex::folder(root).and_then(|dir| DiskIndex::open(dir, disk.ledger(), kept));
         let index = index.map_err(unusable("open"))?;
         if let Some(what) = index.wiped() {

@@ -147,9 +147,9 @@ fn a_checkpoint_that_does_not_fit_leaves_room_for_segments() {
     let (ledger, events) = open(&disk, 5);
     let ledger = ledger.expect("opens");
     let failed = || events.lock().iter().filter(|event| matches!(event, Event::CheckpointFailed { .. })).count();
-    assert!(eventually(|| failed() == 1));
+    assert!(eventually(|| failed() >= 1));
     fill(&ledger, 2, 0);
-    assert!(eventually(|| failed() == 3));
+    assert!(eventually(|| failed() >= 3));
     assert!(began.elapsed() > Duration::from_millis(2_900), "{:?}", began.elapsed());
     let peak = disk.peak();
     assert!(peak + SEGMENT <= capacity, "{peak} of {capacity}");
