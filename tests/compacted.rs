@@ -22,8 +22,8 @@ use equipoise::{AnswerGone, CompactOptions, HistoryError, HistoryGone, Ledger, O
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-/// A ledger whose account `a` was changed under the id `used`, which is honoured and whose entry is gone; where its journal begins.
-fn compacted() -> (tempfile::TempDir, Ledger, u64) {
+/// A ledger of several segments and checkpoints, closed, whose account `a` was changed under the id `used` first.
+fn segments() -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a directory");
     let (checkpoints, observer) = checkpoints();
     let builder = Ledger::builder().segment_bytes(1 << 20).checkpoint_every(50).observer(observer);
@@ -37,12 +37,43 @@ fn compacted() -> (tempfile::TempDir, Ledger, u64) {
         ledger.wait_durable(ledger.sequence()).expect("durable");
         checkpoints.recv_timeout(Duration::from_secs(20)).expect("a checkpoint");
     }
-    drop(ledger);
+    dir
+}
+
+/// Compacts as far as it goes, whatever ids are honoured; where the journal begins then.
+fn drop_old_entries(dir: &Path) -> u64 {
     let options = CompactOptions { id_window: Duration::ZERO, ..CompactOptions::default() };
-    let kept = compact(dir.path(), &options, &mut |_| std::ops::ControlFlow::Continue(())).expect("compacted");
+    let kept = compact(dir, &options, &mut |_| std::ops::ControlFlow::Continue(())).expect("compacted");
     assert!(kept.oldest > 2, "{kept:?}");
+    kept.oldest
+}
+
+/// As [`segments`], where `used` is honoured and its entry is gone, opened; where its journal begins.
+fn compacted() -> (tempfile::TempDir, Ledger, u64) {
+    let dir = segments();
+    let oldest = drop_old_entries(dir.path());
     let ledger = Ledger::open(dir.path()).expect("opens");
-    (dir, ledger, kept.oldest)
+    (dir, ledger, oldest)
+}
+
+/// C2: a start reads what it needs: damage before the checkpoint's segment, compacted or not, is left to `verify`.
+#[test]
+fn damage_in_a_superseded_segment_refuses_no_start() {
+    for compacts in [false, true] {
+        let dir = segments();
+        if compacts {
+            drop_old_entries(dir.path());
+        }
+        let journal = files(&dir.path().join("journal")).into_keys();
+        let oldest =
+            journal.filter(|path| path.extension().is_some_and(|it| it == "segment")).min().expect("a segment");
+        let file = fs::File::options().write(true).open(oldest).expect("opens");
+        file.write_all_at(b"damage", 4_200).expect("written");
+        let ledger = Ledger::open(dir.path()).expect("opens");
+        assert_eq!(state(&ledger, "a").balance, 7 + 2 * 60 * 1_000);
+        drop(ledger);
+        assert!(verify(dir.path(), &Options::default(), &mut |_, _| {}).is_err(), "it is there");
+    }
 }
 
 /// B1: the crate says that the id was used, whatever the request says, and changes nothing.
