@@ -161,18 +161,21 @@ impl Directory {
         if let Some(account) = self.find(id, guard) {
             return Ok(account);
         }
-        let index = self.make(id, guard)?;
-        self.unopened.add(1);
+        let (index, made) = self.make(id, guard)?;
+        if made {
+            self.unopened.add(1);
+        }
         self.accounts.get(index).ok_or(Exhausted::Accounts)
     }
 
-    fn make(&self, id: &AccountId, guard: &Guard) -> Result<SlabIndex, Exhausted> {
+    /// Where the account called `id` lies by now, and whether it was made here.
+    fn make(&self, id: &AccountId, guard: &Guard) -> Result<(SlabIndex, bool), Exhausted> {
         // Whoever loses a race for one id leaves a slot of the slab empty-handed; that is bounded by the races.
         let made = self.accounts.push(Account::new(id.clone())).map_err(|_| Exhausted::Accounts)?;
         let entry = self.order.get_or_insert(id.clone(), made, guard);
         let index = *entry.value();
         entry.release(guard);
-        Ok(index)
+        Ok((index, index == made))
     }
 
     /// How many accounts were made for requests that did not open them, or have yet to.
@@ -245,7 +248,7 @@ impl Directory {
         {
             return Ok(index);
         }
-        let index = self.make(id, guard)?;
+        let (index, _) = self.make(id, guard)?;
         self.recovered += 1;
         Ok(index)
     }

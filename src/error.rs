@@ -255,7 +255,7 @@ pub enum Exhausted {
         /// Why the index cannot be written, if it cannot.
         why: Option<String>,
     },
-    /// Linked groups that were refused made too many accounts that nobody opened. Single operations, and groups that open
+    /// Linked groups that were refused made too many accounts that nobody opened. Single operations, and groups that make
     /// none, go on; so do all once those accounts are opened, or after a restart.
     #[error(
         "refused linked groups made {accounts} accounts that nobody opened, the limit is {limit}: open accounts by single operations"

@@ -24,8 +24,8 @@ const GIVES_WAY_ONCE_IN: u64 = 4;
 /// Bytes of large requests that may wait to become durable. Small ones are bounded by their number.
 const LARGE_BACKLOG: u64 = 256 << 20;
 
-/// Accounts that refused chains may have made, of some 350 bytes each.
-const MOST_UNOPENED: u64 = 100_000;
+/// Accounts that refused chains may have made, of some 350 bytes each: 350 MB.
+const MOST_UNOPENED: u64 = if cfg!(test) { 10_000 } else { 1_000_000 };
 
 impl Core {
     /// Decides a request.
@@ -204,7 +204,7 @@ impl Core {
         let accounts = if request.members().len() > 1 { self.directory.unopened() } else { 0 };
         for member in request.members() {
             if let Kind::Create { account, .. } = member.operation.kind() {
-                if accounts > MOST_UNOPENED {
+                if accounts > MOST_UNOPENED && self.directory.find(account, guard).is_none() {
                     return Err(Exhausted::Unopened { accounts, limit: MOST_UNOPENED });
                 }
                 self.directory.find_or_make(account, guard)?;
@@ -365,7 +365,7 @@ mod tests {
     use super::*;
     use crate::error::InvalidRequest;
     use crate::ledger::Ledger;
-    use crate::request::Operation;
+    use crate::request::{MAX_LEGS, Operation};
 
     /// B3, E6: what is told of an earlier use rests on its decision, though its owner stopped between claim and drive:
     /// otherwise the id would be new again after a crash.
@@ -386,6 +386,34 @@ mod tests {
         let refused = core.submit(request(2), Next::Returns).unwrap_err();
         assert!(matches!(refused, SubmitError::Invalid(InvalidRequest::IdReused { .. })), "{refused:?}");
         assert_eq!(handle.decision().map(|decision| decision.sequence), Some(ledger.sequence()));
+    }
+
+    /// C6: what refused chains would have opened takes bounded memory: chains that would make more accounts are refused past a
+    /// limit, while single operations and other chains go on.
+    #[test]
+    fn refused_chains_make_a_bounded_number_of_accounts() {
+        let ledger = Ledger::new();
+        let create = |name: &str| Operation::create(AccountId::new(name).unwrap(), 0).unwrap();
+        let ghost = || Operation::update(AccountId::new("ghost").unwrap(), -1);
+        let chain = |operations: Vec<Operation>| {
+            let members = operations.into_iter().map(|operation| Member { id: None, operation });
+            ledger.submit(Request::chain(members.collect()).unwrap())
+        };
+        let opening =
+            |number: u64| chain((1..MAX_LEGS).map(|at| create(&format!("{number}-{at}"))).chain([ghost()]).collect());
+        let tried = (0..20).map(opening).find_map(Result::err);
+        assert!(matches!(tried, Some(SubmitError::Exhausted(Exhausted::Unopened { .. }))), "{tried:?}");
+        let unopened = ledger.stats().unopened_accounts;
+        assert!(unopened < MOST_UNOPENED + 2 * MAX_LEGS as u64, "{unopened}");
+        opening(0).expect("it makes no more");
+        for name in ["a", "0-1"] {
+            ledger.submit(Request::single(create(name), None)).unwrap().result().unwrap();
+        }
+        assert_eq!(ledger.stats().unopened_accounts, unopened - 1);
+        let update = |name| Operation::update(AccountId::new(name).unwrap(), 1);
+        chain(vec![update("a"), update("0-1")]).unwrap().result().unwrap();
+        chain(vec![create("0-2"), update("a")]).unwrap().result().unwrap();
+        assert_eq!(ledger.stats().unopened_accounts, unopened - 2);
     }
 
     /// E1: callers give way before they are refused, but not while the flusher keeps up.

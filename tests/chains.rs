@@ -262,24 +262,3 @@ fn refused_chains_leave_nothing_behind() {
     assert_eq!(state(&ledger, "a").version, 1 + 2 * accepted as u64);
     assert_eq!(decide(&ledger, alone(update("a", 0))).sequence(), 3 + 6 * rounds(2_000) as u64, "refusals count too");
 }
-
-/// C6: what refused chains would have opened takes bounded memory: chains that open accounts are refused past a limit, while
-/// single operations and other chains go on.
-#[test]
-fn refused_chains_make_a_bounded_number_of_accounts() {
-    let ledger = with_accounts(&[("a", 1), ("b", 0)]);
-    let opening = |number: usize| {
-        let opened = (1..MAX_LEGS).map(|place| create(&format!("{number}-{place}"), 0)).collect::<Vec<_>>();
-        chain(opened.into_iter().chain([update("ghost", -1)]))
-    };
-    let tried = (0..200).map(|number| ledger.submit(opening(number))).find_map(Result::err);
-    assert!(matches!(tried, Some(SubmitError::Exhausted(_))), "{tried:?}");
-    let unopened = ledger.stats().unopened_accounts;
-    assert!(unopened < 100_000 + MAX_LEGS as u64 * 2, "{unopened}");
-    for name in ["c", "0-1"] {
-        decide(&ledger, alone(create(name, 0))).result().unwrap();
-    }
-    assert_eq!(ledger.stats().unopened_accounts, unopened - 1);
-    decide(&ledger, chain([transfer("a", "b", 1), transfer("b", "c", 1)])).result().unwrap();
-    assert_eq!(ledger.stats().accounts, 4);
-}

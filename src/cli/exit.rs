@@ -178,8 +178,8 @@ impl Failure {
     pub(super) fn report_within(self, patience: Duration) -> ExitCode {
         let code = ExitCode::from(self.exit_code());
         let (said, waiting) = mpsc::channel();
-        // Nobody listens any more when that took too long.
-        thread::spawn(move || said.send(self.report(false)));
+        // Nobody listens any more when that took too long. Where there is no thread to be had, nothing is said.
+        let _ = thread::Builder::new().spawn(move || said.send(self.report(false)));
         waiting.recv_timeout(patience).unwrap_or(code)
     }
 

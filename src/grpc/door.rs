@@ -79,7 +79,7 @@ impl Door {
     /// The same for one more connection.
     pub(super) fn of_connection(&self) -> Self {
         let places = self.max_request_streams.min(Semaphore::MAX_PERMITS);
-        Door { places: Arc::new(Semaphore::new(places)), ..self.clone() }
+        Door { places: Arc::new(Semaphore::new(places)), room: self.room.of_connection(), ..self.clone() }
     }
 
     fn foreign(&self, name: &'static str, request: Request<Upload>) -> BoxFuture<Response<Body>, Infallible> {

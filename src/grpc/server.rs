@@ -39,7 +39,7 @@ const NEVER_OPENED_GRACE: Duration = Duration::from_millis(300);
 /// The most that HTTP/2 allows.
 const MAX_WINDOW: usize = (1 << 31) - 1;
 /// How much of what a stream's client sends may be unread: as much again is on its way while the service comes round to it.
-const STREAM_WINDOW: usize = 256 * 1024;
+const STREAM_WINDOW: usize = 512 * 1024;
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Serves `ledger` (a [`Ledger`](crate::Ledger), or an [`Opening`]) on `listener` until `shutdown` is ready, the ledger

@@ -349,6 +349,8 @@ impl Failure {
             Failure::Exhausted(Exhausted::Backlog { .. } | Exhausted::BacklogBytes { .. }) => {
                 Some(Duration::from_millis(100))
             }
+            // Only accounts that are opened help, or a restart.
+            Failure::Exhausted(Exhausted::Unopened { .. }) => None,
             Failure::Exhausted(_)
             | Failure::Walks { .. }
             | Failure::Streams { .. }

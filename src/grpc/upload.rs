@@ -2,13 +2,14 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, Incoming};
 use prost::bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tonic::Status;
 
 /// A message that is begun may be waited for as long again with every so many bytes of it.
@@ -16,18 +17,24 @@ const PROGRESS: usize = 64 * 1024;
 /// What stands before each message: whether it is compressed, and its length.
 const HEADER: u8 = 5;
 
+/// The longest that a message waits for room, as a part of the time that a call has.
+const WAITS: u32 = 10;
+/// Of the room for messages, what those of one connection may have together.
+const OF_CONNECTION: usize = 4;
+
 /// The body as it comes in. tonic takes a stream that its client reset for one that has ended, and would begin with what came
 /// until then: here a reset is an error. So is what follows the message of a call that has one. tonic makes room for all of a message
-/// that is begun: so is one for which there is no [`Room`], and one of a stream that does not go on.
+/// that is begun: it waits until there is [`Room`], and is refused when that takes too long; one of a stream that does not go on ends it.
 pub(super) struct Upload {
     body: Incoming,
     /// Its place among the streams of the connection, if it is one.
     place: Option<OwnedSemaphorePermit>,
     messages: Messages,
     room: Room,
-    /// What the message under way has of it, and for how many messages some was taken.
-    taken: Option<OwnedSemaphorePermit>,
-    roomed: usize,
+    /// What the message under way has of it, or waits for.
+    share: Option<Share>,
+    /// What came of that message, until there is room for it.
+    held: Option<Frame<Bytes>>,
     /// How long a stream may wait for [`PROGRESS`] of a message, how much has come of that, and until when it waits.
     patience: Duration,
     came: usize,
@@ -39,28 +46,40 @@ impl Upload {
     /// The request of a call, whose client sends many messages if it has a `place`.
     pub(super) fn new(body: Incoming, place: Option<OwnedSemaphorePermit>, room: Room, patience: Duration) -> Self {
         let messages = Messages::default();
-        Upload { body, place, messages, room, taken: None, roomed: 0, patience, came: 0, waits: false, end: None }
+        Upload { body, place, messages, room, share: None, held: None, patience, came: 0, waits: false, end: None }
     }
 
     fn pass(&mut self, bytes: &[u8]) -> Result<(), Status> {
         let before = self.messages.begun;
-        self.messages.pass(bytes);
+        let under = self.messages.pass(bytes);
         if self.place.is_none() && self.messages.begun > 1 {
             // The code of tonic's own errors in a message.
             return Err(Status::internal("a unary call has one message"));
         }
         self.came += bytes.len();
-        if self.messages.begun != before || self.came >= PROGRESS {
+        let grew = self.messages.begun != before || self.came >= PROGRESS;
+        if grew {
             (self.came, self.waits) = (0, false);
         }
-        if self.messages.header != HEADER {
-            self.taken = None;
-        } else if self.roomed != self.messages.begun {
-            self.taken = None;
-            self.taken = self.room.take(self.messages.left)?;
-            self.roomed = self.messages.begun;
+        match (under, &self.share) {
+            (None, _) => self.share = None,
+            (Some(Under { new: true, left }), _) => self.share = self.room.take(left, self.patience),
+            (_, Some(share)) if grew => share.grew.notify_one(),
+            _ => {}
         }
         Ok(())
+    }
+
+    /// Whether the message under way has its room. It is taken anew where it lapsed while nobody asked for the message.
+    fn has_room(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        while let Some(share) = &mut self.share {
+            ready!(share.had(context))?;
+            if !share.keeper.is_finished() {
+                break;
+            }
+            self.share = self.room.take(self.messages.left, self.patience);
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn wait(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
@@ -84,44 +103,113 @@ impl Body for Upload {
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
-        let Poll::Ready(next) = Pin::new(&mut this.body).poll_frame(context) else { return this.wait(context) };
-        Poll::Ready(next.map(|frame| {
+        loop {
+            ready!(this.has_room(context))?;
+            if let Some(frame) = this.held.take() {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            let Poll::Ready(next) = Pin::new(&mut this.body).poll_frame(context) else { return this.wait(context) };
             // Any code but CANCELLED, which is what tonic looks for; nobody is there to read it.
-            let frame = frame.map_err(|error| Status::unknown(error.to_string()))?;
+            let next = next.transpose().map_err(|error| Status::unknown(error.to_string()))?;
+            let Some(frame) = next else { return Poll::Ready(None) };
             this.pass(frame.data_ref().map_or(&[], |data| data))?;
-            Ok(frame)
-        }))
+            this.held = Some(frame);
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.held.is_none() && self.body.is_end_stream()
     }
 }
 
-/// Room for what is to come of messages under way, over all connections. One that comes in one piece needs none.
+/// Room for what is to come of messages under way, over all connections and on each. One that comes in one piece needs none.
 #[derive(Clone)]
 pub(super) struct Room {
-    bytes: Arc<Semaphore>,
+    all: Arc<Semaphore>,
+    bytes: usize,
+    connection: Arc<Semaphore>,
     longest: usize,
 }
 
 impl Room {
-    /// Room for so many `bytes`, where tonic refuses messages past the `longest`.
+    /// Room for so many `bytes`, where tonic refuses messages past the `longest`. One of these has room in any case.
     pub(super) fn new(bytes: usize, longest: usize) -> Self {
-        Room { bytes: Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))), longest }
+        let bytes = bytes.max(longest).min(Semaphore::MAX_PERMITS);
+        Room { all: Arc::new(Semaphore::new(bytes)), bytes, connection: Arc::new(Semaphore::const_new(0)), longest }
     }
 
-    fn take(&self, bytes: u32) -> Result<Option<OwnedSemaphorePermit>, Status> {
-        if bytes as usize > self.longest {
-            return Ok(None);
-        }
-        let taken = self.bytes.clone().try_acquire_many_owned(bytes);
-        taken.map(Some).map_err(|_| Status::resource_exhausted("too many bytes of begun messages are awaited"))
+    /// The same for one more connection.
+    pub(super) fn of_connection(&self) -> Self {
+        let bytes = (self.bytes / OF_CONNECTION).max(self.longest).min(self.bytes);
+        Room { connection: Arc::new(Semaphore::new(bytes)), ..self.clone() }
     }
+
+    /// Room for a message with so many `bytes` to come, for as long as it grows within each `patience`.
+    fn take(&self, bytes: u32, patience: Duration) -> Option<Share> {
+        if bytes as usize > self.longest {
+            return None;
+        }
+        let (room, grew, (has, had)) = (self.clone(), Arc::new(Notify::new()), oneshot::channel());
+        let (taken, grows) = (room.try_acquire(bytes), grew.clone());
+        let had = taken.is_none().then_some(had);
+        let keeper = tokio::spawn(async move {
+            let taken = match taken {
+                Some(taken) => Some(taken),
+                None => timeout(patience / WAITS, room.acquire(bytes)).await.ok().flatten(),
+            };
+            if taken.is_some() {
+                // Its stream does not wait, or is gone and ends this task.
+                let _ = has.send(());
+                while timeout(patience, grows.notified()).await.is_ok() {}
+            }
+        });
+        Some(Share { had, grew, keeper })
+    }
+
+    fn try_acquire(&self, bytes: u32) -> Option<[OwnedSemaphorePermit; 2]> {
+        let connection = self.connection.clone().try_acquire_many_owned(bytes).ok()?;
+        Some([connection, self.all.clone().try_acquire_many_owned(bytes).ok()?])
+    }
+
+    /// In turn. The connection's comes first: in the other queue it has no more than its part.
+    async fn acquire(&self, bytes: u32) -> Option<[OwnedSemaphorePermit; 2]> {
+        let connection = self.connection.clone().acquire_many_owned(bytes).await.ok()?;
+        Some([connection, self.all.clone().acquire_many_owned(bytes).await.ok()?])
+    }
+}
+
+/// A message's room. A task keeps it, and waits for it: nobody asks for the messages of a stream whose client does not read, and
+/// what it has, or has of the queue, would be lost to all others.
+struct Share {
+    /// None once it was there.
+    had: Option<oneshot::Receiver<()>>,
+    grew: Arc<Notify>,
+    keeper: JoinHandle<()>,
+}
+
+impl Share {
+    fn had(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        if let Some(had) = &mut self.had {
+            let had = ready!(Pin::new(had).poll(context));
+            self.had = None;
+            had.map_err(|_| Status::resource_exhausted("too many bytes of begun messages are awaited"))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
+}
+
+/// What is under way behind the last whole message.
+struct Under {
+    /// Its header ended in the piece that was passed last.
+    new: bool,
+    /// What is to come.
+    left: u32,
 }
 
 /// Where messages begin and end.
@@ -136,7 +224,9 @@ struct Messages {
 }
 
 impl Messages {
-    fn pass(&mut self, mut bytes: &[u8]) {
+    /// Passes a piece. None when no message is under way behind it, or less than its header.
+    fn pass(&mut self, mut bytes: &[u8]) -> Option<Under> {
+        let mut new = false;
         while let Some((first, rest)) = bytes.split_first() {
             if self.header == HEADER {
                 let taken = bytes.len().min(self.left as usize);
@@ -145,6 +235,7 @@ impl Messages {
             } else {
                 self.begun += usize::from(self.header == 0);
                 self.header += 1;
+                new = self.header == HEADER;
                 // The compression flag leaves with the fifth byte.
                 self.left = self.left << 8 | u32::from(*first);
                 bytes = rest;
@@ -153,6 +244,7 @@ impl Messages {
                 self.header = 0;
             }
         }
+        (self.header == HEADER).then_some(Under { new, left: self.left })
     }
 }
 
@@ -166,7 +258,7 @@ mod tests {
         let bytes = [&[0, 0, 0, 0, 2, 9, 9][..], &[1, 0, 0, 0, 0], &[0, 0, 0, 1, 0], &[7; 256], &[0, 0]].concat();
         for piece in 1..=bytes.len() {
             let mut messages = Messages::default();
-            bytes.chunks(piece).for_each(|piece| messages.pass(piece));
+            bytes.chunks(piece).for_each(|piece| _ = messages.pass(piece));
             assert_eq!((messages.begun, messages.header), (4, 2), "{piece}");
         }
     }

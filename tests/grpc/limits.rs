@@ -6,8 +6,9 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use equipoise::grpc::Options;
+use equipoise::grpc::proto::operation::Operation as Kind;
 use equipoise::grpc::proto::{
-    GetBalanceRequest, UpdateBalanceRequest, UpdateBalanceResponse, WatchTransactionsRequest,
+    GetBalanceRequest, Operation, UpdateBalanceRequest, UpdateBalanceResponse, WatchTransactionsRequest,
 };
 use hyper::body::{Body as _, Frame};
 use hyper::client::conn::http2;
@@ -146,8 +147,8 @@ impl hyper::body::Body for Half {
     }
 }
 
-/// The status at the end of an ExecuteStream with this request, if it ends soon.
-async fn end_of_stream(service: &Service, body: Half) -> Option<Code> {
+/// The status at the end of an ExecuteStream with this request, if it ends within `soon`.
+async fn end_of_stream(service: &Service, body: Half, soon: Duration) -> Option<Code> {
     let mut sender = connect(service, &http2::Builder::new(TokioExecutor::new())).await;
     let path = "equipoise.v1.AccountService/ExecuteStream";
     let request = Request::post(format!("http://{}/{path}", service.address));
@@ -161,20 +162,20 @@ async fn end_of_stream(service: &Service, body: Half) -> Option<Code> {
             }
         }
     };
-    timeout(Duration::from_secs(2), end).await.ok()
+    timeout(soon, end).await.ok()
 }
 
 /// A message of a stream that is begun and does not go on, or only in name, ends the stream; one that is not begun may be
 /// waited for.
 #[tokio::test]
 async fn a_half_sent_message_ends_its_stream() {
-    let patience = Duration::from_millis(300);
+    let (patience, soon) = (Duration::from_millis(300), Duration::from_secs(2));
     let service = Service::with(Options { request_timeout: patience, ..Options::default() }).await;
     for (bytes, ends) in [("\0\0\x3f\0\0", true), ("\0", true), ("\0\0\0\0\0", false), ("", false)] {
-        let ended = end_of_stream(&service, Half::of(bytes)).await;
+        let ended = end_of_stream(&service, Half::of(bytes), soon).await;
         assert_eq!(ended, ends.then_some(Code::DeadlineExceeded), "{bytes:?}");
     }
-    let ended = end_of_stream(&service, Half::trickling("\0\0\x3f\0\0", patience / 10)).await;
+    let ended = end_of_stream(&service, Half::trickling("\0\0\x3f\0\0", patience / 10), soon).await;
     assert_eq!(ended, Some(Code::DeadlineExceeded), "it trickles");
 }
 
@@ -182,37 +183,75 @@ async fn a_half_sent_message_ends_its_stream() {
 /// whole messages notices nothing.
 #[tokio::test]
 async fn messages_under_way_take_bounded_room() {
-    let service = Service::with(Options { max_begun_bytes: 9 << 20, ..Options::default() }).await;
+    // A tenth of it passes before a refusal.
+    let request_timeout = Duration::from_secs(15);
+    let service = Service::with(Options { max_begun_bytes: 9 << 20, request_timeout, ..Options::default() }).await;
     let client = service.client().await;
     create(&client, "a", 0).await.unwrap();
-    let begin = async || {
+    let begin = async |soon| {
         let mut sender = connect(&service, &http2::Builder::new(TokioExecutor::new())).await;
         let request = Request::post(format!("http://{}{GET_BALANCE}", service.address));
         let request = request.header("content-type", "application/grpc").body(Half::of("\0\0\x3f\0\0")).unwrap();
         let mut answer = tokio::spawn(async move { sender.send_request(request).await });
-        match timeout(Duration::from_millis(300), &mut answer).await {
+        match timeout(soon, &mut answer).await {
             Ok(response) => Err(Status::from_header_map(response.unwrap().unwrap().headers()).unwrap()),
             Err(_) => Ok(answer),
         }
     };
-    let (first, _second) = (begin().await.unwrap(), begin().await.unwrap());
+    let (short, long) = (Duration::from_millis(300), Duration::from_secs(5));
+    let (first, _second) = (begin(short).await.unwrap(), begin(short).await.unwrap());
     for _ in 0..2 {
-        let status = begin().await.unwrap_err();
+        let status = begin(long).await.unwrap_err();
         assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
         assert!(!status.details().is_empty(), "{status:?}");
     }
-    assert_eq!(end_of_stream(&service, Half::of("\0\0\x3f\0\0")).await, Some(Code::ResourceExhausted));
+    assert_eq!(end_of_stream(&service, Half::of("\0\0\x3f\0\0"), long).await, Some(Code::ResourceExhausted));
     balance(&client, "a").await.unwrap();
     // Too long in any case.
     let status = balance(&client, &"x".repeat(5 << 20)).await.unwrap_err();
     assert!(status.message().contains("too large"), "{status:?}");
     first.abort();
-    let again = async {
-        while begin().await.is_err() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+    // It waits for its room if that is not back yet.
+    begin(Duration::from_secs(3)).await.expect("room for one");
+}
+
+/// E4: nor does a message keep its room whose stream nobody reads from, so that nobody asks for the rest of it.
+#[tokio::test]
+async fn unread_streams_give_room_back() {
+    let patience = Duration::from_secs(2);
+    let options = Options { max_begun_bytes: 8_300_000, request_timeout: patience, ..Options::default() };
+    let service = Service::with(options).await;
+    let client = service.client().await;
+    create(&client, "a", 0).await.unwrap();
+    let mut http = http2::Builder::new(TokioExecutor::new());
+    // What the first, empty batch is answered does not fit.
+    http.initial_stream_window_size(0);
+    let mut unread = Vec::new();
+    for _ in 0..2 {
+        let mut sender = connect(&service, &http).await;
+        let path = "equipoise.v1.AccountService/ExecuteStream";
+        let request = Request::post(format!("http://{}/{path}", service.address));
+        let request = request.header("content-type", "application/grpc");
+        let body = Half::of("\0\0\0\0\0\0\0\x3f\0\0");
+        unread.push((sender.send_request(request.body(body).unwrap()).await.unwrap(), sender));
+    }
+    let updates = || {
+        let update = |_| UpdateBalanceRequest { account_id: "a".into(), delta: 1, transaction_id: "".into() };
+        let operation = |update| Operation { operation: Some(Kind::UpdateBalance(update)), linked: false };
+        (0..10_000).map(update).map(operation).collect::<Vec<_>>()
+    };
+    let refused = async {
+        loop {
+            if let Err(status) = batch(&client, updates()).await {
+                break status;
+            }
         }
     };
-    timeout(Duration::from_secs(5), again).await.expect("room for one");
+    let status = timeout(Duration::from_secs(5), refused).await.expect("no room");
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    let passes = async { while batch(&client, updates()).await.is_err() {} };
+    timeout(4 * patience, passes).await.expect("room again");
+    drop(unread);
 }
 
 /// E4: a stream ends with its deadline.
