@@ -80,9 +80,15 @@ impl Watch {
         let mut stream = client.open(request, ask).await?;
         let mut output = Output::new(self.common.json);
         loop {
-            let cut_off = |failure: Failure| match next {
-                0 => failure,
-                next => failure.with_note(format!("go on with --from {next}")),
+            let cut_off = |failure: Failure| match failure.reason().as_deref() {
+                // It would be refused again.
+                Some("HISTORY_GONE") => failure,
+                // What comes after it is not what would have followed.
+                Some("HISTORY_PUT_BACK") => {
+                    failure.with_note("begin anew: some of what was printed is taken back".to_owned())
+                }
+                _ if next == 0 => failure,
+                _ => failure.with_note(format!("go on with --from {next}")),
             };
             let Some(message) = client.wait(&mut stream).await.map_err(cut_off)? else {
                 return Ok(());
