@@ -277,7 +277,7 @@ pub(super) fn fault(error: &Error) -> Fault {
         _ if *code == SqlState::LOCK_NOT_AVAILABLE => Fault::Locked(what),
         _ if is_of_schema(code) => Fault::Unavailable(what),
         // Of a column that we know nothing of: all of ours are filled.
-        _ if *code == SqlState::NOT_NULL_VIOLATION => Fault::Failed(what),
+        _ if *code == SqlState::NOT_NULL_VIOLATION => Fault::Unfilled(what),
         Some("22" | "23" | "54") => Fault::Refused(what),
         Some("08" | "25" | "40" | "53" | "55" | "57") => Fault::Unavailable(what),
         _ if is_of_standby(error) || is_outdated(error) => Fault::Unavailable(what),
