@@ -226,6 +226,11 @@ impl Failure {
         }
     }
 
+    /// The service's reason.
+    pub(super) fn reason(&self) -> Option<String> {
+        self.details().0
+    }
+
     /// The service's reason, and whether an earlier call with the same id was refused so.
     fn details(&self) -> (Option<String>, bool) {
         let Failure::Call { status, .. } = self else { return (None, false) };

@@ -80,11 +80,7 @@ impl Watch {
         let mut stream = client.open(request, ask).await?;
         let mut output = Output::new(self.common.json);
         loop {
-            let cut_off = |failure: Failure| match next {
-                0 => failure,
-                next => failure.with_note(format!("go on with --from {next}")),
-            };
-            let Some(message) = client.wait(&mut stream).await.map_err(cut_off)? else {
+            let Some(message) = client.wait(&mut stream).await.map_err(|failure| advised(failure, next))? else {
                 return Ok(());
             };
             for transaction in message.transactions {
@@ -93,5 +89,44 @@ impl Watch {
             }
             output.flush()?;
         }
+    }
+}
+
+/// With how to go on, where one can, for whoever was told everything before `next`.
+fn advised(failure: Failure, next: u64) -> Failure {
+    match failure.reason().as_deref() {
+        // It would be refused again.
+        Some("HISTORY_GONE") => failure,
+        // What comes after it is not what would have followed.
+        Some("HISTORY_PUT_BACK") => failure.with_note("begin anew: some of what was printed is taken back".to_owned()),
+        _ if next == 0 => failure,
+        _ => failure.with_note(format!("go on with --from {next}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use tonic::{Code, Status};
+    use tonic_types::{ErrorDetails, StatusExt};
+
+    use super::*;
+
+    /// C3: nobody is advised to go on where he would be refused again, or would pass over entries.
+    #[test]
+    fn a_watch_that_cannot_go_on_is_not_told_to() {
+        let note = |reason: &str, next| {
+            let details = ErrorDetails::with_error_info(reason, "equipoise", HashMap::new());
+            let status = Status::with_error_details(Code::FailedPrecondition, "", details);
+            match advised(status.into(), next) {
+                Failure::Call { note, .. } => note.unwrap_or_default(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(note("HISTORY_GONE", 4), "");
+        assert!(note("HISTORY_PUT_BACK", 11).starts_with("begin anew"));
+        assert_eq!(note("SHUTTING_DOWN", 4), "go on with --from 4");
+        assert_eq!(note("SHUTTING_DOWN", 0), "");
     }
 }

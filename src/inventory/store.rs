@@ -160,8 +160,11 @@ pub enum StoreError {
         /// The partitions.
         partitions: Vec<i32>,
     },
-    /// Somebody else has locked what the runs of these partitions need: try them again later. The other runs were kept.
-    #[error("the partitions {partitions:?} have to wait: somebody has locked a row that they need")]
+    /// Somebody else has locked what the runs of these partitions need, or has to see to something first: try them again later. The other
+    /// runs were kept.
+    #[error(
+        "the partitions {partitions:?} have to wait: somebody has locked a row that they need, or has to see to one"
+    )]
     Held {
         /// The partitions.
         partitions: Vec<i32>,

@@ -18,6 +18,7 @@ use super::batch::{Changes, Committed, Missed, Written};
 use super::database::{Database, Fault};
 use super::decide::{Decision, Known, decide};
 use super::error::PgError;
+use super::isolate::{Outdated, isolate};
 use super::locked::Locked;
 use super::remembered::Remembered;
 use super::work::{Answer, Asks, Batch, Job, settle};
@@ -293,9 +294,11 @@ impl<D: Database> Committer<D> {
                     return Ok(());
                 }
             }
-            Err(Fault::Refused(what)) => {
+            Err(fault @ (Fault::Refused(_) | Fault::Unfilled(_))) => {
                 let Decided { asks, known, .. } = &decided;
-                self.isolate(batch, asks, known, what, retry).await?;
+                if let Some(Outdated(changes, missed)) = isolate(&mut self.database, batch, asks, known, fault).await? {
+                    self.missed(batch, &changes, missed, retry)?;
+                }
             }
             Err(fault) => return Err(fault),
         }
@@ -404,59 +407,6 @@ impl<D: Database> Committer<D> {
             }
         }
     }
-
-    /// Finds the asks that the database refuses, by trials of all asks up to one, which keep nothing: whether an ask is refused
-    /// may depend on what those before it made of an account.
-    async fn isolate(
-        &mut self,
-        batch: &mut Batch,
-        asks: &Asks,
-        known: &Known,
-        what: String,
-        retry: &mut Retry,
-    ) -> Result<(), Fault> {
-        let (all, mut why) = (asks.asks.len(), what);
-        let mut culprits = 0;
-        // The database keeps the first `good` asks, now that those it refuses are left out.
-        let mut good = 0;
-        while good < all {
-            let (mut stride, mut bad) = (1, None);
-            while good < bad.map_or(all, |bad: usize| bad - 1) {
-                let length = match bad {
-                    Some(bad) => good + (bad - good) / 2,
-                    None => (good + stride).min(all),
-                };
-                match self.is_kept(batch, asks, known, length).await? {
-                    Trial::Kept => (good, stride) = (length, stride * 2),
-                    Trial::Refused(what) => (bad, why) = (Some(length), what),
-                    Trial::Missed(changes, missed) => {
-                        return self.missed(batch, &changes, missed, retry);
-                    }
-                }
-            }
-            if bad.is_some() {
-                batch.refuse(asks, good, why.clone());
-                culprits += 1;
-                good += 1;
-            }
-        }
-        // Not an ask, then, but what goes with them.
-        if culprits == 0 { Err(Fault::Failed(why)) } else { Ok(()) }
-    }
-
-    /// Whether the database would keep the first `length` asks.
-    async fn is_kept(&mut self, batch: &Batch, asks: &Asks, known: &Known, length: usize) -> Result<Trial, Fault> {
-        let decision = decide(&asks.asks, known, |index| index >= length || batch.is_refused(asks, index))?;
-        let number = self.database.number().await?;
-        let Decision { records, accounts, ids, .. } = decision;
-        let changes = Changes { number, records, accounts, ids, ..Changes::default() };
-        match self.database.write(&changes, true).await {
-            Ok(Written::Missed(missed)) => Ok(Trial::Missed(Box::new(changes), missed)),
-            Ok(_) => Ok(Trial::Kept),
-            Err(Fault::Refused(what)) => Ok(Trial::Refused(what)),
-            Err(fault) => Err(fault),
-        }
-    }
 }
 
 impl Settling {
@@ -485,13 +435,6 @@ async fn begun<F: Future>(mut doing: Pin<&mut F>) -> Option<F::Output> {
         })
     })
     .await
-}
-
-enum Trial {
-    Kept,
-    Refused(String),
-    /// Others changed what it was decided from.
-    Missed(Box<Changes>, Missed),
 }
 
 fn give<T>(answer: Answer<T>, result: Result<T, Fault>) {

@@ -74,6 +74,8 @@ pub(super) enum Fault {
     Numbered(String),
     /// It will never keep this.
     Refused(String),
+    /// It does not keep this until somebody does something about it; it may keep what goes with it.
+    Unfilled(String),
     /// Somebody has to do something about it.
     Failed(String),
 }
@@ -85,6 +87,7 @@ impl Fault {
         | Fault::Unknown(what)
         | Fault::Numbered(what)
         | Fault::Refused(what)
+        | Fault::Unfilled(what)
         | Fault::Failed(what)) = self;
         what
     }

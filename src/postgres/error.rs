@@ -72,7 +72,7 @@ impl From<Fault> for PgError {
                 PgError::Unavailable { what }
             }
             Fault::Refused(what) => PgError::Refused { what },
-            Fault::Failed(what) => PgError::Failed { what },
+            Fault::Unfilled(what) | Fault::Failed(what) => PgError::Failed { what },
         }
     }
 }

@@ -74,14 +74,14 @@ impl History {
             }
             let dense = dense(entries, next)?;
             if !dense.is_empty() {
-                return Ok(dense.to_vec());
+                return Ok(dense.iter().take(limit).cloned().collect());
             }
-            // Where it ends before what was told, it was put back: the page says so.
-            while let newest = self.newest().await?
-                && newest < next
-            {
+            // Also before another page: a sequence that somebody moved on, or whose entries he took out, is of no entry that is there.
+            loop {
                 sleep(LOOK_EVERY).await;
-                if before.is_some_and(|(told, _)| newest < told) {
+                let newest = self.newest().await?;
+                // Where it ends before what was told, it was put back: the page says so.
+                if newest >= next || before.is_some_and(|(told, _)| newest < told) {
                     break;
                 }
             }

@@ -49,23 +49,25 @@ pub(super) struct Connector {
 impl Connector {
     pub(super) fn new(settings: &Settings) -> Result<Self, PgError> {
         let (trust, url) = Trust::split(&settings.url, settings.root_certificate.as_deref())?;
-        let mut config = Config::from_str(&url).map_err(|error| PgError::Settings { what: text(&error) })?;
-        config
-            .application_name(&settings.application_name)
-            .connect_timeout(settings.connect_timeout)
-            .tcp_user_timeout(settings.statement_timeout + GRACE)
-            .keepalives_idle(Duration::from_secs(10))
-            .keepalives_interval(Duration::from_secs(2))
-            .keepalives_retries(3);
-        if trust.is_asked_for() {
-            // Else whoever is in between could say that there is none.
-            config.ssl_mode(SslMode::Require);
+        let config = Config::from_str(&url).map_err(|error| PgError::Settings { what: text(&error) })?;
+        let mut hosts = hosts(config);
+        for host in &mut hosts {
+            host.application_name(&settings.application_name)
+                .connect_timeout(settings.connect_timeout)
+                .tcp_user_timeout(settings.statement_timeout + GRACE)
+                .keepalives_idle(Duration::from_secs(10))
+                .keepalives_interval(Duration::from_secs(2))
+                .keepalives_retries(3);
+            if trust.is_asked_for() {
+                // Else whoever is in between could say that there is none.
+                host.ssl_mode(SslMode::Require);
+            }
         }
         let tls = trust.connector()?;
         let limit = settings.statement_timeout.as_millis().max(1);
         let lock = LOCK.min(settings.statement_timeout / 2).as_millis().max(1);
-        // An abandoned transaction must not keep its locks; a commit that was answered must survive; rows that are hidden are refused, or
-        // they would be taken for none.
+        // An abandoned transaction must not keep its locks; a commit that was answered must survive; a role that is
+        // subject to row security is refused, whatever its policy shows: rows that it hides would be taken for none.
         let session = format!(
             "SET statement_timeout = {limit}; SET lock_timeout = {lock}; SET idle_in_transaction_session_timeout = {limit};
              SET row_security = off;
@@ -75,7 +77,7 @@ impl Connector {
         let limit = settings.statement_timeout + GRACE;
         let connect_timeout = settings.connect_timeout;
         Ok(Connector {
-            hosts: hosts(&config),
+            hosts,
             tls,
             session,
             connect_timeout,
@@ -145,31 +147,34 @@ impl Connector {
 }
 
 /// The same for each host alone: a limit of time that all share would be used up by the first that hangs.
-fn hosts(config: &Config) -> Vec<Config> {
+fn hosts(config: Config) -> Vec<Config> {
     let (names, addresses, ports) = (config.get_hosts(), config.get_hostaddrs(), config.get_ports());
     let count = names.len().max(addresses.len());
-    if count < 2 || [names.len(), addresses.len(), ports.len()].iter().any(|it| *it > 1 && *it != count) {
+    let fit = |named: usize| named == 0 || named == count;
+    if count < 2 || !fit(names.len()) || !fit(addresses.len()) || !(fit(ports.len()) || ports.len() == 1) {
         // Where they do not fit together, connecting says so.
-        return vec![config.clone()];
+        return vec![config];
     }
     let mut common = Config::new();
     common
         .ssl_mode(config.get_ssl_mode())
         .ssl_negotiation(config.get_ssl_negotiation())
         .keepalives(config.get_keepalives())
-        .keepalives_idle(config.get_keepalives_idle())
         .target_session_attrs(config.get_target_session_attrs())
         .channel_binding(config.get_channel_binding())
         .load_balance_hosts(config.get_load_balance_hosts());
-    config.get_user().map(|user| common.user(user));
-    config.get_password().map(|password| common.password(password));
-    config.get_dbname().map(|name| common.dbname(name));
-    config.get_options().map(|options| common.options(options));
-    config.get_application_name().map(|name| common.application_name(name));
-    config.get_connect_timeout().map(|limit| common.connect_timeout(*limit));
-    config.get_tcp_user_timeout().map(|limit| common.tcp_user_timeout(*limit));
-    config.get_keepalives_interval().map(|interval| common.keepalives_interval(interval));
-    config.get_keepalives_retries().map(|retries| common.keepalives_retries(retries));
+    if let Some(user) = config.get_user() {
+        common.user(user);
+    }
+    if let Some(password) = config.get_password() {
+        common.password(password);
+    }
+    if let Some(name) = config.get_dbname() {
+        common.dbname(name);
+    }
+    if let Some(options) = config.get_options() {
+        common.options(options);
+    }
     let host = |at: usize| {
         let mut host = common.clone();
         match names.get(at) {
@@ -177,8 +182,12 @@ fn hosts(config: &Config) -> Vec<Config> {
             Some(Host::Unix(path)) => drop(host.host_path(path)),
             None => {}
         }
-        addresses.get(at).map(|address| host.hostaddr(*address));
-        ports.get(at).or(ports.first()).map(|port| host.port(*port));
+        if let Some(address) = addresses.get(at) {
+            host.hostaddr(*address);
+        }
+        if let Some(port) = ports.get(at).or(ports.first()) {
+            host.port(*port);
+        }
         host
     };
     (0..count).map(host).collect()
@@ -277,7 +286,7 @@ pub(super) fn fault(error: &Error) -> Fault {
         _ if *code == SqlState::LOCK_NOT_AVAILABLE => Fault::Locked(what),
         _ if is_of_schema(code) => Fault::Unavailable(what),
         // Of a column that we know nothing of: all of ours are filled.
-        _ if *code == SqlState::NOT_NULL_VIOLATION => Fault::Failed(what),
+        _ if *code == SqlState::NOT_NULL_VIOLATION => Fault::Unfilled(what),
         Some("22" | "23" | "54") => Fault::Refused(what),
         Some("08" | "25" | "40" | "53" | "55" | "57") => Fault::Unavailable(what),
         _ if is_of_standby(error) || is_outdated(error) => Fault::Unavailable(what),
@@ -339,4 +348,27 @@ pub(super) fn text(error: &Error) -> String {
     let named = [("column", server.column()), ("constraint", server.constraint()), ("table", server.table())];
     let named: String = named.iter().filter_map(|(kind, name)| Some(format!(", {kind} {}", (*name)?))).collect();
     format!("{} ({}{named})", server.message(), server.code().code())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// D8: several hosts are taken apart where they can be connected to, and left to the driver's refusal where they cannot.
+    #[test]
+    fn hosts_that_do_not_fit_are_left_together() {
+        let parts = |text: &str| hosts(Config::from_str(text).unwrap()).len();
+        for (text, expected) in [
+            ("host=a,b port=1", 2),
+            ("host=a,b port=1,2", 2),
+            ("host=a,b hostaddr=10.0.0.1,10.0.0.2", 2),
+            ("hostaddr=10.0.0.1,10.0.0.2", 2),
+            ("host=a,b hostaddr=10.0.0.1", 1),
+            ("host=a hostaddr=10.0.0.1,10.0.0.2", 1),
+            ("host=a,b port=1,2,3", 1),
+            ("host=a", 1),
+        ] {
+            assert_eq!(parts(text), expected, "{text}");
+        }
+    }
 }

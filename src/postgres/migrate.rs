@@ -43,10 +43,11 @@ const SCHEMA: &str = "SELECT quote_ident(coalesce(
             WHERE c.oid = to_regclass('equipoise_schema')),
         current_schema()))";
 
-/// Returns the schema that has the tables.
+/// Returns the schema that has the tables. Where there are none they are made only if it is to be `begun`: while a dump is restored in
+/// place they are gone for a moment.
 ///
 /// It is named from then on: one that somebody makes later, and that comes earlier in the search path, would be a second ledger.
-pub(super) async fn migrate(link: &Link) -> Result<String, PgError> {
+pub(super) async fn migrate(link: &Link, begun: bool) -> Result<String, PgError> {
     let client = &link.client;
     let failed = |error: Error| PgError::from(fault(&error));
     let encoding = client.query_one("SHOW server_encoding", &[]).await.map_err(failed)?;
@@ -57,29 +58,29 @@ pub(super) async fn migrate(link: &Link) -> Result<String, PgError> {
     // Whoever came first may take longer than a statement may.
     client.batch_execute("SET statement_timeout = 0; SET lock_timeout = 0").await.map_err(failed)?;
     client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await.map_err(failed)?;
-    let done = in_its_schema(client).await;
+    let done = in_its_schema(client, begun).await;
     let unlocked = client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK]).await.map_err(failed);
     let schema = done?;
     unlocked.map(|_| schema)
 }
 
-async fn in_its_schema(client: &Client) -> Result<String, PgError> {
+async fn in_its_schema(client: &Client, begun: bool) -> Result<String, PgError> {
     let failed = |error: Error| PgError::from(fault(&error));
     let found = client.query_one(SCHEMA, &[]).await.map_err(failed)?;
     let Some(schema) = column::<Option<String>>(&found, 0)? else {
         return Err(PgError::Settings { what: "no schema of the search path is there".to_owned() });
     };
     client.batch_execute(&format!("SET search_path = {schema}")).await.map_err(failed)?;
-    bring_up(client, &schema).await?;
+    bring_up(client, &schema, begun).await?;
     Ok(schema)
 }
 
 /// Where nothing is to be done, without a right to change the schema.
-async fn bring_up(client: &Client, schema: &str) -> Result<(), PgError> {
+async fn bring_up(client: &Client, schema: &str, begun: bool) -> Result<(), PgError> {
     let failed = |error: Error| PgError::from(fault(&error));
-    let begun = client.query_one("SELECT to_regclass('equipoise_schema') IS NOT NULL", &[]).await.map_err(failed)?;
+    let versions = client.query_one("SELECT to_regclass('equipoise_schema') IS NOT NULL", &[]).await.map_err(failed)?;
     let mut found = 0;
-    if column(&begun, 0)? {
+    if column(&versions, 0)? {
         let version = client.query_one("SELECT coalesce(max(version), 0) FROM equipoise_schema", &[]).await;
         found = match version {
             Ok(row) => column(&row, 0)?,
@@ -87,6 +88,11 @@ async fn bring_up(client: &Client, schema: &str) -> Result<(), PgError> {
                 return Err(refused(client, &format!("read the version of the schema {schema}"), &error).await);
             }
         };
+    }
+    if found == 0 && !begun {
+        return Err(PgError::Unavailable {
+            what: format!("the schema {schema} has no version: a restore is not through"),
+        });
     }
     if found > VERSION {
         return Err(PgError::SchemaTooNew { found, known: VERSION });
@@ -114,10 +120,14 @@ async fn bring_up(client: &Client, schema: &str) -> Result<(), PgError> {
     Ok(())
 }
 
-/// What went wrong; where it is for want of a right, with the role that lacks it.
+/// What could not be done, and why; where it is for want of a right, with the role that lacks it.
 async fn refused(client: &Client, what: &str, error: &Error) -> PgError {
     if error.code() != Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
-        return fault(error).into();
+        let what = format!("it could not {what}: {}", text(error));
+        return match fault(error).into() {
+            PgError::Unavailable { .. } => PgError::Unavailable { what },
+            _ => PgError::Failed { what },
+        };
     }
     let role = client.query_one("SELECT current_user::text", &[]).await.and_then(|row| row.try_get(0));
     let role = role.unwrap_or_else(|_| "of this connection".to_owned());

@@ -60,8 +60,9 @@
 //!
 //! By its class an error is about the data (22, 23, 54), about the moment (08, 40, 53, 55, 57, a standby's 25006 and
 //! 0A000, a statement that has to be prepared again) or about something that a person has to see to (all others). Data
-//! that is refused is traced to the events that bring it, by trials that are rolled back; they become dead letters,
-//! everything else is kept.
+//! that is refused is traced to the events that bring it, by trials that are rolled back (`isolate.rs`); they become dead letters,
+//! everything else is kept. A column that is not ours and that nobody fills (23502) is no fault of theirs: those that it keeps out wait
+//! for a person, a call with an error, an event with its partition.
 //!
 //! # Rows that somebody else has locked
 //!
@@ -84,6 +85,7 @@ mod database;
 mod decide;
 mod error;
 mod history;
+mod isolate;
 mod link;
 mod listing;
 mod locked;

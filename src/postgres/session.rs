@@ -375,17 +375,15 @@ impl Database for Session {
     }
 
     async fn published(&mut self, numbers: &[i64]) -> Result<(), Fault> {
-        let (holder, lent) = (self.holder, std::mem::take(&mut self.lent));
-        let sent: Vec<_> = lent.iter().filter(|(number, ..)| numbers.contains(number)).collect();
+        let holder = self.holder;
+        let sent: Vec<_> = self.lent.iter().filter(|(number, ..)| numbers.contains(number)).collect();
         let number: Vec<_> = sent.iter().map(|it| it.0).collect();
-        let topic: Vec<_> = sent.iter().map(|it| &*it.1).collect();
+        let topic: Vec<_> = sent.iter().map(|it| it.1.clone()).collect();
         let partition: Vec<_> = sent.iter().map(|it| it.2).collect();
         let offset: Vec<_> = sent.iter().map(|it| it.3).collect();
         let time: Vec<_> = sent.iter().map(|it| it.4).collect();
         let columns: [&(dyn ToSql + Sync); 6] = [&number, &topic, &partition, &offset, &time, &holder];
-        let published = self.change(|statements| &statements.published, &columns).await.map(drop);
-        self.lent = lent;
-        published
+        self.change(|statements| &statements.published, &columns).await.map(drop)
     }
 }
 

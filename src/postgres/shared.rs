@@ -1,5 +1,6 @@
 //! What several ask for at once is asked once, and told to all of them.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
@@ -13,11 +14,14 @@ pub(super) type Answering<T> = BoxFuture<'static, Result<T, PgError>>;
 pub(super) type Answer<T> = Shared<Answering<T>>;
 
 /// Asks in a task of its own: whoever is told as well may not be polled for as long as its client likes, and must not keep others waiting.
-pub(super) fn asked<T: Clone + Send + 'static>(
+/// That task is told too, so that it is known to be answered where nobody else waits for it any more.
+pub(super) fn asked<T: Clone + Send + Sync + 'static>(
     question: impl Future<Output = Result<T, PgError>> + Send + 'static,
 ) -> Answer<T> {
-    let answer = tokio::spawn(question);
-    async move { answer.await.unwrap_or(Err(PgError::Closed)) }.boxed().shared()
+    let question = AssertUnwindSafe(question).catch_unwind();
+    let answer = async move { question.await.unwrap_or(Err(PgError::Closed)) }.boxed().shared();
+    tokio::spawn(answer.clone());
+    answer
 }
 
 /// Something that is made for all who want it, and anew when it is of no use any more. Whoever comes while it is made shares what becomes

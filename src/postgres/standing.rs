@@ -4,8 +4,8 @@ use super::database::Fault;
 use super::link::{Link, column};
 use super::migrate::VERSION;
 
-/// In the order of [`Standing`]'s fields. What a session itself set is not asked, but what it would be without. Keys and trigger are what
-/// a restore makes last: before that it fills tables that refuse nothing twice.
+/// What a session itself set is not asked, but what it would be without. Keys and trigger are what a restore makes last: before that it
+/// fills tables that refuse nothing twice.
 const STANDING: &str = "WITH wanted (relation, name) AS (VALUES
         ('products', 'products_pkey'), ('processed_events', 'processed_events_pkey'), ('commits', 'commits_pkey'),
         ('commits', 'commits_in_order'), ('ledger_sequence', 'ledger_sequence_pkey'),
@@ -18,7 +18,8 @@ const STANDING: &str = "WITH wanted (relation, name) AS (VALUES
             SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
             WHERE i.indrelid = to_regclass(relation) AND c.relname = name AND i.indisunique AND i.indisvalid)),
         EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass('journal_entries') AND tgname = 'append_only'),
-        coalesce(to_regclass('ledger_sequence')::oid::bigint, 0)";
+        coalesce(to_regclass('ledger_sequence')::oid::bigint, 0),
+        (SELECT min(relation) FROM wanted WHERE row_security_active(to_regclass(relation)::oid))";
 
 /// Asked of a complete schema: a restore fills this table before it makes the keys.
 const FOUND: &str = "SELECT coalesce(max(version), 0) FROM equipoise_schema";
@@ -32,6 +33,8 @@ pub(super) struct Standing {
     lacks: Option<String>,
     /// The version of its schema, where that is complete and older than it has to be: an older dump was restored.
     older: Option<i64>,
+    /// The table whose row security this role is subject to.
+    hidden: Option<String>,
     /// The table that the commit sequence is drawn from: another one after a restore.
     pub(super) ledger: i64,
 }
@@ -43,13 +46,13 @@ impl Standing {
             (None, false) => Some("append_only".to_owned()),
             (lacks, _) => lacks,
         };
-        let (is_standby, is_read_only) = (column(&row, 0)?, column(&row, 1)?);
+        let (is_standby, is_read_only, hidden) = (column(&row, 0)?, column(&row, 1)?, column(&row, 5)?);
         let mut older = None;
         if lacks.is_none() {
             let found = link.timed(link.client.query_one(FOUND, &[])).await.map_err(|broken| broken.fault)?;
             older = Some(column(&found, 0)?).filter(|found| *found < VERSION);
         }
-        Ok(Standing { is_standby, is_read_only, lacks, older, ledger: column(&row, 4)? })
+        Ok(Standing { is_standby, is_read_only, lacks, older, hidden, ledger: column(&row, 4)? })
     }
 
     /// Whether what it holds may be shown: all of it, and nothing that a primary has gone past.
@@ -61,8 +64,13 @@ impl Standing {
         if let Some(lacks) = &self.lacks {
             return unavailable(format!("its schema lacks {lacks}: a restore is not through"));
         }
-        match self.older {
-            Some(found) => unavailable(format!("its schema has version {found}, {VERSION} is needed")),
+        if let Some(found) = self.older {
+            return unavailable(format!("its schema has version {found}, {VERSION} is needed"));
+        }
+        match &self.hidden {
+            Some(table) => Err(Fault::Failed(format!(
+                "its role is subject to the row-level security policy of {table}: it has to be the owner, or to have BYPASSRLS"
+            ))),
             None => Ok(()),
         }
     }

@@ -231,7 +231,7 @@ fn told(records: Vec<Arc<Record>>) -> Vec<Outcome> {
 }
 
 async fn start(connector: &Connector, patience: Duration) -> Result<(Connector, Session), PgError> {
-    let schema = migrate(&connector.connect().await?).await?;
+    let schema = migrate(&connector.connect().await?, true).await?;
     let connector = connector.clone().in_schema(&schema);
     let mut session = Session::leading(connector.clone(), patience);
     session.connect().await?;

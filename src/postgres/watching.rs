@@ -62,7 +62,7 @@ async fn run(connector: Connector, unavailable: Arc<Mutex<Option<String>>>) {
 }
 
 async fn bring_up(connector: &Connector) -> Result<(), PgError> {
-    migrate(&connector.connect().await?).await.map(drop)
+    migrate(&connector.connect().await?, false).await.map(drop)
 }
 
 async fn ask(connector: &Connector, link: &mut Option<Link>) -> Result<(), Fault> {

@@ -73,7 +73,7 @@ pub(super) struct Batch {
     refused: HashMap<Origin, String>,
     /// Runs that an earlier commit kept whose answer was lost.
     through: HashSet<(usize, usize)>,
-    /// Runs that wait for rows that somebody else has locked.
+    /// Runs that wait: for rows that somebody else has locked, or for a person.
     held: HashSet<(usize, usize)>,
     /// How often it was decided again because of others.
     pub(super) redecided: u64,
@@ -179,7 +179,27 @@ impl Batch {
     }
 
     pub(super) fn is_refused(&self, asks: &Asks, index: usize) -> bool {
-        asks.origins.get(index).is_some_and(|origin| self.refused.contains_key(origin))
+        asks.origins
+            .get(index)
+            .is_some_and(|origin| self.refused.contains_key(origin) || self.works[origin.0].is_none())
+    }
+
+    /// Answers the call of an ask that somebody has to see to, or leaves the run out that it is of: true then, and other asks are out with it.
+    pub(super) fn set_aside_ask(&mut self, asks: &Asks, index: usize, what: &str) -> bool {
+        let Some((work, at, _)) = asks.origins.get(index).copied() else { return false };
+        if let Some(Work::Apply { topic, runs, .. }) = &self.works[work] {
+            // The answer names the partition, and not why.
+            tracing::error!(
+                topic,
+                partition = runs[at].partition,
+                "PostgreSQL cannot keep an event, its partition waits: {what}"
+            );
+            return self.held.insert((work, at));
+        }
+        if let Some(work) = self.works[work].take() {
+            work.fail(PgError::Failed { what: what.to_owned() });
+        }
+        false
     }
 
     /// The database refuses an ask.

@@ -390,6 +390,22 @@ async fn a_host_that_hangs_is_passed_over() {
     assert_eq!(store.balance(&crate::harness::account("sku")).await.expect("read").expect("open").balance, 1);
 }
 
+/// D6: a read that nobody waits for any more leaves its failure to nobody who comes when the database is there again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failure_that_nobody_heard_is_nobody_elses() {
+    let database = Database::new().await;
+    let proxy = Proxy::before(&database.url).await;
+    let store = PgStore::connect(&settings(&proxy.url)).await.expect("a store");
+    let sku = crate::harness::account("sku");
+    proxy.slow_down(Duration::from_secs(60));
+    tokio::time::timeout(Duration::from_millis(100), store.balance(&sku))
+        .await
+        .expect_err("there is no connection yet");
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    proxy.slow_down(Duration::ZERO);
+    assert_eq!(store.balance(&sku).await.expect("read"), None::<equipoise::AccountState>);
+}
+
 /// D4: an instance that dies in the middle of a batch leaves all of it or nothing, and its successor goes on.
 #[test]
 fn an_instance_that_dies_leaves_nothing_half_done() {

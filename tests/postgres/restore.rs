@@ -168,8 +168,34 @@ async fn an_older_schema_is_brought_up() {
 
     // Of the older schema by what it says of itself: nobody can bring it up.
     database.run("DELETE FROM equipoise_schema WHERE version = 9").await;
-    while store.unavailable().is_none_or(|why| !why.contains("version 8")) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while store.unavailable().is_none_or(|why| !why.contains("from version 8 to 9, at migration 9")) {
         assert!(Instant::now() < until, "{:?}", store.unavailable());
         sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// D4, D6: a schema that vanishes while instances wait for their turn to bring it up, as in the middle of a restore, is no new ledger.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_is_no_new_ledger() {
+    let database = Database::new().await;
+    let store = database.store().await;
+    store.submit(create("sku", 1)).await.expect("opened");
+    let locker = database.client().await;
+    locker.batch_execute("SELECT pg_advisory_lock(x'65717569706f6973'::bigint)").await.expect("locked");
+    database.run("DELETE FROM equipoise_schema WHERE version = 9").await;
+    let until = Instant::now() + Duration::from_secs(20);
+    let waits = "SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+        WHERE l.locktype = 'advisory' AND NOT l.granted AND d.datname = current_database())";
+    while !database.one::<bool>(waits).await {
+        assert!(Instant::now() < until, "{:?}", store.unavailable());
+        sleep(Duration::from_millis(50)).await;
+    }
+    database.run("BEGIN; DROP SCHEMA public CASCADE; CREATE SCHEMA public; COMMIT").await;
+    locker.batch_execute("SELECT pg_advisory_unlock_all()").await.expect("unlocked");
+    while store.unavailable().is_none_or(|why| !why.contains("a restore is not through")) {
+        assert!(Instant::now() < until, "{:?}", store.unavailable());
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert!(database.one::<bool>("SELECT to_regclass('products') IS NULL").await, "a second ledger was begun");
 }

@@ -1,9 +1,11 @@
 //! The tables, as people and other versions meet them.
 
+use std::time::{Duration, Instant};
+
 use equipoise::inventory::{Store as _, StoreError};
 use equipoise::postgres::{PgError, PgStore, Settings};
 
-use crate::harness::{Database, Partition, account, create, event, update};
+use crate::harness::{Database, Partition, TOPIC, account, create, event, update};
 
 /// D8: a person finds the products and the events in tables named after them.
 #[tokio::test]
@@ -81,11 +83,52 @@ async fn a_column_that_nobody_fills_is_nobodys_fault() {
     let refused = store.submit(create("a", 1)).await.expect_err("it cannot be kept");
     assert!(matches!(&refused, PgError::Failed { what } if what.contains("warehouse")), "{refused}");
     let run = partition.run(&[event("e", "b", 1)]);
-    let refused = partition.apply_run(&store, &run).await.expect_err("it cannot be kept");
-    assert!(matches!(&refused, StoreError::Failed { what } if what.contains("warehouse")), "{refused}");
+    let refused = store.apply(TOPIC, std::slice::from_ref(&run)).await.expect_err("it cannot be kept");
+    assert!(matches!(&refused, StoreError::Held { partitions, .. } if partitions == &[0]), "{refused}");
     database.run("ALTER TABLE products ALTER warehouse SET DEFAULT 'main'").await;
     assert_eq!(partition.apply_run(&store, &run).await.expect("applied").applied, 1);
     assert!(store.dead_letters(1).await.expect("letters").is_empty());
+}
+
+/// D6: only what leaves such a column empty has to wait for a person, a call and a partition; the rest of its batch is kept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_column_that_some_leave_empty_holds_up_only_them() {
+    let database = Database::new().await;
+    let store = database.store().await;
+    store.submit(create("open", 0)).await.expect("opened");
+    let [mut bad, mut good] = [Partition::take(&store, 0).await, Partition::take(&store, 1).await];
+    let trigger = "ALTER TABLE products ADD warehouse text NOT NULL DEFAULT 'main';
+        CREATE FUNCTION place() RETURNS trigger LANGUAGE plpgsql AS
+            $$BEGIN IF NEW.sku LIKE 'bad%' THEN NEW.warehouse := NULL; END IF; RETURN NEW; END$$;
+        CREATE TRIGGER place BEFORE INSERT ON products FOR EACH ROW EXECUTE FUNCTION place()";
+    database.run(trigger).await;
+    let runs = [
+        bad.run(&[event("b0", "open", 1), event("b1", "bad", 1), event("b2", "open", 1)]),
+        good.run(&[event("g0", "open", 10), event("g1", "good", 1)]),
+    ];
+    let mut queued = Vec::new();
+    for number in 0..10 {
+        queued.push(store.enqueue(create(&format!("bad{number}"), 1)).await.expect("queued"));
+        queued.push(store.enqueue(update(&format!("u{number}"), "open", 100)).await.expect("queued"));
+    }
+    match store.apply(TOPIC, &runs).await {
+        Err(StoreError::Held { partitions, applied }) => assert_eq!((partitions, applied.applied), (vec![0], 2)),
+        other => panic!("{other:?}"),
+    }
+    for pair in queued.chunks_mut(2) {
+        let refused = pair[0].outcome().await.expect_err("it cannot be kept");
+        assert!(matches!(&refused, PgError::Failed { what } if what.contains("warehouse")), "{refused}");
+        pair[1].outcome().await.expect("decided").result().expect("applied");
+    }
+    let stock = "SELECT current_stock FROM products WHERE sku = 'open'";
+    assert_eq!(database.one::<i64>(stock).await, 1_010, "nothing of the run that waits");
+    good.0.next = Some(2);
+    good.apply(&store, &[event("g2", "open", 1)]).await.expect("applied");
+    database.run("DROP TRIGGER place ON products").await;
+    assert_eq!(bad.apply_run(&store, &runs[0]).await.expect("applied").applied, 3);
+    assert_eq!(database.one::<i64>(stock).await, 1_013);
+    assert!(store.dead_letters(1).await.expect("letters").is_empty());
+    database.check().await;
 }
 
 /// C2: nobody changes the journal in place.
@@ -154,7 +197,7 @@ async fn a_role_needs_no_right_to_create() {
     assert!(matches!(&hidden, PgError::Failed { what } if what.starts_with(&said)), "{hidden}");
 }
 
-/// A3, D8: a role from which row security hides rows is refused, and not told that they are not there.
+/// A3, D8: a role that is subject to row security is refused, and not told that the rows are not there; nor is it said to be ready.
 #[tokio::test]
 async fn hidden_rows_are_not_taken_for_none() {
     let database = Database::new().await;
@@ -172,9 +215,19 @@ async fn hidden_rows_are_not_taken_for_none() {
     let balance = store.balance(&account("sku")).await;
     let listing = store.list("").await.map(|listing| listing.sequence());
     let created = store.submit(create("sku", 1)).await;
+    let until = Instant::now() + Duration::from_secs(10);
+    while store.unavailable().is_none() && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let unavailable = store.unavailable().unwrap_or_default();
+    let balance_then = store.balance(&account("sku")).await;
+    database.run("CREATE POLICY all_of_them ON products USING (true)").await;
+    let anew = PgStore::connect(&settings).await.map(drop);
     store.close().await;
     database.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
-    for refused in [balance.expect_err("hidden").to_string(), listing.expect_err("hidden").to_string()] {
+    let [balance, balance_then] = [balance, balance_then].map(|balance| balance.expect_err("hidden").to_string());
+    let [listing, anew] = [listing.map(drop), anew].map(|done| done.expect_err("hidden").to_string());
+    for refused in [balance, balance_then, listing, anew, unavailable] {
         assert!(refused.contains("row-level security policy"), "{refused}");
     }
     assert!(matches!(&created, Err(PgError::Failed { .. })), "{created:?}");

@@ -113,6 +113,31 @@ async fn a_watcher_hears_of_a_gap() {
     assert_eq!(status.expect("it ends").message(), "history before sequence 6 is gone");
 }
 
+/// C3, D8: a sequence that was moved on, with nothing after it, is waited at as at the journal's end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_moved_sequence_keeps_nobody_busy() {
+    let database = Database::new().await;
+    let store = database.store().await;
+    let client = serving(&database).await;
+    store.submit(create("sku", 0)).await.expect("opened");
+    updates(&store, "before", 2).await;
+    let mut told_some = watch(&client, 1).await.expect("a stream");
+    assert_eq!(told(&mut told_some, 3).await.0, [1, 2, 3]);
+    database.run("UPDATE ledger_sequence SET sequence = sequence + 1000").await;
+    let mut fresh = watch(&client, 500).await.expect("a stream");
+    let count = async || {
+        let query = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()";
+        database.one::<i64>(query).await
+    };
+    let before = count().await;
+    // Sessions say how many they were once a second.
+    let told_nothing =
+        timeout(Duration::from_millis(3_500), async { tokio::join!(told_some.message(), fresh.message()) });
+    told_nothing.await.expect_err("there is nothing to tell");
+    let asked = count().await - before;
+    assert!(asked < 500, "{asked} transactions");
+}
+
 /// A14, C3: an entry that no journal will ever have is waited for, as on the disk.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_last_sequence_of_all_is_waited_for() {

@@ -1,0 +1,78 @@
+//! Which asks of a batch the database does not keep.
+
+use super::batch::{Changes, Missed, Written};
+use super::database::{Database, Fault};
+use super::decide::{Decision, Known, decide};
+use super::work::{Asks, Batch};
+
+/// What a trial found changed of what it was decided from.
+pub(super) struct Outdated(pub(super) Box<Changes>, pub(super) Missed);
+
+enum Trial {
+    Kept,
+    Not(Fault),
+    Outdated(Outdated),
+}
+
+/// Finds the asks that the database does not keep, by trials of all asks up to one, which keep nothing: whether an ask is refused
+/// may depend on what those before it made of an account.
+pub(super) async fn isolate<D: Database>(
+    database: &mut D,
+    batch: &mut Batch,
+    asks: &Asks,
+    known: &Known,
+    mut why: Fault,
+) -> Result<Option<Outdated>, Fault> {
+    let all = asks.asks.len();
+    let mut culprits = 0;
+    // The database keeps the first `good` asks, now that those it refuses are left out.
+    let mut good = 0;
+    while good < all {
+        let (mut stride, mut bad) = (1, None);
+        while good < bad.map_or(all, |bad: usize| bad - 1) {
+            let length = match bad {
+                Some(bad) => good + (bad - good) / 2,
+                None => (good + stride).min(all),
+            };
+            match is_kept(database, batch, asks, known, length).await? {
+                Trial::Kept => (good, stride) = (length, stride * 2),
+                Trial::Not(fault) => (bad, why) = (Some(length), fault),
+                Trial::Outdated(outdated) => return Ok(Some(outdated)),
+            }
+        }
+        if bad.is_some() {
+            culprits += 1;
+            if let Fault::Unfilled(what) = &why {
+                if batch.set_aside_ask(asks, good, what) {
+                    // With asks that were tried before: so all the others are decided again first.
+                    return Ok(None);
+                }
+            } else {
+                batch.refuse(asks, good, why.what().to_owned());
+            }
+            good += 1;
+        }
+    }
+    // Not an ask, then, but what goes with them.
+    if culprits == 0 { Err(Fault::Failed(why.what().to_owned())) } else { Ok(None) }
+}
+
+/// Whether the database would keep the first `length` asks.
+async fn is_kept<D: Database>(
+    database: &mut D,
+    batch: &Batch,
+    asks: &Asks,
+    known: &Known,
+    length: usize,
+) -> Result<Trial, Fault> {
+    let decision = decide(&asks.asks, known, |index| index >= length || batch.is_refused(asks, index))?;
+    let number = database.number().await?;
+    let Decision { records, accounts, ids, .. } = decision;
+    let changes = Changes { number, records, accounts, ids, ..Changes::default() };
+    match database.write(&changes, true).await {
+        Ok(Written::Missed(missed)) => Ok(Trial::Outdated(Outdated(Box::new(changes), missed))),
+        Ok(_) => Ok(Trial::Kept),
+        Err(fault @ (Fault::Refused(_) | Fault::Unfilled(_))) => Ok(Trial::Not(fault)),
+        Err(fault) => Err(fault),
+    }
+}
