@@ -19,7 +19,7 @@ use super::backend::{Backend, Service};
 use super::deadline::Tasks;
 use super::door::Door;
 use super::opening::Opening;
-use super::upload::Room;
+use super::upload::{Room, WAITING};
 use super::walk::Walks;
 use super::{Error, Options, proto};
 
@@ -128,8 +128,8 @@ fn others() -> Result<(HealthReporter, Routes), Error> {
 }
 
 fn http(options: &Options) -> http2::Builder<Tasks> {
-    // Streams that are not read from leave one window to all other calls of their connection.
-    let window = STREAM_WINDOW.saturating_mul(options.max_request_streams.saturating_add(1));
+    // Streams that are not read from, and calls that wait for room, leave one window to all other calls of their connection.
+    let window = STREAM_WINDOW.saturating_mul(options.max_request_streams.saturating_add(WAITING + 1));
     let mut http = http2::Builder::new(Tasks);
     http.timer(TokioTimer::new())
         // gRPC has no use for it, and its formatter panics on a wall clock before 1970.

@@ -22,6 +22,9 @@ const WAITS: u32 = 10;
 /// Of the room for messages, what those of one connection may have together.
 const OF_CONNECTION: usize = 4;
 
+/// How many calls of one connection wait for it.
+pub(super) const WAITING: usize = 16;
+
 /// The body as it comes in. tonic takes a stream that its client reset for one that has ended, and would begin with what came
 /// until then: here a reset is an error. So is what follows the message of a call that has one. tonic makes room for all of a message
 /// that is begun: it waits until there is [`Room`], and is refused when that takes too long; one of a stream that does not go on ends it.
@@ -72,14 +75,13 @@ impl Upload {
 
     /// Whether the message under way has its room. It is taken anew where it lapsed while nobody asked for the message.
     fn has_room(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        while let Some(share) = &mut self.share {
-            ready!(share.had(context))?;
-            if !share.keeper.is_finished() {
-                break;
-            }
+        let Some(share) = &mut self.share else { return Poll::Ready(Ok(())) };
+        ready!(share.had(context))?;
+        if share.keeper.is_finished() {
+            // Once: a runtime that is shut down ends this one as well.
             self.share = self.room.take(self.messages.left, self.patience);
         }
-        Poll::Ready(Ok(()))
+        self.share.as_mut().map_or(Poll::Ready(Ok(())), |share| share.had(context))
     }
 
     fn wait(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
@@ -128,6 +130,8 @@ pub(super) struct Room {
     all: Arc<Semaphore>,
     bytes: usize,
     connection: Arc<Semaphore>,
+    /// How many more calls of the connection may wait for room. What has come of them is unread, and takes from the window of all others.
+    waiting: Arc<Semaphore>,
     longest: usize,
 }
 
@@ -135,13 +139,15 @@ impl Room {
     /// Room for so many `bytes`, where tonic refuses messages past the `longest`. One of these has room in any case.
     pub(super) fn new(bytes: usize, longest: usize) -> Self {
         let bytes = bytes.max(longest).min(Semaphore::MAX_PERMITS);
-        Room { all: Arc::new(Semaphore::new(bytes)), bytes, connection: Arc::new(Semaphore::const_new(0)), longest }
+        let [connection, waiting] = [0, 0].map(|none| Arc::new(Semaphore::new(none)));
+        Room { all: Arc::new(Semaphore::new(bytes)), bytes, connection, waiting, longest }
     }
 
     /// The same for one more connection.
     pub(super) fn of_connection(&self) -> Self {
         let bytes = (self.bytes / OF_CONNECTION).max(self.longest).min(self.bytes);
-        Room { connection: Arc::new(Semaphore::new(bytes)), ..self.clone() }
+        let [connection, waiting] = [bytes, WAITING].map(|room| Arc::new(Semaphore::new(room)));
+        Room { connection, waiting, ..self.clone() }
     }
 
     /// Room for a message with so many `bytes` to come, for as long as it grows within each `patience`.
@@ -151,11 +157,12 @@ impl Room {
         }
         let (room, grew, (has, had)) = (self.clone(), Arc::new(Notify::new()), oneshot::channel());
         let (taken, grows) = (room.try_acquire(bytes), grew.clone());
+        let place = taken.is_none().then(|| self.waiting.clone().try_acquire_owned().ok()).flatten();
         let had = taken.is_none().then_some(had);
         let keeper = tokio::spawn(async move {
-            let taken = match taken {
-                Some(taken) => Some(taken),
-                None => timeout(patience / WAITS, room.acquire(bytes)).await.ok().flatten(),
+            let taken = match (taken, place) {
+                (None, Some(_place)) => timeout(patience / WAITS, room.acquire(bytes)).await.ok().flatten(),
+                (taken, _) => taken,
             };
             if taken.is_some() {
                 // Its stream does not wait, or is gone and ends this task.

@@ -13,7 +13,7 @@ use crate::kernel::{Contended, garbage};
 pub struct Stats {
     /// Accounts opened.
     pub accounts: u64,
-    /// Accounts that take memory and were not opened: the groups that would have opened them were refused.
+    /// Accounts that take memory and are not open: what would have opened them was refused, or has yet to.
     pub unopened_accounts: u64,
     /// Ids kept in memory.
     pub ids: u64,

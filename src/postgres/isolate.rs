@@ -5,6 +5,9 @@ use super::database::{Database, Fault};
 use super::decide::{Decision, Known, decide};
 use super::work::{Asks, Batch};
 
+/// So many asks in a row, the first ones, of which none is kept, stand for all.
+const ALL: usize = 8;
+
 /// What a trial found changed of what it was decided from.
 pub(super) struct Outdated(pub(super) Box<Changes>, pub(super) Missed);
 
@@ -42,6 +45,10 @@ pub(super) async fn isolate<D: Database>(
         }
         if bad.is_some() {
             culprits += 1;
+            if culprits == ALL && good + 1 == ALL && matches!(why, Fault::Unfilled(_)) {
+                // Not some asks, then: the column is of a table that has a row for each.
+                return Err(Fault::Failed(why.what().to_owned()));
+            }
             if let Fault::Unfilled(what) = &why {
                 if batch.set_aside_ask(asks, good, what) {
                     // With asks that were tried before: so all the others are decided again first.

@@ -93,7 +93,7 @@ impl Session {
 
     pub(super) async fn connect(&mut self) -> Result<(), Fault> {
         self.begun = false;
-        match self.make().await {
+        match Box::pin(self.make()).await {
             Ok(open) => self.open = Ok(open),
             Err(fault) => {
                 self.open = Err(format!("{GONE}: {}", fault.what()));
@@ -110,7 +110,7 @@ impl Session {
         standing.write()?;
         let prepared = link.timed(async {
             link.client.batch_execute(sql::SESSION).await?;
-            Statements::prepare(&link.client, standing.ledger).await
+            Box::pin(Statements::prepare(&link.client, standing.ledger)).await
         });
         let statements = prepared.await.map_err(|broken| broken.fault)?;
         Ok(Open { link, statements })

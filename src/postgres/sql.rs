@@ -288,7 +288,8 @@ impl Writing {
 impl Statements {
     /// All in one round trip: a connection that is made anew is waited for.
     pub(super) async fn prepare(client: &Client, ledger: i64) -> Result<Self, Error> {
-        let writing = async { tokio::try_join!(Writing::surely(client), Writing::asking(client)) };
+        // On the heap: all in one would be too much for the stack of a worker without optimizations.
+        let writing = async { tokio::try_join!(Box::pin(Writing::surely(client)), Box::pin(Writing::asking(client))) };
         let looking_up = async {
             tokio::try_join!(
                 client.prepare(NUMBERS),

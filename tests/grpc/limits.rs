@@ -218,7 +218,7 @@ async fn messages_under_way_take_bounded_room() {
 /// E4: nor does a message keep its room whose stream nobody reads from, so that nobody asks for the rest of it.
 #[tokio::test]
 async fn unread_streams_give_room_back() {
-    let patience = Duration::from_secs(2);
+    let patience = Duration::from_secs(5);
     let options = Options { max_begun_bytes: 8_300_000, request_timeout: patience, ..Options::default() };
     let service = Service::with(options).await;
     let client = service.client().await;
