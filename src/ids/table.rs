@@ -30,6 +30,11 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
+    /// One that was met in the table.
+    fn met(hash: u64, (handle, part): (Handle<Balance>, Part)) -> Self {
+        Claim { hash, handle, member: part.unwrap_or(0), more: 0 }
+    }
+
     fn part(&self) -> Part {
         part_of(self.handle.request(), self.member)
     }
@@ -97,8 +102,7 @@ impl Table {
     pub(super) fn find(&self, id: &TransactionId) -> Option<Claim> {
         let hash = self.hash(id);
         loop {
-            let (handle, part) = self.claims.find(hash, |request, part| carries(request, part, id))?;
-            let claim = Claim { hash, handle, member: member_of(part), more: 0 };
+            let claim = Claim::met(hash, self.claims.find(hash, |request, part| carries(request, part, id))?);
             if claim.handle.gate() != Gate::Closed {
                 return Some(claim);
             }
@@ -120,7 +124,7 @@ impl Table {
     pub(super) fn claim(&self, id: &TransactionId, handle: &Handle<Balance>, member: u32) -> Result<(), Claim> {
         let (hash, part) = (self.hash(id), part_of(handle.request(), member));
         let claimed = self.claims.claim(hash, handle, part, |request, part| carries(request, part, id));
-        claimed.map_err(|(handle, part)| Claim { hash, handle, member: member_of(part), more: 0 })
+        claimed.map_err(|met| Claim::met(hash, met))
     }
 
     /// Removes this claim, if it is one.
@@ -200,15 +204,10 @@ fn part_of(request: &Request, member: u32) -> Part {
     (request.members().len() > 1).then_some(member)
 }
 
-/// The other way round.
-fn member_of(part: Part) -> u32 {
-    part.unwrap_or(0)
-}
-
 #[inline]
 fn carries(request: &Request, part: Part, id: &TransactionId) -> bool {
     if mutant(Mutant::PartsHeldTogether) {
         return ids_of(request).any(|(carried, _)| carried == id);
     }
-    request.members().get(member_of(part) as usize).is_some_and(|member| member.id.as_ref() == Some(id))
+    request.members().get(part.unwrap_or(0) as usize).is_some_and(|member| member.id.as_ref() == Some(id))
 }

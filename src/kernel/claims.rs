@@ -58,6 +58,9 @@ pub(crate) const PARTS: usize = 1 << PART_BITS;
 /// the other.
 pub(crate) type Part = Option<u32>;
 
+/// A claim that was met: whose it is, and which part's.
+type Met<S> = (*const Transaction<S>, Part);
+
 /// A slot. When it is claimed it says where the transaction is, and the rest of what makes the claim: see [`word`].
 type Slot<S> = AtomicPtr<Transaction<S>>;
 
@@ -79,7 +82,7 @@ unsafe impl<S: State> Send for Table<S> {}
 /// Where the way of a hash through a table led.
 enum Way<'t, S: State> {
     /// To what was looked for.
-    Claimed(*const Transaction<S>, Part),
+    Claimed(Met<S>),
     /// To a free slot, so many lines from its beginning.
     Free(&'t Slot<S>, usize),
     /// To a seal, or through the whole table.
@@ -116,7 +119,7 @@ fn word<S: State>(transaction: *const Transaction<S>, part: Part, hash: u64) -> 
 }
 
 /// Whose word it is, and which part's, if its hash can be this one.
-fn claimed<S: State>(found: *mut Transaction<S>, hash: u64) -> Option<(*const Transaction<S>, Part)> {
+fn claimed<S: State>(found: *mut Transaction<S>, hash: u64) -> Option<Met<S>> {
     let transaction = found.map_addr(|address| address & ADDRESS);
     let part = (found.addr() & IS_PART != 0).then_some((found.addr() >> (usize::BITS - PART_BITS)) as u32);
     std::ptr::eq(found, word(transaction, part, hash)).then_some((transaction, part))
@@ -174,11 +177,11 @@ impl<S: State> Table<S> {
                 SEALED => return Way::Sealed,
                 GONE => {}
                 _ => {
-                    if let Some((transaction, part)) = claimed(found, hash)
+                    if let Some(met @ (transaction, part)) = claimed(found, hash)
                         // Safety: I10, claimed in the slot after the pin.
                         && is(&unsafe { &*transaction }.plan.request, part)
                     {
-                        return Way::Claimed(transaction, part);
+                        return Way::Claimed(met);
                     }
                 }
             }
@@ -188,15 +191,10 @@ impl<S: State> Table<S> {
 
     /// Sees to it that what `is` looked for is never claimed here from now on, unless it is already: then it is returned.
     #[inline]
-    fn seal(
-        &self,
-        hash: u64,
-        is: &impl Fn(&S::Request, Part) -> bool,
-        guard: &Guard,
-    ) -> Option<(*const Transaction<S>, Part)> {
+    fn seal(&self, hash: u64, is: &impl Fn(&S::Request, Part) -> bool, guard: &Guard) -> Option<Met<S>> {
         loop {
             match self.seek(hash, is, guard) {
-                Way::Claimed(transaction, part) => return Some((transaction, part)),
+                Way::Claimed(met) => return Some(met),
                 Way::Sealed => return None,
                 Way::Free(..) if mutant(Mutant::OlderNotSealed) => return None,
                 Way::Free(slot, _) => {
@@ -298,14 +296,9 @@ impl<S: State> Claims<S> {
     }
 
     #[inline]
-    fn found(
-        &self,
-        hash: u64,
-        is: &impl Fn(&S::Request, Part) -> bool,
-        guard: &Guard,
-    ) -> Option<(*const Transaction<S>, Part)> {
+    fn found(&self, hash: u64, is: &impl Fn(&S::Request, Part) -> bool, guard: &Guard) -> Option<Met<S>> {
         self.tables(guard).find_map(|table| match table.seek(hash, is, guard) {
-            Way::Claimed(transaction, part) => Some((transaction, part)),
+            Way::Claimed(met) => Some(met),
             _ => None,
         })
     }
@@ -328,7 +321,7 @@ impl<S: State> Claims<S> {
             let mut met = older.find_map(|table| table.seal(hash, &is, guard));
             if met.is_none() {
                 match newest.seek(hash, &is, guard) {
-                    Way::Claimed(transaction, part) => met = Some((transaction, part)),
+                    Way::Claimed(claimed) => met = Some(claimed),
                     Way::Sealed => self.renew(newest),
                     Way::Free(slot, away) => {
                         let claim = word(handle.as_ptr(), part, hash);

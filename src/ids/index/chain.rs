@@ -43,22 +43,15 @@ struct Flaw {
 pub(super) fn open(dir: &Folder, ledger: &[u8; 16], kept: Kept) -> Result<Chain, IndexError> {
     let Kept { oldest, honoured_before, .. } = kept;
     let spans = tidy(dir)?;
-    let (runs, flaw) = link(dir, ledger, kept, &spans)?;
-    // Where the index began, and how far it went, when all of it was there.
-    let begin = begin(dir, ledger, &spans);
-    let highest = spans.iter().map(|span| span.last).max();
-    let marked = mark(dir)?;
-    let is_marked = marked.is_some();
-    let mut chain = Chain { runs: if is_marked { Vec::new() } else { runs }, lost: None };
-    let mut flaw = marked.or(flaw);
-
-    let begins_before = begin.is_some_and(|begin| begin < oldest);
-    if begins_before && (chain.first() != begin || chain.last().is_none_or(|last| last + 1 < oldest)) {
-        let gap = || Flaw {
-            name: chain.runs.first().map_or(String::new(), |run| run.span().name()),
-            what: format!("the index began with sequence {}, and some runs are missing", begin.unwrap_or_default()),
-        };
-        let Flaw { name, what } = flaw.unwrap_or_else(gap);
+    let mark = mark(dir)?;
+    let is_marked = mark.is_some();
+    let (runs, mut flaw) = match mark {
+        Some(mark) => (Vec::new(), Some(mark)),
+        None => link(dir, ledger, kept, &spans)?,
+    };
+    let mut chain = Chain { runs, lost: None };
+    if let Some(gap) = gap_before(oldest, dir, ledger, &spans, &chain) {
+        let Flaw { name, what } = flaw.unwrap_or(gap);
         if honoured_before {
             return Err(damaged(&dir.path_of(&name), &cannot_be_made_again(&what, oldest)));
         }
@@ -69,7 +62,8 @@ pub(super) fn open(dir: &Folder, ledger: &[u8; 16], kept: Kept) -> Result<Chain,
         let what = format!("the ids of entries before sequence {oldest}, where the journal begins, are gone");
         flaw = flaw.or(Some(Flaw { name: "it is missing".to_owned(), what }));
     }
-    let is_whole = !spans.is_empty() && chain.first() == begin && chain.last() == highest;
+    let highest = spans.iter().map(|span| span.last).max();
+    let is_whole = highest.is_some() && chain.last() == highest;
     chain.lost = flaw.filter(|_| !is_whole).map(|Flaw { name, what }| format!("{name}: {what}"));
 
     for span in spans.iter().filter(|span| chain.runs.iter().all(|run| run.span() != **span)) {
@@ -90,12 +84,20 @@ fn cannot_be_made_again(what: &str, oldest: u64) -> String {
     )
 }
 
-/// The least sequence that the index is said to begin with, by its runs' names and headers.
-fn begin(dir: &Folder, ledger: &[u8; 16], spans: &[Span]) -> Option<u64> {
-    // A run that cannot be read says nothing.
+/// What `chain` lacks of the ids that the index had of entries before `oldest`, where the journal begins, if it lacks any.
+fn gap_before(oldest: u64, dir: &Folder, ledger: &[u8; 16], spans: &[Span], chain: &Chain) -> Option<Flaw> {
+    if oldest <= 1 {
+        return None;
+    }
+    // As the names and the headers say. A run that cannot be read says nothing.
     let headers = spans.iter().filter_map(|span| Run::open_header(dir, *span, Some(ledger)).ok());
     let said = headers.map(|(_, header)| header.begin).filter(|begin| *begin > 0);
-    said.chain(spans.iter().map(|span| span.first)).min()
+    let begin = said.chain(spans.iter().map(|span| span.first)).min().filter(|begin| *begin < oldest)?;
+    let reaches = chain.first() == Some(begin) && chain.last().is_some_and(|last| last + 1 >= oldest);
+    (!reaches).then(|| Flaw {
+        name: chain.runs.first().map_or(String::new(), |run| run.span().name()),
+        what: format!("the index began with sequence {begin}, and some runs are missing"),
+    })
 }
 
 /// The runs that make a chain, and the first reason why others do not: what follows is bad because of it.
