@@ -2,6 +2,7 @@
 
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
@@ -60,7 +61,7 @@ impl Folder {
         }
     }
 
-    fn at(above: impl rustix::fd::AsFd, name: &Path, path: PathBuf) -> io::Result<Self> {
+    fn at(above: impl AsFd, name: &Path, path: PathBuf) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let handle = retry_on_intr(|| openat(&above, name, flags, Mode::empty()))?;
         Ok(Folder { handle: handle.into(), path })
@@ -81,9 +82,13 @@ impl Folder {
         Self::at(&self.handle, Path::new("."), self.path.clone())
     }
 
-    /// Locks it, without waiting for it, until it is dropped.
+    /// Locks it, without waiting for it, until it is unlocked or dropped.
     pub(crate) fn try_lock(&self) -> Result<(), TryLockError> {
         self.handle.try_lock()
+    }
+
+    pub(crate) fn unlock(&self) -> io::Result<()> {
+        self.handle.unlock()
     }
 
     /// The names of what is in it, in no order.
@@ -162,6 +167,12 @@ impl Folder {
     /// Makes the names in it durable.
     pub(crate) fn sync(&self) -> io::Result<()> {
         self.handle.sync_all()
+    }
+}
+
+impl AsFd for Folder {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.handle.as_fd()
     }
 }
 

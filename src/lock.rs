@@ -81,6 +81,9 @@ impl Drop for Lock {
             // Left over, it is in nobody's way.
             let _ = self.directory.remove(NAME);
         }
+        // Closing would not do: a process that another thread is about to begin has copies of both, until its program
+        // runs. Should it fail, closing is what is left.
+        let _ = (self.file.unlock(), self.directory.unlock());
     }
 }
 
@@ -105,4 +108,23 @@ fn held(root: &Folder, file: &File) -> OpenError {
     let _ = Read::take(file, 20).read_to_string(&mut holder);
     let holder = Some(holder.trim().to_owned()).filter(|holder| !holder.is_empty());
     OpenError::Held { dir: root.path().to_owned(), holder }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::{AsFd, OwnedFd};
+
+    use super::*;
+
+    /// B5: a process that another thread began has a copy of every descriptor until it runs its own program.
+    #[test]
+    fn a_child_about_to_begin_keeps_no_lock() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let root = Folder::open(dir.path()).expect("opens");
+        let copy = |file: &dyn AsFd| -> OwnedFd { file.as_fd().try_clone_to_owned().expect("a copy") };
+        let lock = Lock::take(&root).expect("free");
+        let _of_a_child = (copy(&lock.file), copy(&lock.directory));
+        drop(lock);
+        Lock::take(&root).expect("free again");
+    }
 }

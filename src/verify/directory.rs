@@ -25,19 +25,26 @@ pub(super) struct Access {
     /// The process that has it, if one does: the journal may grow meanwhile.
     pub(super) holder: Option<String>,
     /// Keeps services away.
-    _lock: Option<File>,
+    lock: Option<File>,
 }
 
 impl Access {
     /// Keeps services away from `path`, or notes which one has it.
     pub(super) fn take(path: &Path) -> Result<Self, Problem> {
         let (lock, holder) = lock(&path.join("LOCK"))?;
-        Ok(Access { holder, _lock: lock })
+        Ok(Access { holder, lock })
     }
 
     /// Whether a process has it: what is read may be under way.
     pub(super) fn is_live(&self) -> bool {
         self.holder.is_some()
+    }
+}
+
+impl Drop for Access {
+    fn drop(&mut self) {
+        // A process that another thread is about to begin has a copy of it, so that closing alone would not do.
+        let _ = self.lock.as_ref().map(File::unlock);
     }
 }
 
@@ -49,7 +56,7 @@ impl Directory {
 
     /// Lists `path`, and keeps nobody away: a service may have it, or start on it meanwhile.
     pub(crate) fn beside(path: &Path) -> Result<Self, Problem> {
-        Self::list(path, Access { holder: Some(String::new()), _lock: None })
+        Self::list(path, Access { holder: Some(String::new()), lock: None })
     }
 
     /// Lists `path`: checkpoints before segments, so that the journal reaches as far as each checkpoint says.
