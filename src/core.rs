@@ -14,7 +14,7 @@ use crate::journal::disk::Disk;
 use crate::journal::{Flushed, Flusher, Flushing, HistoryError, JournalError, Note, NoteError, Noted, Notes, Noting};
 use crate::kernel::cells::{Counter, Gauge, Latch};
 use crate::kernel::doorbell::Doorbell;
-use crate::kernel::{Handle, Kernel, pin};
+use crate::kernel::{Handle, Kernel, garbage, pin};
 use crate::lock::Lock;
 use crate::outcome::{Outcome, Record};
 use crate::snapshot::Open;
@@ -126,6 +126,11 @@ impl Core {
                 Ok(decided.then(|| Outcome::new(claim.handle, Some(claim.member), false)))
             }
         }
+    }
+
+    /// How many bytes wait for a suspended thread.
+    pub(crate) fn garbage_bytes(&self) -> u64 {
+        garbage::bytes() + self.ids.overdue_bytes()
     }
 
     /// The durable sequence; without a flusher, any.

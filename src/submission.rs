@@ -21,6 +21,9 @@ use crate::request::{Kind, Member, Request, SMALL};
 /// without this they would fill the backlog, and then be refused for seconds, until all of it is written.
 const GIVES_WAY_ONCE_IN: u64 = 4;
 
+/// Ids that a refused caller forgets.
+const STRETCH: usize = 64;
+
 /// Bytes of large requests that may wait to become durable. Small ones are bounded by their number.
 const LARGE_BACKLOG: u64 = 256 << 20;
 
@@ -262,8 +265,9 @@ impl Core {
         if self.closed.is_set() {
             return Err(self.why_closed());
         }
-        let bytes = garbage::bytes();
+        let bytes = self.garbage_bytes();
         if bytes > self.limits.garbage {
+            self.ids.forget_excess(self.durable(), STRETCH);
             // Some of it may be what snapshots needed that are closed by now. The next writes would let go of that, but there are none.
             for account in self.directory.some(self.trimmed.add(1)) {
                 self.kernel.trim(account, guard);
@@ -362,6 +366,8 @@ fn unknowable(error: IndexError) -> SubmitError {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
     use crate::error::InvalidRequest;
     use crate::ledger::Ledger;
@@ -414,6 +420,32 @@ mod tests {
         chain(vec![update("a"), update("0-1")]).unwrap().result().unwrap();
         chain(vec![create("0-2"), update("a")]).unwrap().result().unwrap();
         assert_eq!(ledger.stats().unopened_accounts, unopened - 2);
+    }
+
+    /// E7: while somebody who forgets ids is suspended, ids take memory up to the cap, which is shown; then writes are refused, and
+    /// go on by themselves afterwards.
+    #[test]
+    fn ids_that_nobody_forgets_count_as_garbage() {
+        let cap = garbage::bytes() + (16 << 20);
+        let ledger = Ledger::builder().id_capacity(10).garbage_cap(cap).build();
+        let account = AccountId::new("a").unwrap();
+        ledger.create(&account, 0).unwrap();
+        let update = |number: u64| {
+            let id = Some(number.to_string().parse().unwrap());
+            ledger.submit(Request::single(Operation::update(account.clone(), 1), id))
+        };
+        ledger.core().ids.while_forgetting(|| {
+            let refused = (0..100_000).find_map(|number| update(number).err());
+            assert!(matches!(refused, Some(SubmitError::Exhausted(Exhausted::Garbage { .. }))), "{refused:?}");
+            assert!(ledger.stats().garbage_bytes > cap && ledger.stats().ids > 1_000, "{:?}", ledger.stats());
+        });
+        let before = ledger.stats().ids;
+        let (mut written, healing) = (0, Instant::now());
+        while written < before * 2 / 3 {
+            assert!(healing.elapsed() < Duration::from_secs(60), "{:?}", ledger.stats());
+            written += u64::from(update(100_000 + written).is_ok());
+        }
+        assert!(ledger.stats().ids < before / 2, "writers that go on forget: {:?}", ledger.stats());
     }
 
     /// E1: callers give way before they are refused, but not while the flusher keeps up.

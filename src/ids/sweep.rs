@@ -255,6 +255,18 @@ impl<I: Index> Ids<I> {
         self.index.is_none() && self.table.is_overfull()
     }
 
+    /// Without an index: how many bytes wait for somebody who forgets and does not go on.
+    #[inline]
+    pub(crate) fn overdue_bytes(&self) -> u64 {
+        if self.index.is_none() { self.table.overdue_bytes() } else { 0 }
+    }
+
+    /// Runs `then` while somebody who forgets is suspended.
+    #[cfg(all(test, equipoise_engine))]
+    pub(crate) fn while_forgetting(&self, then: impl FnOnce()) {
+        self.table.while_forgetting(then);
+    }
+
     /// Without an index: forgets what is past the capacity and not after `durable`, as much as a caller does for those of
     /// `handle`.
     pub(crate) fn forget_for(&self, durable: u64, handle: &Handle<Balance>) {

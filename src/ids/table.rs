@@ -153,6 +153,20 @@ impl Table {
         self.order.len() + self.more() > self.capacity.saturating_add(self.capacity / 8)
     }
 
+    /// How many bytes those past the capacity take whose turn to be forgotten has come.
+    #[inline]
+    pub(super) fn overdue_bytes(&self) -> u64 {
+        let ids = (self.order.len() + self.more()).saturating_sub(self.capacity);
+        ids as u64 * ID_BYTES
+    }
+
+    /// Runs `then` while somebody who forgets is suspended.
+    #[cfg(all(test, equipoise_engine))]
+    pub(super) fn while_forgetting(&self, then: impl FnOnce()) {
+        let _oldest = self.forgetting.lock();
+        then();
+    }
+
     fn more(&self) -> usize {
         usize::try_from(self.more.get()).unwrap_or(usize::MAX)
     }

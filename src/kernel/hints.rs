@@ -58,9 +58,10 @@ impl Table {
         Table((0..lines).map(|_| Line::default()).collect())
     }
 
-    /// Whether it would crowd what it should remember, were the slab filled up to `index`.
+    /// Whether it would crowd what it should remember, were the slab filled up to `index`: half full, one hint in a hundred finds
+    /// its line full.
     fn is_small_for(&self, index: SlabIndex) -> bool {
-        self.0.len() < MOST && index.number() as usize >= self.0.len() * WAYS / 5 * 4
+        self.0.len() < MOST && index.number() as usize >= self.0.len() * WAYS / 2
     }
 
     /// As much in twice the room.
@@ -160,7 +161,7 @@ mod tests {
                 let found =
                     (0..=number).filter(|number| table.find(hash(*number)) == Some(SlabIndex::numbered(*number)));
                 let share = found.count() as f64 / f64::from(number + 1);
-                assert!(share > 0.9, "{share} of {number}");
+                assert!(share > 0.98 || now == MOST, "{share} of {number}");
             }
         }
         assert_eq!(lines, MOST);

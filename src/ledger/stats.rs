@@ -6,7 +6,7 @@ use super::Ledger;
 #[cfg(doc)]
 use crate::error::Exhausted;
 use crate::journal::{Flusher, Sink};
-use crate::kernel::{Contended, garbage};
+use crate::kernel::Contended;
 
 /// Numbers about a ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +29,8 @@ pub struct Stats {
     pub retries: u64,
     /// How long threads were held up by others, all threads together: helping them, and trying again.
     pub waiting: Duration,
-    /// Bytes that wait for a pinned thread, over the whole process.
+    /// Bytes that wait for a suspended thread: over the whole process those that it may still see, and of this ledger ids that it was to
+    /// forget.
     pub garbage_bytes: u64,
     /// The oldest sequence of the history, or the next one to come.
     pub history_oldest: u64,
@@ -59,7 +60,7 @@ impl Ledger {
             helps,
             retries,
             waiting,
-            garbage_bytes: garbage::bytes(),
+            garbage_bytes: core.garbage_bytes(),
             history_oldest: sink.map_or(self.sequence() + 1, Sink::oldest),
             short_of_space: sink.is_some_and(|sink| sink.shortage().is_some()),
             ids_index_failing: core.ids.degraded().is_some(),
