@@ -307,7 +307,7 @@ fn the_indexer_sweeps_and_ends() {
     std::thread::scope(|scope| {
         scope.spawn(|| world.ids.sweep_until_closed(&closed, |_| {}));
         let until = |what: &dyn Fn() -> bool| {
-            (0..500).any(|_| {
+            (0..6_000).any(|_| {
                 std::thread::sleep(Duration::from_millis(10));
                 what()
             })

@@ -280,7 +280,7 @@ fn ids_are_found_beside_merging() {
         done.set();
         let settled = || index.runs.load().len() < 20;
         let rest = || std::thread::sleep(std::time::Duration::from_millis(10));
-        assert!((0..1_000).any(|_| {
+        assert!((0..6_000).any(|_| {
             rest();
             settled()
         }));
