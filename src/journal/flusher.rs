@@ -33,7 +33,7 @@ pub(crate) struct Flushing<'a> {
     pub(crate) waiters: &'a Waiters,
     pub(crate) notes: &'a Notes,
     /// Sees each batch once it is durable, and its last sequence.
-    pub(crate) durable: &'a dyn Fn(&[Handle<Balance>], u64),
+    pub(crate) on_durable: &'a dyn Fn(&[Handle<Balance>], u64),
 }
 
 /// What an attempt to flush came to.
@@ -91,7 +91,7 @@ impl Flusher {
 
     /// Makes what is committed durable; whether somebody waits for more.
     fn flush_batch(&self, working: &mut Working, of: &Flushing<'_>) -> bool {
-        let Flushing { kernel, waiters, notes, durable } = *of;
+        let Flushing { kernel, waiters, notes, on_durable } = *of;
         if self.failure.get().is_some() {
             return false;
         }
@@ -112,7 +112,7 @@ impl Flusher {
         kernel.end_flush(through);
         waiters.reached(through);
         notes.kept(due);
-        durable(&working.batch, through);
+        on_durable(&working.batch, through);
         for entries in working.batch.chunks(TRIM_STRIDE) {
             let guard = pin();
             entries.iter().for_each(|entry| kernel.trim_legs(entry, &guard));

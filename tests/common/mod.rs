@@ -87,7 +87,7 @@ pub fn balance(ledger: &Ledger, name: &str) -> i64 {
 
 /// Every result's balances, or its refusal's text.
 pub fn texts(outcome: &Outcome) -> Vec<Result<Vec<i64>, String>> {
-    let balances = |states: equipoise::Accounts| states.iter().map(|state| state.balance).collect();
+    let balances = |states: equipoise::AccountStates| states.iter().map(|state| state.balance).collect();
     outcome.results().into_iter().map(|result| result.map(balances).map_err(|refusal| refusal.to_string())).collect()
 }
 
