@@ -4,6 +4,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::exit;
+
+use super::exit::Failure;
+use super::interrupt::{self, INTERRUPTED};
 
 /// Errors name its path.
 pub(super) struct Destination {
@@ -33,6 +37,18 @@ impl Destination {
             destination.file.set_permissions(there.permissions()).map_err(named)?;
         }
         Ok(destination)
+    }
+
+    /// An interrupt is the end from now on, and nothing is left of it then.
+    pub(super) fn end_with_interrupt(&self) -> Result<(), Failure> {
+        let Some(unfinished) = self.unfinished.clone() else { return Ok(()) };
+        let end = move || {
+            // It may have got its name in this moment.
+            let _ = fs::remove_file(unfinished);
+            Failure::Interrupted("interrupted".to_owned()).report(false);
+            exit(i32::from(INTERRUPTED));
+        };
+        interrupt::listen(end, || ())
     }
 
     /// Makes it durable under its name.

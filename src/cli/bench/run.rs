@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use clap::builder::{PossibleValue, PossibleValuesParser, RangedU64ValueParser};
+use clap::builder::{NonEmptyStringValueParser, PossibleValue, PossibleValuesParser, RangedU64ValueParser};
 use tonic::Status;
 
 use super::table::Report;
@@ -63,7 +63,8 @@ pub(in crate::cli) struct Run {
     pid: Option<u32>,
     /// What that service is, as in "0.1.0, PostgreSQL": a history wants it, and figures of services with different labels are
     /// never compared
-    #[arg(long, value_name = "TEXT", requires = "server", help_heading = "Target")]
+    #[arg(long, value_name = "TEXT", requires = "server", help_heading = "Target",
+          value_parser = NonEmptyStringValueParser::new())]
     label: Option<String>,
     /// Measure a service of its own; the default
     #[arg(long, conflicts_with = "embedded", help_heading = "Target")]
