@@ -28,6 +28,9 @@ use crate::verify::{self, Accounts, Batch, Directory, Entry, Unavailable, Visito
 ///
 /// How far sources such as Kafka topics were read, and records that are parked, are not exported: a ledger made of an
 /// export reads its topics from where its settings say.
+///
+/// Transaction ids are not exported either: in a ledger made of an export, a request that is sent again runs again. To keep
+/// them, stop the service and copy the directory.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
