@@ -21,6 +21,9 @@ impl Destination {
     pub(super) fn create(path: &Path) -> io::Result<Self> {
         let named = |error| name(path, &error);
         let there = fs::metadata(path);
+        if there.is_err() && fs::symlink_metadata(path).is_ok() {
+            return Err(named(io::Error::new(io::ErrorKind::NotFound, "a link that leads nowhere")));
+        }
         if there.as_ref().is_ok_and(|there| !there.is_file()) {
             let file = File::create(path).map_err(named)?;
             return Ok(Destination { path: path.to_owned(), file, unfinished: None });

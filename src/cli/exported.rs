@@ -12,6 +12,8 @@ use crate::AccountId;
 pub(super) const ACCOUNTS: &str = "equipoise-export";
 /// What the header of entries begins with.
 pub(super) const ENTRIES: &str = "equipoise-entries";
+/// What the line after them begins with.
+pub(super) const ENTRIES_END: &str = "equipoise-entries-end";
 pub(super) const VERSION: u32 = 1;
 
 /// The longest line: an id of 128 bytes, each escaped, and three numbers are far below it.
