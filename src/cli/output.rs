@@ -8,7 +8,7 @@ use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
-use super::destination::Destination;
+use super::destination::{Destination, Place};
 use super::exit::Failure;
 
 /// How much is collected before it is written, in bytes.
@@ -39,8 +39,9 @@ impl Output {
     /// there, and an interrupt before that leaves nothing.
     pub(super) fn json_to(path: Option<&Path>) -> Result<Self, Failure> {
         let Some(path) = path.filter(|path| *path != Path::new("-")) else { return Ok(Output::new(true)) };
-        let file = Destination::create(path)?;
-        file.end_with_interrupt()?;
+        let place = Place::of(path)?;
+        place.end_with_interrupt()?;
+        let file = Destination::create(place)?;
         Ok(Output { out: BufWriter::with_capacity(BUFFER, Sink::File(file)), json: true, colour: false })
     }
 

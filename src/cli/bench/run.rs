@@ -13,7 +13,7 @@ use super::table::Report;
 use crate::bench::history::{History, Row};
 use crate::bench::{self, Asked, Interrupt, Place, Settings, Stage, Workload, report};
 use crate::cli::client;
-use crate::cli::destination::Destination;
+use crate::cli::destination::{self, Destination};
 use crate::cli::exit::Failure;
 use crate::cli::output::Output;
 
@@ -133,7 +133,8 @@ impl Run {
         let workloads = self.workloads()?;
         let place = self.place()?;
         // What cannot be written is better known before the measuring than after it. Others add to the history meanwhile.
-        let page = self.html.as_deref().map(Destination::create).transpose().map_err(other)?;
+        let page = self.html.as_deref().map(destination::Place::of).transpose().map_err(other)?;
+        let page = page.map(Destination::create).transpose().map_err(other)?;
         self.history.as_deref().map(|path| History::open(path, false)).transpose()?;
         let interrupt = Arc::<Interrupt>::default();
         listen(&interrupt)?;
