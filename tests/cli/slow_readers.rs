@@ -54,13 +54,13 @@ fn paused(
 /// A20: the service is sure that a client is there whose output waits for its reader.
 #[test]
 fn a_reader_may_pause() {
-    let (interval, patience) = (Duration::from_secs(1), Duration::from_secs(5));
+    let (interval, patience) = (Duration::from_secs(1), Duration::from_secs(10));
     let options = Options { keepalive_interval: interval, keepalive_timeout: patience, ..Options::default() };
     let (_runtime, address) = service(options);
     // All at once: they are slow by nature.
     thread::scope(|scope| {
         scope.spawn(|| {
-            let watched = paused(&address, &["watch", "--from", "1"], 2 * patience, |reader, text| {
+            let watched = paused(&address, &["watch", "--from", "1"], patience + patience / 2, |reader, text| {
                 for _ in 1..ACCOUNTS {
                     reader.read_line(text).expect("a line");
                 }
@@ -69,7 +69,7 @@ fn a_reader_may_pause() {
             let sequences = watched.json().into_iter().map(|entry| entry["sequence"].as_u64().expect("a sequence"));
             assert!(sequences.eq(1..=ACCOUNTS as u64));
         });
-        let snapshot = paused(&address, &["snapshot"], 2 * patience, |reader, text| {
+        let snapshot = paused(&address, &["snapshot"], patience + patience / 2, |reader, text| {
             reader.read_to_string(text).expect("text");
         });
         assert_eq!((snapshot.code, snapshot.stderr.as_str()), (Some(0), ""));
