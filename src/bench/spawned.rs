@@ -33,6 +33,8 @@ impl Spawned {
     pub(super) fn start(program: &Path, dir: Option<&Path>, interrupt: &Arc<Interrupt>) -> Result<Self, Error> {
         let mut command = Command::new(program);
         command.args(["serve", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--log", "off"]);
+        // However this process ends, the other end of its standard input is closed then.
+        command.arg("--end-with-stdin");
         match dir {
             Some(dir) => command.arg("--data-dir").arg(dir),
             None => command.arg("--in-memory"),
@@ -45,7 +47,7 @@ impl Spawned {
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let shown = program.display().to_string();
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
         let child = child.map_err(|error| Error::Other(format!("cannot start {shown}: {error}")))?;
         interrupt.set_child(Some(child.id()));
         let interrupt = interrupt.clone();

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
+use tonic::Status;
 
 use super::Common;
 use super::client::{self, Client};
@@ -31,6 +32,8 @@ pub(super) struct Balance {
 }
 
 /// List accounts in id order, all as of one commit sequence
+///
+/// The service gives the list up, and the exit code is 3, when the reader of the output pauses for a minute.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
@@ -49,7 +52,8 @@ pub(super) struct Accounts {
 /// Print all balances as of one commit sequence, and their total, without stopping anybody
 ///
 /// The last line, or with --json the last object, holds the total, the number of accounts and the sequence. Without it
-/// the snapshot is not complete.
+/// the snapshot is not complete. The service gives it up, and the exit code is 3, when the reader of the output pauses for a
+/// minute.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
@@ -94,7 +98,7 @@ impl Accounts {
             let page_size = i32::try_from(left.min(PAGE)).unwrap_or_default();
             let request = proto::ListAccountsRequest { prefix: self.prefix.clone(), page_size, page_token };
             let ask = |mut stub: client::Stub, request| async move { stub.list_accounts(request).await };
-            let page: proto::ListAccountsResponse = client.call(request, ask).await?;
+            let page: proto::ListAccountsResponse = client.call(request, ask).await.map_err(given_up)?;
             for account in page.accounts {
                 output.record(&AccountRecord::from(account))?;
                 left -= 1;
@@ -104,6 +108,16 @@ impl Accounts {
                 return Ok(output.flush()?);
             }
         }
+    }
+}
+
+/// The tokens are the service's own: it refuses one when too much time went by since the page before.
+fn given_up(failure: Failure) -> Failure {
+    match failure.reason().as_deref() {
+        Some("PAGE_TOKEN") => {
+            Status::resource_exhausted("the list was given up: its reader paused for too long; begin again").into()
+        }
+        _ => failure,
     }
 }
 

@@ -1,5 +1,7 @@
 //! The commands that change something: `create`, `update`, `transfer`.
 
+use std::process::exit;
+
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use prost_types::Timestamp;
@@ -7,6 +9,7 @@ use prost_types::Timestamp;
 use super::Common;
 use super::client::{self, Client};
 use super::exit::Failure;
+use super::interrupt::{self, INTERRUPTED};
 use super::output::Output;
 use super::record::{ChangeRecord, CommitRecord, TransferRecord, rfc3339};
 use crate::config::Environment;
@@ -90,13 +93,29 @@ impl ChangeId {
     fn get(&self) -> String {
         self.given.clone().unwrap_or_else(|| super::new_uuid().to_string())
     }
+
+    /// Makes the change under its id, which is told whenever nobody knows how it ended, an interrupt included.
+    fn run(
+        &self,
+        common: &Common,
+        environment: &Environment,
+        call: impl AsyncFnOnce(Client, &str) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let id = self.get();
+        let (unanswered, json) = (Failure::Unanswered { id: id.clone() }, common.json);
+        let tell = move || {
+            unanswered.report(json);
+            exit(i32::from(INTERRUPTED));
+        };
+        interrupt::listen(tell, || ())?;
+        client::run(common, environment, |client| call(client, &id))
+            .map_err(|failure| failure.of_change(&id, self.given.is_none()))
+    }
 }
 
 impl Create {
     pub(super) fn run(&self, environment: &Environment) -> Result<(), Failure> {
-        let id = self.id.get();
-        client::run(&self.common, environment, |client| self.call(client, &id))
-            .map_err(|failure| failure.of_change(&id, self.id.given.is_none()))
+        self.id.run(&self.common, environment, async |client, id| self.call(client, id).await)
     }
 
     async fn call(&self, client: Client, id: &str) -> Result<(), Failure> {
@@ -122,9 +141,7 @@ impl Create {
 
 impl Update {
     pub(super) fn run(&self, environment: &Environment) -> Result<(), Failure> {
-        let id = self.id.get();
-        client::run(&self.common, environment, |client| self.call(client, &id))
-            .map_err(|failure| failure.of_change(&id, self.id.given.is_none()))
+        self.id.run(&self.common, environment, async |client, id| self.call(client, id).await)
     }
 
     async fn call(&self, client: Client, id: &str) -> Result<(), Failure> {
@@ -149,9 +166,7 @@ impl Update {
 
 impl Transfer {
     pub(super) fn run(&self, environment: &Environment) -> Result<(), Failure> {
-        let id = self.id.get();
-        client::run(&self.common, environment, |client| self.call(client, &id))
-            .map_err(|failure| failure.of_change(&id, self.id.given.is_none()))
+        self.id.run(&self.common, environment, async |client, id| self.call(client, id).await)
     }
 
     async fn call(&self, client: Client, id: &str) -> Result<(), Failure> {

@@ -1,8 +1,8 @@
 //! The connection of the client commands: where the service is, how long to wait for it, and when to ask again.
 
 use std::error::Error;
-use std::io;
 use std::time::Duration;
+use std::{future, io, thread};
 
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tonic::codec::Streaming;
@@ -45,11 +45,13 @@ pub(super) fn run<F>(
 where
     F: Future<Output = Result<(), Failure>>,
 {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::Other(format!("cannot start: {error}")))?;
-    runtime.block_on(async { command(Client::new(common, environment)?).await })
+    let cannot = |error| Failure::Other(format!("cannot start: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot)?;
+    let handle = runtime.handle().clone();
+    // The service cuts a connection that does not answer its pings: they are answered while the command waits for its reader.
+    let connection = thread::Builder::new().name("connection".to_owned());
+    connection.spawn(move || runtime.block_on(future::pending::<()>())).map_err(cannot)?;
+    handle.block_on(async { command(Client::new(common, environment)?).await })
 }
 
 impl Client {

@@ -37,6 +37,9 @@ pub(super) struct Compact {
     /// How long the service honours a transaction id [env: EQUIPOISE_ID_WINDOW] [default: as equipoise serve, 24h]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     id_window: Option<Duration>,
+    /// The service's configuration file, for its --id-window [env: EQUIPOISE_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Print what would be dropped, and drop nothing
     #[arg(long)]
     dry_run: bool,
@@ -48,7 +51,8 @@ pub(super) struct Compact {
 impl Compact {
     pub(super) fn run(&self, environment: &Environment) -> Result<(), Failure> {
         let Compact { keep_entries, id_window, dry_run, .. } = *self;
-        let id_window = super::id_window(id_window, environment)?;
+        let id_window = super::id_window(id_window, self.config.as_deref(), environment)?;
+        super::warn_of_owner(&self.directory);
         let bar = Bar::of_bytes(self.json);
         let options = CompactOptions { keep_entries, id_window, dry_run };
         let compacted = compact(&self.directory, &options, &mut |progress| bar.follow(progress));

@@ -1,55 +1,95 @@
 //! A file that results go to: it takes its name when it is whole, and until then what was there stays.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::exit;
+
+use super::exit::Failure;
+use super::interrupt::{self, INTERRUPTED};
 
 /// Errors name its path.
 pub(super) struct Destination {
-    path: PathBuf,
+    place: Place,
     file: File,
+}
+
+/// Where it goes.
+pub(super) struct Place {
+    path: PathBuf,
     /// Its name until it is whole; a pipe or a device is written as it is.
     unfinished: Option<PathBuf>,
+    /// For its owner alone, unless what was there was for others too.
+    permissions: Option<Permissions>,
+}
+
+impl Place {
+    pub(super) fn of(path: &Path) -> io::Result<Self> {
+        let there = fs::metadata(path);
+        match &there {
+            Ok(there) if !there.is_file() => {
+                return Ok(Place { path: path.to_owned(), unfinished: None, permissions: None });
+            }
+            Err(_) if fs::symlink_metadata(path).is_ok() => {
+                let nowhere = io::Error::new(io::ErrorKind::NotFound, "a link that leads nowhere");
+                return Err(name(path, &nowhere));
+            }
+            _ => {}
+        }
+        // A link goes on leading there.
+        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let mut unfinished = path.clone().into_os_string();
+        unfinished.push(format!(".{}.tmp", super::new_uuid().simple()));
+        let permissions = there.ok().map(|there| there.permissions());
+        Ok(Place { path, unfinished: Some(unfinished.into()), permissions })
+    }
+
+    /// An interrupt is the end from now on, and nothing is left of what is not whole.
+    pub(super) fn end_with_interrupt(&self) -> Result<(), Failure> {
+        let Some(unfinished) = self.unfinished.clone() else { return Ok(()) };
+        let end = move || {
+            // It may not be there yet, or have got its name in this moment.
+            let _ = fs::remove_file(unfinished);
+            Failure::Interrupted("interrupted".to_owned()).report(false);
+            exit(i32::from(INTERRUPTED));
+        };
+        interrupt::listen(end, || ())
+    }
 }
 
 impl Destination {
-    pub(super) fn create(path: &Path) -> io::Result<Self> {
-        let named = |error| name(path, &error);
-        let there = fs::metadata(path);
-        if there.as_ref().is_ok_and(|there| !there.is_file()) {
-            let file = File::create(path).map_err(named)?;
-            return Ok(Destination { path: path.to_owned(), file, unfinished: None });
-        }
-        // A link goes on leading there.
-        let place = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let mut unfinished = place.clone().into_os_string();
-        unfinished.push(format!(".{}.tmp", super::new_uuid().simple()));
-        let unfinished = PathBuf::from(unfinished);
-        // For its owner alone, unless what was there was for others too.
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished).map_err(named)?;
-        let destination = Destination { path: place, file, unfinished: Some(unfinished) };
-        if let Ok(there) = there {
-            destination.file.set_permissions(there.permissions()).map_err(named)?;
+    pub(super) fn create(place: Place) -> io::Result<Self> {
+        let named = |error| name(&place.path, &error);
+        let Some(unfinished) = &place.unfinished else {
+            let file = File::create(&place.path).map_err(named)?;
+            return Ok(Destination { place, file });
+        };
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(unfinished).map_err(named)?;
+        let destination = Destination { place, file };
+        if let Some(permissions) = &destination.place.permissions {
+            let set = destination.file.set_permissions(permissions.clone());
+            set.map_err(|error| name(&destination.place.path, &error))?;
         }
         Ok(destination)
     }
 
     /// Makes it durable under its name.
     pub(super) fn finish(mut self) -> io::Result<()> {
-        let Some(unfinished) = &self.unfinished else { return Ok(()) };
-        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let finished = self.file.sync_all().and_then(|()| fs::rename(unfinished, &self.path));
-        finished.map_err(|error| name(&self.path, &error))?;
-        self.unfinished = None;
+        let Place { path, unfinished: Some(unfinished), .. } = &self.place else { return Ok(()) };
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let finished = self.file.sync_all().and_then(|()| fs::rename(unfinished, path));
+        finished.map_err(|error| name(path, &error))?;
         let folder = File::open(folder.unwrap_or(Path::new("."))).and_then(|folder| folder.sync_all());
-        folder.map_err(|error| name(&self.path, &error))
+        let synced = folder.map_err(|error| name(path, &error));
+        self.place.unfinished = None;
+        synced
     }
 }
 
 impl Drop for Destination {
     fn drop(&mut self) {
-        if let Some(unfinished) = &self.unfinished {
+        if let Some(unfinished) = &self.place.unfinished {
             // What stays is in nobody's way.
             let _ = fs::remove_file(unfinished);
         }
@@ -60,7 +100,7 @@ impl Write for &Destination {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         (&self.file).write(bytes).map_err(|error| match error.kind() {
             io::ErrorKind::Interrupted => error,
-            _ => name(&self.path, &error),
+            _ => name(&self.place.path, &error),
         })
     }
 

@@ -48,6 +48,8 @@ pub(super) enum Failure {
     Refused(String),
     /// Somebody wanted the end before it was done.
     Interrupted(String),
+    /// Somebody wanted the end before the answer to a change had come, which has this id.
+    Unanswered { id: String },
     /// Results cannot be written.
     Output(io::Error),
     /// A change was done under this id, and that cannot be written.
@@ -106,6 +108,9 @@ struct ErrorRecord<'a> {
     replayed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     transaction_id: Option<&'a str>,
+    /// What may be done about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
     /// Where a data directory is not whole.
     #[serde(flatten)]
     place: Option<PlaceRecord>,
@@ -136,9 +141,7 @@ impl Failure {
         match self {
             Failure::Call { status, note, .. } => {
                 let own = match exit_of(status.code()) {
-                    Exit::Unreachable => {
-                        Some(format!("it may have been done; sending it again with --id '{id}' is safe"))
-                    }
+                    Exit::Unreachable => Some(safe_again(id)),
                     Exit::Refused if new => Some(its_id(id)),
                     _ => None,
                 };
@@ -191,7 +194,7 @@ impl Failure {
         match self {
             Failure::Usage(_) => Exit::Usage,
             Failure::Refused(_) => Exit::Refused,
-            Failure::Interrupted(_) => Exit::Interrupted,
+            Failure::Interrupted(_) | Failure::Unanswered { .. } => Exit::Interrupted,
             Failure::Call { status, .. } => exit_of(status.code()),
             Failure::Output(error) | Failure::Untold { error, .. } if error.kind() == io::ErrorKind::BrokenPipe => {
                 Exit::Done
@@ -204,7 +207,7 @@ impl Failure {
         match self {
             Failure::Usage(_) => code_name(Code::InvalidArgument),
             Failure::Refused(_) => code_name(Code::FailedPrecondition),
-            Failure::Interrupted(_) => code_name(Code::Cancelled),
+            Failure::Interrupted(_) | Failure::Unanswered { .. } => code_name(Code::Cancelled),
             Failure::Call { status, .. } => code_name(status.code()),
             Failure::Damage(problem) if !problem.unreadable => code_name(Code::DataLoss),
             Failure::Damage(_) | Failure::Output(_) | Failure::Untold { .. } | Failure::Other(_) => {
@@ -220,6 +223,7 @@ impl Failure {
             }
             Failure::Call { status, .. } if status.message().is_empty() => code_name(status.code()).to_owned(),
             Failure::Call { status, .. } => status.message().to_owned(),
+            Failure::Unanswered { .. } => "interrupted before the answer came".to_owned(),
             Failure::Damage(problem) => problem.to_string(),
             Failure::Output(error) => format!("cannot write the output: {error}"),
             Failure::Untold { error, .. } => format!("it was done, but cannot be printed: {error}"),
@@ -248,17 +252,23 @@ impl Failure {
         if self.details().1 {
             writeln!(stderr, "  note: replayed, this is the answer of the first time")?;
         }
+        self.note().map_or(Ok(()), |note| writeln!(stderr, "  note: {}", escape(&note)))
+    }
+
+    /// What may be done about it.
+    fn note(&self) -> Option<String> {
         match self {
-            Failure::Call { note: Some(note), .. } => writeln!(stderr, "  note: {}", escape(note)),
-            Failure::Untold { id, .. } => writeln!(stderr, "  note: {}", escape(&its_id(id))),
-            _ => Ok(()),
+            Failure::Call { note, .. } => note.clone(),
+            Failure::Unanswered { id } => Some(safe_again(id)),
+            Failure::Untold { id, .. } => Some(its_id(id)),
+            _ => None,
         }
     }
 
     fn say_json(&self, exit: Exit) -> io::Result<()> {
         let transaction_id = match self {
             Failure::Call { id, .. } => id.as_deref(),
-            Failure::Untold { id, .. } => Some(id.as_str()),
+            Failure::Untold { id, .. } | Failure::Unanswered { id } => Some(id.as_str()),
             _ => None,
         };
         let place = match self {
@@ -266,11 +276,15 @@ impl Failure {
             _ => None,
         };
         let (reason, replayed) = self.details();
-        let (code, exit, message) = (self.code(), exit as u8, self.message());
-        let error = ErrorRecord { code, reason, message: &message, exit, replayed, transaction_id, place };
+        let (code, exit, message, note) = (self.code(), exit as u8, self.message(), self.note());
+        let error = ErrorRecord { code, reason, message: &message, exit, replayed, transaction_id, note, place };
         let line = serde_json::to_string(&BTreeMap::from([("error", error)]))?;
         writeln!(io::stderr().lock(), "{line}")
     }
+}
+
+fn safe_again(id: &str) -> String {
+    format!("it may have been done; sending it again with --id '{id}' is safe")
 }
 
 fn its_id(id: &str) -> String {
@@ -280,7 +294,9 @@ fn its_id(id: &str) -> String {
 /// What clap has to say: help and version on stdout, errors on stderr.
 pub(super) fn usage(error: &clap::Error) -> ExitCode {
     match error.print() {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Failure::Output(error).report(false),
+        Err(output) if !error.use_stderr() && output.kind() != io::ErrorKind::BrokenPipe => {
+            Failure::Output(output).report(false)
+        }
         _ => ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8)),
     }
 }

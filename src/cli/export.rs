@@ -1,5 +1,6 @@
 //! `equipoise export`: the accounts of a data directory, or its journal's entries, for other programs.
 
+use std::fs;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,7 @@ use serde::Serialize;
 
 use super::entry::{EntryRecord, Stop, not_there_yet};
 use super::exit::Failure;
-use super::exported::{ACCOUNTS, ENTRIES, Header, VERSION};
+use super::exported::{ACCOUNTS, ENTRIES, ENTRIES_END, Header, VERSION};
 use super::output::Output;
 use super::progress::Bar;
 use super::record::AccountRecord;
@@ -19,7 +20,7 @@ use crate::verify::{self, Accounts, Batch, Directory, Entry, Unavailable, Visito
 ///
 /// The first line is an object that says what follows: of which ledger, as of which sequence, how many accounts. Then
 /// comes one object an account, in the order of the ids' bytes: what import reads. Entries have one object each, with
-/// every change of every account.
+/// every change of every account; a last line counts them, without which not all are there.
 ///
 /// It reads the files, asks no service and disturbs none: beside a running one it shows the journal as it is at that
 /// moment. The newest entries may then be written and not yet on disk. A torn tail, as a crash leaves it, is left out.
@@ -28,6 +29,9 @@ use crate::verify::{self, Accounts, Batch, Directory, Entry, Unavailable, Visito
 ///
 /// How far sources such as Kafka topics were read, and records that are parked, are not exported: a ledger made of an
 /// export reads its topics from where its settings say.
+///
+/// Transaction ids are not exported either: in a ledger made of an export, a request that is sent again runs again. To keep
+/// them, stop the service and copy the directory.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
@@ -47,7 +51,9 @@ pub(super) struct Export {
     /// The first entry wanted [default: the oldest there is]
     #[arg(long, value_name = "SEQUENCE", requires = "entries")]
     from: Option<u64>,
-    /// Write to this file in place of stdout; it takes the place of what was there when it is whole
+    /// Write to this file in place of stdout; it takes the place of what was there, and its mode, when it is whole
+    ///
+    /// It is a new file: owner, group and other names are not those of what was there.
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -55,7 +61,19 @@ pub(super) struct Export {
 impl Export {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let directory = Directory::beside(&self.directory).map_err(Failure::Damage)?;
+        if let Some(output) = self.output.as_deref().filter(|path| *path != Path::new("-") && self.is_inside(path)) {
+            return Err(Failure::Usage(format!("--output {} is in the data directory", output.display())));
+        }
         if self.entries { self.entries(&directory) } else { self.accounts(&directory) }
+    }
+
+    fn is_inside(&self, path: &Path) -> bool {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        match (fs::canonicalize(folder), fs::canonicalize(&self.directory)) {
+            (Ok(folder), Ok(directory)) => folder.starts_with(directory),
+            // What is not there is told of elsewhere.
+            _ => false,
+        }
     }
 
     fn accounts(&self, directory: &Directory) -> Result<(), Failure> {
@@ -103,13 +121,24 @@ impl Export {
         let bar = Bar::of_bytes(to_stdout && io::stdout().is_terminal());
         let output = Output::json_to(self.output.as_deref())?;
         let total = directory.bytes();
-        let mut printer = Printer { output, from, through, begun: false, header: None, done: 0, total, bar };
+        let mut printer = Printer {
+            output,
+            from,
+            through,
+            begun: false,
+            header: None,
+            end: EntriesEnd::default(),
+            done: 0,
+            total,
+            bar,
+        };
         let ended = walk(directory, directory.segment_of(from), &mut printer);
         printer.bar.clear();
         match ended {
             Ok(end) if from > end.last_sequence() => Err(not_there_yet(from, end.last_sequence())),
             Ok(_) | Err(Stop::Enough) => {
                 printer.print_header()?;
+                printer.output.object(&printer.end)?;
                 Ok(printer.output.finish()?)
             }
             Err(Stop::Failed(failure)) => {
@@ -129,6 +158,7 @@ struct Printer {
     begun: bool,
     /// The first line, until it is printed.
     header: Option<EntriesHeader>,
+    end: EntriesEnd,
     done: u64,
     total: u64,
     bar: Bar,
@@ -175,6 +205,8 @@ impl Visitor for Printer {
             if entry.sequence >= self.from {
                 self.print_header()?;
                 self.output.object(&EntryRecord::from(&entry))?;
+                self.end.entries += 1;
+                self.end.last_sequence = Some(entry.sequence);
             }
         }
         Ok(())
@@ -192,4 +224,19 @@ struct EntriesHeader {
     version: u32,
     ledger: String,
     from: u64,
+}
+
+/// The last line.
+#[derive(Serialize)]
+struct EntriesEnd {
+    kind: &'static str,
+    entries: u64,
+    /// None: there is no entry.
+    last_sequence: Option<u64>,
+}
+
+impl Default for EntriesEnd {
+    fn default() -> Self {
+        EntriesEnd { kind: ENTRIES_END, entries: 0, last_sequence: None }
+    }
 }

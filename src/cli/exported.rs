@@ -12,6 +12,8 @@ use crate::AccountId;
 pub(super) const ACCOUNTS: &str = "equipoise-export";
 /// What the header of entries begins with.
 pub(super) const ENTRIES: &str = "equipoise-entries";
+/// What the line after them begins with.
+pub(super) const ENTRIES_END: &str = "equipoise-entries-end";
 pub(super) const VERSION: u32 = 1;
 
 /// The longest line: an id of 128 bytes, each escaped, and three numbers are far below it.
@@ -47,6 +49,8 @@ pub(super) struct Reader<R> {
     /// How many accounts there are, as the header says.
     pub(super) accounts: u64,
     read: u64,
+    /// Where the ledger stood.
+    sequence: u64,
     last: Option<AccountId>,
 }
 
@@ -74,7 +78,7 @@ impl<R: BufRead> Reader<R> {
     /// Reads the header.
     pub(super) fn begin(source: R) -> Result<Self, Failure> {
         let (buffer, ledger) = (Vec::new(), String::new());
-        let mut reader = Reader { source, line: 0, buffer, ledger, accounts: 0, read: 0, last: None };
+        let mut reader = Reader { source, line: 0, buffer, ledger, accounts: 0, read: 0, sequence: 0, last: None };
         if !reader.read_line()? {
             return Err(Failure::Usage("the input is empty".to_owned()));
         }
@@ -90,7 +94,7 @@ impl<R: BufRead> Reader<R> {
             Some(id) => reader.ledger = id.to_owned(),
             None => return Err(reader.wrong("ledger", "32 hexadecimal digits", &ledger)),
         }
-        reader.whole("sequence", &sequence, 0)?;
+        reader.sequence = reader.whole("sequence", &sequence, 0)?;
         reader.accounts = reader.whole("accounts", &accounts, 0)?;
         Ok(reader)
     }
@@ -108,8 +112,11 @@ impl<R: BufRead> Reader<R> {
         let Some(amount) = balance.as_i64().filter(|amount| *amount >= 0) else {
             return Err(self.wrong("balance", "a whole number from 0 to 9223372036854775807", &balance));
         };
-        for (name, value) in [("version", version), ("sequence", sequence)] {
-            value.map_or(Ok(0), |value| self.whole(name, &value, 1))?;
+        version.map_or(Ok(1), |version| self.whole("version", &version, 1))?;
+        if let Some(sequence) = sequence
+            && self.whole("sequence", &sequence, 1)? > self.sequence
+        {
+            return Err(self.wrong("sequence", &format!("at most the header's, {}", self.sequence), &sequence));
         }
         if let Some(last) = self.last.as_ref().filter(|last| **last >= account) {
             let expected = format!("after \"{last}\" in the order of bytes");
@@ -138,6 +145,11 @@ impl<R: BufRead> Reader<R> {
     }
 
     fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Failure> {
+        // Serde takes an array for the fields in their order, too.
+        if self.buffer.trim_ascii_start().first() == Some(&b'[') {
+            let line = String::from_utf8_lossy(&self.buffer);
+            return Err(Failure::Usage(format!("line {}: expected an object: {}", self.line, cut(line.trim_end()))));
+        }
         serde_json::from_slice(&self.buffer).map_err(|error| {
             let text = error.to_string();
             // It numbers the lines of what it was given: that is one.

@@ -32,7 +32,11 @@ const SHOWN_EVERY: u64 = 1_000;
 /// Each account is opened under a transaction id that is made from the exported ledger and the account's id: after an
 /// interruption the same import is run again, and passes over the accounts that are there already. That holds as long as
 /// transaction ids are honoured (24 hours), and for accounts that did not change since as long as the journal's entries
-/// are there. Versions begin at 1 again, and sequences are those of the directory: the export's are not taken over.
+/// are there. Versions begin at 1 again, and sequences are those of the directory: the export's are not taken over, and may be
+/// left out.
+///
+/// Nor are the transaction ids of the exported ledger: a request that was done there and is sent again to this one runs
+/// again. To keep them, stop the service there and copy its directory.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
@@ -52,10 +56,12 @@ pub(super) struct Import {
 
 impl Import {
     pub(super) fn run(&self) -> Result<(), Failure> {
+        let file = self.file.as_deref().filter(|path| *path != Path::new("-")).map(Source::open).transpose()?;
+        super::warn_of_owner(&self.directory);
         // A directory in use is told at once, and one is made only for an input that is good.
         let there = self.directory.join("LOCK").exists();
         let opened = if there { Some(self.open()?) } else { None };
-        let input = Input::open(self.file.as_deref())?;
+        let input = file.map_or_else(|| Input::spool(&mut io::stdin().lock()), Input::of)?;
         let checked = input.check()?;
         let ledger = opened.map_or_else(|| self.open(), Ok)?;
         let importing = Importing { ledger, input, bar: Bar::of_accounts(self.json), page: RefCell::default() };
@@ -75,6 +81,24 @@ impl Import {
     }
 }
 
+/// A file that was named.
+enum Source {
+    Once(File),
+    Again(File),
+}
+
+impl Source {
+    fn open(path: &Path) -> Result<Self, Failure> {
+        let cannot = |error| Failure::Usage(format!("cannot read {}: {error}", path.display()));
+        let file = File::open(path).map_err(cannot)?;
+        match file.metadata().map_err(cannot)? {
+            metadata if metadata.is_file() => Ok(Source::Again(file)),
+            metadata if metadata.is_dir() => Err(cannot(io::ErrorKind::IsADirectory.into())),
+            _ => Ok(Source::Once(file)),
+        }
+    }
+}
+
 /// The export, in a file that can be read from the beginning again.
 struct Input(File);
 
@@ -86,16 +110,10 @@ struct Checked {
 }
 
 impl Input {
-    fn open(path: Option<&Path>) -> Result<Self, Failure> {
-        let Some(path) = path.filter(|path| *path != Path::new("-")) else {
-            return Self::spool(&mut io::stdin().lock());
-        };
-        let cannot = |error| Failure::Usage(format!("cannot read {}: {error}", path.display()));
-        let mut file = File::open(path).map_err(cannot)?;
-        match file.metadata().map_err(cannot)? {
-            metadata if metadata.is_file() => Ok(Input(file)),
-            metadata if metadata.is_dir() => Err(cannot(io::ErrorKind::IsADirectory.into())),
-            _ => Self::spool(&mut file),
+    fn of(source: Source) -> Result<Self, Failure> {
+        match source {
+            Source::Once(mut file) => Self::spool(&mut file),
+            Source::Again(file) => Ok(Input(file)),
         }
     }
 

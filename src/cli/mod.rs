@@ -1,11 +1,11 @@
 //! The `equipoise` command: the service, and a client for people and scripts.
 //!
-//! Results go to stdout, everything else to stderr; `--json` prints one object a line on either. How a command ended is
+//! Results go to stdout, everything else to stderr; `--json` prints results and the error as one object a line. How a command ended is
 //! in its exit code, which `equipoise --help` lists.
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -35,6 +35,7 @@ mod inspect;
 mod interrupt;
 #[cfg(feature = "kafka")]
 mod kafka;
+mod limits;
 mod output;
 #[cfg(feature = "kafka")]
 mod produce;
@@ -52,13 +53,15 @@ Exit codes:
   2  wrong usage, a setting that cannot be used, or a request the service calls invalid
   3  the service cannot be reached, is overloaded, or did not answer in time
   4  anything else: the data directory is damaged, in use or cannot be opened, its journal failed,
-     the output cannot be written, a port is taken, an internal error
-  130  interrupted before it was done (bench run, produce)
+     the output cannot be written (a closed stdout counts as /dev/null), a port is taken, the system
+     does not give enough threads or files, an internal error
+  130  interrupted before it was done (bench run, produce, export --output), or before the answer
+     came (create, update, transfer)
 
-Results go to stdout, messages to stderr. With --json both are one JSON object a line; an error
-is {\"error\":{\"code\":...,\"message\":...,\"exit\":...}}, a wrong command line stays text. Numbers are
-JSON numbers and exact, up to 9223372036854775807 (totals beyond): read them with a parser that
-keeps integers whole (jq from 1.7 on).
+Results go to stdout, messages to stderr. With --json each result is one JSON object a line, and an
+error {\"error\":{\"code\":...,\"message\":...,\"exit\":...}}; lines of stderr that begin with warning: or
+note: and a wrong command line stay text. Numbers are JSON numbers and exact, up to 9223372036854775807
+(totals beyond): read them with a parser that keeps integers whole (jq from 1.7 on).
 
 Example:
   equipoise serve &
@@ -123,6 +126,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli.command,
         Err(error) => return exit::usage(&error),
     };
+    if let Err(error) = limits::outlive_long_files() {
+        warn(&format!("a file longer than this process may write will be its end: {error}"));
+    }
     let environment = Environment::of_process();
     warn_of_unknown(&environment);
     let (result, json) = match &command {
@@ -155,10 +161,27 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 /// How long the service honours a transaction id: what it would say itself, if nobody says otherwise here.
-fn id_window(flag: Option<Duration>, environment: &Environment) -> Result<Duration, Failure> {
-    let file = environment.get_os("config").map(PathBuf::from);
+fn id_window(flag: Option<Duration>, config: Option<&Path>, environment: &Environment) -> Result<Duration, Failure> {
+    let file = config.map(Path::to_owned).or_else(|| environment.get_os("config").map(PathBuf::from));
     flag.map_or_else(|| Ok(Config::resolve(&[], environment, file.as_deref())?.id_window), Ok)
 }
+
+/// The service of whoever owns a directory cannot open what root makes in it.
+#[cfg(unix)]
+fn warn_of_owner(directory: &Path) {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let owner = std::fs::metadata(directory).map_or(0, |there| there.uid());
+    if owner != 0 && rustix::process::geteuid().is_root() {
+        warn(&format!(
+            "{} belongs to the user {owner}, who cannot open what root makes in it: run this as that user, or chown it afterwards",
+            directory.display()
+        ));
+    }
+}
+
+#[cfg(not(unix))]
+fn warn_of_owner(_: &Path) {}
 
 /// A UUID that nobody has: of this moment, or, where the clock is before 1970, of the first that there is.
 fn new_uuid() -> Uuid {

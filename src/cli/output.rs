@@ -8,7 +8,8 @@ use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
-use super::destination::Destination;
+use super::destination::{Destination, Place};
+use super::exit::Failure;
 
 /// How much is collected before it is written, in bytes.
 const BUFFER: usize = 64 * 1024;
@@ -35,11 +36,13 @@ impl Output {
     }
 
     /// Writes records as JSON to stdout, which is also called `-`, or into the file `path`: [`Output::finish`] puts it over what was
-    /// there.
-    pub(super) fn json_to(path: Option<&Path>) -> io::Result<Self> {
+    /// there, and an interrupt before that leaves nothing.
+    pub(super) fn json_to(path: Option<&Path>) -> Result<Self, Failure> {
         let Some(path) = path.filter(|path| *path != Path::new("-")) else { return Ok(Output::new(true)) };
-        let file = Sink::File(Destination::create(path)?);
-        Ok(Output { out: BufWriter::with_capacity(BUFFER, file), json: true, colour: false })
+        let place = Place::of(path)?;
+        place.end_with_interrupt()?;
+        let file = Destination::create(place)?;
+        Ok(Output { out: BufWriter::with_capacity(BUFFER, Sink::File(file)), json: true, colour: false })
     }
 
     /// The line above a table; nothing in JSON.

@@ -14,6 +14,7 @@ use tokio::time::sleep;
 
 use super::consuming::Consuming;
 use super::exit::Failure;
+use super::limits;
 use crate::config::{Config, Environment};
 use crate::grpc::Books;
 use crate::ledger::Ledger;
@@ -39,6 +40,9 @@ const DATABASE_START: Duration = Duration::from_secs(60 * 60);
 
 /// How long the reason for its end waits for somebody who reads it: whoever starts the service again waits for that end.
 pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Threads of a service beside the runtime's own: for signals, the log, the journal, the index of ids, checkpoints, and work that blocks.
+const OTHER_THREADS: usize = 12;
 
 /// How long work that outlived the service may take to notice.
 const LEFTOVERS: Duration = Duration::from_millis(200);
@@ -109,16 +113,25 @@ pub(super) struct Serve {
     /// Print the settings in effect as TOML, and nothing else, and end
     #[arg(long)]
     print_config: bool,
+    /// End when standard input does: with whoever started it and holds the other end
+    #[arg(long, hide = true)]
+    end_with_stdin: bool,
 }
 
 impl Serve {
     pub(super) fn run(&self, environment: &Environment) -> Result<(), Failure> {
-        let config = self.resolve(environment)?;
         if self.print_config {
+            let config = self.resolve(environment)?;
             let mut stdout = io::stdout().lock();
             stdout.write_all(config.to_toml().as_bytes())?;
             return Ok(stdout.flush()?);
         }
+        // Before anything that takes time: a signal from now on is a graceful end.
+        let (exit_code, ends_with) = watch::channel(0);
+        let shutdown = shutdown(ends_with, self.end_with_stdin)
+            .map_err(|error| Failure::Other(format!("cannot wait for signals: {error}")))?;
+        let config = self.resolve(environment)?;
+        limits::try_threads(workers() + OTHER_THREADS).map_err(cannot_start)?;
         // Last to go: it writes what is still waiting.
         let log = telemetry::init(&config.log).map_err(|error| Failure::Other(format!("cannot log: {error}")))?;
         if telemetry::is_deaf(&config.log) {
@@ -127,15 +140,11 @@ impl Serve {
                 config.log
             ));
         }
-        // Before anything that takes time: a signal from now on is a graceful end.
-        let (exit_code, ends_with) = watch::channel(0);
-        let shutdown =
-            shutdown(ends_with).map_err(|error| Failure::Other(format!("cannot wait for signals: {error}")))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .max_blocking_threads(BLOCKED)
             .build()
-            .map_err(|error| Failure::Other(format!("cannot start: {error}")))?;
+            .map_err(cannot_start)?;
         let result = runtime.block_on(serve(shutdown, config, log.losses()));
         if let Err(failure) = &result {
             exit_code.send_replace(failure.exit_code());
@@ -201,11 +210,23 @@ async fn serve(shutdown: oneshot::Receiver<()>, config: Config, losses: Losses) 
         say_ready();
     });
     grpc::serve(listener, opening, options, end).await.map_err(|error| match error {
-        grpc::Error::Open(_) | grpc::Error::JournalFailed { .. } => Failure::Other(error.to_string()),
+        grpc::Error::Open(_) | grpc::Error::JournalFailed { .. } | grpc::Error::NoConnections { .. } => {
+            Failure::Other(error.to_string())
+        }
         #[cfg(feature = "postgres")]
         grpc::Error::Postgres(_) => Failure::Other(error.to_string()),
         _ => Failure::Other(format!("the service ended: {error}")),
     })
+}
+
+fn cannot_start(error: io::Error) -> Failure {
+    Failure::Other(format!("cannot start: {error}"))
+}
+
+/// How many threads the runtime takes for itself.
+fn workers() -> usize {
+    let said = std::env::var("TOKIO_WORKER_THREADS").ok().and_then(|text| text.parse().ok());
+    said.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from))
 }
 
 /// The accounts are there.
@@ -275,15 +296,18 @@ fn say(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Resolves at the first SIGINT or SIGTERM. From then on the process ends at the next one, or at [`LATEST_END`], whatever the
+/// Resolves at the first SIGINT or SIGTERM, or the end of standard input if that is to be its own. From then on the process ends at the next one, or at [`LATEST_END`], whatever the
 /// service's threads wait for: the one that listens is its own. That is no failure, unless `exit_code` says so by then.
-fn shutdown(exit_code: watch::Receiver<u8>) -> io::Result<oneshot::Receiver<()>> {
+fn shutdown(exit_code: watch::Receiver<u8>, with_stdin: bool) -> io::Result<oneshot::Receiver<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut signals = runtime.block_on(async { Signals::new() })?;
     let (asked, answer) = oneshot::channel();
     let listen = async move {
-        let name = signals.next().await;
-        tracing::info!(signal = name, "shutting down");
+        let why = tokio::select! {
+            name = signals.next() => name,
+            () = end_of_stdin(), if with_stdin => "the end of standard input",
+        };
+        tracing::info!(signal = why, "shutting down");
         // The service may have ended by itself.
         let _ = asked.send(());
         tokio::select! {
@@ -295,6 +319,11 @@ fn shutdown(exit_code: watch::Receiver<u8>) -> io::Result<oneshot::Receiver<()>>
     };
     thread::Builder::new().name("signals".to_owned()).spawn(move || runtime.block_on(listen))?;
     Ok(answer)
+}
+
+async fn end_of_stdin() {
+    // Nobody reads it any more after an error, either.
+    let _ = tokio::task::spawn_blocking(|| io::copy(&mut io::stdin().lock(), &mut io::sink())).await;
 }
 
 /// SIGINT and SIGTERM.

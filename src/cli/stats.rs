@@ -19,9 +19,8 @@ const MEMORY_BYTES_PER_ID: u64 = 470;
 /// Print how much room a data directory takes, for what, and what an entry and a transaction id cost
 ///
 /// Reads the whole journal, and checks its chain on the way. Beside a running service it shows the journal as it is at
-/// that moment, without counting the ids; otherwise no service can start on the directory meanwhile, and the id index's
-/// database may tidy its own files when it is opened. Sizes are in bytes. Bytes an id on disk mean little below some
-/// 100,000 ids: the index has files of fixed size.
+/// that moment; otherwise no service can start on the directory meanwhile. It changes nothing. Sizes are in bytes; bytes
+/// an id on disk mean little below some 100,000 ids.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:

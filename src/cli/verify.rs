@@ -40,6 +40,9 @@ pub(super) struct Verify {
     /// [default: as equipoise serve, 24h]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     id_window: Option<Duration>,
+    /// The service's configuration file, for its --id-window [env: EQUIPOISE_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     pub(super) json: bool,
@@ -63,7 +66,7 @@ fn hash(text: &str) -> Result<Hash, String> {
 
 impl Verify {
     pub(super) fn run(&self, environment: &Environment) -> Result<(), Failure> {
-        let id_window = super::id_window(self.id_window, environment)?;
+        let id_window = super::id_window(self.id_window, self.config.as_deref(), environment)?;
         let options = Options { head: self.head.map(|hash| hash.0), id_window };
         let bar = Bar::of_bytes(self.json);
         let report = verify::verify(&self.directory, &options, &mut |done, total| bar.show(done, total));

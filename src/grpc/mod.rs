@@ -131,4 +131,12 @@ pub enum Error {
         /// Why.
         what: String,
     },
+    /// The process may not open a file for a connection.
+    #[error("the limit on open files is {files}, and a service needs {least} at least")]
+    NoConnections {
+        /// How many it may open.
+        files: u64,
+        /// How many a service with a single connection wants.
+        least: u64,
+    },
 }

@@ -110,7 +110,7 @@ fn wire(options: &Options, opening: &Opening, stopping: &watch::Receiver<bool>) 
         http: http(options),
         door,
         stopping: stopping.clone(),
-        limit: connection_limit(options.max_connections),
+        limit: connection_limit(options.max_connections)?,
         keepalive_timeout: options.keepalive_timeout,
         connections: JoinSet::new(),
         complained: None,
@@ -152,14 +152,17 @@ fn http(options: &Options) -> http2::Builder<Tasks> {
 }
 
 /// As many connections as asked for, or as the process may open, raising its soft limit where that is allowed.
-fn connection_limit(asked: usize) -> usize {
+fn connection_limit(asked: usize) -> Result<usize, Error> {
     let wanted = (asked as u64).saturating_add(RESERVED_FILES);
     let files = rlimit::increase_nofile_limit(wanted).unwrap_or(wanted);
     let room = usize::try_from(files.saturating_sub(RESERVED_FILES)).unwrap_or(usize::MAX);
+    if room == 0 {
+        return Err(Error::NoConnections { files, least: RESERVED_FILES + 1 });
+    }
     if room < asked {
         tracing::warn!(asked, room, "the limit on open files allows fewer connections than configured");
     }
-    asked.min(room)
+    Ok(asked.min(room))
 }
 
 struct Server {

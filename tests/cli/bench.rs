@@ -225,8 +225,9 @@ fn a_second_interrupt_leaves_nothing_behind() {
 
 #[test]
 fn what_means_nothing_is_refused_by_name() {
-    let cases: [(&[&str], i32, &str); 11] = [
+    let cases: [(&[&str], i32, &str); 12] = [
         (&["hot", "--server", "127.0.0.1:1", "--history", "/nowhere/h"], 2, "--label"),
+        (&["hot", "--server", "127.0.0.1:1", "--history", "/nowhere/h", "--label", ""], 2, "--label"),
         (&["hot", "--embedded", "--threads", "3"], 2, "--threads 3 means nothing to an embedded ledger"),
         (&["hot", "--embedded", "--connections", "3"], 2, "--connections 3 means nothing to an embedded ledger"),
         (&["hot", "--rate", "5"], 2, "--rate 5 means nothing to hot"),

@@ -152,6 +152,20 @@ fn unfit_runs_are_named_and_the_others_are_kept() {
     assert_eq!(again.stdout, "bench-history.jsonl: 0 added, 2 there already, 2 left out\n");
 }
 
+/// A page does not take the place of the history that it is drawn from.
+#[test]
+fn a_history_is_not_written_over() {
+    let place = Place::new();
+    let history = place.path("history.jsonl");
+    std::fs::write(&history, "").expect("written");
+    let path = history.to_str().expect("UTF-8");
+    for command in [&["report", path, "--out", path][..], &["export", path, "--better", "smaller", "--out", path]] {
+        let ended = place.bench(command);
+        assert_eq!((ended.code, ended.stderr.contains("it is what was read")), (Some(2), true), "{ended:?}");
+    }
+    assert_eq!(std::fs::read(&history).expect("there").len(), 0);
+}
+
 /// Nothing is written before everything was read.
 #[test]
 fn what_cannot_be_collected_leaves_the_history_as_it_was() {

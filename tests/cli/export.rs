@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use equipoise::Ledger;
+use serde_json::json;
 
 use crate::data::{Long, account, balances, files, many, on, small, succeeds};
 use crate::program::{SOON, ends_within, run};
@@ -61,10 +62,13 @@ fn a_checkpoint_shortens_the_replay() {
 fn entries_are_printed_in_place_of_accounts() {
     let dir = small();
     let lines = succeeds("export", dir.path(), &["--entries", "--from", "5", "--at", "6"]).json();
-    assert_eq!((lines.len(), lines[0]["kind"].as_str(), &lines[0]["from"]), (3, Some("equipoise-entries"), &5.into()));
+    assert_eq!((lines.len(), lines[0]["kind"].as_str(), &lines[0]["from"]), (4, Some("equipoise-entries"), &5.into()));
     assert_eq!((&lines[1]["sequence"], &lines[1]["members"][0]["legs"][0]["delta"]), (&5.into(), &(-30).into()));
     assert_eq!(lines[2]["refusal"]["reason"].as_str(), Some("Insufficient"));
-    assert_eq!(succeeds("export", dir.path(), &["--entries"]).json().len(), 8);
+    // Without it a copy that was cut off would look whole.
+    let end = json!({"kind": "equipoise-entries-end", "entries": 2, "last_sequence": 6});
+    assert_eq!(lines[3], end);
+    assert_eq!(succeeds("export", dir.path(), &["--entries"]).json().len(), 9);
     assert_eq!(run(&mut on("export", dir.path(), &["--from", "5"])).code, Some(2));
 }
 
@@ -179,6 +183,21 @@ fn a_file_that_cannot_be_written_is_named() {
         assert_eq!(ended.code, Some(4), "{ended:?}");
         assert!(ended.stderr.starts_with(&format!("error: cannot write the output: {path}: {why}")), "{ended:?}");
     }
+}
+
+/// Neither the directory's own files nor what a link was to lead to are replaced.
+#[test]
+fn a_file_of_the_directory_is_no_output() {
+    let (dir, place) = (small(), tempfile::tempdir().expect("a directory"));
+    let (lock, link) = (dir.path().join("LOCK"), place.path().join("link"));
+    std::os::unix::fs::symlink("nowhere", &link).expect("a link");
+    let before = files(dir.path());
+    for (path, code, why) in [(&lock, 2, "is in the data directory"), (&link, 4, "a link that leads nowhere")] {
+        let ended = run(&mut on("export", dir.path(), &["--output", path.to_str().expect("UTF-8")]));
+        assert_eq!((ended.code, ended.stderr.contains(why)), (Some(code), true), "{ended:?}");
+    }
+    assert!(before == files(dir.path()));
+    assert_eq!(std::fs::read_dir(place.path()).expect("a folder").count(), 1);
 }
 
 /// As of other programs, `-` is stdout.

@@ -120,6 +120,14 @@ fn a_full_disk_is_told() {
     }
 }
 
+/// Wrong usage is that also where nobody can be told.
+#[cfg(target_os = "linux")]
+#[test]
+fn wrong_usage_has_its_code_without_stderr() {
+    let full = OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
+    assert_eq!(run(equipoise(&["balance", "a", "--wrong"]).stderr(full)).code, Some(2));
+}
+
 #[test]
 fn colours_are_for_terminals() {
     let service = Service::start();

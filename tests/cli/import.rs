@@ -10,7 +10,7 @@ use equipoise::Ledger;
 use tempfile::TempDir;
 
 use crate::data::{account, balances, files, many, on, small, succeeds};
-use crate::program::{Ended, run};
+use crate::program::{Ended, equipoise, run};
 
 /// A place for an export and for a new data directory.
 struct Place {
@@ -152,6 +152,30 @@ fn an_account_with_another_history_is_named_and_nothing_opened() {
     assert!(ended.stdout.contains("10 accounts, total 55: 10 opened"), "{ended:?}");
 }
 
+/// B1: what is done again in a copy that an import made is told before.
+#[test]
+fn help_says_that_ids_are_not_taken_over() {
+    for name in ["export", "import"] {
+        let help = run(&mut equipoise(&[name, "--help"])).stdout;
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(help.contains("a request") && help.contains("runs again. To keep them, stop the service"), "{help}");
+    }
+}
+
+/// What root makes, the user whom the directory belongs to cannot open: it is warned.
+#[test]
+fn root_is_warned_of_a_directory_of_somebody_else() {
+    const STRANGER: u32 = 54_321;
+    let place = Place::new();
+    fs::create_dir(place.data()).expect("a directory");
+    // Only root can give it away, and whoever is not does not need the warning.
+    let given = std::os::unix::fs::chown(place.data(), Some(STRANGER), Some(STRANGER)).is_ok();
+    let ended = place.import(&export(small().path()));
+    assert_eq!((ended.code, ended.stderr.starts_with("warning: ")), (Some(0), given), "{ended:?}");
+    let ended = run(&mut on("compact", &place.data(), &["--dry-run"]));
+    assert_eq!((ended.code, ended.stderr.contains("belongs to the user 54321")), (Some(0), given), "{ended:?}");
+}
+
 /// Case A14: the second exits at once, names who has it, and touches nothing.
 #[test]
 fn a14_a_directory_in_use_is_refused() {
@@ -194,6 +218,11 @@ fn a_malformed_line_is_named_and_no_directory_made() {
             r#"{"account_id":"account-000001","balance":2,"version":0}"#,
             "line 3: version must be a whole number from 1, got 0",
         ),
+        (r#"["account-000001",2,1,2]"#, r#"line 3: expected an object: ["account-000001",2,1,2]"#),
+        (
+            r#"{"account_id":"account-000001","balance":2,"version":1,"sequence":4}"#,
+            "line 3: sequence must be at most the header's, 3, got 4",
+        ),
         (r#"{"account_id":"","balance":2}"#, r#"line 3: account_id must be 1 to 128 bytes long, got 0: """#),
         (r#"{"account_id":7,"balance":2}"#, "line 3: account_id must be a text, got 7"),
         (
@@ -233,6 +262,11 @@ fn a_cut_or_foreign_file_is_refused() {
         assert!(ended.stderr.contains(expected), "{ended:?}");
         assert!(!place.data().exists());
     }
+    // A directory that is there stays as it is.
+    let there = small();
+    let before = files(there.path());
+    assert_eq!(run(&mut on("import", there.path(), &["/nowhere"])).code, Some(2));
+    assert!(before == files(there.path()));
     let missing = run(&mut on("import", &Place::new().data(), &["/nowhere"]));
     assert_eq!((missing.code, missing.stderr.contains("cannot read /nowhere")), (Some(2), true), "{missing:?}");
 }

@@ -12,9 +12,11 @@ mod data;
 mod export;
 mod habits;
 mod import;
+mod interrupts;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod program;
 mod serve;
 mod settings;
+mod slow_readers;
 mod stats;

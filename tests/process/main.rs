@@ -16,6 +16,7 @@ mod descriptors;
 mod failing_disk;
 mod full_disk;
 mod kills;
+mod limits;
 mod load;
 mod moved_directory;
 mod power;
@@ -26,6 +27,7 @@ mod shim;
 mod stalled_disk;
 mod totals;
 mod two_processes;
+mod unfinished;
 mod unread_log;
 mod watchers;
 

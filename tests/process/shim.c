@@ -277,7 +277,8 @@ static int sync_with(int fd, long call) {
     struct stat about;
     if (path_of(fd, path, sizeof path) && fstat(fd, &about) == 0 && S_ISREG(about.st_mode)) {
         struct timespec pause = {delay_ms / 1000, delay_ms % 1000 * 1000000L};
-        if (delay_ms) nanosleep(&pause, NULL);
+        /* A signal does not shorten it. */
+        while (delay_ms && nanosleep(&pause, &pause) && errno == EINTR) {}
         int code = fails("sync", path);
         if (code) {
             forget(&about);

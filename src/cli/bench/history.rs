@@ -154,7 +154,7 @@ impl Report {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let (rows, runs) = read_apart(&self.files)?;
         let page = report::history_page(&rows, &runs).map_err(|error| Failure::Other(error.to_string()))?;
-        write(self.out.as_deref(), &page)
+        write(self.out.as_deref(), &self.files, &page)
     }
 }
 
@@ -169,7 +169,7 @@ impl Export {
             Direction::Smaller => Better::Smaller,
         };
         let entries = serde_json::to_string_pretty(&history::export(&rows, better)).map_err(io::Error::from)?;
-        write(self.out.as_deref(), &(entries + "\n"))
+        write(self.out.as_deref(), &self.files, &(entries + "\n"))
     }
 }
 
@@ -215,12 +215,17 @@ fn read_apart(files: &[PathBuf]) -> Result<(Vec<Row>, Vec<Run>), Failure> {
     Ok((rows, runs))
 }
 
-fn write(path: Option<&Path>, text: &str) -> Result<(), Failure> {
+/// Writes what was made of `read` to the file, which must be none of them, or to stdout.
+fn write(path: Option<&Path>, read: &[PathBuf], text: &str) -> Result<(), Failure> {
     let Some(path) = path else {
         let mut out = io::stdout().lock();
         out.write_all(text.as_bytes())?;
         return Ok(out.flush()?);
     };
+    let place = fs::canonicalize(path).ok();
+    if place.is_some() && read.iter().any(|file| fs::canonicalize(file).ok() == place) {
+        return Err(Failure::Usage(format!("--out {}: it is what was read", path.display())));
+    }
     fs::write(path, text).map_err(|error| Failure::Other(format!("{}: {error}", path.display())))
 }
 

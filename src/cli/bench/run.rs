@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use clap::builder::{PossibleValue, PossibleValuesParser, RangedU64ValueParser};
+use clap::builder::{NonEmptyStringValueParser, PossibleValue, PossibleValuesParser, RangedU64ValueParser};
 use tonic::Status;
 
 use super::table::Report;
 use crate::bench::history::{History, Row};
 use crate::bench::{self, Asked, Interrupt, Place, Settings, Stage, Workload, report};
 use crate::cli::client;
-use crate::cli::destination::Destination;
+use crate::cli::destination::{self, Destination};
 use crate::cli::exit::Failure;
 use crate::cli::output::Output;
 
@@ -63,7 +63,8 @@ pub(in crate::cli) struct Run {
     pid: Option<u32>,
     /// What that service is, as in "0.1.0, PostgreSQL": a history wants it, and figures of services with different labels are
     /// never compared
-    #[arg(long, value_name = "TEXT", requires = "server", help_heading = "Target")]
+    #[arg(long, value_name = "TEXT", requires = "server", help_heading = "Target",
+          value_parser = NonEmptyStringValueParser::new())]
     label: Option<String>,
     /// Measure a service of its own; the default
     #[arg(long, conflicts_with = "embedded", help_heading = "Target")]
@@ -132,7 +133,8 @@ impl Run {
         let workloads = self.workloads()?;
         let place = self.place()?;
         // What cannot be written is better known before the measuring than after it. Others add to the history meanwhile.
-        let page = self.html.as_deref().map(Destination::create).transpose().map_err(other)?;
+        let page = self.html.as_deref().map(destination::Place::of).transpose().map_err(other)?;
+        let page = page.map(Destination::create).transpose().map_err(other)?;
         self.history.as_deref().map(|path| History::open(path, false)).transpose()?;
         let interrupt = Arc::<Interrupt>::default();
         listen(&interrupt)?;

@@ -1,0 +1,135 @@
+//! Signals that come in the middle of something.
+
+use std::fs;
+use std::net::TcpListener;
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::program::{Ended, Service, ends_within, equipoise, signal};
+
+const LONG: Duration = Duration::from_secs(60);
+
+fn end(mut child: Child) -> Ended {
+    let status = ends_within(&mut child, LONG);
+    let output = child.wait_with_output().expect("its output");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    Ended { code: status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+/// B1: whoever interrupts a change that has no answer yet is told under which id it can be sent again.
+#[test]
+fn an_interrupted_change_tells_its_id() {
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = silent.local_addr().expect("an address").to_string();
+    let interrupted = |change: &[&str], name: &str| {
+        let mut command = equipoise(&[change, &["--server", &address, "--timeout", "1h"]].concat());
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+        let (_connection, _) = silent.accept().expect("a connection");
+        signal(&child, name);
+        let ended = end(child);
+        assert_eq!((ended.code, ended.stdout.as_str()), (Some(130), ""), "{change:?}: {ended:?}");
+        ended
+    };
+    for change in [&["create", "a"][..], &["update", "a", "5"], &["transfer", "a", "b", "5"]] {
+        let said = interrupted(change, "INT").stderr;
+        let (_, rest) = said.split_once("sending it again with --id '").expect(&said);
+        assert_eq!(rest.split_once('\'').expect(&said).0.len(), 36, "{said}");
+    }
+    let error = interrupted(&["update", "a", "5", "--json"], "TERM").error();
+    assert_eq!((error["code"].as_str(), error["exit"].as_u64()), (Some("CANCELLED"), Some(130)), "{error}");
+    assert_eq!(error["transaction_id"].as_str().map(str::len), Some(36), "{error}");
+    let said = interrupted(&["update", "a", "5", "--id", "order-1"], "HUP").stderr;
+    assert!(said.contains("sending it again with --id 'order-1'"), "{said}");
+}
+
+/// C3: a watch that the service ends says where to go on, also to programs.
+#[test]
+fn a_watch_that_is_cut_says_where_to_go_on() {
+    let service = Service::start();
+    service.json(&["create", "a"]);
+    let mut command = service.command(&["watch", "--from", "1", "--json"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+    let mut line = String::new();
+    let mut stdout = std::io::BufReader::new(child.stdout.take().expect("piped"));
+    std::io::BufRead::read_line(&mut stdout, &mut line).expect("a line");
+    signal(&service.child, "TERM");
+    let error = end(child).error();
+    assert_eq!(error["note"].as_str(), Some("go on with --from 2"), "{error}");
+}
+
+/// E4: a service that is told to end before it has read its settings ends as one that serves.
+#[test]
+fn e4_a_signal_before_the_settings_are_read_is_an_end() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = dir.path().join("config.toml");
+    let config = config.to_str().expect("UTF-8");
+    assert!(std::process::Command::new("mkfifo").arg(config).status().expect("mkfifo").success());
+    for name in ["TERM", "INT"] {
+        let mut command = equipoise(&["serve", "--in-memory", "--listen", "127.0.0.1:0", "--config", config]);
+        let mut child = command.stderr(Stdio::null()).spawn().expect("it runs");
+        // Open when it reads there, and empty when it is closed.
+        let settings = fs::OpenOptions::new().write(true).open(config).expect("a pipe");
+        signal(&child, name);
+        drop(settings);
+        assert_eq!(ends_within(&mut child, LONG).code(), Some(0), "{name}");
+    }
+}
+
+/// The process of the service that a run of the bench has started.
+#[cfg(target_os = "linux")]
+fn service_of(bench: &Child) -> u32 {
+    let children = format!("/proc/{0}/task/{0}/children", bench.id());
+    let until = Instant::now() + LONG;
+    loop {
+        let pid = fs::read_to_string(&children).ok().and_then(|pids| pids.trim().parse::<u32>().ok());
+        // Between its start and its program it is still the bench.
+        let serves =
+            |pid: &u32| fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains("serve"));
+        if let Some(pid) = pid.filter(serves) {
+            return pid;
+        }
+        assert!(Instant::now() < until, "no service");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// However a run of the bench ends, its service ends with it; and its directory goes, unless it was killed.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_bench_takes_its_service_along() {
+    for name in ["HUP", "KILL"] {
+        let place = tempfile::tempdir().expect("a directory");
+        let mut command = equipoise(&["bench", "run", "hot", "--duration", "10m", "--json"]);
+        command.env("TMPDIR", place.path()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("it runs");
+        let service = service_of(&child);
+        signal(&child, name);
+        ends_within(&mut child, LONG);
+        let until = Instant::now() + LONG;
+        while fs::read(format!("/proc/{service}/cmdline")).is_ok_and(|line| !line.is_empty()) {
+            assert!(Instant::now() < until, "{name}: the service runs on");
+            thread::sleep(Duration::from_millis(5));
+        }
+        let left = fs::read_dir(place.path()).expect("a folder").count();
+        assert!(name == "KILL" || left == 0, "{name}: {left} left");
+    }
+}
+
+/// Whoever starts a run with nohup wants it to go on when the terminal is gone.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_hangup_that_is_ignored_stays_ignored() {
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = silent.local_addr().expect("an address").to_string();
+    let change = equipoise(&["update", "a", "5", "--server", &address, "--timeout", "1h"]);
+    let mut nohup = std::process::Command::new("nohup");
+    nohup.arg(change.get_program()).args(change.get_args());
+    let mut child = nohup.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs");
+    let (_connection, _) = silent.accept().expect("a connection");
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).expect("a process");
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).expect("a line");
+    assert_eq!(u64::from_str_radix(ignored.trim(), 16).expect("a mask") & 1, 1, "{ignored}");
+    signal(&child, "TERM");
+    assert_eq!(ends_within(&mut child, LONG).code(), Some(130));
+}
