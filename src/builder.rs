@@ -150,24 +150,26 @@ impl Builder {
         self
     }
 
-    /// Told from time to time how far [`Builder::open`] is; Break ends it with [`OpenError::Cancelled`].
+    /// Calls `told` from time to time with how far [`Builder::open`] is; if it returns Break, opening ends with
+    /// [`OpenError::Cancelled`].
     #[must_use]
     pub fn progress(mut self, told: impl FnMut(Progress) -> ControlFlow<()> + Send + 'static) -> Self {
         self.progress = Box::new(told);
         self
     }
 
-    /// Told what an operator may want to know, while the ledger is opened and while it runs, from its own threads.
+    /// Calls `told` with what an operator may want to know, while the ledger is opened and while it runs. Its own threads call
+    /// it, too.
     #[must_use]
     pub fn observer(mut self, told: impl Fn(&Event) + Send + Sync + 'static) -> Self {
         self.observer = Arc::new(told);
         self
     }
 
-    /// How a read that may wait for a disk is run (default: as it is): an old id's, that of old entries. `hook` is to call what it is
-    /// given once, on the same thread; it is called in the middle of [`Ledger::submit`] and its like, [`Ledger::transaction`] and
-    /// [`Ledger::history`]. A worker of an async runtime would hold up calls that need no disk meanwhile. tokio's hands them to
-    /// another thread first, in a runtime of several:
+    /// Runs reads that may wait for a disk (of an id that left memory, of old entries) inside `hook`, which must call its
+    /// argument once, on the same thread (default: they are run directly). [`Ledger::submit`] and its like,
+    /// [`Ledger::transaction`] and [`Ledger::history`] call it. On a worker of an async runtime such a read would hold up tasks
+    /// that need no disk; a multi-threaded tokio runtime can hand those to another thread first:
     ///
     /// ```
     /// # #[cfg(feature = "server")]
@@ -183,7 +185,8 @@ impl Builder {
     /// after it; nobody sees the ledger before that is complete.
     ///
     /// # Errors
-    /// [`OpenError`]; the directory is as it was before.
+    /// [`OpenError`]. Nothing that was durable has changed, and what this call made and left empty is removed; what an
+    /// interrupted process left (a torn tail, unfinished files) may have been cleaned up.
     pub fn open(self, dir: impl AsRef<Path>) -> Result<Ledger, OpenError> {
         let dir = dir.as_ref();
         Site::look(dir, &[JOURNAL, CHECKPOINTS, DiskIndex::FOLDER]).occupy(|root, lock| {

@@ -173,8 +173,8 @@ pub enum SubmitError {
     /// The ledger was shut down.
     #[error("the ledger is shutting down")]
     Closed,
-    /// The journal could not be written, so the ledger was closed; or what it says about the id cannot be read. What was
-    /// decided and not answered may or may not be there after a restart: its id tells.
+    /// The journal could not be written, so the ledger was closed. What was decided and not answered may or may not be there
+    /// after a restart: its id tells.
     #[error("the journal failed: {what}")]
     JournalFailed {
         /// What went wrong.

@@ -83,8 +83,8 @@ impl Ledger {
         Builder::default()
     }
 
-    /// Decides `request`, or answers what was decided for its id before. Never waits for another thread, and needs no
-    /// async: a transaction in its way is finished on the way.
+    /// Decides `request`, or returns what was decided for its id before. Never waits for another thread, so it can be called
+    /// from async code: an undecided transaction in its way is finished by the calling thread.
     ///
     /// # Errors
     /// [`SubmitError`]: nothing was decided, and no id was used up. A refusal by an account is not an error here but
@@ -100,9 +100,9 @@ impl Ledger {
         self.core().submit(request, Next::Waits)
     }
 
-    /// As [`Ledger::submit`], of each request for itself and in their order: a later one sees the earlier ones, and none has a
-    /// lower sequence than one before it, replays apart. Takes less time than as many calls: those that touch different accounts
-    /// share the step at which writers meet, and their cache misses overlap.
+    /// Submits each request by itself and in order, as [`Ledger::submit`] does: a later one sees the earlier ones, and none,
+    /// replays apart, has a lower sequence than one before it. Takes less time than as many calls: requests that touch
+    /// different accounts share one CAS on the commit list, and their cache misses overlap.
     ///
     /// ```
     /// # use equipoise::{AccountId, Ledger, Operation, Request};
@@ -293,10 +293,11 @@ impl Ledger {
         Ticket::new(self.clone(), sequence)
     }
 
-    /// Notes how far the sources of requests were read, and which of their records were put aside or taken back: durable with the
-    /// entry at [`Note::after`] or later, never before it, and at once when that is durable. Notes that wait for the same entries
-    /// are kept in the order of the calls. Resolves when it is durable, under any async runtime; dropped, it takes nothing back.
-    /// Without a history it is kept in memory, at once. A note of nothing waits for those before it.
+    /// Notes how far the sources of requests were read, and which of their records were put aside or taken back. The note
+    /// becomes durable with the entry at [`Note::after`] or later, never before it, and at once if that entry is durable
+    /// already. Notes that wait for the same entries keep the order of the calls. The future resolves when the note is durable,
+    /// under any async runtime; dropping it does not take the note back. Without a history the note is kept in memory, at once.
+    /// An empty note resolves after the notes before it.
     ///
     /// ```
     /// # use equipoise::{AccountId, Advance, Ledger, Note, NoteError};

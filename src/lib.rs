@@ -3,8 +3,8 @@
 //!
 //! # Use
 //!
-//! A [`Ledger`] is a handle; clones are the same ledger, and every method can be called from any thread, also from
-//! async code: none of them waits for another thread (those that do say so).
+//! A [`Ledger`] is a handle; clones are the same ledger. Every method can be called from any thread and from async code:
+//! a method waits for another thread only where its documentation says so.
 //!
 //! ```
 //! use equipoise::{AccountId, Ledger};
@@ -99,17 +99,18 @@
 //! writes until there is room ([`Exhausted::Disk`]), a failing one until the next segment can be made ([`Exhausted::Segment`]). The
 //! library never ends its host, and tells its operator through [`Builder::observer`].
 //!
-//! Whoever reads requests from somewhere, and must know after a crash where to go on, notes that beside them: [`Ledger::note`] keeps
-//! positions of sources, and records that had to be put aside, together with the entries they stand for and never before.
+//! A program that reads its requests from a source, and must know after a crash where to resume, notes that in the ledger:
+//! [`Ledger::note`] makes the positions of sources, and records that had to be put aside, durable together with the entries
+//! they stand for, and never before them.
 //!
 //! # What a read is guaranteed to see
 //!
 //! Every decided request has a place in one list, its *commit sequence*: 1, 2, 3, … There is one order, and everybody
 //! sees it.
 //!
-//! * [`Ledger::balance`] returns the newest committed state. It never waits: an account that a writer holds is read
-//!   from the state before. Whoever saw one side of a transfer sees the other. Reads of one thread never go back, and
-//!   see what the thread wrote.
+//! * [`Ledger::balance`] returns the newest committed state. It never waits: for an account that a writer holds it returns
+//!   the state before that write. Once one side of a transfer is visible, so is the other. Reads of one thread never go back,
+//!   and include that thread's own writes.
 //! * [`Ledger::snapshot`] at sequence *n* holds exactly what replaying the first *n* entries of the journal gives.
 //! * [`Ledger::balance_durable`] and [`Ledger::snapshot_durable`] are the same at the *durable* sequence: what they
 //!   show cannot be lost any more. Wait for one's own write first: [`Ledger::wait_durable`], [`Ledger::durable_at`].
@@ -131,8 +132,9 @@
 //! account that changes keeps one old version (64 bytes). An account takes about 490 bytes with the look-up cache, an id
 //! about 470 bytes while it is in memory (`examples/memory.rs` measures both), and on disk about 38 bytes and 1.3 to 2.6 in memory.
 //!
-//! Lock-free: deciding, reading, snapshots. Not lock-free: opening accounts (see [`Builder::reserve`]), and a request whose id left memory, which reads the disk. A thread that sleeps inside the engine
-//! stops nobody, but memory is not freed meanwhile: at [`Builder::garbage_cap`] writes are refused, and reads go on.
+//! Deciding, reading and snapshots are lock-free. Opening accounts is not (see [`Builder::reserve`]), nor is a request whose
+//! id has left memory, which reads the disk. A thread that sleeps inside the engine stops nobody, but no memory is freed
+//! meanwhile: at [`Builder::garbage_cap`] writes are refused, and reads go on.
 
 // The trials of the journal share the tools of the tests outside.
 #[cfg(all(test, equipoise_engine))]

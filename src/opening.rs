@@ -17,7 +17,8 @@ pub struct Progress {
     pub total_bytes: u64,
 }
 
-/// Why a ledger cannot be opened. Nothing in the directory was changed.
+/// Why a ledger cannot be opened. Nothing that was durable in the directory was changed, except by
+/// [`compact`](crate::compact), which says what it may have removed by then.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum OpenError {

@@ -21,7 +21,7 @@ use crate::request::{Kind, Member, Request, SMALL};
 /// without this they would fill the backlog, and then be refused for seconds, until all of it is written.
 const GIVES_WAY_ONCE_IN: u64 = 4;
 
-/// Ids that a refused caller forgets.
+/// How many ids' worth of memory a caller forgets when it is refused for garbage.
 const STRETCH: usize = 64;
 
 /// Bytes of large requests that may wait to become durable. Small ones are bounded by their number.
@@ -126,7 +126,7 @@ impl Core {
         let mut group = Group::new(&self.kernel, new);
         let mut following = self.plan_group(&mut group, requests.by_ref().take(new), ahead, time);
         following.extend(requests);
-        // In their order, and none after one that is not to be driven. Not pinned, again.
+        // In order, up to the first that must not be driven. Unpinned again: a claim may read the disk.
         let is_open = |handle: &&Handle<Balance>| matches!(self.ids.claim(handle, probed, time), Ok(Gate::Open));
         let open = group.handles().iter().take_while(is_open).count();
         let guard = &pin();
@@ -159,7 +159,7 @@ impl Core {
         SmallVec::new()
     }
 
-    /// Admits requests, up to the first that is not; says how many that are, and why.
+    /// Admits `requests`. An error says how many of the first ones are admitted, and why the next is not.
     #[inline]
     fn admit_all(&self, requests: &[Request]) -> Result<(), (usize, SubmitError)> {
         let behind = self.admit().map_err(|refusal| (0, refusal))?;
@@ -200,8 +200,8 @@ impl Core {
         }
     }
 
-    /// Makes the accounts that `request` opens, if it opens any. Those of a chain that is refused stay: so past a limit no chain
-    /// makes more.
+    /// Makes the accounts that `request` opens, and says whether it opens any. Those of a chain that is refused stay, so past a
+    /// limit no chain may make more.
     fn make_accounts(&self, request: &Request, guard: &Guard) -> Result<bool, Exhausted> {
         let mut opens = false;
         let accounts = if request.members().len() > 1 { self.directory.unopened() } else { 0 };

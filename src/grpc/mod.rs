@@ -73,8 +73,8 @@ pub struct Options {
     /// The most calls at once on one connection whose client sends many messages: ExecuteStream and reflection. One more gets
     /// RESOURCE_EXHAUSTED.
     pub max_request_streams: usize,
-    /// The most bytes, over all connections, that messages that are begun and not whole were to bring when they began; a quarter
-    /// of it, or the longest message, on each. A message past that waits for a tenth of `request_timeout`, then gets
+    /// The most bytes still to come of messages that have begun, counted when each begins, over all connections; on each
+    /// connection a quarter of it, or the longest message. A message past that waits for a tenth of `request_timeout`, then gets
     /// RESOURCE_EXHAUSTED. Less than [`Self::max_message_bytes`] counts as that.
     pub max_begun_bytes: usize,
     /// How long a call may take to begin its answer, whatever deadline the client named.

@@ -25,9 +25,10 @@ const OF_CONNECTION: usize = 4;
 /// How many calls of one connection wait for it.
 pub(super) const WAITING: usize = 16;
 
-/// The body as it comes in. tonic takes a stream that its client reset for one that has ended, and would begin with what came
-/// until then: here a reset is an error. So is what follows the message of a call that has one. tonic makes room for all of a message
-/// that is begun: it waits until there is [`Room`], and is refused when that takes too long; one of a stream that does not go on ends it.
+/// A request's body as it comes in, checked for what tonic gets wrong. tonic takes a reset by the client for the end of the
+/// body and would begin with what had come: here a reset is an error. So is anything after the message of a unary call.
+/// tonic allocates room for all of a message once it has begun: here the message waits until there is [`Room`], and is
+/// refused when that takes too long. A message of a stream that does not go on ends the stream.
 pub(super) struct Upload {
     body: Incoming,
     /// Its place among the streams of the connection, if it is one.
@@ -185,8 +186,8 @@ impl Room {
     }
 }
 
-/// A message's room. A task keeps it, and waits for it: nobody asks for the messages of a stream whose client does not read, and
-/// what it has, or has of the queue, would be lost to all others.
+/// A message's share of the room. A task waits for it and holds it: nobody polls the body of a stream whose client does not
+/// read its results, and a share, or a turn in the queue, that the body held would be lost to everybody else.
 struct Share {
     /// None once it was there.
     had: Option<oneshot::Receiver<()>>,

@@ -31,25 +31,26 @@
 //!
 //! # Finding
 //!
-//! Filters, and of fences the upper 32 bits, are in memory: 10.3 bits per id in the large runs and 20.3 in the small ones, of which
-//! there are more: a filter that lets an absent id pass costs the reading of a page, as much as some hundred looks at a filter. Runs
-//! are asked from the newest to the oldest: one cache line each, and where the filter does not know better, one page read
-//! from the file: from the system's cache where it is there, else as one that may wait for the disk ([`Blocking`]). Several
-//! ids are asked about run by run, while the lines of the next run are prefetched: most are new, and cost no more than that.
-//! No lock is taken, and nothing waited for: the set of runs is swapped whole, and a run that was merged away is readable as
-//! long as somebody has it.
+//! In memory are the filters, and the upper 32 bits of each fence: 10.3 bits per id in large runs and 20.3 in small ones. Of
+//! small ones there are more, and a filter that lets an absent id pass costs the reading of a page, as much as some hundred
+//! looks at a filter. A look-up asks the runs from the newest to the oldest: one cache line of each filter, and, where that
+//! does not exclude the key, one page of the file, from the system's cache if it is there, otherwise as a read that may wait
+//! for the disk ([`Blocking`]). Several ids are asked about run by run, while the lines of the next run are prefetched: most
+//! ids are new, and cost no more than that. No lock is taken and nothing waited for: the set of runs is swapped whole, and a
+//! run that was merged away stays readable as long as somebody holds it.
 //!
 //! # Writing
 //!
 //! A run is written under a name that ends with `.tmp`, made durable, renamed, and the folder made durable. There is no
-//! manifest: the names tell. At the start runs that a larger one contains are removed (a merge had just ended), and so is
-//! everything from the first bad place on: a gap, a bad checksum, another ledger's. The caller then takes the ids from there on out of
-//! the journal. What lies before the journal's oldest entry, which compaction leaves, cannot be made again: where any of it is bad
-//! and its ids may still be honoured, nothing is removed and the index is not opened. A good run that goes beyond the journal's end is not derived from it: entries are missing there that were durable, so
-//! whoever opens the ledger asks for that first. A page is checked when it is read: damage found there cannot be healed
-//! beside the traffic, for ids that left the table would be new meanwhile. Such reads fail, a mark is left in the
-//! directory, and the next opening begins afresh. Runs of a newer format version are not damaged, and not ours to remove: whoever
-//! opens the ledger asks for them before anything is opened.
+//! manifest: the names tell. A start removes the runs that a larger one contains (a merge had just ended), and everything
+//! from the first bad place on: a gap, a bad checksum, another ledger's run. The caller then takes the ids from there on out
+//! of the journal. Ids of entries before the journal's oldest, which compaction leaves, cannot be made again: where a run of
+//! theirs is bad and they may still be honoured, nothing is removed and the index is not opened. A good run that reaches
+//! beyond the journal's end proves that durable entries are missing there; whoever opens the ledger asks for that first
+//! (`beyond`). A page is checked when it is read. Damage found then cannot be repaired beside the traffic, for ids that left
+//! the table would be new meanwhile: such reads fail, a mark is left in the directory, and the next start makes the index
+//! anew. Runs of a newer format version are neither damaged nor ours to remove: whoever opens the ledger asks for them before
+//! anything is opened (`newer`).
 
 mod chain;
 mod fences;

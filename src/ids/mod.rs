@@ -26,12 +26,18 @@
 //! On disk an id takes 37.6 bytes in a large run and 38.9 in a small one, whatever its length, and up to twice that while
 //! runs are merged. It is kept as long as the index is; an id used again after the window takes no second place once its runs are merged.
 //!
-//! Measured with 10 million random ids of 36 bytes in runs of 50,000, on two cores and a disk that others kept busy: 0.36 µs of
-//! CPU an id with all merging, 38 MB resident in all. A look-up beside ingestion without a pause, each after a rest of 0.2 ms: of an
-//! absent id 3 µs on average (99th percentile 19 µs, longest 0.9 ms), of a present one 10 µs (29 µs, 3.3 ms); alone and one
-//! after the other 2.5 µs (99th percentile 4 µs) and 7.6 µs (6.5 µs: the average has a few pauses of up to 0.12 s in it, when
-//! others had the cores). Pages were in
-//! the system's cache: an id that was not used for long costs a read of the disk more. Opening 12 million took 0.12 s.
+//! Measured with 10 million random ids of 36 bytes in runs of 50,000, on two cores and a disk that others kept busy: 0.36 µs
+//! of CPU per id with all merging, 38 MB resident in all. Look-ups:
+//!
+//! | of an id that is | | mean | 99th percentile | longest |
+//! |---|---|---|---|---|
+//! | absent | beside ingestion, each after a rest of 0.2 ms | 3 µs | 19 µs | 0.9 ms |
+//! | present | beside ingestion, each after a rest of 0.2 ms | 10 µs | 29 µs | 3.3 ms |
+//! | absent | alone, one after the other | 2.5 µs | 4 µs | |
+//! | present | alone, one after the other | 7.6 µs | 6.5 µs | 0.12 s |
+//!
+//! The last mean is above its 99th percentile because of a few pauses while others had the cores. Pages were in the system's
+//! cache; an id that was not used for long costs a disk read more. Opening 12 million ids took 0.12 s.
 //! The answer to a repeated request is also read from the journal, with its whole batch: that takes as long again as the
 //! look-up (`benches/durable.rs`).
 

@@ -88,7 +88,7 @@ impl<I: Index> Ids<I> {
         (new, probed)
     }
 
-    /// Which of the keys is the first that is in the index, or may be: it cannot be read.
+    /// The place of the first key that is in the index, or may be because the index cannot be read.
     fn first_indexed(&self, keys: &[Key], now: u64) -> Option<usize> {
         let candidates = self.index.as_ref()?.candidates(keys);
         let mut places = (0..keys.len()).filter(|place| candidates >> place & 1 == 1);
@@ -127,7 +127,7 @@ impl<I: Index> Ids<I> {
         });
         let withdrawn = match gate {
             Gate::Closed => u64::MAX,
-            // Settled, driven and forgotten by others while we claimed: what we put back must go again. The others stay.
+            // Others may have settled, driven and forgotten it while we claimed: end the claims that we made too late, no others.
             _ => match handle.claims_ended() {
                 1.. if mutant(Mutant::LateHelperEndsAll) => u64::MAX,
                 ended => ended,

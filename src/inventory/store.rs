@@ -19,9 +19,9 @@ pub trait Store: Send + Sync {
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn take_over(&self, topic: &str, partitions: &[i32]) -> Result<Vec<Position>, StoreError>;
 
-    /// How many calls of [`Store::apply`] may be under way: each one's runs go on where those of the call before end, in the order
-    /// in which they are polled first; beside them, one for each partition that was [`StoreError::Held`]. A step back is never
-    /// followed by another call before it is kept.
+    /// How many calls of [`Store::apply`] may be under way at once. The runs of each begin where those of the call before end, in
+    /// the order in which the calls are first polled. Besides these, one call may be under way for each partition that was
+    /// [`StoreError::Held`]. A call that moves a partition back is kept before the next one is made.
     fn at_once(&self) -> usize {
         1
     }

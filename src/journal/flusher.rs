@@ -27,7 +27,7 @@ struct Working {
     batch: Vec<Handle<Balance>>,
 }
 
-/// Of what a flush makes everything durable.
+/// The parts of a ledger that a flush works on.
 pub(crate) struct Flushing<'a> {
     pub(crate) kernel: &'a Kernel<Balance>,
     pub(crate) waiters: &'a Waiters,

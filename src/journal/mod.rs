@@ -23,8 +23,8 @@ pub use source::{Advance, MAX_PARKED_BYTES, MAX_SOURCE_BYTES, MAX_SOURCES, Note,
 
 /// A place that keeps what was committed.
 pub(crate) trait Sink: Send + Sync {
-    /// Keeps `batch`, dense and in commit order, and what was noted, never before the last entry of `batch`; when it returns both are
-    /// as safe as the sink can make it. After an error nothing can be appended any more.
+    /// Keeps `batch`, dense and in commit order, and the notes, never before the last entry of `batch`. When it returns, both
+    /// are as safe as the sink can make them. After an error nothing can be appended any more.
     fn append(&self, batch: &[Handle<Balance>], noted: &[Record]) -> Result<(), JournalError>;
     /// Up to `limit` entries from sequence `from` (0: the oldest kept) to `through`, which is durable. A sink that decodes
     /// stops after the entry that brings the bytes read to `bytes`.

@@ -61,7 +61,7 @@ pub struct Parked {
     pub payload: Arc<[u8]>,
 }
 
-/// Why nothing was noted.
+/// Why [`Ledger::note`](crate::Ledger::note) failed: nothing was noted, except perhaps with [`NoteError::Closed`].
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum NoteError {

@@ -112,8 +112,8 @@ fn give(shared: &Arc<Shared>, under_way: &mut UnderWay) {
     }
 }
 
-/// Asks for a batch again that was not answered well, and then for those `later`, which it may have kept from being kept. What has to
-/// wait comes back by partition, since each waits for somebody of its own, in its order.
+/// Asks again for a batch whose answer was an error, and then for those in `later`, which may have failed because of it.
+/// Returns what has to wait for somebody, by partition and in order, since each partition waits for somebody of its own.
 async fn ask_again(
     shared: &Shared,
     mut batch: Batch,

@@ -1,5 +1,5 @@
-//! Claims: transactions that are found by a hash and a question, each as long as it holds what was asked for. Of two that
-//! want the same, one gets it.
+//! Claims: which transaction holds a thing. The holder is found by the thing's hash and a predicate, and holds it until its
+//! claim ends. Of two transactions that claim one thing, one gets it.
 //!
 //! A claim lies in a slot of a table: in the first that was free on the way of its hash. A slot is used once: free,
 //! claimed, gone. So two threads that want the same meet at the same free slot, and one CAS decides between them. Where
@@ -9,9 +9,8 @@
 //! first free slot, which is where a slower thread would claim there. Either that one was faster, and is met, or its CAS
 //! finds the seal, and it begins again with a newer table.
 //!
-//! A slot says exactly what is claimed in it, of transactions that claim several things too: else one of them would count as
-//! holding what it did not claim yet, as soon as both lie on one way.
-
+//! A slot says exactly what is claimed in it, also for a transaction that claims several things: otherwise that transaction
+//! would count as the holder of a thing that it has not claimed yet, as soon as both lie on one way.
 use std::sync::atomic::AtomicI64;
 
 use crossbeam_utils::CachePadded;
@@ -29,18 +28,18 @@ use super::transaction::{Handle, Transaction};
 const LINE: usize = if cfg!(equipoise_engine) { 8 } else { 2 };
 /// A claim that is as many lines away from where its way began asks for a newer table.
 const LONG: usize = if cfg!(equipoise_engine) { 3 } else { 0 };
-/// The lines of the first table and the most of one; a newer table has so many times more.
+/// The lines of the first table, the most lines of any, and how many times as many a newer table has.
 const FEWEST: usize = if cfg!(equipoise_engine) { 512 } else { 1 };
 const MOST: usize = if cfg!(equipoise_engine) { 1 << 26 } else { 1 };
 const GROWTH: usize = 8;
 /// The most lines through which one call of [`Claims::collect`] goes.
 const COLLECTED: usize = 128;
 
-/// What a slot says that nobody has used.
+/// The word of a slot that nobody has used.
 const FREE: usize = 0;
-/// That nobody ever will.
+/// The word of a slot that nobody has used and nobody ever will.
 const SEALED: usize = 1;
-/// Whose claim is over.
+/// The word of a slot whose claim is over.
 const GONE: usize = 2;
 
 /// The bits of a word that no address needs: the upper ones are a tag, the lowest says that the tag begins with a part.
@@ -54,8 +53,8 @@ const _: () = assert!(usize::BITS == 64, "a word has room for a tag where addres
 /// The most parts of one transaction that are claimed.
 pub(crate) const PARTS: usize = 1 << PART_BITS;
 
-/// What of a transaction is claimed: its only thing, or that with this number of several. Of one transaction always the one, or always
-/// the other.
+/// Which part of a transaction is claimed: None where it claims one thing only, else the part's number. A transaction always
+/// uses the same form.
 pub(crate) type Part = Option<u32>;
 
 /// A claim that was met: whose it is, and which part's.
@@ -72,7 +71,7 @@ struct Table<S: State> {
     /// Which slot begins the first line. For aligned memory an allocator always writes the zeros itself.
     first: usize,
     older: AtomicPtr<Table<S>>,
-    /// How many lines, the first, hold no claim and never will. Only who collects looks at it.
+    /// This many lines, from the first on, hold no claim and never will. Only [`Claims::collect`] looks at it.
     spent: AtomicU64,
 }
 
@@ -104,7 +103,8 @@ unsafe impl<S: State> Send for Claims<S> {}
 // Safety: as for Send.
 unsafe impl<S: State> Sync for Claims<S> {}
 
-/// The word of a claim. Of one transaction each part has its own; the rest of the tag, with the only part all of it, is of the hash.
+/// The word of a claim: the transaction's address, and a tag of the part's number and some bits of the hash, or, without a
+/// part, of bits of the hash alone.
 fn word<S: State>(transaction: *const Transaction<S>, part: Part, hash: u64) -> *mut Transaction<S> {
     const { assert!(align_of::<Transaction<S>>() > IS_PART, "an address leaves room for the lowest bit") };
     assert_eq!(transaction.addr() & !ADDRESS, 0, "an address leaves room for the tag");
@@ -118,7 +118,7 @@ fn word<S: State>(transaction: *const Transaction<S>, part: Part, hash: u64) -> 
     transaction.cast_mut().map_addr(|address| tag << ADDRESS_BITS | address | is_part)
 }
 
-/// Whose word it is, and which part's, if its hash can be this one.
+/// The claim that a slot's word stands for; None if its tag does not agree with `hash`.
 fn claimed<S: State>(found: *mut Transaction<S>, hash: u64) -> Option<Met<S>> {
     let transaction = found.map_addr(|address| address & ADDRESS);
     let part = (found.addr() & IS_PART != 0).then_some((found.addr() >> (usize::BITS - PART_BITS)) as u32);

@@ -2,9 +2,9 @@
 //!
 //! It knows no money, no I/O and no async; all unsafe code and every `Ordering` of the crate live here. It keeps one
 //! [`State`] per account. A [`Transaction`](transaction::Transaction) installs a version in each of its accounts,
-//! ascending by id ([`drive`]), and is then linked into the commit list ([`commit`]); one store on its state word
-//! decides it, everywhere at once. Whoever meets an undecided transaction finishes it, so a writer suspended between
-//! any two instructions holds nobody up.
+//! ascending by id ([`drive`]), and is then linked into the commit list ([`commit`]); one CAS on its state word publishes
+//! the decision to all its accounts at once. Whoever meets an undecided transaction finishes it, so a writer suspended
+//! between any two instructions holds nobody up.
 //!
 //! # What keeps memory alive
 //!
@@ -13,9 +13,9 @@
 //! | | dereference | kept alive by |
 //! |---|---|---|
 //! | I1 | cell → version, `prev` → version | an epoch pin taken before the load; a version is retired only by the CAS that took it out of the one chain it was in |
-//! | I2 | version → transaction, only while the version's cached sequence is undecided | a replaced version had its decision cached *before* the replacing CAS; a driver with a handle caches it in the remaining heads; the last reference does where no driver got there. A later pin reads the cache, an earlier one holds the free back |
+//! | I2 | version → transaction, only while the version's cached sequence is undecided | the decision is cached before its transaction is freed: in a replaced version *before* the replacing CAS; in a head by a driver with a handle, or, where no driver got there, by whoever gives the last reference back. Whoever pins later reads the cache; an earlier pin holds the free back |
 //! | I3 | list head → entry, entry → transaction | one counted reference per linked transaction, made with it and given back once its successor is linked (and the consumer has passed it); loads need a guard |
-//! | I4 | entry → `prev` | only the consumer and the kernel's Drop follow it down to the entry that the consumer kept; anyone follows it among entries that were linked together while the newest of them is undecided: nothing undecided is given back |
+//! | I4 | entry → `prev` | the consumer and the kernel's Drop follow it down to the entry that the consumer kept: all of those are referenced. Anybody else follows it only among entries that one CAS linked, and only while the newest of them is undecided: until then none of them is given back |
 //! | I5 | a helper's boxed entry | never linked: freed at once by its maker; linked: dies with its transaction |
 //! | I6 | handle → transaction | the count; the last one frees through the epoch |
 //! | I7 | leg → account | the slab, which outlives every transaction: a ledger drops its handles before its kernel |

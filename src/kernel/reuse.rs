@@ -1,5 +1,6 @@
-//! Memory of versions that went, for those that the same thread makes next. What an epoch lets go is freed by whoever comes
-//! by, seldom by who made it: an allocator hands it back from thread to thread, and the owner waits for memory at each.
+//! Keeps the memory of freed versions for the next ones that the same thread makes. What an epoch releases is freed by
+//! whichever thread advances it, seldom by the one that allocated it: the allocator would hand each piece back from thread
+//! to thread, and its owner would miss the cache at every allocation.
 
 use std::alloc::Layout;
 use std::cell::RefCell;

@@ -112,7 +112,7 @@ pub(crate) struct Transaction<S: State> {
     kept_older: AtomicBool,
     /// Whether the decision was cached in every head that is still ours.
     released: AtomicBool,
-    /// Of how many of its parts, the first, the claims ended for good.
+    /// The claims of this many parts, from the first on, have ended for good.
     claims_ended: AtomicU64,
     /// The one before it in its group (I8); null where there is none.
     before: *const Transaction<S>,
@@ -246,7 +246,7 @@ impl<S: State> Transaction<S> {
         self.released.store(true, Release);
     }
 
-    /// Another counted reference, unless the last was given back already: whoever met it under a guard may come that late.
+    /// Another counted reference; None if the last one was given back before the caller, who met it under a guard, got here.
     ///
     /// # Safety
     /// `transaction` was met under a guard that is still pinned (I10).
@@ -399,14 +399,14 @@ impl<S: State> Handle<S> {
         prefetch(self.0.as_ptr());
     }
 
-    /// The claims of its first so many parts end for good, so whoever claims one of them from now on is late.
+    /// Notes that the claims of the first `parts` parts end for good: whoever claims one of them from now on must end that claim.
     #[inline]
     pub(super) fn end_claims(&self, parts: u32) {
         // SeqCst: pairs with the load in `claims_ended`.
         self.claims_ended.fetch_max(u64::from(parts), SeqCst);
     }
 
-    /// Of how many of its parts, the first, claims are to be ended again, since they ended for good.
+    /// How many parts, from the first on, had their claims ended for good: a claim made on one of them since is to be ended.
     #[inline]
     pub(crate) fn claims_ended(&self) -> u64 {
         // SeqCst: one order with `Claims::end_for_good`: that meets a claim that was made before, or this sees that it was there.

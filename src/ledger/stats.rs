@@ -29,8 +29,8 @@ pub struct Stats {
     pub retries: u64,
     /// How long threads were held up by others, all threads together: helping them, and trying again.
     pub waiting: Duration,
-    /// Bytes that wait for a suspended thread: over the whole process those that it may still see, and of this ledger ids that it was to
-    /// forget.
+    /// Bytes that cannot be freed yet: over the whole process, what old readers and open snapshots may still need; and of this
+    /// ledger, in memory, ids that a suspended thread was about to forget.
     pub garbage_bytes: u64,
     /// The oldest sequence of the history, or the next one to come.
     pub history_oldest: u64,

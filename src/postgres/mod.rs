@@ -39,11 +39,12 @@
 //!
 //! # A database that is put back to an earlier state
 //!
-//! Whoever answers on a new connection may be the same database as it was at an earlier moment, or another server that lacks its tail. So
-//! after every fault what the instance remembers is forgotten, its other connections are made anew, and nothing is answered from
-//! memory while there is none. The same goes where no connection broke, as when a dump is restored in place, and an offset or the commit
-//! sequence is lower than it can be, or an id that is remembered as used is not: each such one is looked at with the batch that it is in. A batch number may then be drawn twice: whoever finds it taken draws others, and a commit
-//! counts as one's own only if its first entry is.
+//! A new connection may lead to the same database at an earlier state, or to another server that lacks its tail. So after
+//! every fault the instance forgets what it remembers, makes its other connections anew, and answers nothing from memory
+//! while there is no connection. It does the same where no connection broke, as when a dump is restored in place, once it
+//! sees that an offset or the commit sequence is lower than it can be, or that an id which it remembers as used is not: such
+//! ids are checked with each batch that meets them. A batch number may then be drawn twice: an instance that finds its number
+//! taken draws others, and takes a commit for its own only if the commit's first entry is its own.
 //!
 //! # A database that may not be written, or not be believed
 //!

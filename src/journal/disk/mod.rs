@@ -40,12 +40,18 @@
 //! | 48 | 32 | BLAKE3 of the hash before, bytes 8 to 48, and the body |
 //! | 80 | | a section of notes, then one frame per entry |
 //!
-//! **Notes** are what the requests' sources need to go on, never in a batch before that of the entries they stand for. A section is a
-//! byte of flags (bit 0: it goes on what the batch before began, bit 1: the next batch goes on) and changes, cut anywhere: they count
-//! with the section that ends them, and for nothing when the next batch does not go on. A change is its kind (u8): 1 a position: the
-//! source's name behind its length (u16), the next offset and a fingerprint (i64), and the offset is not before the one it had; 2 a
-//! parked record: its number (u64), dense from 1, and the record behind its length (u32); 3 a number (u64) that is parked no more; 4 a
-//! position that is before the one it had, on purpose: the source is another one of its name.
+//! **Notes** say how far the sources of requests were read, and which of their records are parked. They are never in a batch
+//! before that of the entries they stand for. A section of notes is a byte of flags (bit 0: it continues the section of the
+//! batch before; bit 1: the next batch continues it), and a piece of a series of changes, which may be cut anywhere. The
+//! pieces are joined, and their changes count with the last one; if the next batch does not continue a section that says so,
+//! they count for nothing. A change is its kind (u8), then:
+//!
+//! | kind | | |
+//! |---|---|---|
+//! | 1 | a position | the source's name behind its length (u16), next offset and fingerprint (i64 each); never goes back |
+//! | 2 | a parked record | its number (u64), dense from 1, and the record behind its length (u32) |
+//! | 3 | a record that is parked no more | its number (u64) |
+//! | 4 | a position that goes back | as kind 1, on purpose: the source is another one of its name |
 //!
 //! A **frame** has the length of what follows (u32), the time (u64), flags (u8; bit 0 refused, bit 1 with "as of"), the
 //! count of members (u16); of a refused entry the member's place (u32), the reason (u8; 1 exists, 2 not found, 3
@@ -133,9 +139,9 @@ pub(crate) struct Position {
 }
 
 impl Disk {
-    /// Opens the journal in `files` and hands its state to `recovery`. Segments made from now on are `segment_bytes` long. Before
-    /// anything is written, `nothing_beyond` fails if something else knows of later entries than the last one: it is told the ledger, if
-    /// the journal has begun, and that entry's sequence.
+    /// Opens the journal in `files` and hands its state to `recovery`. New segments are `segment_bytes` long. Before anything is
+    /// written `nothing_beyond` is called with the ledger's id (None: the journal has not begun) and the sequence of the last
+    /// entry; it fails if something else knows of later ones.
     pub(crate) fn open(
         files: Arc<dyn Files>,
         segment_bytes: u64,

@@ -101,8 +101,8 @@ pub(super) fn recover(files: &dyn Files, recovery: &mut Recovery<'_>) -> Result<
     Ok(Found { segments, end, unused, checkpoint, noted, torn })
 }
 
-/// The segments that `covered` supersedes, of which only the headers are looked at, and the numbers of the others: the first of
-/// these is the last one that may hold what comes after the checkpoint.
+/// The segments that `covered` supersedes, of which only the headers are read, and the numbers of those to be scanned: from
+/// the last one on that may hold the first of what comes after the checkpoint.
 fn superseded<'n>(
     files: &dyn Files,
     numbers: &'n [u64],

@@ -1,7 +1,7 @@
-//! Records that librdkafka could not read, of whatever partition: it does not say of which, and goes on behind them.
+//! Holes: records that librdkafka could not read. It does not say of which partition they are, and goes on behind them.
 //!
-//! A partition whose records follow one another without a gap has passed over nothing, and goes on. One that has a gap where they may
-//! be is held up; so is one that stands still where they are.
+//! A partition whose records follow one another without a gap has passed over nothing, and goes on. One with a gap where the
+//! unreadable records may be is held up, and so is one that stands still at that place.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
