@@ -44,7 +44,7 @@ macro_rules! id {
                 Self::parse($field, text)
             }
 
-            /// As [`Self::new`]; `field` is what the error calls the id.
+            /// Like [`Self::new`]; errors call the id `field`.
             ///
             /// # Errors
             /// [`InvalidRequest`] naming `field` and the length.
@@ -115,7 +115,7 @@ pub(crate) enum Change {
 }
 
 impl Change {
-    /// Which of its operation's accounts it is about.
+    /// The position of its account among the operation's accounts.
     pub(crate) fn position(self) -> usize {
         match self {
             Change::Open { .. } => 0,
@@ -124,8 +124,8 @@ impl Change {
     }
 }
 
-/// Why one account refused a change. Fields in order of precedence: an unknown source comes before an unknown
-/// destination, both before a lack of funds.
+/// Why one account refused a change. The field order gives the precedence: an unknown source comes before an unknown
+/// destination, and both come before a lack of funds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Reject {
     pub(crate) reason: Reason,

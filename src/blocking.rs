@@ -1,4 +1,4 @@
-//! How what may wait for a disk is run.
+//! Runs reads that may wait for a disk.
 
 use std::fmt;
 use std::sync::Arc;

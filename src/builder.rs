@@ -26,7 +26,7 @@ use crate::restoration::Restoration;
 use crate::site::Site;
 use crate::upkeep;
 
-/// How many entries' ids are put into the index at once while a ledger is opened.
+/// The number of entries whose ids are indexed in one run while a ledger is opened.
 const INDEXED_AT_ONCE: u64 = 250_000;
 
 /// When a call returns that changes something.
@@ -81,24 +81,24 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// Keeps the newest `entries` of the journal in memory, for [`Ledger::history`], fewer where large ones would take more than
-    /// 256 MiB. Starts a thread, the flusher, which moves the durable sequence.
+    /// Keeps the newest `entries` of the journal in memory for [`Ledger::history`]; fewer if large ones would take more
+    /// than 256 MiB. Starts the flusher, a thread that moves the durable sequence.
     #[must_use]
     pub fn history(mut self, entries: usize) -> Self {
         self.history = Some(entries);
         self
     }
 
-    /// How many ids stay in memory (default 100,000). Without a data directory older ones are forgotten: sending one of
-    /// those again executes again. With one they are looked up on disk.
+    /// How many ids stay in memory (default 100,000). With a data directory older ids are looked up on disk. Without
+    /// one they are forgotten: a request with such an id is executed again.
     #[must_use]
     pub fn id_capacity(mut self, ids: usize) -> Self {
         self.id_capacity = ids;
         self
     }
 
-    /// Whether a hash map stands in front of the accounts' order (default true): it takes about 90 bytes per account, and a
-    /// look-up takes a fraction of the time. After [`Builder::open`] it is filled beside the traffic.
+    /// Whether a hash map stands in front of the ordered accounts (default true). It takes about 90 bytes per account,
+    /// and reduces a look-up to a fraction of the time. After [`Builder::open`] a thread fills it in the background.
     #[must_use]
     pub fn look_up_cache(mut self, on: bool) -> Self {
         self.look_up_cache = on;
@@ -120,9 +120,9 @@ impl Builder {
         self
     }
 
-    /// How many decided transactions may wait to become durable (default 100,000 on disk, 1,000,000 in memory) before writes
-    /// are refused with [`Exhausted::Backlog`](crate::Exhausted::Backlog). From half of that on some calls yield the processor
-    /// first; near the limit each does.
+    /// How many decided transactions may wait to become durable (default 100,000 on disk, 1,000,000 in memory) before
+    /// writes are refused with [`Exhausted::Backlog`](crate::Exhausted::Backlog). From half of that on, some calls
+    /// first yield the processor; from three quarters on, all do.
     #[must_use]
     pub fn max_backlog(mut self, entries: u64) -> Self {
         self.max_backlog = Some(entries);
@@ -136,7 +136,7 @@ impl Builder {
         self
     }
 
-    /// After how many entries a checkpoint is written (default 1,000,000): about how many are applied again at a start.
+    /// How many entries lie between checkpoints (default 1,000,000): about as many are replayed at a start.
     #[must_use]
     pub fn checkpoint_every(mut self, entries: u64) -> Self {
         self.checkpoint_every = entries;
@@ -150,7 +150,7 @@ impl Builder {
         self
     }
 
-    /// Calls `told` from time to time with how far [`Builder::open`] is; if it returns Break, opening ends with
+    /// Calls `told` from time to time with the progress of [`Builder::open`]. If it returns Break, opening fails with
     /// [`OpenError::Cancelled`].
     #[must_use]
     pub fn progress(mut self, told: impl FnMut(Progress) -> ControlFlow<()> + Send + 'static) -> Self {
@@ -158,18 +158,18 @@ impl Builder {
         self
     }
 
-    /// Calls `told` with what an operator may want to know, while the ledger is opened and while it runs. Its own threads call
-    /// it, too.
+    /// Calls `told` with events that an operator may want to know, while the ledger is opened and while it runs. The
+    /// ledger's own threads call it, too.
     #[must_use]
     pub fn observer(mut self, told: impl Fn(&Event) + Send + Sync + 'static) -> Self {
         self.observer = Arc::new(told);
         self
     }
 
-    /// Runs reads that may wait for a disk (of an id that left memory, of old entries) inside `hook`, which must call its
-    /// argument once, on the same thread (default: they are run directly). [`Ledger::submit`] and its like,
-    /// [`Ledger::transaction`] and [`Ledger::history`] call it. On a worker of an async runtime such a read would hold up tasks
-    /// that need no disk; a multi-threaded tokio runtime can hand those to another thread first:
+    /// Runs reads that may wait for a disk (for an id that left memory, for old entries) inside `hook`, which must call
+    /// its argument once, on the same thread (default: they run directly). [`Ledger::submit`] and similar calls,
+    /// [`Ledger::transaction`] and [`Ledger::history`] use it. On a worker of an async runtime such a read would hold
+    /// up other tasks; a multi-threaded tokio runtime can first move those to another thread:
     ///
     /// ```
     /// # #[cfg(feature = "server")]
@@ -181,11 +181,11 @@ impl Builder {
         self
     }
 
-    /// Opens the ledger in the data directory `dir`, made if it is not there. Reads the newest checkpoint and the journal
-    /// after it; nobody sees the ledger before that is complete.
+    /// Opens the ledger in the data directory `dir`, which is created if it is missing. Reads the newest checkpoint and
+    /// the journal after it; nobody sees the ledger before that is complete.
     ///
     /// # Errors
-    /// [`OpenError`]. Nothing that was durable has changed, and what this call made and left empty is removed; what an
+    /// [`OpenError`]. Nothing durable has changed, and empty directories that this call created are removed. What an
     /// interrupted process left (a torn tail, unfinished files) may have been cleaned up.
     pub fn open(self, dir: impl AsRef<Path>) -> Result<Ledger, OpenError> {
         let dir = dir.as_ref();
@@ -295,8 +295,8 @@ impl Builder {
         Ledger::over(core, threads)
     }
 
-    /// Makes a ledger in memory that goes on from accounts as another place keeps them. They are as of
-    /// sequence 1, so its first commit has sequence 2. It starts no thread.
+    /// Makes a ledger in memory that continues from accounts kept elsewhere. They are as of sequence 1, so its first
+    /// commit has sequence 2. It starts no thread.
     #[cfg(feature = "postgres")]
     pub(crate) fn build_with<'a>(
         self,
@@ -358,7 +358,7 @@ fn failed(root: &Folder, what: &'static str, error: &dyn std::fmt::Display) -> O
     OpenError::Io { path: root.path_of(DiskIndex::FOLDER), what, error: std::io::Error::other(error.to_string()) }
 }
 
-/// Fails where the id index knows of entries that the journal, which ends with sequence `end`, does not have.
+/// Fails if the id index refers to entries past `end`, the journal's last sequence.
 fn no_ids_beyond(root: &Folder, ledger: Option<&LedgerId>, end: u64) -> Result<(), OpenError> {
     let unreadable = |error: IndexError| failed(root, "read", &error);
     if let Some((file, found, known)) = DiskIndex::newer(root).map_err(unreadable)? {

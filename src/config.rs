@@ -1,15 +1,16 @@
 //! The service's settings, and where each comes from.
 //!
 //! A setting has one name in four spellings: `max_connections` in the file, `--max-connections` on the command line,
-//! `EQUIPOISE_MAX_CONNECTIONS` in the environment, and the field here. The command line wins over the environment, that
-//! over the file, that over the default. A value is checked wherever it stands, also where a stronger source overrides it:
-//! a broken file should not wait for the day on which somebody drops a flag.
+//! `EQUIPOISE_MAX_CONNECTIONS` in the environment, and the field here. The command line overrides the environment, the
+//! environment the file, and the file the default. A value is checked in every source, even if a stronger source
+//! overrides it: an error in the file should not stay hidden until somebody removes a flag.
 //!
-//! State is on disk unless somebody asks for memory, or `DATABASE_URL` names a PostgreSQL database. That variable and
-//! `KAFKA_…` are known by these names everywhere: they are read as they are, and from the environment alone, since they
-//! carry passwords.
+//! State is on disk, unless a setting asks for memory or `DATABASE_URL` names a PostgreSQL database. `DATABASE_URL` and
+//! `KAFKA_…` are well-known names: they are read as they are, and only from the environment, since they carry
+//! passwords.
 //!
-//! Where `in_memory` is true, a `data_dir` from a weaker source gives way; one from the same or a stronger source contradicts it.
+//! If `in_memory` is true, a `data_dir` from a weaker source is ignored; one from the same or a stronger source is an
+//! error.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -54,7 +55,7 @@ pub struct Config {
     /// The address for metrics and health over HTTP, `HOST:PORT`; None: not served.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics_listen: Option<String>,
-    /// The PostgreSQL database that keeps the state, if one does.
+    /// The PostgreSQL database that keeps the state; None: the state is elsewhere.
     #[serde(skip)]
     pub database_url: Option<Secret>,
     /// The variables `KAFKA_…`; the service consumes inventory events when `KAFKA_BROKERS` is among them.
@@ -65,8 +66,8 @@ pub struct Config {
     pub data_dir: Option<String>,
     /// Whether state lives in memory and is lost when the service ends.
     pub in_memory: bool,
-    /// How many transaction ids stay in memory. In a ledger in memory the oldest are forgotten past it (requirement B5);
-    /// one on disk finds older ones there.
+    /// How many transaction ids stay in memory (requirement B5). Past it a ledger in memory forgets the oldest; one on
+    /// disk looks older ids up there.
     pub ids: usize,
     /// How long a ledger on disk honours a transaction id.
     #[serde(serialize_with = "value::print_window")]
@@ -122,7 +123,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Where a value stands.
+/// The source of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// A flag on the command line.
@@ -180,7 +181,7 @@ pub enum ConfigError {
         value: String,
         /// Where it stands.
         place: Place,
-        /// What would have been right.
+        /// The values it accepts.
         expected: String,
     },
     /// In memory and on disk at once.

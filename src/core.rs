@@ -49,10 +49,10 @@ pub(crate) struct Core {
     _lock: Option<Arc<Lock>>,
 }
 
-/// What protects the process.
+/// Limits that protect the process.
 #[derive(Clone, Copy)]
 pub(crate) struct Limits {
-    /// Bytes that only old readers need, before writes are refused.
+    /// The most bytes of garbage before writes are refused.
     pub(crate) garbage: u64,
     /// Decided entries that are not durable, before writes are refused.
     pub(crate) backlog: u64,
@@ -60,12 +60,12 @@ pub(crate) struct Limits {
     pub(crate) checkpoint_every: u64,
 }
 
-/// What a caller does when its request was decided.
+/// What a caller does once its request is decided.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// It returns: the flusher is told.
+    /// It returns, so the flusher is told.
     Returns,
-    /// It waits until that is durable, and sees to it itself.
+    /// It waits until the decision is durable, and flushes by itself.
     Waits,
 }
 
@@ -175,7 +175,7 @@ impl Core {
         noting
     }
 
-    /// Sees to it that what is committed becomes durable, without waiting for a device.
+    /// Starts making durable what is committed, without waiting for a device.
     pub(crate) fn flush_soon(&self, flusher: &Flusher) {
         // Where the sink is memory, to flush costs less than to wait for the flusher's thread.
         if flusher.sink().blocks() || self.try_flush(flusher) == Flushed::Busy {
@@ -183,9 +183,9 @@ impl Core {
         }
     }
 
-    /// Makes everything committed durable on the calling thread, which waits for `sequence`, unless somebody else waits or
-    /// flushes. It saves two hand-overs to and from the flusher, which take as long as the disk. Where others wait, all of
-    /// them share the flusher's next batch.
+    /// Makes everything committed durable on the calling thread, which waits for `sequence`, unless another thread
+    /// waits or flushes. That saves two hand-overs to and from the flusher, which take as long as the disk. If others
+    /// wait, all of them share the flusher's next batch.
     pub(crate) fn flush_alone(&self, sequence: u64) {
         let Some(flusher) = &self.flusher else { return };
         if self.kernel.durable() < sequence && !self.waiters.is_awaited(self.kernel.now(&pin())) {
@@ -247,7 +247,7 @@ impl Core {
             flusher.sink().close();
             self.flush();
             if first && flusher.failure().is_none() {
-                // The next start does without either.
+                // The next start needs neither.
                 let _ = flusher.sink().finish();
                 let _ = self.ids.sweep(true);
             }

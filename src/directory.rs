@@ -1,9 +1,9 @@
-//! Accounts by id: a skiplist that is the authority, a hash map in front of it for point look-ups, and hints in front of
-//! that, which can be prefetched.
+//! Accounts by id: a skiplist is the authority, a hash map in front of it serves point look-ups, and hints in front of
+//! the map can be prefetched.
 //!
-//! A checkpoint's accounts come in the order of their ids and are the slab's first entries as they come, sorted and
-//! found by halves: putting them into the skiplist would take most of a start. That, and filling the hash map, is done beside the
-//! traffic ([`Directory::settle`]).
+//! The accounts of a checkpoint come sorted by id. They become the slab's first entries and are found there by binary
+//! search, since inserting them into the skiplist would take most of a start. A thread inserts them, and fills the hash
+//! map, after the start ([`Directory::settle`]).
 
 use std::borrow::Borrow;
 use std::hash::{BuildHasher, Hash, Hasher};
@@ -61,7 +61,7 @@ impl Ord for Place {
     }
 }
 
-/// How many accounts are taken at once: into the cache between looks at whether to stop, under one epoch pin.
+/// How many accounts are taken under one epoch pin, and put into the cache between two checks whether to stop.
 const STRIDE: u32 = 64;
 
 /// Where the accounts are. An account is never removed, so what a look-up returns lives as long as the directory.
@@ -69,7 +69,7 @@ pub(crate) struct Directory {
     accounts: Slab<Account<Balance>>,
     /// How many accounts, the slab's first, came in the order of their ids and were not put into `order` at once.
     sorted: u32,
-    /// They are there too by now.
+    /// Set once `order` has them, too.
     settled: Latch,
     order: SkipList<AccountId, SlabIndex>,
     cache: Option<Cache>,
@@ -79,8 +79,8 @@ pub(crate) struct Directory {
     recovered: u32,
 }
 
-/// The look-up cache: a map of all accounts, whose look-up waits for memory twice, and hints in front of it, whose look-up
-/// waits once and can be prefetched.
+/// The look-up cache: a map of all accounts, whose look-up takes two cache misses, and hints in front of it, whose
+/// look-up takes one and can be prefetched.
 struct Cache {
     map: Map,
     hints: Hints,
@@ -113,7 +113,7 @@ impl Directory {
         }
     }
 
-    /// The account called `id`, if there is one; a stranger's id allocates nothing.
+    /// The account called `id`, if there is one. Allocates nothing for an unknown id.
     #[inline]
     pub(crate) fn find(&self, id: &AccountId, guard: &Guard) -> Option<&Account<Balance>> {
         self.index(id, guard).and_then(|index| self.accounts.get(index))
@@ -170,7 +170,7 @@ impl Directory {
 
     /// Where the account called `id` lies by now, and whether it was made here.
     fn make(&self, id: &AccountId, guard: &Guard) -> Result<(SlabIndex, bool), Exhausted> {
-        // Whoever loses a race for one id leaves a slot of the slab empty-handed; that is bounded by the races.
+        // The thread that loses a race for an id leaves an unused slot in the slab; the number of races bounds these.
         let made = self.accounts.push(Account::new(id.clone())).map_err(|_| Exhausted::Accounts)?;
         let entry = self.order.get_or_insert(id.clone(), made, guard);
         let index = *entry.value();
@@ -197,8 +197,8 @@ impl Directory {
         if self.settled.is_set() { 0 } else { self.sorted }
     }
 
-    /// Puts the accounts of an earlier process where all others are, unless `stop` says so before: into the cache, then those that
-    /// came sorted into the skiplist.
+    /// Moves the accounts of an earlier process to where all others are, unless `stop` returns true before: into the
+    /// cache, then the sorted ones into the skiplist.
     pub(crate) fn settle(&self, stop: impl Fn() -> bool) {
         self.fill_cache(&stop);
         for from in (0..self.sorted).step_by(STRIDE as usize) {
@@ -284,7 +284,7 @@ impl Directory {
         let mut sorted = self.accounts.range(place, all_sorted).map(|(_, account)| account).peekable();
         let in_order = std::iter::from_fn(move || match (sorted.peek(), made.peek()) {
             (Some(one), Some(other)) if one.key() > other.key() => made.next(),
-            // On its way from the one place to the other.
+            // It is being moved from one to the other.
             (Some(one), Some(other)) if one.key() == other.key() => {
                 sorted.next();
                 made.next()
@@ -295,7 +295,7 @@ impl Directory {
         in_order.take_while(move |account| account.key().as_str().starts_with(prefix)).take(limit)
     }
 
-    /// A stretch of the accounts; as `turn` rises each account gets its turn.
+    /// Some of the accounts; successive values of `turn` visit all of them.
     pub(crate) fn some(&self, turn: u64) -> impl Iterator<Item = &Account<Balance>> {
         self.accounts.stretch(turn, STRIDE)
     }
@@ -325,7 +325,7 @@ impl Ahead<'_> {
         Sought(hash)
     }
 
-    /// Where the account probably lies, whose id there has the last word; prefetches it.
+    /// Where the account probably lies, prefetched; the caller must compare its id.
     #[inline]
     pub(crate) fn find(&self, Sought(hash): Sought) -> Option<SlabIndex> {
         let index = self.hints.find(hash)?;

@@ -1,4 +1,4 @@
-//! Everything that can be wrong with a request, with the texts that callers see. They live here and nowhere else.
+//! All errors of requests, with the texts that callers see. The texts live nowhere else.
 
 use thiserror::Error;
 
@@ -33,7 +33,7 @@ pub enum InvalidRequest {
     /// Source and destination of a transfer are one account.
     #[error("Cannot transfer to the same account")]
     SameAccount,
-    /// A transfer of nothing or less.
+    /// The amount of a transfer is zero or negative.
     #[error("Transfer amount must be positive")]
     AmountNotPositive,
     /// A chain without operations.
@@ -60,10 +60,10 @@ pub enum InvalidRequest {
         /// The account.
         account: AccountId,
     },
-    /// The legs of a posting make or destroy something.
+    /// The deltas of a posting do not add up to 0.
     #[error("the legs of a posting must add up to 0, got {sum}")]
     PostingUnbalanced {
-        /// What they add up to, smallest units.
+        /// Their sum, in smallest units.
         sum: i128,
     },
     /// The id belongs to a request that said something else.
@@ -107,7 +107,7 @@ pub enum Refusal {
         /// The account.
         account: AccountId,
     },
-    /// An update below the floor.
+    /// An update would make the balance negative.
     #[error("Insufficient balance: current={current}, delta={delta}")]
     Insufficient {
         /// The account's balance.
@@ -122,10 +122,10 @@ pub enum Refusal {
         account: AccountId,
         /// Its balance.
         current: i64,
-        /// What it was to give.
+        /// The amount to be taken from it.
         required: i128,
     },
-    /// An update past the end of i64.
+    /// An update would exceed `i64::MAX`.
     #[error("Balance out of range: current={current}, delta={delta}")]
     OutOfRange {
         /// The account's balance.
@@ -140,7 +140,7 @@ pub enum Refusal {
         account: AccountId,
         /// Its balance.
         current: i64,
-        /// What it was to get.
+        /// The amount to be added to it.
         amount: i64,
     },
     /// Another member of the chain was refused.
@@ -173,8 +173,8 @@ pub enum SubmitError {
     /// The ledger was shut down.
     #[error("the ledger is shutting down")]
     Closed,
-    /// The journal could not be written, so the ledger was closed. What was decided and not answered may or may not be there
-    /// after a restart: its id tells.
+    /// The journal could not be written, so the ledger was closed. Requests that were decided but not answered may or
+    /// may not be there after a restart; their ids tell.
     #[error("the journal failed: {what}")]
     JournalFailed {
         /// What went wrong.
@@ -182,8 +182,9 @@ pub enum SubmitError {
     },
 }
 
-/// The id was used by a transaction that the journal no longer holds: [`compact`](crate::compact) dropped it under a shorter
-/// window than the ledger is opened with. The request is not executed, whether or not it says what that one said.
+/// The id was used by a transaction that the journal no longer holds: [`compact`](crate::compact) dropped it under a
+/// shorter window than the ledger was opened with. The request is not executed, whether or not it equals the earlier
+/// one.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
     "transaction_id {id} was used before sequence {oldest}, where the journal begins now: its answer is gone, and it is not executed again"
@@ -255,8 +256,8 @@ pub enum Exhausted {
         /// Why the index cannot be written, if it cannot.
         why: Option<String>,
     },
-    /// Linked groups that were refused made too many accounts that nobody opened. Single operations, and groups that make
-    /// none, go on; so do all once those accounts are opened, or after a restart.
+    /// Refused linked groups have created too many accounts that nobody opened. Single operations, and groups that
+    /// create none, go on. Others succeed again once those accounts are opened, or after a restart.
     #[error(
         "refused linked groups made {accounts} accounts that nobody opened, the limit is {limit}: open accounts by single operations"
     )]
@@ -271,7 +272,7 @@ pub enum Exhausted {
     Accounts,
 }
 
-/// What the convenience methods of a ledger return: not decided, or refused.
+/// The error of a ledger's convenience methods: the request was not decided, or was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-/// Something that an operator may want to know; nobody's call failed because of it.
+/// Something an operator may want to know. Calls that fail because of it get errors of their own.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Event {
-    /// The process had died while it wrote a batch that nobody was told of.
+    /// An earlier process died while it wrote a batch; no caller was told about that batch.
     #[error("cut a torn batch off the journal: {} at offset {offset}, {bytes} bytes", file.display())]
     TornTail {
         /// The segment.

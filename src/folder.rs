@@ -1,4 +1,4 @@
-//! A directory held open: what is done in it is done there, wherever it is moved to and whatever gets its name.
+//! A directory held open: everything happens in that directory, wherever it is moved and whatever takes its path.
 
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io;
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, Stat, fstat, fstatvfs, mkdirat, openat, renameat, statat, unlinkat};
 use rustix::io::{Errno, retry_on_intr};
 
-/// What files and folders are made with: for their owner alone.
+/// Permissions of new files and folders: for their owner alone.
 const FILE: Mode = Mode::from_raw_mode(0o600);
 const FOLDER: Mode = Mode::from_raw_mode(0o700);
 
@@ -77,7 +77,7 @@ impl Folder {
         self.path.join(name)
     }
 
-    /// Opens it once more: whoever locks that lets go of the lock by dropping it.
+    /// Opens it once more, for a lock that is released by dropping the new handle.
     pub(crate) fn reopen(&self) -> io::Result<Self> {
         Self::at(&self.handle, Path::new("."), self.path.clone())
     }

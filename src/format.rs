@@ -1,7 +1,7 @@
 //! The formats of the files in a data directory, as far as every release knows them.
 //!
-//! All kinds begin alike, and will: the name of the kind (7 bytes) and a digit, the CRC32C (u32) of bytes 12 to 128, the format
-//! version (u32). So a file that a newer release wrote can be told from a damaged one.
+//! Files of all kinds begin alike, in every release: the name of the kind (7 bytes) and a digit, the CRC32C (u32) of
+//! bytes 12 to 128, the format version (u32). So a file that a newer release wrote can be told from a damaged one.
 
 /// A kind of file.
 pub(crate) struct Format {
@@ -10,7 +10,7 @@ pub(crate) struct Format {
     pub(crate) version: u32,
 }
 
-/// What begins alike, in bytes.
+/// The length of the common beginning, in bytes.
 pub(crate) const HEADER: usize = 128;
 
 impl Format {

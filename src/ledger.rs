@@ -56,8 +56,8 @@ impl Ledger {
         Ledger { front: Arc::new(front), durability: Durability::Applied }
     }
 
-    /// A ledger in memory, without a history and without a thread of its own: what is committed is durable, as far as
-    /// memory goes.
+    /// A ledger in memory, without a history and without threads of its own. What is committed counts as durable at
+    /// once.
     #[must_use]
     pub fn new() -> Self {
         Builder::default().build()
@@ -77,14 +77,14 @@ impl Ledger {
         Ledger { durability, ..self.clone() }
     }
 
-    /// How to make another one.
+    /// A builder with the default settings, for another ledger.
     #[must_use]
     pub fn builder() -> Builder {
         Builder::default()
     }
 
-    /// Decides `request`, or returns what was decided for its id before. Never waits for another thread, so it can be called
-    /// from async code: an undecided transaction in its way is finished by the calling thread.
+    /// Decides `request`, or returns the outcome that was decided for its id before. Never waits for another thread, so
+    /// it can be called from async code: the calling thread finishes an undecided transaction in its way.
     ///
     /// # Errors
     /// [`SubmitError`]: nothing was decided, and no id was used up. A refusal by an account is not an error here but
@@ -100,9 +100,9 @@ impl Ledger {
         self.core().submit(request, Next::Waits)
     }
 
-    /// Submits each request by itself and in order, as [`Ledger::submit`] does: a later one sees the earlier ones, and none,
-    /// replays apart, has a lower sequence than one before it. Takes less time than as many calls: requests that touch
-    /// different accounts share one CAS on the commit list, and their cache misses overlap.
+    /// Submits each request by itself and in order, like [`Ledger::submit`]: a later one sees the earlier ones and,
+    /// unless it is replayed, has a higher sequence. Faster than separate calls: requests that touch different accounts
+    /// share one CAS on the commit list, and their cache misses overlap.
     ///
     /// ```
     /// # use equipoise::{AccountId, Ledger, Operation, Request};
@@ -152,9 +152,9 @@ impl Ledger {
     /// Moves `amount` from one account to another.
     ///
     /// # Errors
-    /// [`Error::NotDecided`]: one account twice, then an amount that is not positive, then as for [`Ledger::submit`].
-    /// [`Error::Refused`], in this order: an unknown source, an unknown destination, a lack of funds, a balance past
-    /// `i64::MAX`.
+    /// [`Error::NotDecided`], in this order: equal accounts, an amount that is not positive, the errors of
+    /// [`Ledger::submit`]. [`Error::Refused`], in this order: an unknown source, an unknown destination, a lack of
+    /// funds, a balance past `i64::MAX`.
     pub fn transfer(&self, from: &AccountId, to: &AccountId, amount: i64) -> Result<AccountStates, Error> {
         self.execute(Operation::transfer(from.clone(), to.clone(), amount)?)
     }
@@ -162,8 +162,8 @@ impl Ledger {
     /// Adds each delta to its account; the deltas add up to 0.
     ///
     /// # Errors
-    /// [`Error::NotDecided`] as for [`Operation::post`], then as for [`Ledger::submit`]. [`Error::Refused`] as for
-    /// [`Ledger::transfer`].
+    /// [`Error::NotDecided`]: the errors of [`Operation::post`], then those of [`Ledger::submit`]. [`Error::Refused`]
+    /// as for [`Ledger::transfer`].
     pub fn post(&self, legs: Vec<Posting>) -> Result<AccountStates, Error> {
         self.execute(Operation::post(legs)?)
     }
@@ -237,24 +237,25 @@ impl Ledger {
         Snapshot::open(self, &core.newest_durable, core.kernel.durable(), || core.kernel.open_durable_snapshot())
     }
 
-    /// What was decided for the request with this id; None when it was never seen, or forgotten.
+    /// The outcome for the request with this id; None when the id was never seen, is forgotten, or is still undecided.
     ///
     /// # Errors
-    /// [`HistoryError::Gone`] when that is no longer kept, [`HistoryError::Unreadable`] when it is on a disk that does not give it.
+    /// [`HistoryError::Gone`] when the outcome is no longer kept, [`HistoryError::Unreadable`] when the disk cannot be
+    /// read.
     pub fn transaction(&self, id: &TransactionId) -> Result<Option<Outcome>, HistoryError> {
         self.core().transaction(id)
     }
 
-    /// Up to `limit` durable journal entries from sequence `from` on (0: the oldest kept).
+    /// Up to `limit` durable journal entries from sequence `from` on (0: from the oldest kept).
     ///
     /// # Errors
-    /// [`HistoryError::Gone`] when `from` is no longer kept; always, but for future sequences, in a ledger in memory
-    /// without [`Builder::history`].
+    /// [`HistoryError::Gone`] when `from` is no longer kept. A ledger in memory without [`Builder::history`] always
+    /// returns it, except for sequences still to come.
     pub fn history(&self, from: u64, limit: usize) -> Result<Vec<Outcome>, HistoryError> {
         self.history_within(from, limit, usize::MAX)
     }
 
-    /// As [`Ledger::history`], but stops after the entry that brings the bytes read from disk to `bytes`.
+    /// Like [`Ledger::history`], but stops after the entry with which `bytes` have been read from disk.
     pub(crate) fn history_within(&self, from: u64, limit: usize, bytes: usize) -> Result<Vec<Outcome>, HistoryError> {
         match &self.core().flusher {
             Some(flusher) => flusher.sink().read(from, self.durable(), limit, bytes),
@@ -293,11 +294,11 @@ impl Ledger {
         Ticket::new(self.clone(), sequence)
     }
 
-    /// Notes how far the sources of requests were read, and which of their records were put aside or taken back. The note
-    /// becomes durable with the entry at [`Note::after`] or later, never before it, and at once if that entry is durable
-    /// already. Notes that wait for the same entries keep the order of the calls. The future resolves when the note is durable,
-    /// under any async runtime; dropping it does not take the note back. Without a history the note is kept in memory, at once.
-    /// An empty note resolves after the notes before it.
+    /// Notes how far the sources of requests were read, and which of their records were put aside or taken back. The
+    /// note becomes durable with the entry at [`Note::after`] or later, never before it; if that entry is already
+    /// durable, at once. Notes that wait for the same entry keep the order of the calls. The future resolves when the
+    /// note is durable, under any async runtime; dropping it does not withdraw the note. Without a history the note is
+    /// kept in memory, at once. An empty note resolves after the notes before it.
     ///
     /// ```
     /// # use equipoise::{AccountId, Advance, Ledger, Note, NoteError};
@@ -308,7 +309,7 @@ impl Ledger {
     /// let note = Note { after, advances: vec![read], ..Note::default() };
     /// ledger.wait_noted(note.clone())?;
     /// assert_eq!(ledger.source("orders/0").map(|at| at.next), Some(17));
-    /// // Whoever believes that it is elsewhere changes nothing.
+    /// // A note that expects another position changes nothing.
     /// assert!(matches!(ledger.wait_noted(note), Err(NoteError::Moved { held: Some(17), .. })));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -363,7 +364,7 @@ impl Ledger {
         self.core().close();
     }
 
-    /// The end of a call that changes something: waits until what it says can no longer be lost, where that was asked for.
+    /// Ends a call that changes something: waits until its result can no longer be lost, if this handle asks for that.
     pub(crate) fn answer(&self, result: Result<Outcome, SubmitError>) -> Result<Outcome, SubmitError> {
         if self.durability == Durability::OnDisk {
             self.wait_durable(self.observed(&result)).map_err(|Closed| self.core().why_closed())?;
@@ -416,8 +417,8 @@ impl Drop for Front {
         if threads.iter().all(|thread| thread.thread().id() != own) {
             return close(&core, threads);
         }
-        // The last handle was dropped by one of our own threads, in the middle of its task: closing here would wait for
-        // itself, so another thread closes.
+        // One of the ledger's own threads dropped the last handle in the middle of its task. Closing here would wait
+        // for itself, so another thread closes.
         let closing = std::thread::Builder::new().name("equipoise-close".to_owned());
         if closing.spawn(move || close(&core, threads)).is_err() {
             self.core.closed.set();

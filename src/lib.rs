@@ -3,8 +3,8 @@
 //!
 //! # Use
 //!
-//! A [`Ledger`] is a handle; clones are the same ledger. Every method can be called from any thread and from async code:
-//! a method waits for another thread only where its documentation says so.
+//! A [`Ledger`] is a handle; clones share one ledger. Every method can be called from any thread and from async code: a
+//! method waits for another thread only where its documentation says so.
 //!
 //! ```
 //! use equipoise::{AccountId, Ledger};
@@ -77,8 +77,8 @@
 //!
 //! # On disk
 //!
-//! [`Ledger::open`] keeps the ledger in a data directory: a journal in segments, checkpoints, and an index of the ids. Each
-//! caller chooses when its changes return: as soon as they are applied, or when a crash can no longer take them back.
+//! [`Ledger::open`] keeps the ledger in a data directory: a journal in segments, checkpoints, and an index of the ids.
+//! Each caller chooses when its calls return: as soon as a change is applied, or when a crash can no longer undo it.
 //!
 //! ```
 //! # use equipoise::{AccountId, Durability, Ledger};
@@ -95,13 +95,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! One process at a time has a directory. A failed write or fdatasync closes the ledger ([`Ledger::failure`]); a full disk refuses
-//! writes until there is room ([`Exhausted::Disk`]), a failing one until the next segment can be made ([`Exhausted::Segment`]). The
-//! library never ends its host, and tells its operator through [`Builder::observer`].
+//! Only one process at a time can open a directory. A failed write or fdatasync closes the ledger
+//! ([`Ledger::failure`]). A full disk refuses writes until there is room ([`Exhausted::Disk`]), a failing one until the
+//! next segment can be made ([`Exhausted::Segment`]). The library never ends its host process, and reports to its
+//! operator through [`Builder::observer`].
 //!
-//! A program that reads its requests from a source, and must know after a crash where to resume, notes that in the ledger:
-//! [`Ledger::note`] makes the positions of sources, and records that had to be put aside, durable together with the entries
-//! they stand for, and never before them.
+//! A program that reads its requests from a source and must know after a crash where to resume can store that in the
+//! ledger: [`Ledger::note`] makes positions of sources, and records that were put aside, durable together with the
+//! entries they stand for, never before them.
 //!
 //! # What a read is guaranteed to see
 //!
@@ -112,29 +113,30 @@
 //!   the state before that write. Once one side of a transfer is visible, so is the other. Reads of one thread never go back,
 //!   and include that thread's own writes.
 //! * [`Ledger::snapshot`] at sequence *n* holds exactly what replaying the first *n* entries of the journal gives.
-//! * [`Ledger::balance_durable`] and [`Ledger::snapshot_durable`] are the same at the *durable* sequence: what they
-//!   show cannot be lost any more. Wait for one's own write first: [`Ledger::wait_durable`], [`Ledger::durable_at`].
-//!   In memory, durable means "in the history", see [`Builder::history`].
+//! * [`Ledger::balance_durable`] and [`Ledger::snapshot_durable`] do the same at the *durable* sequence: what they show
+//!   can no longer be lost. To see your own write there, wait for it first: [`Ledger::wait_durable`],
+//!   [`Ledger::durable_at`]. In memory, durable means "in the history", see [`Builder::history`].
 //!
 //! # What an error means
 //!
 //! * [`SubmitError`] (and [`InvalidRequest`] inside it): nothing was decided, nothing changed, no id was used up.
-//!   [`AnswerGone`] is final: the id was used before the oldest entry that is kept.
-//! * [`Refusal`]: decided, at a sequence of its own, and it changed nothing. Its id keeps that answer: sent again, it is
-//!   refused again, even if the money has come meanwhile.
-//! * [`Exhausted`]: a limit that protects the process; the same request may succeed later.
+//!   [`AnswerGone`] is final: the entry that used the id is no longer kept.
+//! * [`Refusal`]: the request was decided, at a sequence of its own, and changed nothing. Its id keeps that answer:
+//!   sent again, it is refused again, even if the money has arrived meanwhile.
+//! * [`Exhausted`]: a limit that protects the process was reached; the same request may succeed later.
 //!
 //! # What it costs
 //!
 //! A read is a look-up and two loads. A transfer allocates a transaction and two versions, installs each with one CAS,
-//! and is decided with one more on the commit list, the one word that all writers share: two writers at full speed are
-//! not twice as fast as one. A snapshot is opened by setting a bit and reading the newest sequence; while it is open, an
-//! account that changes keeps one old version (64 bytes). An account takes about 490 bytes with the look-up cache, an id
-//! about 470 bytes while it is in memory (`examples/memory.rs` measures both), and on disk about 38 bytes and 1.3 to 2.6 in memory.
+//! and is decided with one more CAS on the commit list. That list is the one word all writers share: two writers at
+//! full speed are not twice as fast as one. Opening a snapshot sets a bit and reads the newest sequence; while it is
+//! open, an account that changes keeps one old version (64 bytes). An account takes about 490 bytes with the look-up
+//! cache. An id takes about 470 bytes while it is in memory (`examples/memory.rs` measures both); on disk it takes
+//! about 38 bytes, and 1.3 to 2.6 bytes of memory.
 //!
-//! Deciding, reading and snapshots are lock-free. Opening accounts is not (see [`Builder::reserve`]), nor is a request whose
-//! id has left memory, which reads the disk. A thread that sleeps inside the engine stops nobody, but no memory is freed
-//! meanwhile: at [`Builder::garbage_cap`] writes are refused, and reads go on.
+//! Deciding, reading and snapshots are lock-free. Opening accounts is not (see [`Builder::reserve`]), nor is a request
+//! whose id has left memory, which reads the disk. A thread that sleeps inside the engine blocks nobody, but no memory
+//! is freed meanwhile: at [`Builder::garbage_cap`] writes are refused, and reads go on.
 
 // The trials of the journal share the tools of the tests outside.
 #[cfg(all(test, equipoise_engine))]

@@ -65,7 +65,7 @@ impl Lock {
         let _ = self.stays.set(());
     }
 
-    /// Leaves our process's number, for people: something is begun in the directory.
+    /// Writes our process id into the file, for people, since something is begun in the directory.
     pub(crate) fn sign(&self) {
         self.stay();
         let mut file = &self.file;
@@ -81,8 +81,8 @@ impl Drop for Lock {
             // Left over, it is in nobody's way.
             let _ = self.directory.remove(NAME);
         }
-        // Closing would not do: a process that another thread is about to begin has copies of both, until its program
-        // runs. Should it fail, closing is what is left.
+        // Closing is not enough: a child that another thread is about to start has copies of both descriptors until it
+        // runs its program. If unlocking fails, closing is all that is left.
         let _ = (self.file.unlock(), self.directory.unlock());
     }
 }

@@ -1,11 +1,11 @@
-//! Opening a ledger in a data directory: how far it is, and why it cannot be.
+//! Opening a ledger in a data directory: its progress, and its errors.
 
 use std::io;
 use std::path::PathBuf;
 
 use thiserror::Error;
 
-/// How far the opening of a ledger is: what its journal holds after the newest checkpoint is applied again.
+/// The progress of opening a ledger: the journal after the newest checkpoint is replayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
@@ -17,8 +17,8 @@ pub struct Progress {
     pub total_bytes: u64,
 }
 
-/// Why a ledger cannot be opened. Nothing that was durable in the directory was changed, except by
-/// [`compact`](crate::compact), which says what it may have removed by then.
+/// Why a ledger cannot be opened. Nothing durable in the directory was changed, except by [`compact`](crate::compact),
+/// which documents what it may have removed by then.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum OpenError {
@@ -30,7 +30,7 @@ pub enum OpenError {
         /// The process that holds it, where that can be known.
         holder: Option<String>,
     },
-    /// Something that was whole once is not any more.
+    /// A file that was complete once no longer is.
     #[error("{} is damaged at offset {offset}: {what}", file.display())]
     Damaged {
         /// The file.
@@ -40,7 +40,7 @@ pub enum OpenError {
         /// What is wrong there.
         what: String,
     },
-    /// A newer release wrote it: this one does not know what it says.
+    /// A newer release wrote the file, in a format that this one cannot read.
     #[error("{} has format version {found}, which a newer release wrote: this one reads versions up to {known}", file.display())]
     Newer {
         /// The file.
@@ -70,14 +70,14 @@ pub enum OpenError {
         /// What the system said.
         error: io::Error,
     },
-    /// A setting that cannot be.
+    /// A setting has an invalid value.
     #[error("{setting} must be {expected}, got {value}")]
     Setting {
         /// The builder's method.
         setting: &'static str,
-        /// What it may be.
+        /// The values it accepts.
         expected: String,
-        /// What it was.
+        /// The value it had.
         value: String,
     },
     /// The data directory holds more accounts than a ledger can have.
@@ -86,7 +86,7 @@ pub enum OpenError {
         /// How many there may be.
         limit: u32,
     },
-    /// The progress callback asked for an end.
+    /// The progress callback cancelled the opening.
     #[error("opening was cancelled")]
     Cancelled,
 }

@@ -24,7 +24,7 @@ pub struct Outcome {
     replayed: bool,
 }
 
-/// Who knows how it ended.
+/// Where the results come from.
 #[derive(Clone)]
 enum Source {
     /// The transaction itself, still in memory.
@@ -63,7 +63,7 @@ impl Outcome {
         Outcome { source: Source::Live(handle), member, replayed }
     }
 
-    /// What the journal tells of a transaction.
+    /// The outcome of a transaction that the journal records.
     pub(crate) fn recorded(record: impl Into<Arc<Record>>, member: Option<u32>, replayed: bool) -> Self {
         Outcome { source: Source::Recorded(record.into()), member, replayed }
     }
@@ -109,10 +109,10 @@ impl Outcome {
         }
     }
 
-    /// The sequence as of which it was refused, when that was for an account that nobody had opened: such an account is
-    /// looked for before the commit, so another request may have opened it in between. On PostgreSQL also of a chain
-    /// that was refused for another reason and met such an account. `None` otherwise: any other result is exactly what
-    /// the entries before this one make it.
+    /// The sequence as of which it was refused, if it was refused because nobody had opened an account. Such an account
+    /// is looked up before the commit, so another request may have opened it in between. On PostgreSQL also for a chain
+    /// that was refused for another reason and met such an account. `None` otherwise: any other result follows exactly
+    /// from the entries before this one.
     #[must_use]
     pub fn as_of(&self) -> Option<u64> {
         match &self.source {
@@ -146,14 +146,14 @@ impl Outcome {
         }
     }
 
-    /// The same transaction once for each of its members, as if each were asked about alone.
+    /// One outcome per member, each as if that member had been asked about alone.
     #[must_use]
     pub fn split(&self) -> Vec<Outcome> {
         let first = self.first_place();
         (first..).take(self.members().len()).map(|place| Outcome { member: Some(place), ..self.clone() }).collect()
     }
 
-    /// The result of the first (of a single operation: the only) member.
+    /// The result of the first member; a single operation has only one.
     ///
     /// # Errors
     /// The refusal that was decided.
@@ -189,8 +189,8 @@ impl Outcome {
         }
     }
 
-    /// What the journal says: every change of every member, in the order of the request. A refused one changed
-    /// nothing: it shows the balance and version that it met (version 0: nobody had opened the account).
+    /// Every change of every member as the journal has it, in the order of the request. A refused member changed
+    /// nothing; it shows the balance and version it found (version 0: nobody had opened the account).
     #[must_use]
     pub fn changes(&self) -> Vec<AccountChange> {
         let mut effects = Effects::from(self.effects());
@@ -267,7 +267,7 @@ impl Source {
     }
 }
 
-/// What one change of one member led to.
+/// The effect of one change of one member.
 struct Effect {
     place: u32,
     position: usize,
@@ -278,7 +278,7 @@ struct Effect {
 pub(crate) struct Effects(Peekable<smallvec::IntoIter<[Effect; 2]>>);
 
 impl Effects {
-    /// What those of a decided transaction led to.
+    /// The effects of a decided transaction.
     pub(crate) fn of(handle: &Handle<Balance>) -> Self {
         effects(handle).into()
     }
@@ -297,8 +297,8 @@ impl From<SmallVec<[Effect; 2]>> for Effects {
     }
 }
 
-/// What a decided transaction's changes led to, in the order of the request; nothing for accounts that were not found.
-/// Asks the transaction and not the accounts: an outcome may outlive its ledger.
+/// The effects of a decided transaction, in the order of the request; none for accounts that were not found. Reads the
+/// transaction, not the accounts: an outcome may outlive its ledger.
 fn effects(handle: &Handle<Balance>) -> SmallVec<[Effect; 2]> {
     let Some(decision) = handle.decision() else { return SmallVec::new() };
     let accepted = decision.refusal.is_none();
@@ -329,7 +329,7 @@ impl Record {
 pub struct AccountChange {
     /// The account.
     pub account: AccountId,
-    /// What was added, or was to be added; smallest units.
+    /// The amount that was added, or would have been; smallest units.
     pub delta: i64,
     /// The balance after it.
     pub balance: i64,

@@ -16,8 +16,8 @@ struct PlannedChange<'g> {
 }
 
 /// Plans `request`, to be committed not before `time`. An account that `known` does not find has no leg: the first such
-/// operation is refused, whatever the others say. That is true of the moment of the look-up, not of the commit: so
-/// `now` is asked for a sequence first, and the accounts are looked for again.
+/// operation is refused, whatever the others say. That holds at the look-up, not at the commit; so `now` is read first,
+/// and the accounts are looked up again.
 pub(crate) fn plan<'g>(
     request: Request,
     time: u64,
@@ -35,7 +35,7 @@ pub(crate) fn plan<'g>(
 
 type Legs = SmallVec<[Leg<Balance>; 2]>;
 
-/// Up to so many changes are put where they belong as they come; of more it takes less time to sort them.
+/// Up to this many changes are inserted in order as they come; sorting is faster for more.
 const FEW: usize = 8;
 
 fn legs<'g>(

@@ -15,13 +15,13 @@ pub const MAX_BATCH_OPERATIONS: usize = 10_000;
 /// The most legs in one transaction. An account touched by two operations counts twice.
 pub const MAX_LEGS: usize = 1_024;
 
-/// How long an id is honoured, unless a setting says otherwise.
+/// The default time for which an id is honoured.
 pub(crate) const DEFAULT_ID_WINDOW: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A request is small up to so many members, or legs of a posting.
+/// The most members, or legs of a posting, of a small request.
 pub(crate) const SMALL: usize = 8;
 
-/// What a leg of a large request takes in memory, about, in bytes.
+/// About how many bytes of memory a leg of a large request takes.
 const LEG_BYTES: usize = 512;
 
 /// One account's part of a posting.
@@ -29,7 +29,7 @@ const LEG_BYTES: usize = 512;
 pub struct Posting {
     /// The account.
     pub account: AccountId,
-    /// What is added to it, smallest units; negative takes away.
+    /// The amount added to it, in smallest units; a negative one is taken away.
     pub delta: i64,
 }
 
@@ -229,13 +229,13 @@ impl Operation {
 /// One operation with the id under which it may be sent again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// The id; without one the operation has no protection against being sent twice.
+    /// The id; without one the operation is executed again when it is sent again.
     pub id: Option<TransactionId>,
     /// What to do.
     pub operation: Operation,
 }
 
-/// What is committed under one sequence, or not at all: one operation, or a chain of them in order.
+/// One operation, or a chain of them in order, committed under one sequence or not at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     members: SmallVec<[Member; 1]>,
@@ -313,8 +313,8 @@ impl Request {
         differs.map_or(Ok(()), Err)
     }
 
-    /// How `other` differs: the first member and field that say something else under the same ids, or nothing that can
-    /// be named, when the ids themselves are others.
+    /// How `other` differs: the first member and field that differ under the same ids; `Some(None)` when the ids
+    /// differ.
     fn first_difference(&self, other: &Request) -> Option<Option<(TransactionId, &'static str)>> {
         if self == other {
             return None;

@@ -1,4 +1,4 @@
-//! From what recovery hands over to a directory.
+//! Builds a directory from what recovery finds.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

@@ -1,4 +1,4 @@
-//! The place of a data directory as a start finds it, so that one that is refused leaves it so.
+//! The state of a data directory before a start, so that a refused start can restore it.
 
 use std::fs;
 use std::io;
@@ -9,10 +9,10 @@ use crate::folder::Folder;
 use crate::lock::Lock;
 use crate::opening::OpenError;
 
-/// How often the directory may be taken away just before we have its lock.
+/// How often another process may remove the directory just before we lock it.
 const TRIES: usize = 100;
 
-/// What of a data directory is not there.
+/// The parts of a data directory that do not exist yet.
 pub(crate) struct Site<'a> {
     dir: &'a Path,
     /// Itself and the directories above it, from the innermost on.
@@ -32,8 +32,8 @@ impl<'a> Site<'a> {
         Site { dir, above, inside }
     }
 
-    /// Opens the directory, made if it is not there, takes its lock and does `work` with both. When that fails, what was made since and
-    /// holds nothing is removed.
+    /// Opens the directory (creating it if it is missing), takes its lock and calls `work` with both. If that fails,
+    /// empty directories created since are removed.
     pub(crate) fn occupy<T>(
         self,
         work: impl FnOnce(Folder, Arc<Lock>) -> Result<T, OpenError>,
@@ -52,7 +52,7 @@ impl<'a> Site<'a> {
         done
     }
 
-    /// Another start that is refused takes away what it made, also from under us.
+    /// Another refused start removes what it created, even while we open it.
     fn take(&self) -> Result<(Arc<Lock>, Folder), OpenError> {
         let gone =
             |error: &OpenError| matches!(error, OpenError::Io { error, .. } if error.kind() == io::ErrorKind::NotFound);

@@ -125,7 +125,7 @@ impl Snapshot {
         self.fold(0, |count, state| count + usize::from(state.version > 0))
     }
 
-    /// Folds over all accounts, in no order. `step` is ours: it runs pinned.
+    /// Folds over all accounts, in no order. `step` runs pinned, so it must be our own code.
     fn fold<T>(&self, start: T, step: impl Fn(T, crate::account::Balance) -> T) -> T {
         let mut guard = pin();
         let mut folded = start;

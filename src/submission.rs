@@ -16,9 +16,10 @@ use crate::outcome::Outcome;
 use crate::plan;
 use crate::request::{Kind, Member, Request, SMALL};
 
-/// Once the backlog is half full, one call in so many yields the processor to the flusher; once it is three quarters full,
-/// each does. Among hundreds of runnable threads the flusher runs as seldom as any caller, and all of them make work for it:
-/// without this they would fill the backlog, and then be refused for seconds, until all of it is written.
+/// Once the backlog is half full, one call in this many yields the processor to the flusher; once it is three quarters
+/// full, every call does. Among hundreds of runnable threads the flusher runs as rarely as any caller, while all
+/// callers add to its work. Without yielding they would fill the backlog and be refused for seconds, until all of it is
+/// written.
 const GIVES_WAY_ONCE_IN: u64 = 4;
 
 /// How many ids' worth of memory a caller forgets when it is refused for garbage.
@@ -84,7 +85,7 @@ impl Core {
                 self.kernel.drive(&handle, guard);
                 return Ok(self.decided(handle, next, guard));
             }
-            // Somebody was faster with an id of it, and has the answer.
+            // Another caller has claimed one of its ids, and has the answer.
             request = handle.request().clone();
         }
     }
@@ -106,8 +107,8 @@ impl Core {
         results
     }
 
-    /// Decides up to [`GROUP`] requests together. Returns those to submit singly: an id of theirs is in use, or was lost to
-    /// another claimant.
+    /// Decides up to [`GROUP`] requests together. Returns the rest, to be submitted singly: one of their ids is in use,
+    /// or another claimant got it.
     fn submit_group(
         &self,
         requests: &mut impl Iterator<Item = Request>,
@@ -117,7 +118,8 @@ impl Core {
         let time = self.clock.now();
         let requests: SmallVec<[Request; GROUP]> = requests.take(GROUP).collect();
         let admitted = self.admit_all(&requests).map_or_else(|(admitted, _)| admitted, |()| requests.len());
-        // A block is freed as a whole: a large one is not to be kept by others of its group, nor they by it.
+        // A block is freed as a whole: neither should a large request stay in memory for its group, nor the group for
+        // it.
         let admitted = requests[..admitted].iter().position(|request| request.weight().is_some()).unwrap_or(admitted);
         let ahead = self.look_ahead(&requests[..admitted]);
         // Not pinned: it may read the disk.
@@ -176,8 +178,8 @@ impl Core {
         Ok(())
     }
 
-    /// Where the accounts of `requests` probably lie, in the order in which their plans ask for them, as far as hints tell.
-    /// Prefetches them while the ids are looked up.
+    /// Where the accounts of `requests` probably lie according to the hints, in the order in which the plans will ask
+    /// for them. Prefetches them while the ids are looked up.
     fn look_ahead(&self, requests: &[Request]) -> SmallVec<[SlabIndex; 2 * GROUP]> {
         let Some(ahead) = self.directory.ahead() else { return SmallVec::new() };
         let mut sought = SmallVec::<[Sought; 2 * GROUP]>::new();
@@ -200,8 +202,8 @@ impl Core {
         }
     }
 
-    /// Makes the accounts that `request` opens, and says whether it opens any. Those of a chain that is refused stay, so past a
-    /// limit no chain may make more.
+    /// Creates the accounts that `request` opens, and returns whether it opens any. The accounts of a refused chain
+    /// stay, so past a limit no chain may create more.
     fn make_accounts(&self, request: &Request, guard: &Guard) -> Result<bool, Exhausted> {
         let mut opens = false;
         let accounts = if request.members().len() > 1 { self.directory.unopened() } else { 0 };
@@ -217,7 +219,7 @@ impl Core {
         Ok(opens)
     }
 
-    /// Plans `request`, whose accounts were made where it opens some.
+    /// Plans `request`; accounts that it opens were created before.
     #[inline]
     fn plan<'s>(
         &'s self,
@@ -257,8 +259,8 @@ impl Core {
         Outcome::new(handle, None, false)
     }
 
-    /// Refuses before anything is claimed, when a limit is reached that protects from any request; says how many decided requests wait to
-    /// become durable.
+    /// Refuses any request when a process-wide limit is reached, before anything is claimed. Returns how many decided
+    /// requests wait to become durable.
     #[inline]
     fn admit(&self) -> Result<u64, SubmitError> {
         let guard = &pin();
@@ -268,7 +270,8 @@ impl Core {
         let bytes = self.garbage_bytes();
         if bytes > self.limits.garbage {
             self.ids.forget_excess(self.durable(), STRETCH);
-            // Some of it may be what snapshots needed that are closed by now. The next writes would let go of that, but there are none.
+            // Some of it may be versions kept for snapshots that are closed by now. Writes would free those, but none
+            // get through.
             for account in self.directory.some(self.trimmed.add(1)) {
                 self.kernel.trim(account, guard);
             }
@@ -294,7 +297,8 @@ impl Core {
 
     /// The answer to a request whose member `index` carries an id that is in memory.
     fn answer_claimed(&self, request: &Request, claim: Claim, index: usize) -> Result<Outcome, SubmitError> {
-        // Whatever is told rests on its decision: undecided, it would be lost with the process, and its id unused.
+        // The answer relies on its decision. If it were still undecided, a crash would lose it and make its id new
+        // again.
         self.kernel.drive(&claim.handle, &pin());
         request.check_replay(index, claim.handle.request(), claim.member as usize)?;
         let asked = (request.members().len() == 1).then_some(claim.member);

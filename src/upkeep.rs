@@ -28,12 +28,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// What starts a thread of this name.
 pub(crate) type Spawn = dyn FnMut(&str, Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>>;
 
-/// Has the operating system start one.
+/// Starts a thread of the operating system.
 pub(crate) fn spawn(name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(format!("equipoise-{name}")).spawn(work)
 }
 
-/// Starts the threads that `core` needs, as far as that goes: they end when it is closed.
+/// Starts the threads that `core` needs; after an error, returns those started before it. They end when `core` is
+/// closed.
 pub(crate) fn start(core: &Arc<Core>, checkpoint: u64, spawn: &mut Spawn) -> (Vec<JoinHandle<()>>, io::Result<()>) {
     let mut threads = Vec::new();
     let started = tasks(core, checkpoint).into_iter().try_for_each(|(name, work)| {

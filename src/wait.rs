@@ -40,7 +40,8 @@ impl Waiters {
         }
     }
 
-    /// Whether somebody waits for a sequence up to `newest`: nobody makes later ones durable, however long they are waited for.
+    /// Whether somebody waits for a sequence up to `newest`. Later sequences do not count: nothing can make them
+    /// durable yet.
     pub(crate) fn is_awaited(&self, newest: u64) -> bool {
         self.queue.lock().waiting.first_key_value().is_some_and(|((sequence, _), _)| *sequence <= newest)
     }

@@ -23,18 +23,18 @@ use crate::{Durability, Exhausted, Ledger, Operation, Request, SubmitError};
 const BATCH: PathAndQuery = PathAndQuery::from_static("/equipoise.v1.AccountService/ExecuteBatch");
 const STREAM: PathAndQuery = PathAndQuery::from_static("/equipoise.v1.AccountService/ExecuteStream");
 
-/// How many operations of a batch did what.
+/// How many operations of a batch had which result.
 #[derive(Clone, Copy, Debug, Default)]
 struct Counts {
     refused: u32,
     /// Not decided: a limit of the service.
     failed: u32,
-    /// Decided or not.
+    /// May have been decided.
     unknown: u32,
 }
 
 impl Counts {
-    /// Of a batch of `size`; what has no result is unknown.
+    /// Counts the results of a batch of `size` operations; those without a result are unknown.
     fn of(results: &Results, size: u32) -> Self {
         let told = u32::try_from(results.results.len()).unwrap_or(u32::MAX);
         let mut counts = Counts { unknown: size.saturating_sub(told), ..Counts::default() };
@@ -57,7 +57,7 @@ impl Shared {
 }
 
 impl UnderWay<'_> {
-    /// Writes down what came of a batch of `size`. One of which a part failed is answered.
+    /// Records the answer to a batch of `size` operations; it is an answer even if some of them failed.
     fn batch_answered(self, size: u32, counts: Counts) {
         let Counts { refused, failed, unknown } = counts;
         let decided = size.saturating_sub(failed + unknown);
@@ -166,7 +166,7 @@ async fn one_stream<'a>(
     if under_way.is_empty() { Ok(()) } else { Err(Status::unknown("the stream ended before its results")) }
 }
 
-/// The same on a ledger: `most` batches may wait for the disk. Where that is 1, each is waited for before the next.
+/// The same on a ledger: up to `most` batches wait for the disk; with 1, each is awaited before the next begins.
 pub(super) async fn on_ledger(
     embedded: Embedded,
     series: Series,

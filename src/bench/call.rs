@@ -18,16 +18,16 @@ use crate::{AccountId, Exhausted, Ledger, Operation, Outcome, Request, SubmitErr
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     Accepted,
-    /// Decided, and changed nothing.
+    /// Decided, without changing anything.
     Refused,
     Failed {
         text: String,
-        /// It may have been done.
+        /// The change may have been made.
         unknown: bool,
     },
 }
 
-/// Whoever can be called.
+/// A target that can be called.
 pub(super) trait Caller: Clone + 'static {
     /// Does `step` under the transaction id `id`; a new account gets the number `new`.
     fn call(&mut self, step: Step, id: &str, new: u32, names: &Names) -> impl Future<Output = Answer>;
@@ -147,7 +147,7 @@ fn operation(step: Step, new: u32, names: &Names) -> Result<Option<Operation>, S
     operation.map(Some).map_err(|error| error.to_string())
 }
 
-/// Submits, and waits for the journal where that is as far behind as it may be: what a caller would have to do.
+/// Submits, and if the journal lags as far as it may, waits for it first: as any caller would have to.
 pub(super) fn submit(ledger: &Ledger, request: Request) -> Result<Outcome, SubmitError> {
     loop {
         match ledger.submit(request.clone()) {

@@ -177,7 +177,7 @@ impl<'a> Checker<'a> {
         self.found.check
     }
 
-    /// What needs no journal: an operation that was lost or done twice changes a sum.
+    /// Checks the sums, which needs no journal: an operation that was lost or done twice changes one of them.
     fn sums(&mut self, shown: &Shown, expected: &Expected) {
         let Expected { accounts, initial, tally } = expected;
         let states = || shown.accounts.iter().flatten();

@@ -1,4 +1,4 @@
-//! What the callers do, drawn before the run: in it a choice is a look into a table.
+//! What the callers do, drawn before the run, in which a choice is only a table look-up.
 
 use std::sync::Arc;
 
@@ -17,11 +17,11 @@ const STEPS: usize = 1 << 18;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Step {
     pub(super) kind: Kind,
-    /// Of a transfer, what is moved; of an update, what is added.
+    /// A transfer's amount, or an update's delta.
     pub(super) amount: i16,
-    /// The account's number; of a transfer, where it comes from.
+    /// The account's number; a transfer's source.
     pub(super) account: u32,
-    /// Where a transfer goes; another account.
+    /// A transfer's destination, which is another account.
     pub(super) to: u32,
 }
 

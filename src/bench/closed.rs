@@ -1,4 +1,4 @@
-//! Single calls, and callers that wait: each makes its next call when it has the answer to the one before.
+//! Closed workloads: each caller makes its next call when it has the answer to the last one.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -14,7 +14,7 @@ use super::tally::{Effect, Tally};
 use super::timeline::Window;
 use super::workload::Kind;
 
-/// How long a caller rests after a failure: a target that is away fails thousands of calls a second otherwise.
+/// How long a caller rests after a failure: otherwise an unavailable target fails thousands of calls a second.
 pub(super) const REST: Duration = Duration::from_millis(10);
 
 /// What the callers of one thread share.
@@ -51,8 +51,8 @@ impl Shared {
         now >= self.window.end || self.interrupt.is_asked()
     }
 
-    /// Makes a call, and writes down what came of it. Latency counts from `began`. Returns the moment of the answer, or when it
-    /// had rested from a failure.
+    /// Makes a call, and records the result. Latency counts from `began`. Returns the time of the answer, or, after a
+    /// failure, of the end of the rest.
     #[inline]
     pub(super) async fn make(&self, call: Call, caller: &mut impl Caller, began: Instant, due: Due) -> Instant {
         let effect = call.step.effect();
@@ -78,7 +78,7 @@ impl Shared {
     }
 }
 
-/// A call under way. One that is given up before it ended was not answered.
+/// A call under way. If it is dropped before its end, it counts as unanswered.
 #[must_use = "a call that is dropped was given up"]
 #[derive(Debug)]
 pub(super) struct UnderWay<'a> {
@@ -90,7 +90,7 @@ pub(super) struct UnderWay<'a> {
 }
 
 impl UnderWay<'_> {
-    /// It was answered at `finished`; `told` adds the answer to what the ledger must hold.
+    /// Ends the call with an answer at `finished`; `told` adds it to what the ledger must hold.
     #[inline]
     pub(super) fn answered(mut self, finished: Instant, operations: u32, refused: u32, told: impl FnOnce(&mut Tally)) {
         self.ended = true;
@@ -104,13 +104,13 @@ impl UnderWay<'_> {
         recorder.answered(&Answered { series: *series, due: *due, finished, took, operations, refused });
     }
 
-    /// A part of it failed.
+    /// Records that a part of the call failed.
     #[cold]
     pub(super) fn in_part(&self, text: &str) {
         self.shared.recorder.borrow_mut().failed_in_part(self.series, text);
     }
 
-    /// It failed, and so many operations with it.
+    /// Ends the call with a failure of `count` operations; `unknown` if they may have been done.
     #[cold]
     pub(super) fn failed(mut self, effect: Effect, count: u64, text: &str, unknown: bool) {
         self.ended = true;

@@ -128,7 +128,7 @@ impl<'a> Reading<'a> {
         self.from <= self.end
     }
 
-    /// The journal is read from a later sequence on than the run's first.
+    /// Notes that the journal is read from `from` on, later than the run's first entry.
     fn begin_at(&mut self, from: u64, why: &str) {
         let first = self.extent.before + 1;
         let [read, of] = [from, first].map(|from| self.end.saturating_add(1).saturating_sub(from));

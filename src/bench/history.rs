@@ -16,14 +16,15 @@
 //! | `machine` | `cpu`, `cores`, `memory` (bytes), `system`, `compiler`, `profile`, and of the build `version` and `commit` (or null) |
 //! | `metrics` | a list of objects: `name`, `unit`, `better` (`bigger` or `smaller`), `value`, and where it is known `low` and `high` |
 //!
-//! `low` and `high` are, for criterion, the ends of its confidence interval; for the rate of a workload, what a tenth of its intervals
-//! stayed under and over. Times are in `µs` or `ns`, rates in `operations/s` or `elements/s`, shares from 0 to 1, sizes in `bytes`.
+//! For criterion, `low` and `high` are the ends of its confidence interval; for the rate of a workload, a tenth of its
+//! intervals were below `low`, and a tenth above `high`. Times are in `µs` or `ns`, rates in `operations/s` or
+//! `elements/s`, shares from 0 to 1, sizes in `bytes`.
 //!
-//! Two rows can be compared when they are of one [`Subject`] and one [`Host`]: the same source, benchmark, version and
-//! conditions, on the same processor, cores, system, compiler and profile. Nothing here compares others.
+//! Two rows can be compared if they have one [`Subject`] and one [`Host`]: the same source, benchmark, version and
+//! conditions, on the same processor, cores, system, compiler and profile. Nothing here compares other rows.
 //!
-//! A row is written with one `write`, newline included, under a lock on the file. So a crash can only tear the last line, and
-//! that is found: see [`HistoryError::Torn`].
+//! A row is written with one `write`, newline included, under a lock on the file. So a crash can only tear the last
+//! line, and that is detected: see [`HistoryError::Torn`].
 
 mod criterion;
 mod dashboard;
@@ -41,7 +42,7 @@ pub use time::Time;
 
 use super::{Call, Machine, Run, Settings, Target};
 
-/// What a row says that it is.
+/// The value of `form` in every row.
 pub const FORM: &str = "equipoise-benchmark";
 /// The newest version of the form that this build reads, and the one that it writes.
 pub const VERSION: u32 = 1;
@@ -56,11 +57,11 @@ pub struct Row {
     /// What was run, and how.
     #[serde(flatten)]
     pub subject: Subject,
-    /// When.
+    /// When it was run.
     pub time: Time,
-    /// Where.
+    /// Where it was run.
     pub machine: Machine,
-    /// What was found.
+    /// The figures.
     pub metrics: Vec<Metric>,
 }
 
@@ -74,7 +75,7 @@ pub struct Subject {
     /// The workload's version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub benchmark_version: Option<u32>,
-    /// What else was asked for.
+    /// The other conditions, by name.
     #[serde(default)]
     pub conditions: BTreeMap<String, String>,
 }
@@ -115,10 +116,10 @@ pub struct Metric {
     pub better: Better,
     /// The figure: finite.
     pub value: f64,
-    /// How far down it went, or may really be.
+    /// The lower end of the figure's range, or of its confidence interval.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub low: Option<f64>,
-    /// How far up.
+    /// The upper end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub high: Option<f64>,
 }
@@ -133,10 +134,10 @@ pub enum Better {
     Smaller,
 }
 
-/// Why a run is none for the history.
+/// Why a run does not go into the history.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Unfit {
-    /// What it ran against was found to be wrong: its speed is of no interest.
+    /// The check of its target failed: the speed of a faulty ledger is of no interest.
     #[error("the ledger's check failed after {workload}: {faults}")]
     Check {
         /// The workload.
@@ -144,13 +145,13 @@ pub enum Unfit {
         /// What does not hold.
         faults: String,
     },
-    /// It was ended before its time, so it is of another length than was asked for.
+    /// It was cut off, so it is shorter than asked for.
     #[error("{workload} was cut off")]
     Cut {
         /// The workload.
         workload: String,
     },
-    /// What it ran against could not be looked at.
+    /// Its target could not be checked.
     #[error("the ledger could not be checked after {workload}: {notes}")]
     Unchecked {
         /// The workload.
@@ -158,13 +159,13 @@ pub enum Unfit {
         /// Why not.
         notes: String,
     },
-    /// Nobody says what service it ran against, so its figures cannot be compared.
+    /// Its service has no label, so its figures cannot be compared.
     #[error("{workload} ran against a service that has no label: say what it is by bench run --label")]
     Unnamed {
         /// The workload.
         workload: String,
     },
-    /// Its beginning is no moment.
+    /// Its start is not a valid time.
     #[error("{workload} began at {started:?}, which is no RFC 3339 time in UTC")]
     Started {
         /// The workload.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-/// Set once, by whoever wants a run to end and to print what there is.
+/// Asks a run to end and to print what there is. Set once.
 #[derive(Debug, Default)]
 pub struct Interrupt {
     asked: OnceLock<Instant>,

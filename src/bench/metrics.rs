@@ -1,4 +1,4 @@
-//! The numbers that a target tells of itself, in the text that Prometheus reads: one way for a ledger and for a service.
+//! The metrics of a target, in the text form that Prometheus reads: the same way for a ledger and for a service.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -50,8 +50,8 @@ impl Reading {
         Reading { helped: value(HELPED), waiting: value(WAITING) }
     }
 
-    /// How much longer than in `before` transactions waited for each other; None where the target does not tell, or it is not
-    /// known how long it worked.
+    /// How much longer than at `before` transactions waited for each other. None if the target does not tell, or if the
+    /// time that it worked is not known.
     pub(super) fn since(self, before: Reading, usage: Option<&Usage>) -> Option<Contention> {
         let waiting_seconds = (self.waiting? - before.waiting?).max(0.0);
         let worked = usage.map(|usage| usage.cpu_seconds).filter(|seconds| *seconds > 0.0)?;

@@ -1,4 +1,4 @@
-//! Measuring: the canonical workloads, and what becomes of their figures.
+//! Measuring: the canonical workloads, and what is done with their figures.
 //!
 //! A [`Run`] is one workload against one target, as `equipoise bench run --json` prints it; [`run`] makes one. [`history`] keeps
 //! its figures from run to run, and [`report`] draws both.
@@ -50,21 +50,21 @@ use crate::{InvalidRequest, OpenError};
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// What the service answered, or came in place of an answer.
+    /// The service's answer, or the error in its place.
     #[error("{}", .0.message())]
     Status(Box<tonic::Status>),
     /// The ledger cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// A service of the run's own does not start.
+    /// The service that the run starts does not come up.
     #[error("{program} ended before it was ready: {said}")]
     Spawn {
-        /// What was started.
+        /// The program that was started.
         program: String,
-        /// What it said.
+        /// Its error output.
         said: String,
     },
-    /// Somebody wants the end.
+    /// The run was interrupted.
     #[error("interrupted")]
     Interrupted,
     /// Anything else.

@@ -1,5 +1,5 @@
-//! Calls at intended moments. Their latency counts from there: what waits because the target stalls is late, and says so; a caller
-//! that waited for each answer would leave those calls out.
+//! Open workloads: calls at intended times, from which their latency counts. So calls that wait while the target stalls
+//! show up as late; a caller that waited for each answer would leave those calls out.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use super::interrupt::Interrupt;
 use super::recorder::Due;
 use super::timeline::Window;
 
-/// The longest sleep of the pacer, to hear that it is over.
+/// The longest sleep of the pacer, so that it notices the end.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Tells the threads in turn when to begin a call, `rate` times a second, until it is over. Blocks.
@@ -37,15 +37,15 @@ pub(super) fn pace(rate: f64, window: Window, to: &[UnboundedSender<Instant>], i
     }
 }
 
-/// A sleep may end 50 µs late by default, which would count as the target's.
+/// By default a sleep may end 50 µs late, which would count against the target.
 fn wake_in_time() {
-    // Where it is not allowed, figures are that much worse.
+    // Where this is not allowed, the figures are worse by that.
     #[cfg(target_os = "linux")]
     let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
 }
 
-/// Begins a call at each moment that `intended` tells, at most `most` of them under way: what comes beyond waits, and its latency
-/// counts that in. The callers take turns.
+/// Begins a call at each time in `intended`, with at most `most` under way: further calls wait, and their latency
+/// includes that. The callers take turns.
 pub(super) async fn open(
     callers: Vec<impl Caller>,
     shared: Shared,
@@ -57,7 +57,7 @@ pub(super) async fn open(
     let mut calls = JoinSet::new();
     let mut waiting = Waiting { intended, shared: shared.clone(), plan };
     for caller in callers.iter().cycle() {
-        // The room first: a call that waits for it waits where it is counted.
+        // Waits for room before it takes a call, so that a call waits where it is counted.
         let Ok(permit) = room.clone().acquire_owned().await else { break };
         let Some(at) = waiting.intended.recv().await else { break };
         while calls.try_join_next().is_some() {}
@@ -73,7 +73,7 @@ pub(super) async fn open(
     while calls.join_next().await.is_some() {}
 }
 
-/// A call whose task has not run yet. One that is given up is a call without an answer.
+/// A call whose task has not run yet. If it is dropped, the call counts as unanswered.
 struct Ready {
     call: Call,
     shared: Shared,
@@ -89,7 +89,7 @@ impl Drop for Ready {
     }
 }
 
-/// Calls whose moment has come, and for which there was no room yet. Those that are given up are calls without an answer.
+/// Calls that are due, but have no room yet. If this is dropped, they count as unanswered.
 struct Waiting {
     intended: UnboundedReceiver<Instant>,
     shared: Shared,

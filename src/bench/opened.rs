@@ -1,4 +1,4 @@
-//! What is measured: where it is, and how it is opened, filled and closed again.
+//! The target of a run: where it is, and how it is opened, filled and closed.
 
 use std::error::Error as _;
 use std::path::{Path, PathBuf};
@@ -30,27 +30,27 @@ pub(super) const OPENER: u32 = 9_999;
 /// Where the target is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// A service that runs.
+    /// A running service.
     Server {
         /// Its URL.
         url: String,
-        /// Its process, if it is on this machine.
+        /// Its process id, if it is on this machine.
         pid: Option<u32>,
-        /// What it is: of one that is not known nothing is compared.
+        /// What it is; figures without a label are not compared.
         label: Option<String>,
     },
-    /// A service of the run's own.
+    /// A service that is started for the run.
     Spawn {
-        /// The binary.
+        /// The program.
         program: PathBuf,
-        /// Where its state lives; None for a temporary directory.
+        /// Its data directory; None for a temporary one.
         data_dir: Option<PathBuf>,
-        /// Its state lives in memory.
+        /// Whether it keeps its state in memory.
         in_memory: bool,
     },
     /// A ledger in this process.
     Embedded {
-        /// Where its state lives; None in memory.
+        /// Its data directory; None to keep state in memory.
         data_dir: Option<PathBuf>,
     },
 }
@@ -190,7 +190,8 @@ pub(super) async fn connect(endpoint: &Endpoint) -> Result<Channel, Error> {
 }
 
 impl Reach {
-    /// The newest sequence, and then opens the run's accounts. `told` how many there are.
+    /// Opens the run's accounts, and returns the newest sequence before that. `told` gets the number opened so far, and
+    /// of how many.
     pub(super) async fn open_accounts(
         &self,
         names: &Names,

@@ -9,10 +9,10 @@ use tonic::Status;
 use super::Error;
 use super::interrupt::Interrupt;
 
-/// How often it is looked whether somebody wants the end.
+/// How often to look for an interrupt.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Waits so long for each answer, and not at all once somebody wants the end.
+/// Waits up to a fixed time for each answer, and not at all once the run is interrupted.
 #[derive(Clone, Debug)]
 pub(super) struct Patience {
     pub(super) limit: Duration,

@@ -9,7 +9,8 @@ use super::Verdict;
 pub struct Run {
     /// The workload's name, as on the command line.
     pub workload: String,
-    /// Counts up when a workload asks for something else: figures of different versions are not compared.
+    /// The version of the workload: raised when it asks for something else, since figures of different versions are not
+    /// compared.
     pub workload_version: u32,
     /// When it began, RFC 3339 in UTC.
     pub started: String,
@@ -23,20 +24,20 @@ pub struct Run {
     pub operations: u64,
     /// Operations a second.
     pub rate: f64,
-    /// Each kind of call by itself.
+    /// The kinds of calls, each by itself.
     pub calls: Vec<Call>,
-    /// How it went over time, in equal intervals.
+    /// The course of the run, in equal intervals.
     pub timeline: Vec<Moment>,
-    /// What the process that answered used, where that can be seen.
+    /// What the target's process used, if that can be seen.
     pub usage: Option<Usage>,
-    /// Time spent on accounts that others held, where the target tells.
+    /// Time spent on accounts that others held, if the target tells.
     pub contention: Option<Contention>,
     /// What the ledger was found to hold at the end.
     pub check: Check,
-    /// It was ended before its time.
+    /// Whether the run was cut off.
     #[serde(default)]
     pub cut: bool,
-    /// What it says about the requirements on load.
+    /// What the run shows about the requirements on load.
     #[serde(default)]
     pub verdicts: Vec<Verdict>,
 }
@@ -70,9 +71,9 @@ pub enum Target {
     Service {
         /// Its URL.
         server: String,
-        /// Answers wait for the disk, where the caller knows.
+        /// Whether answers wait for the disk, if the caller knows.
         durable: Option<bool>,
-        /// What it is, as whoever measured it says: a service does not tell where its state lives.
+        /// Its label, given by whoever measured: a service does not tell where its state lives.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         label: Option<String>,
     },
@@ -90,20 +91,20 @@ pub struct Settings {
     pub seconds: f64,
     /// Unmeasured time before it, in seconds.
     pub warm_up: f64,
-    /// Callers at once, each with one call under way; of a stream, batches in flight.
+    /// Concurrent callers, each with one call under way; for a stream, batches in flight.
     pub callers: u32,
-    /// Connections they share.
+    /// Connections that they share.
     pub connections: u32,
-    /// Threads that call a service; 0 where it is not known, and of a ledger in this process, which each caller has one for.
+    /// Threads that call a service; 0 if unknown, and for a ledger in this process, where each caller has one.
     #[serde(default)]
     pub threads: u32,
-    /// Operations a call.
+    /// Operations per call.
     pub batch: u32,
-    /// Accounts they choose from.
+    /// Accounts that they choose from.
     pub accounts: u32,
-    /// Calls a second, of an open workload; latency then counts from the intended start.
+    /// Calls per second in an open workload, whose latency counts from the intended start.
     pub rate: Option<f64>,
-    /// What the choices are drawn from.
+    /// The seed that the choices are drawn from.
     pub seed: u64,
 }
 
@@ -112,19 +113,19 @@ pub struct Settings {
 pub struct Call {
     /// As in the contract: `TransferFunds`.
     pub name: String,
-    /// Calls that should have been answered: answered ones, those that failed, and those without an answer.
+    /// Calls that were due: answered ones, failed ones, and those without an answer.
     #[serde(default)]
     pub due: u64,
-    /// Calls that were answered, also after the end.
+    /// Answered calls, including those answered after the end.
     pub calls: u64,
-    /// Calls that nobody had answered when the waiting for them ended.
+    /// Calls without an answer when the wait for the last answers ended.
     #[serde(default)]
     pub unanswered: u64,
     /// Operations in them that were refused for their balance.
     pub refused: u64,
     /// Calls that failed otherwise; they have no latency.
     pub failed: u64,
-    /// Of the answered ones, and of those without an answer, as late as they were when the waiting for them ended.
+    /// The latency of the answered calls, and of those without an answer: how long they had waited by the end.
     pub latency: Latency,
 }
 
@@ -176,7 +177,7 @@ pub struct Usage {
 pub struct Contention {
     /// Transactions that a thread finished for another.
     pub helped: u64,
-    /// Seconds of all threads together spent so, or on CAS that failed and was tried again.
+    /// Thread time in seconds spent so, or on a CAS that failed and was retried.
     pub waiting_seconds: f64,
     /// Share of the time that writers worked, 0 to 1.
     pub waiting_share: f64,
@@ -185,11 +186,11 @@ pub struct Contention {
 /// What the ledger was found to hold after a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Check {
-    /// The sum of all balances is what it must be. This, and what follows, is None where it was not looked at.
+    /// Whether the sum of all balances is right. This and the next two are None if that was not checked.
     pub total: Option<bool>,
-    /// Every account's version is one more than its changes in the journal.
+    /// Whether each change in the journal raises its account's version by one.
     pub versions: Option<bool>,
-    /// A snapshot is what its journal gives, as far back as the journal was read.
+    /// Whether a snapshot agrees with its journal, as far back as the journal was read.
     pub journal: Option<bool>,
     /// What does not hold, one line each.
     pub faults: Vec<String>,

@@ -62,12 +62,12 @@ pub(super) struct Answered {
     pub(super) refused: u32,
 }
 
-/// The moment that says whether a call belongs to what is measured.
+/// The time that decides whether a call belongs to the measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Due {
-    /// Of an open workload: the intended start.
+    /// In an open workload, the intended start.
     At(Instant),
-    /// Of callers that wait: its end.
+    /// For callers that wait, its end.
     AtItsEnd,
 }
 
@@ -122,7 +122,8 @@ impl Recorder {
         self.window.end = self.window.end.min(end);
     }
 
-    /// Writes an answer down. One that comes after the end has a latency, since its call was due, and is no throughput.
+    /// Records an answer. A late one, after the end, counts for latency, since its call was due, but not for
+    /// throughput.
     #[inline]
     pub(super) fn answered(&mut self, answered: &Answered) {
         let Window { start, end, .. } = self.window;
@@ -140,7 +141,7 @@ impl Recorder {
         }
     }
 
-    /// Writes down that nobody waits any more for the answer to a call: its latency is what it has waited.
+    /// Records a call whose answer is no longer waited for: its latency is the time waited.
     pub(super) fn unanswered(&mut self, series: Series, due: Due, waited: Duration) {
         if due.at(Instant::now()) < self.window.start {
             return;
@@ -151,14 +152,14 @@ impl Recorder {
         numbers.latencies.saturating_record(nanoseconds(waited));
     }
 
-    /// Writes down that a call failed, whenever it was.
+    /// Records that a call failed, whether or not it was in the measured time.
     pub(super) fn failed(&mut self, series: Series, due: Due, text: &str) {
         let measured = due.at(Instant::now()) >= self.window.start;
         self.numbers(series).due += u64::from(measured);
         self.failed_in_part(series, text);
     }
 
-    /// Writes down that a part of a call failed, which is answered all the same.
+    /// Records that a part of an answered call failed.
     pub(super) fn failed_in_part(&mut self, series: Series, text: &str) {
         self.numbers(series).failed += 1;
         if self.failure.is_none() {

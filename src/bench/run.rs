@@ -33,13 +33,14 @@ const BREATH: Duration = Duration::from_millis(20);
 pub struct Asked {
     /// The workload.
     pub workload: Workload,
-    /// Its settings: [`Workload::defaults`], and what is wanted otherwise.
+    /// Its settings: [`Workload::defaults`], with the changes that were asked for.
     pub settings: Settings,
-    /// Threads that call a service; None for half of the cores. An embedded ledger is called from one for each caller.
+    /// Threads that call a service; None for half of the cores. An embedded ledger is called from one thread per
+    /// caller.
     pub threads: Option<u32>,
     /// The most journal entries that the check reads; 0 for none.
     pub check_entries: u64,
-    /// How long the last answers may take.
+    /// How long to wait for the last answers.
     pub patience: Duration,
 }
 
@@ -57,7 +58,7 @@ pub enum Stage {
 /// Whoever is told how far it is.
 type Told<'a> = &'a mut dyn FnMut(Stage);
 
-/// Runs a workload against the target at `place`. A run that is interrupted is as long as it was.
+/// Runs a workload against the target at `place`. An interrupted run keeps the length that it reached.
 ///
 /// # Errors
 /// [`enum@Error`] when the target cannot be opened, filled, reached or read. A check that fails is no error: see [`Run::check`].
@@ -91,7 +92,7 @@ fn measured(opened: &Opened, asked: &Asked, interrupt: &Arc<Interrupt>, told: To
     let checking = &mut |done, of| told(Stage::Checking(done, of));
     let patience = Patience::of_the_end(asked.patience, interrupt);
     let checked = runtime.block_on(opened.reach.check(&names, &expected, extent, &patience, checking));
-    // What was measured is worth printing all the same.
+    // The measurements are worth printing even without the check.
     let mut check = checked.unwrap_or_else(|error| unread(&error));
     seen.remark(&mut check);
     check.notes.extend(opened.note.clone());
@@ -99,7 +100,7 @@ fn measured(opened: &Opened, asked: &Asked, interrupt: &Arc<Interrupt>, told: To
     Ok(seen.into_run(*workload, settings, started, opened, check))
 }
 
-/// The check of a ledger that cannot be read. Where it is not there it may be as sound as any.
+/// The check of a ledger that cannot be read. If it is merely unreachable that is no fault: it may be sound.
 fn unread(error: &Error) -> Check {
     let text = format!("the ledger cannot be read: {error}");
     let away = match error {
@@ -239,7 +240,7 @@ impl Threads<'_> {
         Window { warm_up, start, end: start + Duration::from_secs_f64(self.asked.settings.seconds) }
     }
 
-    /// Waits until the window is over, and reads at both of its ends what the target uses and tells.
+    /// Waits for the end of the window, and reads the target's usage and metrics at its start and end.
     fn watch(&self, window: Window, told: Told<'_>) -> Seen {
         let read = || (self.opened.usage(), self.opened.metrics());
         let mut wait = |until: Instant| {

@@ -1,4 +1,4 @@
-//! A service of a run's own, in a process beside.
+//! A service in a process of its own, started for the run.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead as _, BufReader};
@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use super::{Error, Interrupt};
 
-/// How long the service may take to end: what it promises, and a bit.
+/// How long the service may take to end: what it promises, and a margin.
 const END: Duration = Duration::from_secs(7);
-/// How often it is looked whether it has.
+/// How often to look whether it has ended.
 const LOOK: Duration = Duration::from_millis(5);
-/// What it says before it is ready.
+/// What it prints before it is ready.
 const LISTENING: &str = "listening on ";
 const METRICS: &str = "metrics on http://";
 
@@ -39,11 +39,11 @@ impl Spawned {
             Some(dir) => command.arg("--data-dir").arg(dir),
             None => command.arg("--in-memory"),
         };
-        // What configures the service of this environment is not meant for one that is measured.
+        // The service's settings in this environment do not apply to the one that is measured.
         for (name, _) in std::env::vars_os().filter(|(name, _)| configures(name)) {
             command.env_remove(name);
         }
-        // Of a group of its own: Ctrl-C at a terminal ends the run, and that the service.
+        // In a process group of its own: Ctrl-C at a terminal ends the run, and the run ends the service.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let shown = program.display().to_string();
@@ -88,7 +88,7 @@ impl Spawned {
         self.child.id()
     }
 
-    /// Asks it to end, waits for that, and says what was wrong with how it did.
+    /// Asks it to end, waits for that, and returns what went wrong.
     pub(super) fn stop(mut self) -> Result<(), String> {
         self.ask();
         let began = Instant::now();
@@ -119,7 +119,7 @@ impl Spawned {
 
 impl Drop for Spawned {
     fn drop(&mut self) {
-        // Before its number may be another's.
+        // Before its process id may be reused.
         self.interrupt.set_child(None);
         // It may have ended already.
         let _ = self.child.kill();

@@ -2,7 +2,7 @@
 
 use std::ops::{AddAssign, SubAssign};
 
-/// Sums over the answers. What failed without an answer may have been done or not.
+/// Sums over the answers. What has no answer may or may not have been done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     /// Operations that were decided, refusals included: each has an entry in the journal.
@@ -17,7 +17,7 @@ pub(super) struct Tally {
     pub(super) unknown: Unknown,
 }
 
-/// Operations that were asked for, and of which nobody said what became of them.
+/// Operations whose outcome is unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Unknown {
     pub(super) operations: u64,
@@ -42,7 +42,7 @@ impl Effect {
 }
 
 impl Tally {
-    /// So many of them are asked for now.
+    /// Begins `count` operations; they are unknown until they are decided.
     #[inline]
     pub(super) fn begun(&mut self, effect: Effect, count: u64) {
         if effect.changes > 0 {
@@ -50,7 +50,7 @@ impl Tally {
         }
     }
 
-    /// Of those that were begun, so many were decided, and so many of these refused.
+    /// Of the operations begun, `count` were decided, and `refused` of these refused.
     #[inline]
     pub(super) fn decided(&mut self, effect: Effect, count: u64, refused: u64) {
         if effect.changes == 0 {
@@ -64,7 +64,7 @@ impl Tally {
         self.added += i128::from(effect.delta) * i128::from(accepted);
     }
 
-    /// Of those that were begun, so many were certainly not decided.
+    /// Of the operations begun, `count` were certainly not decided.
     pub(super) fn not_decided(&mut self, effect: Effect, count: u64) {
         if effect.changes > 0 {
             self.unknown -= Unknown::of(effect, count);

@@ -57,7 +57,7 @@ impl Timeline {
         Timeline { window, moments: Vec::new(), now }
     }
 
-    /// Into the interval in which it was answered, which is before the end.
+    /// Adds an answer to the interval in which it came, which is before the end.
     #[inline]
     pub(super) fn add(&mut self, answered: Instant, operations: u32, nanoseconds: u64) {
         if answered >= self.now.until {
@@ -67,7 +67,7 @@ impl Timeline {
         self.now.latencies.saturating_record(nanoseconds);
     }
 
-    /// To the interval of `moment`.
+    /// Moves on to the interval of `moment`.
     #[cold]
     fn go_on(&mut self, moment: Instant) {
         let length = self.window.moment();
@@ -77,7 +77,7 @@ impl Timeline {
         self.now.until = self.window.start + length.saturating_mul(place.saturating_add(1));
     }
 
-    /// Puts the interval under way to the others.
+    /// Closes the interval under way.
     fn freeze(&mut self, next: usize) {
         let counts = self.now.latencies.iter_recorded();
         let counts = counts.map(|step| (step.value_iterated_to(), step.count_at_value()));

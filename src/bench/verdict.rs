@@ -6,13 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{Call, Run};
 
-/// The most calls at once for which the bound on creates is meant.
+/// The most concurrent calls for which the bound on creates holds.
 const CREATES_AT_ONCE: u32 = 50;
-/// The share of four cores that the service may use at E2's rate.
+/// The number of cores that the service may use at E2's rate: 70 % of four.
 const CORES: f64 = 4.0 * 0.7;
-/// The share of the asked rate that counts as sustained.
+/// The share of the requested rate that counts as sustained.
 const SUSTAINED: f64 = 0.99;
-/// The share of the time that may be spent on accounts which others hold.
+/// The share of time that may be spent on accounts which others hold.
 const WAITING_SHARE: f64 = 0.1;
 
 /// One bound, and what was found.
@@ -22,13 +22,13 @@ pub struct Verdict {
     pub requirement: String,
     /// What is bounded, with its unit.
     pub what: String,
-    /// What was found, and None where the target does not tell, or too few calls succeeded for it.
+    /// The value found; None if the target does not tell it, or if too few calls succeeded.
     pub found: Option<f64>,
-    /// What it must stay under, or reach.
+    /// The bound: to be reached or not, see `at_least`.
     pub bound: f64,
-    /// Whether it must be at least the bound, not under it.
+    /// Whether the value must be at least the bound, rather than below it.
     pub at_least: bool,
-    /// Whether the bound is held; None where it cannot be told.
+    /// Whether the bound is kept; None if unknown.
     pub held: Option<bool>,
 }
 
@@ -96,8 +96,8 @@ fn p99(run: &Run, call: &str, bound: f64) -> Verdict {
     }
 }
 
-/// What 99 in 100 of the calls that were due were faster than. Those that failed are slower than all others: None where they are
-/// too many.
+/// The latency that 99 in 100 of the due calls stay below. Failed calls count as slower than all others: None if there
+/// are too many.
 fn p99_of_due(call: &Call) -> Option<f64> {
     let waited_for = call.calls + call.unanswered;
     if waited_for == call.due {

@@ -1,5 +1,5 @@
-//! Batches as bytes. Every id of a run has one length, so that one encoded operation is the pattern of all: a batch is copies of it
-//! with other ids written in. What comes back is read as far as it is counted.
+//! Batches as bytes. All ids of a run have the same length, so one encoded operation is the pattern of all: a batch
+//! consists of copies with other ids written in. Answers are decoded only as far as they are counted.
 
 use std::marker::PhantomData;
 
@@ -14,7 +14,7 @@ use super::names::{Names, TRANSACTION_BYTES, Transactions};
 use crate::grpc::proto;
 use crate::grpc::proto::operation::Operation as OneOf;
 
-/// One encoded transfer within a batch, and where its ids stand.
+/// One encoded transfer as part of a batch, and the places of its ids.
 #[derive(Clone, Debug)]
 pub(super) struct Pattern {
     bytes: Vec<u8>,

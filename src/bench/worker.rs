@@ -29,13 +29,13 @@ const HURRY: Duration = Duration::from_secs(2);
 pub(super) enum Task {
     /// One caller.
     Closed,
-    /// Calls at the moments that the pacer tells, so many under way at most.
+    /// Calls at the times that the pacer tells, at most `most` of them under way.
     Open { most: usize },
-    /// Batches of this size.
+    /// Batches of `size` operations.
     Batches { size: u32 },
-    /// Batches of this size, so many in flight.
+    /// Batches of `size` operations, at most `most` in flight.
     Stream { size: u32, most: usize },
-    /// Snapshots that add up to this.
+    /// Snapshots, which must add up to `total`.
     Snapshots { total: i128 },
 }
 
@@ -113,7 +113,7 @@ impl Worker {
         Ok((runtime, line))
     }
 
-    /// Runs the tasks; those that do not end in time are given up, and what they asked for stays unknown.
+    /// Runs the tasks. Tasks that do not end in time are dropped, and the results of their operations stay unknown.
     async fn call(mut self, line: Line, shared: &Shared) -> Result<(), Error> {
         let patience = self.patience;
         sleep_until(shared.window.warm_up.into()).await;

@@ -11,7 +11,7 @@ const PLENTY: i64 = 1_000_000_000;
 /// What a workload asks for. A change of it is a new version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Workload {
-    /// Transfers, every account as likely.
+    /// Transfers between accounts drawn uniformly.
     Uniform,
     /// Transfers, accounts drawn from a Zipf distribution with exponent 1.5.
     Zipf,
@@ -36,11 +36,11 @@ pub enum Workload {
 /// How the calls follow each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
-    /// Each caller's next call when it has the answer to the one before.
+    /// Each caller makes its next call when it has the answer to the last one.
     Closed,
-    /// Calls at intended moments, whatever became of those before.
+    /// Calls at intended times, whatever became of the calls before.
     Open,
-    /// As `Closed`, with a batch in each call.
+    /// Like `Closed`, with a batch per call.
     Batches,
     /// Batches on streams.
     Streams,
@@ -55,16 +55,16 @@ pub(super) enum Kind {
     Transfer,
 }
 
-/// What is drawn from.
+/// What steps are drawn from.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Mix {
-    /// How often each kind comes.
+    /// The weight of each kind of call.
     pub(super) shares: &'static [(Kind, u32)],
-    /// The exponent of the accounts' distribution; None: each as likely.
+    /// The exponent of the Zipf distribution of accounts; None: uniform.
     pub(super) zipf: Option<f64>,
-    /// What the accounts open with.
+    /// The balance that accounts open with.
     pub(super) initial: i64,
-    /// Updates are between this and its negative, transfers between 1 and this.
+    /// Updates are between `-most` and `most`, transfers between 1 and `most`.
     pub(super) most: i16,
 }
 
@@ -117,14 +117,15 @@ impl Workload {
         }
     }
 
-    /// Counts up when it asks for something else: figures of different versions are not compared.
+    /// The version of the workload: raised when it asks for something else, since figures of different versions are not
+    /// compared.
     #[must_use]
     pub fn version(self) -> u32 {
         1
     }
 
-    /// What holds where nothing else is asked for. An embedded ledger is called from threads, as many as the machine has
-    /// cores; a service by more callers than that.
+    /// The default settings. Most workloads call an embedded ledger from one thread per core, and a service from 64
+    /// callers.
     #[must_use]
     pub fn defaults(self, embedded: bool) -> Settings {
         let cores = std::thread::available_parallelism().map_or(2, |cores| u32::try_from(cores.get()).unwrap_or(2));
@@ -160,7 +161,7 @@ impl Workload {
         matches!(self.shape(), Shape::Batches | Shape::Streams)
     }
 
-    /// Whether it is over many accounts, so that their number is a setting and not what it is about.
+    /// Whether it uses many accounts, so that their number is a setting rather than its point.
     #[must_use]
     pub fn takes_accounts(self) -> bool {
         !matches!(self, Workload::Hot | Workload::Contended | Workload::Create)

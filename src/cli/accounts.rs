@@ -39,7 +39,7 @@ pub(super) struct Balance {
 Example:
   equipoise accounts --prefix user: --limit 20")]
 pub(super) struct Accounts {
-    /// Only ids that begin with it
+    /// Only accounts whose id begins with PREFIX
     #[arg(long, value_name = "PREFIX", default_value = "", hide_default_value = true, allow_hyphen_values = true)]
     prefix: String,
     /// The most accounts to list [default: all]
@@ -59,7 +59,7 @@ pub(super) struct Accounts {
 Example:
   equipoise snapshot --json | jq -c 'select(.account_id)'")]
 pub(super) struct Snapshot {
-    /// Only ids that begin with it
+    /// Only accounts whose id begins with PREFIX
     #[arg(long, value_name = "PREFIX", default_value = "", hide_default_value = true, allow_hyphen_values = true)]
     prefix: String,
     #[command(flatten)]

@@ -89,7 +89,7 @@ struct ChangeId {
 }
 
 impl ChangeId {
-    /// An id in any case: a call is tried again when the service is not there, and must not be done twice (B1).
+    /// Always an id: a call is retried while the service is not there, and must not be done twice (B1).
     fn get(&self) -> String {
         self.given.clone().unwrap_or_else(|| super::new_uuid().to_string())
     }

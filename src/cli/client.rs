@@ -134,7 +134,7 @@ impl Client {
         Status::deadline_exceeded(text).into()
     }
 
-    /// A status that has a cause was made on this side of the connection: what counts then is the first cause of all.
+    /// A status with a cause was made on this side of the connection; the root cause tells what is wrong.
     fn failure(&self, status: Status) -> Failure {
         let mut cause = status.source();
         while let Some(deeper) = cause.and_then(Error::source) {
@@ -149,8 +149,8 @@ impl Client {
     }
 }
 
-/// Returns soon after nobody reads standard output any more, so that `watch | head -1` ends without the next transaction;
-/// never, where that cannot be seen.
+/// Returns soon after the reader of standard output is gone, so that `watch | head -1` ends without another
+/// transaction. Where that cannot be observed, it never returns.
 pub(super) async fn reader_gone() -> io::Error {
     let mut looks = tokio::time::interval(LOOK);
     while reads(&io::stdout()) {

@@ -15,13 +15,13 @@ use crate::{CompactOptions, Compacted, compact};
 
 /// Drop the oldest segments of a journal that no start and no transaction id needs any more
 ///
-/// No service may have the directory. Whole segments go, from the oldest on, as long as they lie entirely behind the
-/// older of the two newest checkpoints, which are read through first, and their newest entry is older than --id-window,
-/// by the journal's own time. The segment where the journal ends always stays. A journal that is damaged anywhere is
-/// left as it is.
+/// No service may be using the directory. Whole segments are dropped, from the oldest on: those that lie entirely
+/// before the older of the two newest checkpoints (both are read and checked first), and whose newest entry is older
+/// than --id-window by the journal's own time. The segment where the journal ends always stays. A journal that is
+/// damaged anywhere is left as it is.
 ///
-/// Balances and the newest transactions stay; transactions in dropped segments can no longer be shown or watched, and
-/// verify begins at a checkpoint then. Whatever interrupts the command leaves a journal without a gap.
+/// Balances and the newest transactions stay. Transactions in dropped segments can no longer be shown or watched, and
+/// verify then begins at a checkpoint. If the command is interrupted, the journal still has no gap.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
@@ -69,7 +69,7 @@ impl Compact {
     }
 }
 
-/// What is printed, one a line in JSON.
+/// What is printed; in JSON one object per line.
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Line {

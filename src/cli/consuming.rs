@@ -28,10 +28,11 @@ mod with_kafka {
     /// The consumer's name among the parts that must be ready.
     const KAFKA: &str = "kafka";
 
-    /// How long a consumer may take to end before the accounts are closed under it. It leaves the group by itself then.
+    /// How long a consumer may take to stop before the accounts are closed under it. After that it leaves the group by
+    /// itself.
     const END: Duration = Duration::from_secs(2);
 
-    /// What Kubernetes sets for every pod beside a service named `kafka` begins so.
+    /// The prefixes of the variables that Kubernetes sets in every pod for a service named `kafka`.
     const OF_KUBERNETES: [&str; 2] = ["KAFKA_PORT", "KAFKA_SERVICE_"];
 
     /// A consumer that is to be, or is.

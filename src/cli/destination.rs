@@ -1,4 +1,4 @@
-//! A file that results go to: it takes its name when it is whole, and until then what was there stays.
+//! A file for results. It gets its name once it is complete; until then, what was there before stays.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -18,7 +18,7 @@ pub(super) struct Destination {
 /// Where it goes.
 pub(super) struct Place {
     path: PathBuf,
-    /// Its name until it is whole; a pipe or a device is written as it is.
+    /// Its name until it is complete; None for a pipe or a device, which is written directly.
     unfinished: Option<PathBuf>,
     /// For its owner alone, unless what was there was for others too.
     permissions: Option<Permissions>,

@@ -39,9 +39,9 @@ pub(super) enum Failure {
     /// What the service answered, or what came in place of an answer.
     Call {
         status: Box<Status>,
-        /// The id of the change: whoever does not know how it ended may send it again under it.
+        /// The id of the change: if its outcome is unknown, it can be sent again under this id.
         id: Option<String>,
-        /// What may be done about it.
+        /// What can be done about it.
         note: Option<String>,
     },
     /// What was asked for does not fit what is there.
@@ -135,8 +135,8 @@ impl From<&Problem> for PlaceRecord {
 }
 
 impl Failure {
-    /// The failure of a change that had `id`, which was made for it (`new`) or given: says under which id it may be sent again when
-    /// nobody knows how it ended, and a new one in any case that has to do with it.
+    /// The failure of a change under `id`, which was made for it (`new`) or given. If the outcome is unknown, tells
+    /// under which id the change may be sent again; if it was refused, names a new id.
     pub(super) fn of_change(self, id: &str, new: bool) -> Self {
         match self {
             Failure::Call { status, note, .. } => {
@@ -165,8 +165,8 @@ impl Failure {
         self
     }
 
-    /// Says on stderr what went wrong, and how the process ends. Whoever closes our pipe has seen enough: that is no
-    /// failure (case A20).
+    /// Reports on stderr what went wrong, and returns the exit code. A reader that closes our pipe has seen enough:
+    /// that is no failure (case A20).
     pub(super) fn report(&self, json: bool) -> ExitCode {
         let exit = self.exit();
         if exit != Exit::Done {
@@ -181,7 +181,7 @@ impl Failure {
     pub(super) fn report_within(self, patience: Duration) -> ExitCode {
         let code = ExitCode::from(self.exit_code());
         let (said, waiting) = mpsc::channel();
-        // Nobody listens any more when that took too long. Where there is no thread to be had, nothing is said.
+        // After that time nobody listens any more. If no thread can be started, nothing is reported.
         let _ = thread::Builder::new().spawn(move || said.send(self.report(false)));
         waiting.recv_timeout(patience).unwrap_or(code)
     }

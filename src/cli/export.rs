@@ -22,13 +22,13 @@ use crate::verify::{self, Accounts, Batch, Directory, Entry, Unavailable, Visito
 /// comes one object an account, in the order of the ids' bytes: what import reads. Entries have one object each, with
 /// every change of every account; a last line counts them, without which not all are there.
 ///
-/// It reads the files, asks no service and disturbs none: beside a running one it shows the journal as it is at that
-/// moment. The newest entries may then be written and not yet on disk. A torn tail, as a crash leaves it, is left out.
-/// Every entry that is read is checked and done again, by code that shares nothing with the service; that takes memory
-/// for the accounts.
+/// It reads the files; it neither asks nor disturbs a service. Beside a running service it shows the journal as it is
+/// at that moment, when the newest entries may be written but not yet on disk. A torn tail, as a crash leaves it, is
+/// left out. Every entry that is read is checked and replayed, by code that shares nothing with the service; that takes
+/// memory for the accounts.
 ///
-/// How far sources such as Kafka topics were read, and records that are parked, are not exported: a ledger made of an
-/// export reads its topics from where its settings say.
+/// The positions of sources such as Kafka topics, and parked records, are not exported: a ledger made from an export
+/// reads its topics from where its settings say.
 ///
 /// Transaction ids are not exported either: in a ledger made of an export, a request that is sent again runs again. To keep
 /// them, stop the service and copy the directory.
@@ -42,10 +42,10 @@ pub(super) struct Export {
     /// The data directory
     #[arg(value_name = "DIR")]
     directory: PathBuf,
-    /// As of this sequence, and not of the newest one
+    /// The sequence to show the accounts as of [default: the newest]
     #[arg(long, value_name = "SEQUENCE")]
     at: Option<u64>,
-    /// The journal's entries in place of the accounts; with --at, up to that one
+    /// Print the journal's entries instead of the accounts; with --at, up to that sequence
     #[arg(long)]
     entries: bool,
     /// The first entry wanted [default: the oldest there is]
@@ -142,7 +142,7 @@ impl Export {
                 Ok(printer.output.finish()?)
             }
             Err(Stop::Failed(failure)) => {
-                // What was read before the bad place is printed before the complaint about it.
+                // Entries before the bad place are printed before the error.
                 printer.output.flush()?;
                 Err(failure)
             }

@@ -24,10 +24,10 @@ const SHOWN_EVERY: u64 = 1_000;
 
 /// Open the accounts that export wrote, with their balances, in a data directory
 ///
-/// The directory is made if it is not there; no service may have it. All of the input is checked before any account is
-/// opened: its form, its order, its number of accounts, and that no account exists already with another history. Input
-/// that cannot be read twice, as a pipe, is kept meanwhile in a file in the system's folder for temporary files (see
-/// TMPDIR) that has no name: nothing is left of it, however the command ends.
+/// The directory is made if it does not exist; no service may be using it. All of the input is checked before any
+/// account is opened: its form, its order, its number of accounts, and that no account exists already with another
+/// history. Input that cannot be read twice, such as a pipe, is kept in an unnamed temporary file meanwhile (see
+/// TMPDIR): nothing is left of it, however the command ends.
 ///
 /// Each account is opened under a transaction id that is made from the exported ledger and the account's id: after an
 /// interruption the same import is run again, and passes over the accounts that are there already. That holds as long as
@@ -58,7 +58,7 @@ impl Import {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let file = self.file.as_deref().filter(|path| *path != Path::new("-")).map(Source::open).transpose()?;
         super::warn_of_owner(&self.directory);
-        // A directory in use is told at once, and one is made only for an input that is good.
+        // A directory in use is reported at once; a new one is made only for good input.
         let there = self.directory.join("LOCK").exists();
         let opened = if there { Some(self.open()?) } else { None };
         let input = file.map_or_else(|| Input::spool(&mut io::stdin().lock()), Input::of)?;

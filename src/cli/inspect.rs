@@ -13,10 +13,12 @@ use super::output::{Output, Page, Record, escape};
 use super::record::nanoseconds;
 use crate::verify::{Batch, Change, Directory, Entry, Header, Sections, Visitor, hex, walk};
 
-/// Print what is in a journal: its segments and batches, what they note of sources, and with --from or --limit their entries
+/// Print what is in a journal: its segments and batches, what they note about sources, and with --from or --limit their
+/// entries
 ///
-/// Reads the files; no service is asked. The chain is checked on the way, what the entries say is not: that is verify.
-/// The last line, or with --json the last object, tells how the journal ends. Without it not everything was printed.
+/// Reads the files; no service is asked. The chain is checked on the way, but not what the entries say: verify does
+/// that. The last line, or with --json the last object, tells how the journal ends. If it is missing, not everything
+/// was printed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
@@ -29,7 +31,7 @@ pub(super) struct Inspect {
     /// Print entries, from this sequence on
     #[arg(long, value_name = "SEQ")]
     from: Option<u64>,
-    /// Print entries, at most so many
+    /// Print at most N entries
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
     limit: Option<u64>,
     /// Print one JSON object a line

@@ -110,9 +110,9 @@ struct Common {
     server: Option<String>,
     /// How long to wait for an answer, as in 500ms or 1m [env: EQUIPOISE_TIMEOUT] [default: 10s]
     ///
-    /// A service that is not there, or says UNAVAILABLE, is asked up to three times within it; a change always
-    /// under the same id, so that it has no second effect. Where many messages come, it is the wait for each; watch
-    /// waits for ever.
+    /// A service that is not there, or says UNAVAILABLE, is asked up to three times within that time; a change always
+    /// under the same id, so that it takes effect once. For streams it is the wait for each message, except for watch,
+    /// which waits for ever.
     #[arg(long, value_name = "DURATION")]
     timeout: Option<String>,
     /// Print one JSON object a line
@@ -160,7 +160,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// How long the service honours a transaction id: what it would say itself, if nobody says otherwise here.
+/// How long the service honours a transaction id: the flag, or else what the service itself would use.
 fn id_window(flag: Option<Duration>, config: Option<&Path>, environment: &Environment) -> Result<Duration, Failure> {
     let file = config.map(Path::to_owned).or_else(|| environment.get_os("config").map(PathBuf::from));
     flag.map_or_else(|| Ok(Config::resolve(&[], environment, file.as_deref())?.id_window), Ok)

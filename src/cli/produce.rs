@@ -22,25 +22,26 @@ use crate::config::Environment;
 use crate::inventory::{Format, Sent, Totals, What, Workload, WorkloadOptions};
 use crate::kafka::{Delivered, Producer};
 
-/// How many records are sent before it is heard what became of others.
+/// How many records are sent between two looks at what became of others.
 const BETWEEN_LOOKS: u64 = 256;
-/// How long the last records may take to arrive while none does.
+/// How long to wait for the last records while none arrives.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
-/// The same after an interrupt, whatever arrives.
+/// How long to wait after an interrupt, even while records arrive.
 const LAST_WAIT: Duration = Duration::from_secs(5);
 
 /// Send made-up inventory events to Kafka, and check what became of them
 ///
-/// The events are drawn from a seed: the same seed sends the same ones, under the same ids, so that sending them again must
-/// change nothing. Some say an earlier event again, and some are no events at all, as asked for.
+/// The events are drawn from a seed: the same seed sends the same events under the same ids, so sending them again must
+/// change nothing. Some records repeat an earlier event, and some are no events at all, as asked for.
 ///
-/// With --check or --check-server it waits until everything is consumed, and compares: every event was decided once and
-/// is in the journal as it was sent; every product's stock is what the journal's accepted changes add up to, and never fell
-/// below 0; what is no event, and nothing else, is in the dead letters; those that are there twice, as after a kill, are counted. Which events are accepted depends on the order in
-/// which partitions are consumed; with --no-overselling all are, and the stock must be exactly what was sent.
+/// With --check or --check-server it waits until everything is consumed, and then checks that every event was decided
+/// once and is in the journal as it was sent; that every product's stock is the sum of the journal's accepted changes,
+/// and never fell below 0; and that the dead letters are exactly the records that are no events. Letters that are there
+/// twice, as after a kill, are counted. Which events are accepted depends on the order in which partitions are
+/// consumed; with --no-overselling all are, and the stock must be exactly what was sent.
 ///
-/// The first interrupt (Ctrl-C) ends the sending, waits for what is on its way, and prints what arrived and the seed; nothing is
-/// checked then, and the exit code is 130. What arrived and the seed are printed as well when the sending fails.
+/// The first interrupt (Ctrl-C) ends the sending, waits for what is on its way, and prints what arrived and the seed;
+/// nothing is checked then, and the exit code is 130. What arrived and the seed are also printed if the sending fails.
 #[derive(Debug, Args)]
 #[command(
     allow_negative_numbers = true,
@@ -51,10 +52,10 @@ Example:
   equipoise produce --seed 7 --events 1000 --format protobuf --compression zstd"
 )]
 pub(super) struct Produce {
-    /// Records to send, of all kinds
+    /// Records to send, including repeated and invalid ones
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     events: u64,
-    /// Records a second; 0: as fast as they go
+    /// Records per second; 0 for as fast as possible
     #[arg(long, value_name = "N", default_value_t = 0)]
     rate: u32,
     /// Products that the events are about
@@ -63,19 +64,19 @@ pub(super) struct Produce {
     /// How uneven: 0 is even, with 1 the second product gets half of what the first gets (Zipf)
     #[arg(long, value_name = "EXPONENT", default_value_t = 1.0, value_parser = exponent)]
     skew: f64,
-    /// Share of the records that say an earlier event again
+    /// Share of the records that repeat an earlier event
     #[arg(long, value_name = "SHARE", default_value_t = 0.05, value_parser = share)]
     duplicates: f64,
     /// Share of the records that are no events
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
     poison: f64,
-    /// Key the events at random, so that one product's come on several partitions
+    /// Key the events at random, so that one product's events come on several partitions
     #[arg(long)]
     disorder: bool,
-    /// Make stock always enough: each product is stocked up first; with --disorder nothing is sold
+    /// Always provide enough stock: each product is stocked up first; with --disorder nothing is sold
     #[arg(long)]
     no_overselling: bool,
-    /// What the events are drawn from [default: another one each time]
+    /// The seed that the events are drawn from [default: a new one each time]
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
     /// How the events are written

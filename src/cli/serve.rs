@@ -34,29 +34,30 @@ const LEDGER: &str = "ledger";
 /// The whole's name among the parts that must be ready.
 const SERVICE: &str = "service";
 
-/// How long a database may take to be there; the service is alive and not ready meanwhile.
+/// How long a database may take to come up; the service is alive and not ready meanwhile.
 #[cfg(feature = "postgres")]
 const DATABASE_START: Duration = Duration::from_secs(60 * 60);
 
-/// How long the reason for its end waits for somebody who reads it: whoever starts the service again waits for that end.
+/// How long the reason for its end waits for a reader of stderr: a supervisor restarts the service only after that end.
 pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Threads of a service beside the runtime's own: for signals, the log, the journal, the index of ids, checkpoints, and work that blocks.
 const OTHER_THREADS: usize = 12;
 
-/// How long work that outlived the service may take to notice.
+/// How long work that outlived the service may take to stop.
 const LEFTOVERS: Duration = Duration::from_millis(200);
 
 /// Run the account service
 ///
-/// State lives in the data directory: what was answered survives a crash. The service is alive at once and ready when
-/// what the directory holds has been read; until then account calls get UNAVAILABLE. With --in-memory state is lost
-/// when the service ends. SIGINT or SIGTERM ends it within 5 seconds, a second one at once. When the directory cannot
-/// be opened (also when another process has it), or its journal fails, the exit code is 4.
+/// State lives in the data directory: what was answered survives a crash. The service is alive at once, and ready once
+/// it has read what the directory holds; until then account calls get UNAVAILABLE. With --in-memory, state is lost when
+/// the service ends. SIGINT or SIGTERM ends it within 5 seconds, a second signal at once. If the directory cannot be
+/// opened (also because another process has it), or its journal fails, the exit code is 4.
 ///
-/// Every option can also be set in the environment and in the configuration file, there under its name with
-/// underscores: max_connections = 500. An option wins over the environment, that over the file. An empty variable
-/// counts as unset; an unknown one starting with EQUIPOISE_ is warned of, an unknown key in the file is refused.
+/// Every option can also be set in the environment and in the configuration file, where it has the same name with
+/// underscores: max_connections = 500. An option overrides the environment, and the environment overrides the file. An
+/// empty variable counts as unset. An unknown variable starting with EQUIPOISE_ causes a warning; an unknown key in the
+/// file is refused.
 #[derive(Debug, Args)]
 #[command(
     allow_negative_numbers = true,
@@ -132,7 +133,7 @@ impl Serve {
             .map_err(|error| Failure::Other(format!("cannot wait for signals: {error}")))?;
         let config = self.resolve(environment)?;
         limits::try_threads(workers() + OTHER_THREADS).map_err(cannot_start)?;
-        // Last to go: it writes what is still waiting.
+        // Dropped last: it writes the lines that still wait.
         let log = telemetry::init(&config.log).map_err(|error| Failure::Other(format!("cannot log: {error}")))?;
         if telemetry::is_deaf(&config.log) {
             super::warn(&format!(
@@ -173,7 +174,7 @@ impl Serve {
 }
 
 async fn serve(shutdown: oneshot::Receiver<()>, config: Config, losses: Losses) -> Result<(), Failure> {
-    // What can be refused is, before anything is said.
+    // Settings that can be refused are refused before anything is reported.
     let opening = opening(&config)?;
     let consuming = Arc::new(Consuming::new(&config)?);
     let starting = consuming.clone();
@@ -185,7 +186,7 @@ async fn serve(shutdown: oneshot::Receiver<()>, config: Config, losses: Losses) 
     tokio::spawn(losses.tell());
     if let Some(listen) = &config.metrics_listen {
         let (listener, address) = bind(listen).await?;
-        // Ends with the process: it tells of the end, too.
+        // Runs until the process ends, to show the shutdown, too.
         tokio::spawn(monitor::serve(listener, monitor.clone(), std::future::pending()));
         say(&format!("metrics on http://{address}/metrics"));
     }
@@ -200,7 +201,7 @@ async fn serve(shutdown: oneshot::Receiver<()>, config: Config, losses: Losses) 
     let end = async move {
         // The sender is never dropped: it waits for signals as long as the process lives.
         let _ = shutdown.await;
-        // Whoever balances load is to send nothing more.
+        // So that load balancers send nothing more.
         ending.watch(SERVICE, || Some("it is shutting down".to_owned()));
         consuming.stop().await;
     };
@@ -290,7 +291,7 @@ async fn bind(listen: &str) -> Result<(TcpListener, SocketAddr), Failure> {
     Ok((listener, address))
 }
 
-/// A line for whoever started the service, whatever the log filter. It waits for a pipe that nobody reads.
+/// Prints a line for whoever started the service, whatever the log filter is. Blocks on a pipe that is not read.
 fn say(line: &str) {
     // A closed stderr is no reason not to serve.
     let _ = writeln!(io::stderr(), "{line}");

@@ -19,8 +19,8 @@ const MEMORY_BYTES_PER_ID: u64 = 470;
 /// Print how much room a data directory takes, for what, and what an entry and a transaction id cost
 ///
 /// Reads the whole journal, and checks its chain on the way. Beside a running service it shows the journal as it is at
-/// that moment; otherwise no service can start on the directory meanwhile. It changes nothing. Sizes are in bytes; bytes
-/// an id on disk mean little below some 100,000 ids.
+/// that moment; otherwise no service can start on the directory meanwhile. It changes nothing. Sizes are in bytes. The
+/// bytes per id on disk mean little if there are few ids: the index is stored in whole pages.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
@@ -122,7 +122,7 @@ impl<'a> From<&'a Sizes> for StatsRecord<'a> {
     }
 }
 
-/// A tenth of a byte is as exact as it makes sense.
+/// More digits than a tenth of a byte make no sense.
 fn each(bytes: u64, count: u64) -> Option<f64> {
     (count > 0).then(|| (bytes as f64 * 10.0 / count as f64).round() / 10.0)
 }

@@ -94,7 +94,7 @@ impl Watch {
     }
 }
 
-/// With how to go on, where one can, for whoever was told everything before `next`.
+/// Adds how to go on, if one can, for a reader that was told everything before `next`.
 fn advised(failure: Failure, next: u64) -> Failure {
     match failure.reason().as_deref() {
         // It would be refused again.

@@ -14,16 +14,16 @@ use super::record::nanoseconds;
 use crate::config::Environment;
 use crate::verify::{self, Options, Report};
 
-/// Check that a data directory is whole, by doing every entry of its journal again
+/// Check that a data directory is intact, by replaying every entry of its journal
 ///
-/// Checks the chain of the journal, that every change, refusal and balance follows from the ones before, that no
-/// transaction id was used twice, that no source goes back, and that checkpoints and id index say the same. The code
-/// that does it shares nothing with the service. It needs memory for the accounts, and 40 to 80 bytes for each id of
-/// the last two --id-window.
+/// Checks the chain of the journal; that every change, refusal and balance follows from the entries before; that no
+/// transaction id was used twice; that no source goes back; and that checkpoints and id index agree. The code that does
+/// it shares nothing with the service. It needs memory for the accounts, and 40 to 80 bytes for each id of the last two
+/// --id-window.
 ///
-/// Ends with 4 at the first bad place, and names it. A torn tail, as a crash leaves it, is not one: it is noted, and the
-/// next start cuts it. Beside a running service it checks the journal and the id index up to now; otherwise no service can
-/// start on the directory meanwhile. It changes nothing.
+/// It stops at the first bad place, names it, and exits with 4. A torn tail, as a crash leaves it, is not a bad place:
+/// it is noted, and the next start cuts it. Beside a running service it checks the journal and the id index up to now;
+/// otherwise no service can start on the directory meanwhile. It changes nothing.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
@@ -33,11 +33,12 @@ pub(super) struct Verify {
     /// The data directory
     #[arg(value_name = "DIR")]
     directory: PathBuf,
-    /// The head that an earlier run or another place told: proves that nothing up to there is missing. What was added since is noted
+    /// The head from an earlier run, or from another place: proves that nothing up to there is missing. What was added
+    /// since is noted
     #[arg(long, value_name = "HASH", value_parser = hash)]
     head: Option<Hash>,
-    /// How long the service knows a transaction id: it may not come twice within it [env: EQUIPOISE_ID_WINDOW]
-    /// [default: as equipoise serve, 24h]
+    /// How long the service knows a transaction id, which may not be used twice within that time
+    /// [env: EQUIPOISE_ID_WINDOW] [default: as equipoise serve, 24h]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     id_window: Option<Duration>,
     /// The service's configuration file, for its --id-window [env: EQUIPOISE_CONFIG]

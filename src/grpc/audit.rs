@@ -14,8 +14,8 @@ use super::status::Failure;
 
 /// The longest text of one field, in characters.
 const MAX_TEXT: usize = 512;
-/// How many operations of a call that ends unanswered get an event each. With all of them it would crowd the events of other
-/// calls out of the log's queue.
+/// How many operations of an unanswered call are logged with an event each. More would crowd the events of other calls
+/// out of the log's queue.
 const NAMED: usize = 100;
 
 /// What a failed operation was about, as the request spelled it.
@@ -31,19 +31,19 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// A request that knows what the log needs of it.
+/// A request that can tell the log what it is about.
 pub(super) trait About: Default {
     fn subject(&self) -> Subject<'_> {
         Subject::default()
     }
 
-    /// Logs that a call of `operation` failed that asked for this.
+    /// Logs that the call of `operation` with this request failed.
     fn failed(&self, operation: &'static str, unanswered: &mut Unanswered) {
         unanswered.log(operation, self.subject());
     }
 }
 
-/// A request until it is answered. Dropped before, it logs how its call ended, if [`end`] says that.
+/// A request until it is answered. Dropped before that by [`end`], it logs how its call ended.
 pub(super) struct Asked<M: About> {
     operation: &'static str,
     message: M,
@@ -70,7 +70,7 @@ impl<M: About> Asked<M> {
         result.map(Response::new).map_err(|failure| refused(self.operation, self.message.subject(), &failure))
     }
 
-    /// The message, for what answers in its stead.
+    /// Hands the message to something that answers in its place.
     pub(super) fn into_inner(mut self) -> M {
         self.answered = true;
         std::mem::take(&mut self.message)
@@ -93,13 +93,13 @@ impl<M: About> Drop for Asked<M> {
     }
 }
 
-/// How a call ends before its operations are answered. When it is dropped, it logs how many were not named.
+/// How a call ended whose operations were not answered. Dropping it logs how many operations were not named.
 pub(super) struct Unanswered {
     code: Code,
     details: String,
-    /// How many may be named still.
+    /// How many more operations may be named.
     left: usize,
-    /// How many were not.
+    /// How many operations were not named.
     more: usize,
 }
 
@@ -112,7 +112,7 @@ impl Unanswered {
         Self::new(failure.code(), failure.to_string())
     }
 
-    /// Those of `all` that are to be logged; the others are counted.
+    /// Returns the operations of `all` that may still be named, and counts the others.
     pub(super) fn named<'s, T>(&mut self, all: &'s [T]) -> &'s [T] {
         let (named, more) = all.split_at(all.len().min(self.left));
         self.left -= named.len();
@@ -144,15 +144,15 @@ thread_local! {
     static ENDING: RefCell<Option<Ending>> = const { RefCell::new(None) };
 }
 
-/// Drops `call`, which ends before its answer. What is unanswered in it logs that, since it alone knows what was asked; whether
-/// there was any.
+/// Drops `call`, which ended before its answer. The unanswered requests in it log that themselves, since only they know
+/// what was asked. Returns whether there were any.
 pub(super) fn end<T>(call: T, code: Code, details: String) -> bool {
     ENDING.set(Some(Ending { unanswered: Unanswered::new(code, details), told: false }));
     drop(call);
     ENDING.take().is_some_and(|ending| ending.told)
 }
 
-/// Says what there is to say of something unanswered that is being dropped, if that is because its call [ends](end).
+/// Calls `tell` for something unanswered that is being dropped, if [`end`] drops it.
 pub(super) fn last_words(tell: impl FnOnce(&mut Unanswered)) {
     ENDING.with_borrow_mut(|ending| {
         if let Some(Ending { unanswered, told }) = ending {

@@ -29,7 +29,7 @@ pub(super) struct Backend {
 }
 
 impl Backend {
-    /// Lets calls in when the ledger is open; ends when it cannot be, or when its journal fails.
+    /// Lets calls in once the ledger is open. Returns when the ledger cannot be opened, or when its journal fails.
     pub(super) async fn live(&self, opening: &mut Opening, opened: &mut Option<Books>) -> Error {
         let books = match opening.books().await {
             Ok(books) => opened.insert(books),
@@ -47,7 +47,7 @@ impl Backend {
         std::future::pending().await
     }
 
-    /// Resolves when the accounts were closed. Says meanwhile whether they can be reached.
+    /// Resolves when the accounts are closed. Until then it reports to health whether they can be reached.
     async fn closed(&self, books: &Books) {
         let mut look = interval(LOOK_EVERY);
         let mut serving = true;

@@ -26,20 +26,20 @@ const MAX_TEXT: usize = RESULT_BYTES - 40;
 pub(super) struct Batch {
     spelling: Spelling,
     begun: Begun,
-    /// The groups that are no requests, in order.
+    /// Groups that are not valid requests, in order.
     wrong: VecDeque<Wrong>,
-    /// The results so far, of so many operations and groups.
+    /// The results so far, which cover this many operations and groups.
     results: Results,
     operations: usize,
     groups: usize,
-    /// Whether nobody needs to be told any more of those that have no answer.
+    /// Whether the batch was answered, or its failure logged: dropping it then logs nothing.
     ended: bool,
 }
 
-/// A group that is no request.
+/// A group that is not a valid request.
 struct Wrong {
     group: usize,
-    /// Which member is at fault.
+    /// The member at fault, if it is one.
     culprit: Option<usize>,
     failure: Box<Failure>,
 }
@@ -82,10 +82,10 @@ impl Batch {
         self.spelling.bytes()
     }
 
-    /// The results, when all outcomes are durable; once. May be dropped and called again before.
+    /// Returns the results once all outcomes are durable. Cancel safe; not to be called again once it has returned.
     ///
     /// # Errors
-    /// That the accounts were closed before all of it was durable.
+    /// The accounts were closed before everything was durable.
     pub(super) async fn finish(&mut self) -> Result<Results, Failure> {
         for decided in self.begun.finish().await? {
             self.tell(&decided);
@@ -104,7 +104,7 @@ impl Batch {
         self.spelling.failed(unanswered);
     }
 
-    /// Writes the results of the next group that is a request, and of those before it that are none.
+    /// Writes the results of the next group that is a request, and of the invalid groups before it.
     fn tell(&mut self, decided: &Decided) {
         self.tell_wrong();
         let group = self.operations..next_group(&self.spelling.operations, self.operations);
@@ -119,7 +119,7 @@ impl Batch {
         }
     }
 
-    /// Writes the results of the next groups as far as they are no requests.
+    /// Writes the results of the next groups, as long as they are invalid.
     fn tell_wrong(&mut self) {
         while self.wrong.front().is_some_and(|wrong| wrong.group == self.groups)
             && let Some(Wrong { culprit, failure, .. }) = self.wrong.pop_front()
@@ -140,7 +140,7 @@ impl Drop for Batch {
 }
 
 impl Spelling {
-    /// What became of the members of a group.
+    /// Writes the results of a decided group.
     fn decided(&self, group: &[Spelled], outcome: &Outcome, results: &mut Results) {
         let (sequence, replayed) = (outcome.sequence(), outcome.replayed());
         let mut operations = group.iter();
@@ -154,7 +154,8 @@ impl Spelling {
         });
     }
 
-    /// The culprit keeps its text, the others say that their group failed. Without one the failure is told of all.
+    /// Writes the results of an undecided group: the culprit gets the failure's text, the others only that their group
+    /// failed. Without a culprit every member gets the text.
     fn undecided(&self, group: &[Spelled], culprit: Option<usize>, failure: &Failure, results: &mut Results) {
         let of_group = culprit.map(|index| Failure::Refused { refusal: Refusal::Group { index }, replayed: false });
         for (index, operation) in group.iter().enumerate() {
@@ -172,7 +173,7 @@ impl Spelling {
     }
 }
 
-/// The requests of a batch, made as they are asked for.
+/// The requests of a batch, made on demand.
 struct Requests {
     members: vec::IntoIter<Result<Member, Box<Failure>>>,
     /// How many operations and groups were looked at.
@@ -181,7 +182,7 @@ struct Requests {
 }
 
 impl Requests {
-    /// The next one; the groups before it that are none go to `wrong`.
+    /// The next request; the invalid groups before it go to `wrong`.
     fn next(&mut self, spelling: &Spelling, wrong: &mut VecDeque<Wrong>) -> Option<Request> {
         while self.operations < spelling.operations.len() {
             let group = self.operations..next_group(&spelling.operations, self.operations);
@@ -194,7 +195,7 @@ impl Requests {
         None
     }
 
-    /// One request of the whole group; an error comes with the member that is at fault.
+    /// Makes one request of the whole group. An error comes with the member at fault.
     fn request(&mut self, group: &[Spelled], spelling: &Spelling) -> Result<Request, (Option<usize>, Box<Failure>)> {
         if group.len() == 1
             && let Some(member) = self.members.next()
@@ -219,7 +220,7 @@ impl Requests {
     }
 }
 
-/// Where the group ends that begins with operation `first`: linked ones are together.
+/// The end of the group that begins with operation `first`: linked operations form one group.
 fn next_group(operations: &[Spelled], first: usize) -> usize {
     operations[first..].iter().position(|operation| !operation.linked).map_or(operations.len(), |last| first + last + 1)
 }
@@ -241,8 +242,8 @@ fn check(operations: &[Spelled], count: usize, max_bytes: usize) -> Result<(), F
     Ok(())
 }
 
-/// Which member of `group` a failure is about; None when it is true of all: shutting down, out of memory or disk, no answer from
-/// the store, or a store that refuses the chain and does not say which of its rows.
+/// The member of `group` that a failure is about. None if it concerns all of them: shutdown, no memory or disk left, no
+/// answer from the store, or a store that refuses the chain without naming the row.
 fn culprit(failure: &Failure, spelling: &Spelling, group: &[Spelled]) -> Option<usize> {
     let mut spelled = group.iter().map(|operation| spelling.of(operation));
     let invalid = match failure {

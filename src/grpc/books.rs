@@ -15,12 +15,12 @@ use crate::{
 
 use super::status::Failure;
 
-/// No more entries are taken from the history at a time once they have so many bytes on the disk.
+/// A page of the history ends once its entries take this many bytes on disk.
 const BYTES: usize = 64 * 1024;
-/// The most entries taken from PostgreSQL at a time, which has no such measure.
+/// The most entries in a page from PostgreSQL, which knows no such sizes.
 #[cfg(feature = "postgres")]
 const ROWS: usize = 100;
-/// How many read the history at once, where that is not close to its end; the others wait for their turn.
+/// How many readers may read the history far from its end at once; the others wait for their turn.
 static READS: Semaphore = Semaphore::const_new(4);
 
 /// Where the accounts are.
@@ -40,8 +40,8 @@ impl From<Ledger> for Books {
 }
 
 impl Books {
-    /// Decides a request, in one go; returns when the outcome can no longer be lost. A call that is cancelled while it waits
-    /// has been decided all the same: its id tells.
+    /// Decides a request, and returns once the outcome can no longer be lost. A call that is cancelled while it waits
+    /// may have been decided all the same: its id tells.
     pub(super) async fn decide(&self, request: Request) -> Result<Outcome, Failure> {
         match self {
             Books::Ledger(ledger) => {
@@ -93,8 +93,8 @@ impl Books {
         }
     }
 
-    /// The next durable entries of the journal from sequence `next` on, up to `limit`, for who was told the one before with the time `told`;
-    /// waits for the first of them.
+    /// The next durable journal entries from sequence `next` on, up to `limit`; waits for the first of them. `told` is
+    /// the time of the entry before, if the caller was told that entry.
     #[cfg_attr(not(feature = "postgres"), expect(unused_variables, reason = "only PostgreSQL can be put back"))]
     pub(super) async fn follow(&self, next: u64, told: Option<u64>, limit: usize) -> Result<Vec<Outcome>, Failure> {
         match self {
@@ -111,8 +111,9 @@ impl Books {
         }
     }
 
-    /// Up to `limit` of the next durable entries of the journal from sequence `from` on (0: the oldest kept), none only at its end.
-    /// Close to the end they are in memory, this process's or the system's; where not, they are read where waiting stops nobody.
+    /// Up to `limit` durable journal entries from sequence `from` on (0: the oldest kept); none only at the journal's
+    /// end. Entries close to the end are in memory, this process's or the system's; others are read where blocking
+    /// disturbs nobody.
     pub(super) async fn history(&self, from: u64, limit: usize) -> Result<Vec<Outcome>, Failure> {
         match self {
             Books::Ledger(ledger) => history(ledger, from, limit).await,
@@ -171,8 +172,8 @@ impl Books {
         }
     }
 
-    /// Takes no more requests, makes durable what was decided and lets go of it all, which may take a disk's time. Why the
-    /// journal failed, if it did.
+    /// Takes no more requests, makes the decided ones durable, and drops everything, which may take as long as the disk
+    /// does. Returns why the journal failed, if it did.
     pub(super) async fn close(self) -> Option<String> {
         match self {
             Books::Ledger(ledger) => {
@@ -191,7 +192,7 @@ impl Books {
     }
 }
 
-/// What is told of a request; `observed` grows to the highest sequence that it depends on.
+/// The ledger's answer as the call gets it. Raises `observed` to the highest sequence that the answer depends on.
 fn told(ledger: &Ledger, result: Result<Outcome, SubmitError>, observed: &mut u64) -> Result<Outcome, Failure> {
     match result {
         Ok(outcome) => {
@@ -218,7 +219,7 @@ async fn history(ledger: &Ledger, from: u64, limit: usize) -> Result<Vec<Outcome
         return Ok(ledger.history_within(from, limit, BYTES)?);
     }
     let ledger = ledger.clone();
-    // A task of its own: whoever asked may not be polled for as long as its client likes, and must not keep others waiting.
+    // A separate task: the caller may be polled as rarely as its client likes, and must not hold a permit meanwhile.
     let mut reading = JoinSet::new();
     reading.spawn(async move {
         let permit = READS.acquire().await;
@@ -240,9 +241,9 @@ pub(super) type Decided = Result<Outcome, Box<Failure>>;
 
 /// Requests on their way.
 pub(super) enum Begun {
-    /// Decided, up to a sequence that may not be durable yet; the outcomes that nobody took.
+    /// Decided requests, up to a sequence that may not be durable yet, and the outcomes that were not taken.
     Ledger { ledger: Ledger, outcomes: Vec<Decided>, observed: u64 },
-    /// In the committer's queue, behind those whose outcomes are known.
+    /// Requests in the committer's queue, behind those whose outcomes are known.
     #[cfg(feature = "postgres")]
     Postgres { store: Arc<PgStore>, queued: Vec<Result<Queued, Box<Failure>>>, outcomes: Vec<Decided> },
 }
@@ -274,7 +275,7 @@ impl Begun {
         }
     }
 
-    /// Takes the outcomes that are known by now, in order: they may be lost before [`Self::finish`].
+    /// Takes the outcomes known so far, in order. Until [`Self::finish`] returns they may still be lost.
     pub(super) fn decided(&mut self) -> Vec<Decided> {
         match self {
             Begun::Ledger { outcomes, .. } => std::mem::take(outcomes),
@@ -283,10 +284,11 @@ impl Begun {
         }
     }
 
-    /// The outcomes that were not taken before, when none of all can be lost any more; once. May be dropped and called again before.
+    /// Returns the outcomes that were not taken before, once none of all can be lost any more. Cancel safe; not to be
+    /// called again once it has returned.
     ///
     /// # Errors
-    /// That the accounts were closed before all of it was durable.
+    /// The accounts were closed before everything was durable.
     pub(super) async fn finish(&mut self) -> Result<Vec<Decided>, Failure> {
         match self {
             Begun::Ledger { ledger, outcomes, observed } => {
@@ -328,7 +330,7 @@ impl Pages {
         }
     }
 
-    /// Up to `limit` of them, in id order, after those that were told.
+    /// The next accounts in id order, behind those in `told`; at most `limit`.
     pub(super) async fn page(&self, told: Option<&Told>, limit: usize) -> Result<Vec<AccountState>, Failure> {
         match self {
             Pages::Ledger { snapshot, prefix } => Ok(snapshot.page(prefix, told.map(|told| &told.last), limit)),
@@ -348,7 +350,7 @@ pub(super) struct Told {
 }
 
 impl Told {
-    /// With `page` told, too; None: there is none yet.
+    /// `told` with `page` added; None if nothing was told yet.
     pub(super) fn and(told: Option<&Told>, page: &[AccountState]) -> Option<Told> {
         let count = told.map_or(0, |told| told.count).saturating_add(page.len() as u64);
         page.last().map(|last| Told { count, last: last.id.clone() }).or_else(|| told.cloned())

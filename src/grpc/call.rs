@@ -16,7 +16,7 @@ use super::audit::{self, Subject};
 use super::deadline::{self, Limits};
 use super::status::Failure;
 
-/// How long the text of a status that is not ours may be in a header.
+/// The longest text, in characters, of a status from another layer in a header.
 const MAX_FOREIGN: usize = 200;
 pub(super) const LEFT: &str = "the caller left before the answer";
 
@@ -102,7 +102,7 @@ impl Call {
         if is_failure(&response) { self.failed(response) } else { response }
     }
 
-    /// Statuses of ours are logged already; those of the layers below are logged here, and told as ours would be.
+    /// Our own statuses are logged already. Those of the layers below are logged here, and mapped to the contract's.
     fn failed(&self, response: Response<Body>) -> Response<Body> {
         let Some(status) = response.extensions().get::<Status>() else {
             audit::failed(self.method.name, Subject::default(), Code::Unimplemented, "no such method");

@@ -1,4 +1,4 @@
-//! Between bytes and messages: prost's, and what a batch has instead of messages.
+//! Codecs between bytes and messages: prost's messages, and the types that a batch has in their place.
 
 use std::marker::PhantomData;
 
@@ -6,9 +6,9 @@ use prost::{DecodeError, Message};
 use tonic::Status;
 use tonic::codec::{BufferSettings, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
-/// What a call's buffers begin with, in bytes: most messages fit, and longer ones make room for themselves at once.
+/// The initial size of a call's buffers, in bytes: most messages fit, and a longer one grows its buffer at once.
 const BUFFER: usize = 512;
-/// A stream's messages are sent together up to so many bytes.
+/// A stream's messages are sent together up to this many bytes.
 const SENT_TOGETHER: usize = 32 * 1024;
 
 /// What can be read from a message's bytes.

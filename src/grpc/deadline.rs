@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// How long after its deadline a call whose client does not take the answer is cut off.
+/// How long after its deadline a call is cut off whose client does not read the answer.
 const OVERTIME: Duration = Duration::from_secs(1);
 
 /// The header's value is not 1 to 8 digits and a unit.
@@ -34,15 +34,15 @@ pub(super) fn parse(value: &[u8]) -> Result<Duration, Malformed> {
 }
 
 thread_local! {
-    /// Whether the call that is begun on this thread is too late.
+    /// Whether the deadline of the call that begins on this thread has passed.
     static LATE: Cell<bool> = const { Cell::new(false) };
-    /// What limits the call whose answer began during the poll under way on this thread.
+    /// The limits of the call whose answer began during the current poll on this thread.
     static ANSWERED: Cell<Limits> = const { Cell::new(Limits { deadline: None, longest: None }) };
 }
 
-/// Begins a call whose deadline has passed: nothing but to find out, and to log, what it was about.
+/// Begins a call whose deadline has passed, only to find out and log what it was about.
 pub(super) fn begin_late<T>(begin: impl FnOnce() -> T) -> T {
-    /// The thread goes on to other calls, also after a panic.
+    /// Clears [`LATE`], also after a panic: the thread goes on to other calls.
     struct Reset;
     impl Drop for Reset {
         fn drop(&mut self) {
@@ -59,12 +59,12 @@ pub(super) fn late() -> bool {
     LATE.get()
 }
 
-/// When an answer that its client does not take is cut off: soon after the earlier of both.
+/// When to cut off an answer that its client does not read: soon after the earlier of the two limits.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Limits {
-    /// What the client allowed.
+    /// The client's deadline.
     pub(super) deadline: Option<Instant>,
-    /// What the service allows, from the moment at which the client had not taken all of it at once.
+    /// The service's limit, counted from when the answer could not be sent at once.
     pub(super) longest: Option<Duration>,
 }
 
@@ -76,13 +76,14 @@ impl Limits {
     }
 }
 
-/// Says, within a [`Tasks`] task, that the rest of it (sending the answer) is limited.
+/// Tells the [`Tasks`] task that runs this call that sending the answer is limited.
 pub(super) fn answered(limits: Limits) {
     ANSWERED.set(limits);
 }
 
-/// Spawns one task a call, as hyper asks. HTTP/2 flow control lets a client that does not read hold such a task for
-/// ever, and nothing inside is polled then; so the task itself ends after the answer's limits, which resets the stream.
+/// Spawns one task per call, as hyper asks. Through HTTP/2 flow control, a client that does not read can hold such a
+/// task for ever while nothing inside it is polled. So the task itself ends after the answer's limits, which resets the
+/// stream.
 #[derive(Clone)]
 pub(super) struct Tasks;
 

@@ -76,7 +76,7 @@ impl hyper::service::Service<Request<Incoming>> for Door {
 }
 
 impl Door {
-    /// The same for one more connection.
+    /// The door of one more connection.
     pub(super) fn of_connection(&self) -> Self {
         let places = self.max_request_streams.min(Semaphore::MAX_PERMITS);
         Door { places: Arc::new(Semaphore::new(places)), room: self.room.of_connection(), ..self.clone() }
@@ -91,7 +91,7 @@ impl Door {
     }
 }
 
-/// Which header says that a request is no gRPC, and what HTTP says to that.
+/// The HTTP status for a request that is not gRPC, and the header that shows it.
 fn not_grpc<B>(request: &Request<B>) -> Option<(StatusCode, &'static str)> {
     if request.method() != http::Method::POST {
         return Some((StatusCode::METHOD_NOT_ALLOWED, ":method"));
@@ -103,7 +103,7 @@ fn not_grpc<B>(request: &Request<B>) -> Option<(StatusCode, &'static str)> {
     }
 }
 
-/// What is called, named without what a caller made up.
+/// The method called. Its name contains nothing that the caller made up.
 fn method(path: &str) -> Method {
     let (name, takes_many, streams) = match path.strip_prefix(PREFIX) {
         Some("GetBalance") => ("GetBalance", false, false),

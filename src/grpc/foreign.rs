@@ -1,4 +1,4 @@
-//! Calls of health and reflection, which know nothing of the service's end.
+//! Calls of health and reflection, which do not notice by themselves that the service ends.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -13,12 +13,12 @@ use tonic::codegen::http::HeaderMap;
 use super::audit::{self, Subject};
 use super::status::Failure;
 
-/// A body that ends with the service, after what it still has to say.
+/// A body that ends when the service does, after what it still has to send.
 pub(super) struct Foreign {
-    /// Whose answer it is, which ends with a status. None for a request.
+    /// The service whose answer this is, which ends with a status; None for a request.
     answers: Option<&'static str>,
     body: Body,
-    /// None once it was told.
+    /// None once the end was reported.
     stopped: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 

@@ -1,4 +1,4 @@
-//! The ledger that a service is for, which may still be on its way.
+//! The ledger that a service serves, which may still be opening.
 
 use std::fmt;
 use std::future::{self, Future};
@@ -26,7 +26,8 @@ type Pending = Pin<Box<dyn Future<Output = Result<Books, Error>> + Send>>;
 
 type Told = Box<dyn FnOnce(&Books) + Send>;
 
-/// A ledger, or one that is being opened: what [`serve`](super::serve) takes. A [`Ledger`] is one that is open.
+/// A ledger that is open or being opened: what [`serve`](super::serve) takes. A [`Ledger`] converts into one that is
+/// open.
 ///
 /// Until it is open the service is alive and not ready: health says SERVING for `""` and NOT_SERVING for
 /// `equipoise.v1.AccountService`, and every account call gets UNAVAILABLE.
@@ -50,8 +51,8 @@ impl From<Ledger> for Opening {
 }
 
 impl Opening {
-    /// A ledger that somebody else opens. When the service ends before it is open, `ledger` has
-    /// [`Options::shutdown_grace`](super::Options::shutdown_grace) to end and is dropped then.
+    /// A ledger that somebody else opens. If the service ends first, the future `ledger` has
+    /// [`Options::shutdown_grace`](super::Options::shutdown_grace) to finish, and is then dropped.
     pub fn new(ledger: impl Future<Output = Result<Ledger, OpenError>> + Send + 'static) -> Self {
         Opening::of(async { Ok(ledger.await?.into()) })
     }
@@ -66,8 +67,8 @@ impl Opening {
         Opening::of(async move { Ok(Books::Postgres(Arc::new(PgStore::connect(&settings).await?))) })
     }
 
-    /// Opens the ledger in the data directory `dir`, on a thread for what blocks, and tells callers and the log how far
-    /// that is. Takes the place of [`Builder::progress`] and [`Builder::blocking`]. The end of the service cancels it.
+    /// Opens the ledger in the data directory `dir` on a blocking thread, and reports progress to callers and the log.
+    /// Replaces [`Builder::progress`] and [`Builder::blocking`]. The end of the service cancels it.
     pub fn on_disk(builder: Builder, dir: impl Into<PathBuf>) -> Self {
         let (recovery, dir) = (Arc::<Recovery>::default(), dir.into());
         let builder = builder.progress(recovery.clone().follow()).blocking(beside_others);
@@ -98,7 +99,7 @@ impl Opening {
         self.recovery.clone()
     }
 
-    /// The accounts, when they are there; once. May be dropped and called again before.
+    /// Returns the accounts once they are there. Cancel safe; not to be called again once it has returned.
     pub(super) async fn books(&mut self) -> Result<Books, Error> {
         let Some(books) = &mut self.books else { return future::pending().await };
         let opened = books.await;
@@ -112,7 +113,7 @@ impl Opening {
         }
     }
 
-    /// Ends what is under way, within `grace`. The accounts, if that was faster.
+    /// Ends what is under way, within `grace`. Returns the accounts if they were opened before that.
     pub(super) async fn cancel(&mut self, grace: Duration) -> Option<Books> {
         self.books.as_ref()?;
         self.recovery.cancel();

@@ -1,7 +1,7 @@
 //! The operations of a batch: read from the message's bytes into the domain, in one pass.
 //!
-//! Encoders write the fields of a message in ascending order, each once and in its shortest form. What is written in another
-//! way, or with fields that are not in the contract, is legal and rare: prost reads that.
+//! Encoders write the fields of a message in ascending order, each once and in its shortest form. Any other form, and
+//! fields outside the contract, are legal and rare: prost reads such messages.
 
 use std::ops::Range;
 
@@ -19,14 +19,14 @@ use crate::{MAX_BATCH_OPERATIONS, Member};
 /// What an ExecuteBatchRequest says.
 #[derive(Debug, Default)]
 pub(super) struct Operations {
-    /// Each operation, or why it is none.
+    /// Each operation, or why it is invalid.
     pub(super) members: Vec<Result<Member, Box<Failure>>>,
     pub(super) spelling: Spelling,
-    /// How many there are: those past the most that a batch may have are only counted.
+    /// The number of operations; those past the most that a batch may have are only counted.
     pub(super) count: usize,
 }
 
-/// How the request spelled its operations: for what is told of those that fail.
+/// The operations as the request spelled them, for reports about those that fail.
 #[derive(Debug, Default)]
 pub(super) struct Spelling {
     message: Bytes,
@@ -95,7 +95,7 @@ struct Parts {
     count: usize,
 }
 
-/// None for what is not written as usual.
+/// None unless the message has the usual form.
 fn usual(message: &[u8]) -> Option<Parts> {
     // Nothing of a usual operation is shorter.
     const SHORTEST: usize = 24;
@@ -151,8 +151,8 @@ fn unusual(message: Bytes) -> Result<Operations, DecodeError> {
     Ok(Operations { members, spelling: Spelling { message: bytes.into(), operations: spelled }, count })
 }
 
-/// How many operations there are, before any is read: two bytes of a message are enough for one, which takes prost a hundred. Of
-/// a message that is none, how many before prost would find out.
+/// Counts the operations before any is decoded: one takes as little as two bytes of a message, but a hundred once prost
+/// has decoded it. For an invalid message, the operations before the place where prost would find that out.
 fn count(mut message: &[u8]) -> Result<usize, DecodeError> {
     let mut count = 0;
     while message.has_remaining() {
@@ -169,14 +169,14 @@ fn count(mut message: &[u8]) -> Result<usize, DecodeError> {
     Ok(count)
 }
 
-/// What is left of a message in the protobuf encoding. A field that is not next is not there: it has its default.
+/// The unread rest of a protobuf message. A field that is not next is absent, and has its default.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
     const VARINT: u8 = 0;
     const DELIMITED: u8 = 2;
 
-    /// Whether a field of that number and type is next, which is taken.
+    /// Whether the next field has that number and type; if so, its key is consumed.
     #[inline]
     fn key(&mut self, field: u8, wire_type: u8) -> bool {
         match self.0.split_first() {
@@ -236,7 +236,7 @@ impl<'a> Reader<'a> {
         if self.key(field, Self::VARINT) { Some(self.varint()?.cast_signed()) } else { Some(0) }
     }
 
-    /// `read`, if nothing follows that was not read.
+    /// Returns `read` if nothing unread follows.
     fn end<T>(self, read: T) -> Option<T> {
         self.0.is_empty().then_some(read)
     }

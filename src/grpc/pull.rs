@@ -19,10 +19,10 @@ use super::status::Failure;
 /// What a step makes: a message and what the next step needs, or None at the end.
 pub(super) type Step<S, T> = Result<Option<(T, S)>, Failure>;
 
-/// What ends a stream before its time.
+/// What ends a stream early.
 pub(super) struct Ends {
     operation: &'static str,
-    /// The account that it is about, if it is about one.
+    /// The account that the stream is about, if there is one.
     account: String,
     deadline: Option<Pin<Box<Sleep>>>,
     stopped: Pin<Box<dyn Future<Output = Failure> + Send>>,
@@ -61,7 +61,7 @@ pub(super) struct Pull<S, T, F> {
 }
 
 impl<S, T, F> Drop for Pull<S, T, F> {
-    /// Of a stream that its client leaves, what has no answer yet fails.
+    /// If the client leaves the stream, whatever has no answer yet is logged as failed.
     fn drop(&mut self) {
         let next = std::mem::replace(&mut self.next, Next::Ended);
         audit::end(next, Code::Cancelled, LEFT.to_owned());

@@ -37,7 +37,7 @@ impl Encodes for Results {
 }
 
 impl Results {
-    /// None yet, of about `count`.
+    /// No results yet, with room for about `count`.
     pub(super) fn of(count: usize) -> Self {
         Results(Vec::with_capacity(count * USUAL))
     }
@@ -47,7 +47,7 @@ impl Results {
         &self.0
     }
 
-    /// The next operation was accepted, and left `accounts` like this.
+    /// Adds the result of an accepted operation, with the accounts as it left them.
     pub(super) fn accepted(&mut self, sequence: u64, replayed: bool, accounts: &[AccountState]) {
         self.delimited(key::RESULTS, |results| {
             results.number(key::SEQUENCE, sequence);
@@ -58,7 +58,7 @@ impl Results {
         });
     }
 
-    /// The next operation failed.
+    /// Adds the result of a failed operation.
     pub(super) fn failed(&mut self, result: &OperationResult) {
         self.0.push(key::RESULTS);
         self.varint(result.encoded_len() as u64);
@@ -72,7 +72,7 @@ impl Results {
         self.number(key::ACCOUNT_SEQUENCE, account.sequence);
     }
 
-    /// A field of what `write` writes, behind its length.
+    /// Writes a field whose content `write` writes, behind its length.
     #[inline]
     fn delimited(&mut self, key: u8, write: impl FnOnce(&mut Self)) {
         self.0.extend_from_slice(&[key, 0]);

@@ -32,13 +32,13 @@ const MAX_RESETS: usize = 10_000;
 const MAX_HEADER_BYTES: u32 = 16 * 1024;
 /// How long the accept loop rests when the system has no descriptor left.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
-/// How long closing the ledger may take beside [`Options::shutdown_grace`].
+/// How long closing the ledger may take, in addition to [`Options::shutdown_grace`].
 const CLOSE_TIME: Duration = Duration::from_millis(500);
-/// How long clients may hold on to a service that never had a ledger.
+/// How long clients may hold on to a service whose ledger could not be opened.
 const NEVER_OPENED_GRACE: Duration = Duration::from_millis(300);
 /// The most that HTTP/2 allows.
 const MAX_WINDOW: usize = (1 << 31) - 1;
-/// How much of what a stream's client sends may be unread: as much again is on its way while the service comes round to it.
+/// How many bytes of a stream may be unread: its client goes on sending while the service gets round to reading.
 const STREAM_WINDOW: usize = 512 * 1024;
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -118,7 +118,7 @@ fn wire(options: &Options, opening: &Opening, stopping: &watch::Receiver<bool>) 
     Ok((backend, server))
 }
 
-/// The services beside ours, and the switch of health.
+/// The services besides ours, and the handle that sets the health status.
 fn health_and_reflection() -> Result<(HealthReporter, Routes), Error> {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -134,7 +134,8 @@ fn health_and_reflection() -> Result<(HealthReporter, Routes), Error> {
 }
 
 fn http(options: &Options) -> http2::Builder<Tasks> {
-    // Streams that are not read from, and calls that wait for room, leave one window to all other calls of their connection.
+    // Streams that are not read, and calls that wait for room, leave one stream's window to the connection's other
+    // calls.
     let window = STREAM_WINDOW.saturating_mul(options.max_request_streams.saturating_add(WAITING + 1));
     let mut http = http2::Builder::new(Tasks);
     http.timer(TokioTimer::new())
@@ -151,7 +152,8 @@ fn http(options: &Options) -> http2::Builder<Tasks> {
     http
 }
 
-/// As many connections as asked for, or as the process may open, raising its soft limit where that is allowed.
+/// The number of connections asked for, or that the process may open, after raising its soft limit where that is
+/// allowed.
 fn connection_limit(asked: usize) -> Result<usize, Error> {
     let wanted = (asked as u64).saturating_add(RESERVED_FILES);
     let files = rlimit::increase_nofile_limit(wanted).unwrap_or(wanted);

@@ -51,15 +51,15 @@ pub(super) enum Failure {
     /// Whether an id was used cannot be found out now.
     #[error("the transaction id cannot be looked up: {what}")]
     IdsUnreadable { what: String },
-    /// The place of the accounts is another process, and does not answer.
+    /// The accounts are in another process, which does not answer.
     #[cfg_attr(not(any(feature = "postgres", test)), expect(dead_code, reason = "only PostgreSQL is another process"))]
     #[error("{what}")]
     Unavailable { what: String },
-    /// What was told of it does not hold any more.
+    /// What was told of the accounts no longer holds.
     #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "only PostgreSQL can be put back"))]
     #[error("{what}")]
     PutBack { what: String },
-    /// It answers what it should not.
+    /// The other process gives an answer that it should not give.
     #[cfg_attr(not(any(feature = "postgres", test)), expect(dead_code, reason = "only PostgreSQL is another process"))]
     #[error("{what}")]
     Broken { what: String },

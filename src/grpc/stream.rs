@@ -17,10 +17,10 @@ use super::status::Failure;
 
 /// The most batches whose results were not taken yet.
 const BATCHES: usize = 64;
-/// No more are read while so many operations wait for their results to be taken. More would not hide the disk any better: they
-/// would only be out of the processor's caches by the time that they are written and answered.
+/// No batch is read while this many operations wait for their results to be taken. More would not hide the disk any
+/// better: they would only leave the processor's caches before they are written and answered.
 const OPERATIONS: usize = 10_000;
-/// Nor while so many bytes of messages do: they are kept to tell what failed.
+/// Nor while batches of this many bytes wait: their messages are kept, to report what fails.
 const BYTES: usize = 4 * 1024 * 1024;
 
 /// A stream's place.
@@ -60,7 +60,7 @@ impl Batches {
         }
     }
 
-    /// Whether another batch is read before the results of one are taken.
+    /// Whether to read another batch before the results of the oldest are taken.
     fn has_room(&self) -> bool {
         let begun = || self.begun.iter().flatten();
         self.begun.len() < BATCHES

@@ -12,14 +12,14 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tonic::Status;
 
-/// A message that is begun may be waited for as long again with every so many bytes of it.
+/// How many bytes of a message restart the wait for the rest.
 const PROGRESS: usize = 64 * 1024;
-/// What stands before each message: whether it is compressed, and its length.
+/// The length of the prefix before each message: whether it is compressed, and its length.
 const HEADER: u8 = 5;
 
-/// The longest that a message waits for room, as a part of the time that a call has.
+/// A message waits for room for at most `1 / WAITS` of the time that a call has.
 const WAITS: u32 = 10;
-/// Of the room for messages, what those of one connection may have together.
+/// The messages of one connection may have at most `1 / OF_CONNECTION` of the room.
 const OF_CONNECTION: usize = 4;
 
 /// How many calls of one connection wait for it.
@@ -31,15 +31,15 @@ pub(super) const WAITING: usize = 16;
 /// refused when that takes too long. A message of a stream that does not go on ends the stream.
 pub(super) struct Upload {
     body: Incoming,
-    /// Its place among the streams of the connection, if it is one.
+    /// The call's place among the connection's streams, if its client sends many messages.
     place: Option<OwnedSemaphorePermit>,
     messages: Messages,
     room: Room,
-    /// What the message under way has of it, or waits for.
+    /// The room that the current message has, or waits for.
     share: Option<Share>,
-    /// What came of that message, until there is room for it.
+    /// What has come of that message, until there is room for it.
     held: Option<Frame<Bytes>>,
-    /// How long a stream may wait for [`PROGRESS`] of a message, how much has come of that, and until when it waits.
+    /// How long a stream may wait for [`PROGRESS`] bytes of a message, how many have come, and until when it waits.
     patience: Duration,
     came: usize,
     waits: bool,
@@ -47,7 +47,7 @@ pub(super) struct Upload {
 }
 
 impl Upload {
-    /// The request of a call, whose client sends many messages if it has a `place`.
+    /// The request body of a call; with a `place`, its client sends many messages.
     pub(super) fn new(body: Incoming, place: Option<OwnedSemaphorePermit>, room: Room, patience: Duration) -> Self {
         let messages = Messages::default();
         Upload { body, place, messages, room, share: None, held: None, patience, came: 0, waits: false, end: None }
@@ -74,7 +74,7 @@ impl Upload {
         Ok(())
     }
 
-    /// Whether the message under way has its room. It is taken anew where it lapsed while nobody asked for the message.
+    /// Whether the current message has its room. Room that lapsed while nobody polled the message is taken anew.
     fn has_room(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Status>> {
         let Some(share) = &mut self.share else { return Poll::Ready(Ok(())) };
         ready!(share.had(context))?;
@@ -131,13 +131,15 @@ pub(super) struct Room {
     all: Arc<Semaphore>,
     bytes: usize,
     connection: Arc<Semaphore>,
-    /// How many more calls of the connection may wait for room. What has come of them is unread, and takes from the window of all others.
+    /// How many more calls of the connection may wait for room. Their unread bytes take from the window of all its
+    /// other calls.
     waiting: Arc<Semaphore>,
     longest: usize,
 }
 
 impl Room {
-    /// Room for so many `bytes`, where tonic refuses messages past the `longest`. One of these has room in any case.
+    /// Room for `bytes`, where tonic refuses messages longer than `longest`. One message of that length always has
+    /// room.
     pub(super) fn new(bytes: usize, longest: usize) -> Self {
         let bytes = bytes.max(longest).min(Semaphore::MAX_PERMITS);
         let [connection, waiting] = [0, 0].map(|none| Arc::new(Semaphore::new(none)));
@@ -151,7 +153,7 @@ impl Room {
         Room { connection, waiting, ..self.clone() }
     }
 
-    /// Room for a message with so many `bytes` to come, for as long as it grows within each `patience`.
+    /// Takes room for a message with `bytes` to come. The room lapses if the message does not grow within `patience`.
     fn take(&self, bytes: u32, patience: Duration) -> Option<Share> {
         if bytes as usize > self.longest {
             return None;
@@ -179,7 +181,7 @@ impl Room {
         Some([connection, self.all.clone().try_acquire_many_owned(bytes).ok()?])
     }
 
-    /// In turn. The connection's comes first: in the other queue it has no more than its part.
+    /// Waits in turn. The connection's room comes first: so no connection queues for more than its part of the whole.
     async fn acquire(&self, bytes: u32) -> Option<[OwnedSemaphorePermit; 2]> {
         let connection = self.connection.clone().acquire_many_owned(bytes).await.ok()?;
         Some([connection, self.all.clone().acquire_many_owned(bytes).await.ok()?])
@@ -212,27 +214,27 @@ impl Drop for Share {
     }
 }
 
-/// What is under way behind the last whole message.
+/// The message that has begun behind the last whole one.
 struct Under {
-    /// Its header ended in the piece that was passed last.
+    /// Whether its header ended in the piece that was passed last.
     new: bool,
-    /// What is to come.
+    /// How many of its bytes are still to come.
     left: u32,
 }
 
 /// Where messages begin and end.
 #[derive(Default)]
 struct Messages {
-    /// How many were begun.
+    /// How many messages have begun.
     begun: usize,
-    /// How much of the header of the one under way has come; 0 when none is.
+    /// How many bytes of the current message's header have come; 0 if there is no such message.
     header: u8,
-    /// What is left of it behind the header.
+    /// How many bytes of it are still to come after the header.
     left: u32,
 }
 
 impl Messages {
-    /// Passes a piece. None when no message is under way behind it, or less than its header.
+    /// Passes a piece. None if it ends with a whole message, or within a header.
     fn pass(&mut self, mut bytes: &[u8]) -> Option<Under> {
         let mut new = false;
         while let Some((first, rest)) = bytes.split_first() {

@@ -1,10 +1,10 @@
 //! Walks over all accounts at one sequence: pages for ListAccounts, a stream for SnapshotBalances.
 //!
-//! A walk holds a snapshot between its messages, so walks are few, and each has a lease: whoever does not ask for the
-//! next page in time loses it. [`Walks::sweep`] takes back what nobody asks for any more.
+//! A walk holds a snapshot between its messages. So walks are few, and each has a lease: a client that does not ask for
+//! the next page in time loses its walk. [`Walks::sweep`] ends the walks whose lease is over.
 //!
-//! A walk that was read to its end holds no snapshot, and is no longer one of the few. What its last page said is remembered
-//! for another lease, of the newest such walks: whoever lost that answer asks again with the same token.
+//! A walk that was read to its end holds no snapshot, and no longer counts. The last pages of the newest such walks are
+//! kept for another lease: a client that lost that answer asks again with the same token.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};

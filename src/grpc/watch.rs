@@ -18,7 +18,7 @@ const MESSAGE_BYTES: usize = 1 << 20;
 pub(super) struct Watch {
     books: Books,
     next: u64,
-    /// The time of the entry before, if that was told.
+    /// The time of the entry before, if the client was told that entry.
     told: Option<u64>,
     account: Option<AccountId>,
 }
@@ -53,8 +53,8 @@ impl Watch {
         }
     }
 
-    /// What of `entries`, the next ones, touches the watched account: of a chain only such operations. An entry is never split over two
-    /// messages.
+    /// The transactions in `entries`, the next ones, that touch the watched account: of a chain, only the operations
+    /// that do. An entry is never split over two messages.
     fn collect(&mut self, entries: Vec<Outcome>) -> Vec<proto::Transaction> {
         let mut transactions = Vec::new();
         let mut bytes = 0;

@@ -23,34 +23,36 @@
 //! A **page** has 113 records (the last page what is left, then zeros), its number from 0 (u64), the first and the last
 //! sequence of the span (u64 each), and the CRC32C of all that (u32).
 //!
-//! A **record** is a key (16), sequence (u64), time (u64), and the member's place (u32). The key is the first 16 bytes of
-//! the id's BLAKE3, keyed with the ledger's id twice: two ids with one key are not to be expected, nor to be found on
-//! purpose. Keys ascend strictly, compared as bytes: an id used twice is there with its newest entry. The **filter** tells
-//! that a key is absent: its bits are set in block (upper 64 bits of the key × blocks) >> 64: the six numbers of 9
-//! bits at the key's lower end, each a bit of the block's 512, from the lowest of the first u64 on.
+//! A **record** is a key (16), sequence (u64), time (u64), and the member's place (u32). The key is the first 16 bytes
+//! of the id's BLAKE3, keyed with the ledger's id twice: two ids with one key will not occur by chance, nor can they be
+//! found on purpose. Keys ascend strictly, compared as bytes; an id that was used twice has one record, of its newest
+//! entry. The **filter** shows that a key is absent. A key's block is (upper 64 bits of the key × blocks) >> 64. In it,
+//! the key sets six bits of 512, counted from the lowest of the first u64: the six 9-bit numbers at the key's lower
+//! end.
 //!
 //! # Finding
 //!
-//! In memory are the filters, and the upper 32 bits of each fence: 10.3 bits per id in large runs and 20.3 in small ones. Of
-//! small ones there are more, and a filter that lets an absent id pass costs the reading of a page, as much as some hundred
-//! looks at a filter. A look-up asks the runs from the newest to the oldest: one cache line of each filter, and, where that
-//! does not exclude the key, one page of the file, from the system's cache if it is there, otherwise as a read that may wait
-//! for the disk ([`Blocking`]). Several ids are asked about run by run, while the lines of the next run are prefetched: most
-//! ids are new, and cost no more than that. No lock is taken and nothing waited for: the set of runs is swapped whole, and a
-//! run that was merged away stays readable as long as somebody holds it.
+//! In memory are the filters, and the upper 32 bits of each fence: 10.3 bits per id in large runs and 20.3 in small
+//! ones. There are more small ones, and a filter that lets an absent id pass costs a page read, as much as some hundred
+//! filter checks. A look-up asks the runs from the newest to the oldest: one cache line of each filter and, if that
+//! does not exclude the key, one page of the file. The page comes from the system's cache if it is there, otherwise
+//! from a read that may wait for the disk ([`Blocking`]). Several ids are looked up together, run by run, while the
+//! lines of the next run are prefetched: most ids are new, and cost no more than that. A look-up takes no lock and
+//! waits for nothing: the set of runs is swapped whole, and a merged run stays readable as long as somebody holds it.
 //!
 //! # Writing
 //!
-//! A run is written under a name that ends with `.tmp`, made durable, renamed, and the folder made durable. There is no
-//! manifest: the names tell. A start removes the runs that a larger one contains (a merge had just ended), and everything
-//! from the first bad place on: a gap, a bad checksum, another ledger's run. The caller then takes the ids from there on out
-//! of the journal. Ids of entries before the journal's oldest, which compaction leaves, cannot be made again: where a run of
-//! theirs is bad and they may still be honoured, nothing is removed and the index is not opened. A good run that reaches
-//! beyond the journal's end proves that durable entries are missing there; whoever opens the ledger asks for that first
-//! (`beyond`). A page is checked when it is read. Damage found then cannot be repaired beside the traffic, for ids that left
-//! the table would be new meanwhile: such reads fail, a mark is left in the directory, and the next start makes the index
-//! anew. Runs of a newer format version are neither damaged nor ours to remove: whoever opens the ledger asks for them before
-//! anything is opened (`newer`).
+//! A run is written under a name that ends with `.tmp`, made durable, and renamed; then the folder is made durable.
+//! There is no manifest: the names say which runs exist. A start removes the runs that a larger one contains (left by a
+//! merge that had just ended), and everything from the first bad place on: a gap, a bad checksum, another ledger's run.
+//! The caller then adds the ids from there on from the journal. Ids of entries before the journal's oldest, which
+//! compaction leaves, cannot be made again: if a run of these is bad and they may still be honoured, nothing is removed
+//! and the index is not opened. A good run that reaches beyond the journal's end proves that durable entries are
+//! missing there; the caller checks for that before it opens the index (`beyond`). A page is checked when it is read.
+//! Damage found then cannot be repaired while the ledger runs, since ids that have left the table would be new
+//! meanwhile. Such reads fail, a mark is left in the directory, and the next start rebuilds the index. Runs of a newer
+//! format version are neither damaged nor ours to remove: the caller checks for them before anything is opened
+//! (`newer`).
 
 mod chain;
 mod fences;
@@ -84,7 +86,7 @@ use super::{IdRecord, Index, Indexed, Key};
 /// Its presence says that damage was found.
 const DAMAGE_MARK: &str = "damaged";
 
-/// Why the index could not be used. Nothing is new because of it.
+/// Why the index could not be used. It never makes an id count as new.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(crate) enum IndexError {
     /// No room for the next run.
@@ -93,7 +95,7 @@ pub(crate) enum IndexError {
     /// The file system failed.
     #[error("the id index in {} failed: {what}", path.display())]
     Failed { path: PathBuf, what: String },
-    /// What is in it cannot be right; the next start makes it again, if it can.
+    /// It contains something impossible; the next start rebuilds it, if it can.
     #[error("the id index in {} is damaged: {what}", path.display())]
     Damaged { path: PathBuf, what: String },
 }
@@ -103,12 +105,12 @@ impl IndexError {
     pub(crate) const ROOM: u64 = 8 << 20;
 }
 
-/// What the journal has of the entries that an index is to know.
+/// The journal's entries, as far as an index has to know them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct JournalSpan {
     /// The sequence of the oldest entry, or of the next one to come.
     pub(crate) oldest: u64,
-    /// That of the newest.
+    /// The sequence of the newest entry.
     pub(crate) end: u64,
     /// Whether ids of entries before the oldest may still be honoured.
     pub(crate) honoured_before: bool,
@@ -162,8 +164,9 @@ impl DiskIndex {
         root.find(Self::FOLDER).map_err(|error| unreadable(&root.path_of(Self::FOLDER), &error))
     }
 
-    /// The run in the data directory `root` with ids of entries after sequence `end`, where the journal of `ledger` ends, or has not
-    /// begun, and the last of these entries: they were durable, so they are missing. Changes nothing.
+    /// A run in the data directory `root` with ids of entries after `end`, the last sequence in the journal of `ledger`
+    /// (None: the journal has not begun), and the last of these entries. They were durable, so they are missing.
+    /// Changes nothing.
     ///
     /// # Errors
     /// [`IndexError::Failed`] when the file system does not let it.

@@ -7,24 +7,26 @@
 //!
 //! # What an id costs
 //!
-//! In memory about 470 bytes while it is in the table: its transaction with plan, request and results, and the table's
-//! own entry. An id of a large transaction counts as many ids, by the memory that it takes. A ledger without an index keeps
-//! `capacity` ids and forgets older ones. With an index a sweep runs when
-//! half the capacity waits for it and leaves half the capacity in the table, so about `capacity` ids are in memory, and
-//! what is decided while a sweep runs. Requests that carry ids are refused when the index fails and twice the capacity
-//! waits, or when it is only slow and 65,536 more than that wait ([`Ids::admit`]). An id that waits for the index takes 72
-//! bytes more; memory for three quarters of the capacity is kept for that, twice. The index itself keeps 10.3 bits per id in
-//! memory in runs of more than 1,048,576 ids, and 20.3 in smaller ones: 13 to 17 MB with 10 million ids, whatever their length.
-//! Merging, and a run that is being written, add a few MB and that run's filter. Each run holds one file open: some 30 files,
-//! at most about 70.
+//! In memory an id takes about 470 bytes while it is in the table: its transaction with plan, request and results, and
+//! the table's own entry. An id of a large transaction counts as many ids, by the memory it takes. A ledger without an
+//! index keeps `capacity` ids and forgets older ones. With an index, a sweep starts when half the capacity waits for
+//! it, and leaves half the capacity in the table. So about `capacity` ids are in memory, plus those decided during a
+//! sweep. Requests that carry ids are refused when the index fails and twice the capacity waits, or when it is only
+//! slow and 65,536 more than that wait ([`Ids::admit`]). An id that waits for the index takes 72 more bytes; memory for
+//! three quarters of the capacity is reserved for that, twice. The index itself keeps 10.3 bits of memory per id in
+//! runs of more than 1,048,576 ids, and 20.3 in smaller ones: 13 to 17 MB with 10 million ids, whatever their length. A
+//! merge or a run being written adds a few MB and that run's filter. Each run holds one file open: some 30 files, at
+//! most about 70.
 //!
-//! In time most of it are cache misses: the table's slots, the runs' filters, transactions that were decided a hundred
-//! thousand ids ago. So a group of requests asks for all its ids together, first in the table, then run by run
-//! ([`Ids::count_new`]). What the index is to hold is noted when ids become durable, from transactions that were just encoded.
-//! The table keeps no copy of an id but some bits of its hash, so few look-ups read another's transaction.
+//! Most of the time goes into cache misses: the table's slots, the runs' filters, transactions decided a hundred
+//! thousand ids ago. So a group of requests looks all its ids up together, first in the table, then run by run
+//! ([`Ids::count_new`]). The records for the index are noted when ids become durable, from transactions that were just
+//! encoded. The table keeps only some bits of an id's hash and no copy of it, so few look-ups read another id's
+//! transaction.
 //!
-//! On disk an id takes 37.6 bytes in a large run and 38.9 in a small one, whatever its length, and up to twice that while
-//! runs are merged. It is kept as long as the index is; an id used again after the window takes no second place once its runs are merged.
+//! On disk an id takes 37.6 bytes in a large run and 38.9 in a small one, whatever its length, and up to twice that
+//! while runs are merged. It stays as long as the index does; an id used again after the window takes no second place
+//! once its runs are merged.
 //!
 //! Measured with 10 million random ids of 36 bytes in runs of 50,000, on two cores and a disk that others kept busy: 0.36 µs
 //! of CPU per id with all merging, 38 MB resident in all. Look-ups:
@@ -36,9 +38,9 @@
 //! | absent | alone, one after the other | 2.5 µs | 4 µs | |
 //! | present | alone, one after the other | 7.6 µs | 6.5 µs | 0.12 s |
 //!
-//! The last mean is above its 99th percentile because of a few pauses while others had the cores. Pages were in the system's
-//! cache; an id that was not used for long costs a disk read more. Opening 12 million ids took 0.12 s.
-//! The answer to a repeated request is also read from the journal, with its whole batch: that takes as long again as the
+//! The last mean is above its 99th percentile because of a few pauses while others had the cores. Pages were in the
+//! system's cache; an id that was not used for long costs one more disk read. Opening 12 million ids took 0.12 s. The
+//! answer to a repeated request is also read from the journal, with its whole batch, which takes as long again as the
 //! look-up (`benches/durable.rs`).
 
 mod index;
@@ -69,7 +71,7 @@ pub(crate) struct Indexed {
     pub(crate) member: u32,
 }
 
-/// What an index knows an id by.
+/// The key of an id in an index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Key(u128);
 
@@ -80,10 +82,10 @@ pub(crate) struct IdRecord {
     pub(crate) indexed: Indexed,
 }
 
-/// How many keys are asked about together at most.
+/// The most keys of one look-up.
 const TOGETHER: usize = u64::BITS as usize;
 
-/// What holds the ids beyond memory. Every id of every entry up to `published` is found in it; later ones may be.
+/// Holds ids beyond memory. It finds every id of every entry up to `published`, and may find later ones.
 pub(crate) trait Index: Send + Sync {
     fn published(&self) -> u64;
 
@@ -93,12 +95,13 @@ pub(crate) trait Index: Send + Sync {
     /// The newest entry that carries the id with this key.
     fn find(&self, key: Key) -> Result<Option<Indexed>, IndexError>;
 
-    /// Which of at most [`TOGETHER`] keys may be in it, a bit each, from the lowest on: the others surely are not. Reads no
-    /// disk.
+    /// Which of at most [`TOGETHER`] keys may be in the index: one bit each, from the lowest. A key with a clear bit is
+    /// surely absent. Reads no disk.
     fn candidates(&self, keys: &[Key]) -> u64;
 
-    /// Takes the ids of a run of entries that ends with sequence `through`, the first run after `published`. When it
-    /// returns they are found, also after a crash. Idempotent; an error leaves `run`, in any order, to be handed over again.
+    /// Takes the ids of a run of entries that ends with sequence `through`: the first run after `published`. After it
+    /// returns, they are found, even after a crash. Idempotent; an error leaves `run`, in any order, to be passed
+    /// again.
     fn ingest(&self, run: &mut Vec<IdRecord>, through: u64) -> Result<(), IndexError>;
 
     /// Raises `published`, to what was ingested and no further.

@@ -1,22 +1,23 @@
 //! How a request finds out whether its ids are new, while ids move from the table to the index.
 //!
-//! 1. Note how far the index is published; then look for the ids, in the table and in the index ([`Ids::known`]).
-//!    What is found is answered, and nothing is claimed.
+//! 1. Note how far the index is published; then look the ids up in the table and in the index ([`Ids::known`]). If one
+//!    is found, it is answered, and nothing is claimed.
 //! 2. Claim all ids in the table, in sorted order, with the complete plan ([`Ids::claim`]).
-//! 3. If the index was published further meanwhile, look into it again: what left the table before the claim is there.
-//! 4. Settle the gate: open if no id was found in the window, closed otherwise; then the claims are withdrawn and the
-//!    caller begins again, and finds the answer in step 1.
+//! 3. If the index was published further meanwhile, look into it again: ids that left the table before the claim are
+//!    there.
+//! 4. Settle the gate: open if no id was found in the window, closed otherwise. If it is closed, the claims are
+//!    withdrawn, and the caller begins again and finds the answer in step 1.
 //!
-//! Whoever meets a claim with an unsettled gate (a duplicate, a chain that wants the same id) runs steps 2 to 4 for it,
-//! and always looks into the index, since it does not know what the owner saw. The first to settle decides for all, so
-//! an owner that died blocks nobody, and nobody drives before somebody has looked.
+//! A thread that meets a claim with an unsettled gate (a duplicate, a chain that wants the same id) runs steps 2 to 4
+//! for it. It always looks into the index, since it does not know what the owner saw. The first to settle decides for
+//! all, so a dead owner blocks nobody, and nobody drives before somebody has looked.
 //!
-//! Why the owner may skip step 3 when nothing was published: an id that was used is in the table until a sequence at or
-//! past its own is published. If the claim found it gone, that was published before the claim; and if the same is
-//! published still as before step 1, step 1 saw it in the index.
+//! Why the owner may skip step 3 if nothing was published: a used id is in the table until a sequence at or past its
+//! own is published. If the claim found it gone, that was published before the claim; if the published sequence is the
+//! same as before step 1, step 1 saw the id in the index.
 //!
 //! An index that cannot be read never makes an id new. In step 1 the request is refused before anything is claimed. In
-//! step 3 the gate is *closed*, the claims are withdrawn and the request is refused: nothing of it is left behind.
+//! step 3 the gate is *closed*, the claims are withdrawn and the request is refused: nothing of it remains.
 
 use smallvec::SmallVec;
 
@@ -30,7 +31,7 @@ use super::{Claim, Ids, Index, IndexError, Indexed, Key, TOGETHER, ids_of};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Probed(u64);
 
-/// Whose an id is.
+/// Who uses an id.
 pub(crate) enum Found {
     /// A transaction's in memory.
     Claimed(Claim),
@@ -38,7 +39,7 @@ pub(crate) enum Found {
     Recorded(Indexed),
 }
 
-/// What is known of the ids of a request.
+/// What a look-up of a request's ids found.
 pub(crate) enum Seen {
     /// The id of this member is in use. The gate of a claim is open: it may be driven.
     Known(Found, usize),
@@ -69,8 +70,8 @@ impl<I: Index> Ids<I> {
         Ok(Seen::Unknown(probed))
     }
 
-    /// How many of the first `requests` surely carry no id that is in use, and with what those may be claimed. The others are
-    /// to be asked about one by one. Cheaper than [`Ids::known`] for each: the cache misses of many ids overlap.
+    /// How many of the first `requests` surely carry no id that is in use, and the probe for claiming their ids. The
+    /// others must be looked up one by one. Cheaper than [`Ids::known`] for each: the cache misses of many ids overlap.
     pub(crate) fn count_new(&self, requests: &[Request], now: u64) -> (usize, Probed) {
         let probed = Probed(self.index.as_ref().map_or(0, I::published));
         let ids = |new| {
@@ -111,8 +112,8 @@ impl<I: Index> Ids<I> {
         self.settle(handle, Some(probed), now)
     }
 
-    /// Settles the gate of `handle`'s transaction. Idempotent: duplicates and those in its way run it as well, without
-    /// `probed`.
+    /// Settles the gate of `handle`'s transaction. Idempotent: duplicates, and threads that it blocks, run it as well,
+    /// without `probed`.
     #[inline]
     fn settle(&self, handle: &Handle<Balance>, probed: Option<Probed>, now: u64) -> Result<Gate, IndexError> {
         if let gate @ (Gate::Open | Gate::Closed) = handle.gate() {
@@ -190,7 +191,7 @@ impl<I: Index> Ids<I> {
         Ok(true)
     }
 
-    /// Whose `id` is in memory, its gate open, unless that was too long ago.
+    /// The claim in memory on `id`, its gate open, unless it is past the window.
     #[inline]
     fn claimed(&self, id: &TransactionId, now: u64) -> Result<Option<Claim>, IndexError> {
         while let Some(claim) = self.table.find(id) {
@@ -207,7 +208,7 @@ impl<I: Index> Ids<I> {
         Ok(None)
     }
 
-    /// The index's entry for `key`, unless that was too long ago.
+    /// The index's entry for `key`, unless it is past the window.
     #[inline]
     fn indexed(&self, key: Key, now: u64) -> Result<Option<Indexed>, IndexError> {
         let Some(index) = &self.index else { return Ok(None) };

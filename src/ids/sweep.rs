@@ -1,8 +1,9 @@
-//! How ids move to the index: in commit order, once they are durable; and only what is published leaves the table.
+//! How ids move to the index: in commit order, once they are durable. An id leaves the table only after it is
+//! published.
 //!
-//! When the index cannot be written (a full disk), the ids stay in the queue and in the table until a later try succeeds.
-//! Meanwhile [`Ids::degraded`] says why, and past twice the capacity [`Ids::admit`] refuses requests that carry ids; reads
-//! and requests without ids go on.
+//! While the index cannot be written (a full disk), ids stay in the queue and in the table until a later attempt
+//! succeeds. [`Ids::degraded`] says why, and past twice the capacity [`Ids::admit`] refuses requests that carry ids;
+//! reads and requests without ids go on.
 
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How many times the capacity may wait.
 const WAITING: usize = 2;
 
-/// While the index works, so many more may wait: otherwise a small capacity would refuse what one batch brings.
+/// How many more may wait while the index works; without this, one batch could exceed a small capacity.
 const WAITING_ALWAYS: usize = 1 << 16;
 
 /// The most ids for which a queue keeps its memory.
@@ -36,7 +37,7 @@ const FORGOTTEN_BY_A_CALLER: usize = 2;
 pub(super) struct Sweep {
     due_at: usize,
     queue: Mutex<Queue>,
-    /// What a sweep has taken and not yet published. Whoever holds it sweeps.
+    /// Taken by a sweep and not yet published. The lock's holder sweeps.
     taken: Mutex<Queue>,
     /// Ids that are durable and not published; those of a large transaction count more than once, as [`Claim::room`] says.
     waiting: Gauge,
@@ -45,8 +46,8 @@ pub(super) struct Sweep {
     failure: Mutex<Option<String>>,
 }
 
-/// Durable ids in commit order. What the index is to hold is noted while the transactions are at hand anyway: a sweep comes
-/// when they are long out of the processor's caches.
+/// Durable ids in commit order. Their index records are made while the transactions are still cached; when a sweep
+/// comes, they have long left the processor's caches.
 #[derive(Default)]
 struct Queue {
     claims: Vec<Claim>,
@@ -99,14 +100,14 @@ impl Queue {
         }
     }
 
-    /// Empty, gives back the room of a time when more than `usual` waited.
+    /// Frees the memory of an empty queue that once held more than `usual`.
     fn give_back(&mut self, usual: usize) {
         if self.claims.capacity().max(self.records.capacity()) > usual {
             (self.claims, self.records) = Default::default();
         }
     }
 
-    /// Adds what `later` has, and leaves its room for what comes.
+    /// Moves the contents of `later` here, and leaves it memory for further ids.
     fn append(&mut self, later: &mut Queue) {
         if self.claims.is_empty() {
             std::mem::swap(&mut self.claims, &mut later.claims);
@@ -119,8 +120,8 @@ impl Queue {
 }
 
 impl<I: Index> Ids<I> {
-    /// Queues the ids of `batch`, which is durable and ends with sequence `through`: all entries in commit order, no
-    /// batch left out. Without an index their turn to be forgotten begins.
+    /// Queues the ids of `batch`, which is durable and ends with sequence `through`. All entries come in commit order,
+    /// no batch left out. Without an index the ids may be forgotten from now on.
     pub(crate) fn queue_durable(&self, batch: &[Handle<Balance>], through: u64) {
         let Some(index) = &self.index else {
             batch.iter().for_each(|handle| self.note_all(handle));
@@ -149,8 +150,8 @@ impl<I: Index> Ids<I> {
         }
     }
 
-    /// Moves what waits into the index, publishes it, and shrinks the table to half its capacity; nothing, unless half
-    /// the capacity waits or somebody has reason to ask (`now`: a checkpoint, a clean stop).
+    /// Moves the waiting ids into the index, publishes it, and shrinks the table to half its capacity. Does nothing
+    /// unless half the capacity waits, or the caller wants it `now` (a checkpoint, a clean stop).
     pub(crate) fn sweep(&self, now: bool) -> Result<(), IndexError> {
         let Some(index) = &self.index else { return Ok(()) };
         if !now && !self.sweep.is_due() {
@@ -187,8 +188,8 @@ impl<I: Index> Ids<I> {
         Ok(())
     }
 
-    /// The indexer's thread. `failed` is told of the first failure in a row. Ends after [`Ids::wake`] once `closed` is set;
-    /// what waits then is left to [`Ids::sweep`].
+    /// The indexer's thread. Calls `failed` with the first failure in a row. Ends after [`Ids::wake`] once `closed` is
+    /// set; ids that wait then are left to [`Ids::sweep`].
     pub(crate) fn sweep_until_closed(&self, closed: &Latch, failed: impl Fn(&IndexError)) {
         let mut pause = FIRST_PAUSE;
         while !closed.is_set() {
@@ -255,7 +256,7 @@ impl<I: Index> Ids<I> {
         self.index.is_none() && self.table.is_overfull()
     }
 
-    /// Without an index: how many bytes wait for somebody who forgets and does not go on.
+    /// Without an index: how many bytes of ids wait for a suspended thread that was to forget them.
     #[inline]
     pub(crate) fn overdue_bytes(&self) -> u64 {
         if self.index.is_none() { self.table.overdue_bytes() } else { 0 }
@@ -267,14 +268,15 @@ impl<I: Index> Ids<I> {
         self.table.while_forgetting(then);
     }
 
-    /// Without an index: forgets what is past the capacity and not after `durable`, as much as a caller does for those of
-    /// `handle`.
+    /// Without an index: forgets ids past the capacity that are not after `durable`, as many as one caller does for the
+    /// ids of `handle`.
     pub(crate) fn forget_for(&self, durable: u64, handle: &Handle<Balance>) {
         let ids = ids_of(handle.request()).count();
         self.forget_excess(durable, FORGOTTEN_BY_A_CALLER * ids * (1 + extra_room(handle.request()) as usize));
     }
 
-    /// Without an index: forgets what is past the capacity and not after `durable`, until that took the room of `most` ids.
+    /// Without an index: forgets ids past the capacity that are not after `durable`, at most `most` ids' worth of
+    /// memory.
     pub(crate) fn forget_excess(&self, durable: u64, most: usize) {
         if self.index.is_none() {
             let is_durable =

@@ -19,7 +19,7 @@ use super::ids_of;
 /// Ids that are forgotten together: enough for the cache misses of their transactions to overlap.
 const FORGOTTEN_AT_ONCE: usize = 16;
 
-/// Whose an id is: a transaction, and which of its members carries it.
+/// The user of an id: a transaction, and the member that carries the id.
 #[derive(Clone)]
 pub(crate) struct Claim {
     hash: u64,
@@ -45,7 +45,7 @@ impl Claim {
     }
 }
 
-/// What an id takes in memory, about, in bytes, with a small transaction.
+/// About how many bytes an id with a small transaction takes in memory.
 const ID_BYTES: u64 = 470;
 
 /// For how many extra ids' worth of memory each id of `request` is charged. Walks all members: call it once per request.
@@ -110,7 +110,7 @@ impl Table {
         }
     }
 
-    /// Which of some ids is the first that is claimed, in whatever state the claim is. Their cache misses overlap.
+    /// The position of the first id that is claimed, in whatever state. The cache misses of all ids overlap.
     pub(super) fn first_claimed<'a>(&self, ids: impl Iterator<Item = &'a TransactionId>) -> Option<usize> {
         let wanted: SmallVec<[(u64, &'a TransactionId); GROUP]> = ids.map(|id| (self.hash(id), id)).collect();
         wanted.iter().for_each(|(hash, _)| self.claims.prefetch(*hash));
@@ -119,7 +119,7 @@ impl Table {
         wanted.iter().position(is_claimed)
     }
 
-    /// Claims `id`, a member's of `handle`'s request, unless another holds it: that one is returned.
+    /// Claims `id`, a member's of `handle`'s request. Returns the other claim if there is one.
     #[inline]
     pub(super) fn claim(&self, id: &TransactionId, handle: &Handle<Balance>, member: u32) -> Result<(), Claim> {
         let (hash, part) = (self.hash(id), part_of(handle.request(), member));
@@ -153,7 +153,7 @@ impl Table {
         self.order.len() + self.extra() > self.capacity.saturating_add(self.capacity / 8)
     }
 
-    /// How many bytes those past the capacity take whose turn to be forgotten has come.
+    /// How many bytes the ids past the capacity take that may be forgotten.
     #[inline]
     pub(super) fn overdue_bytes(&self) -> u64 {
         let ids = (self.order.len() + self.extra()).saturating_sub(self.capacity);
@@ -171,8 +171,8 @@ impl Table {
         usize::try_from(self.extra.get()).unwrap_or(usize::MAX)
     }
 
-    /// Forgets the oldest ids while more than `keep` ids' worth of memory is in use, and at most `most` ids' worth: no caller
-    /// pays for many. An id for which `may_go` says no holds up the ones after it.
+    /// Forgets the oldest ids while more than `keep` ids' worth of memory is in use, but at most about `most` ids'
+    /// worth: no caller pays for many. An id that `may_go` rejects holds up the ones after it.
     pub(super) fn forget(&self, keep: usize, most: usize, may_go: impl Fn(&Claim) -> bool) {
         let Some(mut oldest) = self.forgetting.try_lock() else { return };
         let mut left = most;
@@ -201,7 +201,7 @@ impl Table {
                     left = left.saturating_sub(claim.room());
                     if claim.extra > 0 {
                         self.extra.subtract(u64::from(claim.extra));
-                        // That may do.
+                        // This may have been enough.
                         break;
                     }
                 }

@@ -1,13 +1,13 @@
 //! CloudEvents 1.0 on Kafka, in both content modes of its protocol binding.
 //!
-//! * Binary: attributes are headers that begin with `ce_`, the value is the event. All that counts is `ce_id`, and only
-//!   where the event has no `event_id` of its own. It is one id for all sources: whoever cannot promise that puts an
-//!   `event_id` into the event.
+//! * Binary: headers that begin with `ce_` are the attributes, the value is the event. Only `ce_id` counts, and only if
+//!   the event has no `event_id` of its own. All sources share one id space: a producer whose ids are not unique there
+//!   puts an `event_id` into the event.
 //! * Structured (`content-type: application/cloudevents+json`): the value is an envelope with the event in `data` or
 //!   `data_base64`; its `id` counts as `ce_id` does. Batches and other envelopes are not read.
 //!
-//! `event_id` decides, whatever id an envelope has: a bridge that sends an event on may give it a new envelope, and it is
-//! the same event. `type`, `source` and extensions are for others.
+//! `event_id` decides, whatever the envelope's id: a bridge may forward an event in a new envelope, and it is still the
+//! same event. `type`, `source` and extensions are not read.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

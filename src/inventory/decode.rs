@@ -1,8 +1,8 @@
 //! From a record's bytes to an event.
 //!
-//! The header `content-type` says how the value is written: Protobuf (`application/protobuf`, `application/x-protobuf`), a
-//! CloudEvents envelope (`application/cloudevents+json`), and JSON where it says anything else or is not there. The other
-//! headers never make a good event a bad one.
+//! The header `content-type` says how the value is written: Protobuf (`application/protobuf`,
+//! `application/x-protobuf`), a CloudEvents envelope (`application/cloudevents+json`), or JSON for anything else, and
+//! where the header is missing. No other header makes a good event a bad one.
 
 use super::malformed::{Malformed, shown};
 use super::{Event, cloudevents, json, protobuf};
@@ -18,11 +18,11 @@ pub struct Message<'a> {
     pub key: Option<&'a [u8]>,
     /// What happened; None is a tombstone.
     pub value: Option<&'a [u8]>,
-    /// In their order.
+    /// The headers, in their order.
     pub headers: &'a [Header<'a>],
 }
 
-/// The event that a record says; None for a record without a value, which says nothing.
+/// The event in a record; None for a record without a value (a tombstone).
 ///
 /// # Errors
 /// [`Malformed`]: the record can never become an event.
@@ -44,7 +44,7 @@ pub(super) struct Fields {
 }
 
 impl Fields {
-    /// The event; one without an id of its own has the envelope's.
+    /// The event; if it has no id of its own, it gets the envelope's.
     pub(super) fn with_id(
         self,
         envelope: impl FnOnce() -> Result<Option<TransactionId>, Malformed>,

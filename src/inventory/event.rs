@@ -5,7 +5,7 @@ use crate::{AccountId, TransactionId};
 /// A change of a product's stock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Has its effect once, however often it comes, through whichever door.
+    /// An event takes effect once per id, however often it comes, and through whichever door.
     pub id: TransactionId,
     /// The product: an account.
     pub product: AccountId,

@@ -16,9 +16,9 @@ const SLICE: usize = 32;
 
 /// Keeps events in a [`Ledger`].
 ///
-/// An event is an update of its product under its id. A product that nobody opened is opened with a stock of 0 by its first
-/// event. The process that has the ledger owns all partitions; who of its own tasks owns one is told by an epoch that counts
-/// from the start of the process.
+/// An event is an update of its product under its id. The first event of a product that nobody opened opens it with a
+/// stock of 0. The process that has the ledger owns all partitions; which of its tasks owns one is told by an epoch,
+/// counted from the start of the process.
 #[derive(Debug)]
 pub struct LedgerStore {
     ledger: Ledger,
@@ -37,7 +37,7 @@ impl LedgerStore {
         LedgerStore { ledger, epochs: Mutex::default(), decided: Mutex::default() }
     }
 
-    /// The runs that are to be done, without those that were done before; refused when one is neither.
+    /// The runs still to be done, without those done before; an error if a run is neither.
     fn left_to_do<'r>(&self, topic: &str, runs: &'r [Run]) -> Result<Vec<&'r Run>, StoreError> {
         self.check_owner(&self.epochs.lock(), topic, runs)?;
         let (mut left, mut strange) = (Vec::new(), Vec::new());
@@ -107,7 +107,7 @@ impl LedgerStore {
         }
     }
 
-    /// These runs, with what calls before decided of them without having it noted.
+    /// These runs, with what earlier calls decided of them and did not get noted.
     fn resume(&self, topic: &str, runs: &[&Run]) -> Deciding<'_> {
         let mut decided = self.decided.lock();
         let runs = runs.iter().map(|run| {
@@ -150,7 +150,7 @@ impl LedgerStore {
         }
     }
 
-    /// Waits for what others noted before.
+    /// Waits until all earlier notes are durable.
     async fn settle(&self) -> Result<(), StoreError> {
         let barrier = Note { after: self.ledger.sequence(), ..Note::default() };
         self.ledger.note(barrier).await.map_err(not_noted)
@@ -166,7 +166,8 @@ enum Verdict {
     },
 }
 
-/// What became of the events of a partition behind `from`, whoever gave them: as many as the longest run.
+/// The fates of a partition's events from offset `from` on, whichever call decided them: at most as many as the longest
+/// run has.
 #[derive(Debug)]
 struct Decided {
     from: Option<i64>,
@@ -174,14 +175,14 @@ struct Decided {
 }
 
 impl Decided {
-    /// What became of the event at an offset when it was decided first: a call made again finds it decided by the one before, and it is no
-    /// duplicate for that.
+    /// The fate that the event at `offset` met when it was first decided. A repeated call finds it decided by the call
+    /// before, but that does not make it a duplicate.
     fn first(&mut self, offset: i64, now: Fate) -> Fate {
         *self.fates.entry(offset).or_insert(now)
     }
 }
 
-/// The runs of a call. What was decided of them is kept for the next call, unless they are noted.
+/// The runs of a call. Unless they are noted, their fates are kept for the next call.
 struct Deciding<'a> {
     store: &'a LedgerStore,
     runs: Vec<(String, Decided)>,
@@ -199,7 +200,7 @@ enum Fate {
     Applied,
     Rejected,
     Duplicate,
-    /// Counted as dead letters are.
+    /// Counted with the dead letters.
     Letter,
 }
 
@@ -292,7 +293,7 @@ impl Store for LedgerStore {
                     deciding.runs.clear();
                     return Ok(applied);
                 }
-                // An earlier call of ours, given up before it was answered, was kept meanwhile.
+                // Meanwhile an earlier call of ours, given up before its answer, was kept.
                 Err(NoteError::Moved { .. }) => {}
                 Err(error) => return Err(not_noted(error)),
             }

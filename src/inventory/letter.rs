@@ -5,7 +5,7 @@ use super::DeadLetter;
 /// The first byte: how the others are to be read.
 const VERSION: u8 = 1;
 
-/// The letter as bytes: texts and bytes behind their length (u32), what may be missing behind 0 or 1, little-endian.
+/// Encodes a letter: texts and bytes behind their length (u32), optional parts behind 0 or 1, little-endian.
 pub(super) fn encode(letter: &DeadLetter) -> Vec<u8> {
     let DeadLetter { topic, partition, offset, timestamp, key, value, headers, reason } = letter;
     let mut bytes = vec![VERSION];
@@ -43,7 +43,7 @@ fn put_option(field: Option<&[u8]>, bytes: &mut Vec<u8>) {
     }
 }
 
-/// The letter that `bytes` are; None when they are none.
+/// Decodes a letter; None if `bytes` are not one.
 pub(super) fn decode(bytes: &[u8]) -> Option<DeadLetter> {
     let mut rest = Rest(bytes);
     if rest.array() != Some([VERSION]) {

@@ -11,87 +11,87 @@ pub enum Malformed {
     /// A header that decides how to read the value, or which event it is, cannot be used.
     #[error("header {name} {what}")]
     Header {
-        /// Its name.
+        /// The header's name.
         name: &'static str,
         /// What is wrong with it.
         what: String,
     },
-    /// Nothing, or nothing but white space: not a tombstone, which has no value at all.
+    /// Empty, or only white space. (A tombstone has no value at all.)
     #[error("the value is empty")]
     Empty,
-    /// Text in no encoding that events are written in.
+    /// Not UTF-8, the only encoding of JSON events.
     #[error("the value is not UTF-8 from byte {position} on")]
     NotUtf8 {
-        /// The first byte that is none.
+        /// The first byte that is not UTF-8.
         position: usize,
     },
-    /// JSON does not begin so.
+    /// A byte order mark, with which JSON does not begin.
     #[error("the value begins with a byte order mark")]
     ByteOrderMark,
-    /// Another JSON value than an object.
+    /// A JSON value that is not an object.
     #[error("{place} must be a JSON object, got {got}")]
     NotAnObject {
-        /// The value, or the field of an envelope.
+        /// Where it is: the value, or a field of an envelope.
         place: &'static str,
-        /// What was there.
+        /// The beginning of what was there.
         got: String,
     },
     /// Not JSON.
     #[error("{place} is not JSON: {what}")]
     NotJson {
-        /// The value, or the field of an envelope.
+        /// Where it is: the value, or a field of an envelope.
         place: &'static str,
-        /// What the parser says, with the field in which it failed.
+        /// The parser's message, with the field in which it failed.
         what: String,
     },
     /// Not the message that the content type promises.
     #[error("the value is not an equipoise.v1.InventoryEvent: {what}")]
     NotProtobuf {
-        /// What the parser says.
+        /// The parser's message.
         what: String,
     },
     /// A field of a structured CloudEvent that cannot be used.
     #[error("{field} {what}, got {got}")]
     Envelope {
-        /// Its name.
+        /// The field's name.
         field: &'static str,
-        /// What it must be.
+        /// What the field must be.
         what: &'static str,
-        /// What was there.
+        /// The beginning of what was there.
         got: String,
     },
-    /// A field that an event needs.
+    /// A field that an event needs is missing.
     #[error("{field} is missing")]
     Missing {
-        /// Its name.
+        /// The field's name.
         field: &'static str,
     },
-    /// A field that is there more than once: readers differ in which one counts.
+    /// A field is there more than once: readers differ in which one counts.
     #[error("{field} appears twice")]
     Twice {
-        /// Its name.
+        /// The field's name.
         field: &'static str,
     },
-    /// A field that is no text.
+    /// A field is not text.
     #[error("{field} must be text, got {got}")]
     NotText {
-        /// Its name.
+        /// The field's name.
         field: &'static str,
-        /// What was there.
+        /// The beginning of what was there.
         got: String,
     },
-    /// An id against the rules for ids.
+    /// An id that breaks a rule for ids.
     #[error("{invalid}: {got}")]
     Id {
-        /// Which rule, and the field's name.
+        /// The rule, and the field's name.
         invalid: InvalidRequest,
-        /// What was there.
+        /// The beginning of the id.
         got: String,
     },
-    /// A quantity that is no integer of 64 bits.
+    /// A quantity that is not a 64-bit integer.
     #[error("quantity_change must be an integer from {} to {}, got {got}", i64::MIN, i64::MAX)]
     NotAnInteger {
-        /// What was there.
+        /// The beginning of what was there.
         got: String,
     },
 }
@@ -99,7 +99,7 @@ pub enum Malformed {
 /// How much of a value is shown, in characters.
 const SHOWN: usize = 60;
 
-/// The beginning of `text`, with what could forge a line or steer a terminal spelled as an escape.
+/// The beginning of `text`; characters that could forge a line or steer a terminal are escaped.
 pub(super) fn shown(text: &str) -> String {
     let mut shown = String::new();
     let mut characters = text.chars();
@@ -115,7 +115,7 @@ pub(super) fn shown(text: &str) -> String {
     shown
 }
 
-/// As [`shown`], for what may be no text.
+/// As [`shown`], for bytes that may not be text.
 pub(super) fn shown_bytes(bytes: &[u8]) -> String {
     // One character more than is shown, of four bytes at most, so that what was left out is marked.
     shown(&String::from_utf8_lossy(&bytes[..bytes.len().min(4 * (SHOWN + 1))]))

@@ -1,7 +1,8 @@
 //! Inventory events, whatever brings them and wherever their effects go.
 //!
-//! An event is an update of the account `product_id` by `quantity_change` under the id `event_id`, in the one id space of all
-//! doors. A [`Store`] takes events together with the offsets up to which they were consumed, and keeps both at once or neither.
+//! An event is an update of the account `product_id` by `quantity_change` under the id `event_id`; all doors share one
+//! id space. A [`Store`] takes events together with the offsets up to which they were consumed, and keeps both or
+//! neither.
 
 mod cloudevents;
 mod decode;

@@ -1,8 +1,8 @@
 //! The event as Protobuf: `equipoise.v1.InventoryEvent`.
 //!
-//! Protobuf cannot tell an empty text from none, nor 0 from no number: an empty `event_id` is one that is missing, a
-//! `quantity_change` that is missing is 0. A field that comes twice is refused, although Protobuf takes the last one: two
-//! events written one after the other read as one.
+//! Protobuf cannot tell an empty text from a missing one, nor 0 from a missing number: an empty `event_id` counts as
+//! missing, a missing `quantity_change` as 0. A field that comes twice is refused, although Protobuf takes the last
+//! one: otherwise two concatenated events would be read as one.
 
 use prost::Message as _;
 use prost::encoding::{DecodeContext, decode_key, skip_field};

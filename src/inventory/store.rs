@@ -8,8 +8,8 @@ use super::Event;
 
 /// Keeps the effects of events together with the offsets that they stand for.
 ///
-/// A partition is written for by one owner at a time: who took it over last. Everybody else's writes are refused, as
-/// [`StoreError::Fenced`], whatever they believe.
+/// Each partition has one owner at a time: the last one that took it over. Writes of anybody else are refused as
+/// [`StoreError::Fenced`].
 #[tonic::async_trait]
 pub trait Store: Send + Sync {
     /// Makes the caller the owner of these partitions of `topic`, and says where each goes on. Those that it leaves out have to wait:
@@ -26,22 +26,23 @@ pub trait Store: Send + Sync {
         1
     }
 
-    /// Decides the events of `runs`, at most one run a partition, and keeps outcomes, dead letters and offsets at once or not at
-    /// all. When it returns they are durable. After `Unavailable` nobody knows: the same call again finds out, and has its effect
-    /// once.
+    /// Decides the events of `runs`, at most one run per partition, and keeps outcomes, dead letters and offsets all
+    /// together or not at all. When it returns they are durable. After `Unavailable` it is unknown whether they were
+    /// kept: repeating the call finds out, and takes effect only once.
     ///
     /// # Errors
     /// [`StoreError`].
     async fn apply(&self, topic: &str, runs: &[Run]) -> Result<Applied, StoreError>;
 
-    /// Up to `limit` dead letters that nobody has published, oldest first. They are the caller's to publish until it calls
-    /// [`Store::published`], for 45 s at most; meanwhile others get none.
+    /// Returns up to `limit` unpublished dead letters, oldest first. Only the caller may publish them until it calls
+    /// [`Store::published`], for at most 45 s; meanwhile other callers get none.
     ///
     /// # Errors
     /// [`StoreError`].
     async fn dead_letters(&self, limit: usize) -> Result<Vec<StoredDeadLetter>, StoreError>;
 
-    /// Forgets dead letters, since they were published. Called with those that were, if only none, it gives others their turn.
+    /// Forgets dead letters that were published. Called with those numbers, even if there are none, it gives other
+    /// callers their turn.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -53,28 +54,29 @@ pub trait Store: Send + Sync {
 pub struct Position {
     /// The partition.
     pub partition: i32,
-    /// The ownership just taken; grows with every change of hands.
+    /// The epoch of the ownership just taken; it grows with every take-over.
     pub epoch: i64,
-    /// The offset of the next record; None for a partition never consumed.
+    /// The offset of the next record; None for a partition that was never consumed.
     pub next: Option<i64>,
-    /// The fingerprint for the record before `next`: tells whether the topic is still the one that was consumed.
+    /// The fingerprint of the last record before `next`, by which the topic is known again.
     pub fingerprint: i64,
 }
 
-/// Records of one partition, in order, without a gap that matters.
+/// Records of one partition, in order and without a gap that matters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
     /// The partition.
     pub partition: i32,
-    /// Under which ownership they were consumed.
+    /// The epoch of the ownership under which they were consumed.
     pub epoch: i64,
-    /// What the store holds as the partition's next offset; None for a partition never consumed.
+    /// The partition's next offset in the store before this run; None for a partition that was never consumed.
     pub from: Option<i64>,
-    /// What it holds after it.
+    /// The partition's next offset after this run.
     pub next: i64,
-    /// The fingerprint for the record before `next`.
+    /// The fingerprint of the last record before `next`.
     pub fingerprint: i64,
-    /// The records, in the order of their offsets; none where the partition moves over what are no records.
+    /// The records, in the order of their offsets; empty where the partition only moves past offsets that are no
+    /// records.
     pub records: Vec<Record>,
 }
 
@@ -106,21 +108,21 @@ pub enum Content {
 /// A record that could not become an event, untouched, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// Where it came from.
+    /// The topic that it came from.
     pub topic: String,
-    /// Where it came from.
+    /// The partition that it came from.
     pub partition: i32,
-    /// Where it came from.
+    /// The record's offset.
     pub offset: i64,
-    /// Milliseconds since the Unix epoch, as the broker has it.
+    /// The record's timestamp at the broker, in milliseconds since the Unix epoch.
     pub timestamp: Option<i64>,
-    /// Its key.
+    /// The record's key.
     pub key: Option<Vec<u8>>,
-    /// Its value.
+    /// The record's value.
     pub value: Option<Vec<u8>>,
-    /// Its headers, in their order; names may come twice.
+    /// The record's headers, in their order; names may come twice.
     pub headers: Vec<(String, Option<Vec<u8>>)>,
-    /// What is wrong, naming the field; empty while nothing is.
+    /// What is wrong, naming the field; empty as long as nothing is.
     pub reason: String,
 }
 
@@ -133,14 +135,14 @@ pub struct StoredDeadLetter {
     pub letter: DeadLetter,
 }
 
-/// What became of the records of an [`Store::apply`].
+/// What became of the records of a call of [`Store::apply`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
     /// Events that changed a stock.
     pub applied: u64,
-    /// Events decided before, through whichever door.
+    /// Events that were decided before, through whichever door.
     pub duplicates: u64,
-    /// Events refused, for want of stock or of room in a number; recorded under their ids.
+    /// Events that were refused for lack of stock, or because a number would overflow; recorded under their ids.
     pub rejected: u64,
     /// Records that became dead letters.
     pub dead_letters: u64,
@@ -154,14 +156,14 @@ pub struct Applied {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// Somebody else owns these partitions by now. Nothing was changed.
+    /// Somebody else has taken over these partitions. Nothing was changed.
     #[error("somebody else has taken over the partitions {partitions:?}")]
     Fenced {
         /// The partitions.
         partitions: Vec<i32>,
     },
-    /// Somebody else has locked what the runs of these partitions need, or has to see to something first: try them again later. The other
-    /// runs were kept.
+    /// The runs of these partitions need a row that somebody else has locked, or that somebody has to fix first: try
+    /// them again later. The other runs were kept.
     #[error(
         "the partitions {partitions:?} have to wait: somebody has locked a row that they need, or has to see to one"
     )]
@@ -177,7 +179,7 @@ pub enum StoreError {
         /// What it said.
         what: String,
     },
-    /// It will not answer until somebody does something about it: try again now and then.
+    /// The store will not answer until somebody intervenes: try again now and then.
     #[error("the store failed: {what}")]
     Failed {
         /// What it said.

@@ -9,19 +9,20 @@ use crate::{AccountId, TransactionId};
 pub struct WorkloadOptions {
     /// The records, of all kinds.
     pub records: u64,
-    /// Among how many products they are spread.
+    /// The number of products that they are spread over.
     pub products: u32,
-    /// How unevenly: the exponent of Zipf's law. 0: evenly; 1: the second product gets half of what the first one gets.
+    /// How unevenly: the exponent of Zipf's law. With 0 evenly; with 1 the second product gets half as many as the
+    /// first.
     pub skew: f64,
-    /// The share of records that say an earlier event again.
+    /// The share of records that repeat an earlier event.
     pub duplicates: f64,
     /// The share of records that are no events.
     pub poison: f64,
     /// Keys are random, so that the events of one product come on several partitions, in any order.
     pub disorder: bool,
-    /// There is always enough stock: in whatever order the events are decided, each is accepted.
+    /// Stock always suffices: in whatever order the partitions are consumed, each event is accepted.
     pub no_overselling: bool,
-    /// What the events are drawn from; the ids of two seeds are different.
+    /// The seed that everything is drawn from; different seeds give different ids.
     pub seed: u64,
 }
 
@@ -66,7 +67,7 @@ pub struct Totals {
     pub duplicates: u64,
     /// Records that were no events.
     pub poison: u64,
-    /// By the products' numbers, from 0 on.
+    /// The tally of each product, by its number, from 0 on.
     pub products: Vec<Tally>,
 }
 
@@ -98,7 +99,7 @@ const POISON: [Poison; 14] = [
     (br#"{"specversion":"1.0","id":"poison"}"#, &[("content-type", Some(b"application/cloudevents+json"))]),
 ];
 
-/// What the draws are for; each has numbers of its own.
+/// What a draw is for; each purpose has random numbers of its own.
 #[derive(Clone, Copy)]
 enum Purpose {
     Record = 1,
@@ -145,7 +146,8 @@ impl Workload {
         format!("poison-{seed:016x}-")
     }
 
-    /// The event with this number: drawn for itself, so that it can be said again without having been kept.
+    /// The event with this number. It is drawn independently of the others, so that it can be repeated without being
+    /// kept.
     fn event(&self, number: u64) -> (usize, Option<Event>) {
         let mut random = Random::new(self.options.seed, Purpose::Event, number);
         let enough = self.options.no_overselling;

@@ -14,7 +14,7 @@ use crate::wait::Waiters;
 /// How many transactions' accounts are trimmed under one epoch pin.
 const TRIM_STRIDE: usize = 64;
 
-/// Moves the durable sequence: one at a time, whoever gets here first.
+/// Moves the durable sequence; the first thread that comes does it, one at a time.
 pub(crate) struct Flusher {
     sink: Arc<dyn Sink>,
     working: Mutex<Working>,
@@ -36,14 +36,14 @@ pub(crate) struct Flushing<'a> {
     pub(crate) on_durable: &'a dyn Fn(&[Handle<Balance>], u64),
 }
 
-/// What an attempt to flush came to.
+/// The result of an attempt to flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flushed {
     /// What was committed at the call is durable, or never will be.
     Done,
-    /// As [`Flushed::Done`], and others wait for what was committed since.
+    /// Like [`Flushed::Done`], and another flush is due: others wait, or only notes were written.
     More,
-    /// Somebody else is at it.
+    /// Another thread is flushing.
     Busy,
 }
 
@@ -62,8 +62,8 @@ impl Flusher {
         self.failure.get()
     }
 
-    /// Makes what was committed at the call durable, unless somebody is at it. Not more: a caller does not work for others
-    /// without an end.
+    /// Makes what was committed at the call durable, unless another thread is flushing. Flushes only once: a caller
+    /// does not work for others without end.
     pub(crate) fn try_flush(&self, of: &Flushing<'_>) -> Flushed {
         let Some(mut working) = self.working.try_lock() else { return Flushed::Busy };
         if self.flush_batch(&mut working, of) { Flushed::More } else { Flushed::Done }
@@ -74,7 +74,7 @@ impl Flusher {
         loop {
             let mut working = self.working.lock();
             let more = self.flush_batch(&mut working, of);
-            // Under load there is always more: whoever wants it to stand still is next.
+            // Under load there is always more; so a thread in `paused` gets the lock next.
             MutexGuard::unlock_fair(working);
             if !more {
                 return;
@@ -82,14 +82,15 @@ impl Flusher {
         }
     }
 
-    /// Runs `then` while the durable sequence stands still; not once the sink has failed, since that may hold more by then than anybody was
-    /// told.
+    /// Runs `then` while the durable sequence does not move. Not after the sink has failed: it may then hold more
+    /// entries than anybody was told about.
     pub(crate) fn paused<T>(&self, then: impl FnOnce() -> T) -> Option<T> {
         let _standing = self.working.lock();
         self.failure.get().is_none().then(then)
     }
 
-    /// Makes what is committed durable; whether somebody waits for more.
+    /// Makes what is committed durable. Returns whether to flush again: somebody waits for more, or only notes were
+    /// written.
     fn flush_batch(&self, working: &mut Working, of: &Flushing<'_>) -> bool {
         let Flushing { kernel, waiters, notes, on_durable } = *of;
         if self.failure.get().is_some() {

@@ -10,10 +10,10 @@ use crate::error::Exhausted;
 use crate::kernel::Handle;
 use crate::outcome::Outcome;
 
-/// How many bytes of large entries are kept at most.
+/// The most bytes of large entries that are kept.
 const LARGE: u64 = 256 << 20;
 
-/// Keeps the newest entries in memory, bounded; a process that dies loses them.
+/// Keeps the newest entries in memory, bounded; they are lost with the process.
 pub(crate) struct Memory {
     capacity: usize,
     ring: RwLock<Ring>,

@@ -1,7 +1,7 @@
 //! The journal: where decided transactions go, in commit order, and what makes them durable.
 //!
-//! One seam, [`Sink`]: in memory, or a data directory. The flusher takes what was committed, gives it to the sink, publishes the
-//! durable sequence and wakes whoever waits for it. The next batch is what arrived meanwhile: there is no timer.
+//! [`Sink`] is the seam: memory or a data directory. The flusher passes what was committed to the sink, publishes the
+//! durable sequence and wakes its waiters. Entries that arrive meanwhile form the next batch: there is no timer.
 
 pub(crate) mod disk;
 mod flusher;
@@ -21,23 +21,24 @@ pub(crate) use memory::Memory;
 pub(crate) use notes::{Noted, Notes, Noting, Record};
 pub use source::{Advance, MAX_PARKED_BYTES, MAX_SOURCE_BYTES, MAX_SOURCES, Note, NoteError, Parked, SourcePosition};
 
-/// A place that keeps what was committed.
+/// Stores committed entries.
 pub(crate) trait Sink: Send + Sync {
-    /// Keeps `batch`, dense and in commit order, and the notes, never before the last entry of `batch`. When it returns, both
-    /// are as safe as the sink can make them. After an error nothing can be appended any more.
+    /// Stores `batch`, dense and in commit order, and the notes, which never precede the last entry of `batch`. When it
+    /// returns, both are as safe as the sink can make them. After an error nothing more can be appended.
     fn append(&self, batch: &[Handle<Balance>], noted: &[Record]) -> Result<(), JournalError>;
     /// Up to `limit` entries from sequence `from` (0: the oldest kept) to `through`, which is durable. A sink that decodes
     /// stops after the entry that brings the bytes read to `bytes`.
     fn read(&self, from: u64, through: u64, limit: usize, bytes: usize) -> Result<Vec<Outcome>, HistoryError>;
     /// The oldest sequence kept, or the next one to come.
     fn oldest(&self) -> u64;
-    /// Whether [`Sink::append`] takes a device's time, so that only the flusher should call it, and who would block for it anyway.
+    /// Whether [`Sink::append`] waits for a device: then only the flusher, and callers that would block anyway, should
+    /// call it.
     fn blocks(&self) -> bool;
-    /// Why there is no place for what comes next; None while all is well.
+    /// Why the next entries have no room; None if they have.
     fn shortage(&self) -> Option<Exhausted>;
     /// From now on [`Sink::append`] fails rather than wait for room.
     fn close(&self);
-    /// Says that it ends on purpose: everything was appended.
+    /// Records a clean stop; everything was appended.
     fn finish(&self) -> Result<(), JournalError>;
 }
 

@@ -9,7 +9,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::source::{Advance, MAX_PARKED_BYTES, MAX_SOURCES, Note, NoteError, Parked, SourcePosition, weight};
 
-/// What a note takes without what it parks, about, in bytes.
+/// About how many bytes a note takes besides the records it parks.
 const NOTE_BYTES: u64 = 100;
 
 /// One change of what is noted, as it is journalled.
@@ -30,7 +30,7 @@ pub(crate) struct Noted {
     pub(crate) parked: BTreeMap<u64, Arc<[u8]>>,
     /// The highest number that a parked record ever had.
     pub(crate) last: u64,
-    /// What the parked ones weigh.
+    /// The total weight of the parked records.
     bytes: u64,
 }
 
@@ -40,7 +40,7 @@ impl Noted {
         self.sources.is_empty() && self.last == 0
     }
 
-    /// Does what `record` says; or what speaks against it.
+    /// Applies `record`, or returns why it contradicts the state.
     pub(crate) fn apply(&mut self, record: Record) -> Result<(), &'static str> {
         match record {
             Record::Position { source, at, anew } => {
@@ -74,7 +74,7 @@ impl Noted {
         }
     }
 
-    /// Does what `note` asks for, and tells the changes; or why it must not be.
+    /// Applies `note` and appends its changes to `records`, or returns why it is not allowed.
     fn plan(&mut self, note: Note, records: &mut Vec<Record>) -> Result<(), NoteError> {
         let mut unknown = 0;
         for Advance { source, from, .. } in &note.advances {
@@ -95,7 +95,7 @@ impl Noted {
         let parked = parked.map(|(number, payload)| Record::Parked(Parked { number, payload: payload.into() }));
         let unparked = note.unparked.into_iter().map(Record::Unparked);
         for record in positions.chain(parked).chain(unparked) {
-            // What is not parked any more was taken back before: the only one that says no.
+            // An unpark fails if the record was taken back before, which does no harm. No other change fails here.
             if self.apply(record.clone()).is_ok() {
                 records.push(record);
             }
@@ -112,13 +112,13 @@ pub(crate) struct Notes {
 
 struct Queue {
     waiting: Vec<(Note, Arc<Slot>)>,
-    /// What those in `waiting` will park.
+    /// Bytes that the notes in `waiting` will park.
     waiting_bytes: u64,
-    /// What those weighed that were taken.
+    /// The total weight of the notes taken so far.
     weighed: u64,
-    /// What will be noted when all that was taken is durable.
+    /// The state once everything taken is durable.
     planned: Noted,
-    /// What those who come now are told.
+    /// The error for later notes, once closed.
     closed: Option<NoteError>,
 }
 
@@ -143,7 +143,7 @@ impl Notes {
         Notes { queue: Mutex::new(queue), durable: RwLock::new(noted) }
     }
 
-    /// What is noted for good.
+    /// The durable state.
     pub(crate) fn durable(&self) -> Noted {
         self.durable.read().clone()
     }
@@ -181,7 +181,7 @@ impl Notes {
         Noting(slot)
     }
 
-    /// Whether a note waits only to be written, when everything up to `durable` is.
+    /// Whether a note's entries are all durable, up to `durable`, so that it only has to be written.
     pub(crate) fn is_due(&self, durable: u64) -> bool {
         self.queue.lock().waiting.iter().any(|(note, _)| note.after <= durable)
     }
@@ -196,7 +196,7 @@ impl Notes {
         self.queue.lock().take(through)
     }
 
-    /// What was taken is durable.
+    /// Called when the notes taken are durable.
     pub(crate) fn kept(&self, due: Due) {
         if !due.records.is_empty() {
             self.durable.write().follow(due.records);
@@ -204,7 +204,7 @@ impl Notes {
         due.answers.into_iter().for_each(|(slot, answer)| slot.fill(answer));
     }
 
-    /// Where everything is as durable as it gets: notes all that waits.
+    /// Notes everything that waits; for a ledger without a flusher.
     pub(crate) fn keep_all(&self) {
         let mut queue = self.queue.lock();
         let due = queue.take(u64::MAX);
@@ -214,7 +214,7 @@ impl Notes {
         due.answers.into_iter().for_each(|(slot, answer)| slot.fill(answer));
     }
 
-    /// From now on nothing is noted; whoever waits for it is told `why`, and those of `due` as well.
+    /// Accepts no further notes; waiters, including those of `due`, are told `why`.
     pub(crate) fn close(&self, due: Due, why: &NoteError) {
         let mut queue = self.queue.lock();
         queue.closed.get_or_insert_with(|| why.clone());
@@ -255,7 +255,7 @@ impl Queue {
     }
 }
 
-/// Where an answer is left for whoever waits for it.
+/// Holds the answer for the waiter of a note.
 #[derive(Default)]
 struct Slot(Mutex<Waiting>);
 
@@ -276,7 +276,7 @@ impl Slot {
     }
 }
 
-/// Resolves when a note is durable, or will never be. Dropped, it takes nothing back.
+/// Resolves when a note is durable or never will be. Dropping it does not withdraw the note.
 pub(crate) struct Noting(Arc<Slot>);
 
 impl Noting {

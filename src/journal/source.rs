@@ -1,4 +1,4 @@
-//! What a ledger notes about where its requests come from: positions of sources, and records that were put aside.
+//! Notes of a ledger about the sources of its requests: their positions, and records that were put aside.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ pub const MAX_SOURCE_BYTES: usize = 512;
 /// How many sources a ledger knows; their positions are kept for ever.
 pub const MAX_SOURCES: usize = 65_536;
 
-/// While so many bytes are parked, nothing more can be.
+/// Once this many bytes are parked, no further record can be.
 pub const MAX_PARKED_BYTES: u64 = 64 << 20;
 
-/// Where a source goes on.
+/// The position from which a source is read on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SourcePosition {
     /// The offset of the next record.
@@ -33,22 +33,22 @@ pub struct Advance {
     pub from: Option<i64>,
     /// The position after it; before `from` only with `anew`.
     pub next: i64,
-    /// What [`SourcePosition::fingerprint`] is after it.
+    /// The new [`SourcePosition::fingerprint`].
     pub fingerprint: i64,
-    /// Whether the source may go back, as when it is another one of the same name.
+    /// Whether the source may go back, for example because another source has its name now.
     pub anew: bool,
 }
 
-/// What is to be noted, all of it or nothing: see [`Ledger::note`](crate::Ledger::note).
+/// A set of changes to be noted, all or none: see [`Ledger::note`](crate::Ledger::note).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Note {
-    /// The entry that must be durable before: the highest sequence that the note stands for.
+    /// The highest sequence that the note stands for. This entry must be durable first.
     pub after: u64,
     /// The sources that move on, each once.
     pub advances: Vec<Advance>,
     /// Records to be put aside; each gets the next number.
     pub parked: Vec<Vec<u8>>,
-    /// Numbers of parked records that are needed no more; what is gone already does no harm.
+    /// Numbers of parked records that are no longer needed; unknown numbers are ignored.
     pub unparked: Vec<u64>,
 }
 
@@ -79,10 +79,10 @@ pub enum NoteError {
         /// Where it is; None: the ledger does not know it.
         held: Option<i64>,
     },
-    /// No more sources can be known.
+    /// The ledger knows the maximum number of sources.
     #[error("{MAX_SOURCES} sources are known already")]
     TooManySources,
-    /// So much is parked that no more can be until some of it is unparked.
+    /// Too many bytes are parked; some records must be unparked first.
     #[error("{bytes} bytes are parked, the limit is {MAX_PARKED_BYTES}")]
     TooMuchParked {
         /// How many bytes.
@@ -128,7 +128,7 @@ impl Note {
     }
 }
 
-/// What a parked record counts, with what keeps it.
+/// The bytes that a parked record counts for, including its bookkeeping.
 pub(super) fn weight(payload: &[u8]) -> u64 {
     const KEEPING: u64 = 64;
     payload.len() as u64 + KEEPING

@@ -1,5 +1,5 @@
-//! The task that gives the store what has come. While it is at one batch the next gathers, is decoded, and is given to it as well
-//! if it takes several at once.
+//! The task that gives the store what has come. While the store is at one batch, the next one gathers and is decoded. A
+//! store that takes several at once gets it without waiting.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::{Future, poll_fn};
@@ -31,7 +31,7 @@ enum Asked {
     Answered(Batch, Answer),
 }
 
-/// The batches that are with the store, in their order.
+/// The batches that the store was asked for, in their order.
 #[derive(Default)]
 struct UnderWay(VecDeque<Asked>);
 
@@ -43,12 +43,12 @@ impl UnderWay {
         })));
     }
 
-    /// The first one and its answer, when it is there; None when there is none.
+    /// Waits for the answer to the oldest batch; None if there is no batch.
     async fn next(&mut self) -> Option<(Batch, Answer)> {
         poll_fn(|context| self.poll(context)).await
     }
 
-    /// All of them are asked on, in their order.
+    /// Polls all of them, in their order.
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<(Batch, Answer)>> {
         for asked in &mut self.0 {
             if let Asked::Waiting(answer) = asked
@@ -71,7 +71,7 @@ impl UnderWay {
 /// Runs until `stop` is set, its sender is gone, or the consumer has failed.
 pub(super) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
     let mut under_way = UnderWay::default();
-    // Those that have to wait for somebody, while the other partitions go on. End with this.
+    // Tasks for held runs, beside which the other partitions go on. They end with this function.
     let mut waits = JoinSet::new();
     while !*stop.borrow() && !shared.has_failed() {
         give(&shared, &mut under_way);
@@ -93,7 +93,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
             changed = stop.changed() => if changed.is_err() { break },
         }
     }
-    // The store is asked already: what it has kept counts.
+    // The store was asked already, so what it keeps still counts.
     while let Some((batch, answer)) = under_way.next().await {
         if let Ok(applied) = answer {
             kept(&shared, Asker::Apply, &batch, applied);
@@ -101,7 +101,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
     }
 }
 
-/// Gives the store what there is, as far as it takes it.
+/// Gives the store what has come, as far as the store takes it.
 fn give(shared: &Arc<Shared>, under_way: &mut UnderWay) {
     while under_way.0.len() < shared.store.at_once() {
         let batch = if under_way.0.is_empty() { shared.lanes.take() } else { shared.lanes.take_behind() };
@@ -123,7 +123,7 @@ async fn ask_again(
 ) -> BTreeMap<i32, Vec<Batch>> {
     for (later, answer) in &later {
         if answer.is_ok() {
-            // It went on where the batch ends.
+            // `later` began where the batch ends, so the batch was kept.
             done(shared, &batch.before(later));
         }
     }
@@ -137,11 +137,11 @@ async fn ask_again(
             Err(_) if *stop.borrow() || shared.has_failed() => break,
             Err(error) => {
                 shared.lanes.keep_current(&mut batch);
-                // What goes on where something ends that has to wait waits behind it.
+                // What follows a held run waits behind it.
                 let behind = held.iter().map(|held| batch.before(held)).collect::<Vec<_>>();
                 held.extend(behind);
                 let answer = match error {
-                    // What of it is kept is counted by this answer alone.
+                    // What was kept of it is counted by this answer alone.
                     StoreError::Held { .. } => Err(error),
                     _ if batch.runs.is_empty() => continue,
                     _ => shared.store.apply(&shared.settings.topic, &batch.runs).await,

@@ -15,7 +15,7 @@ pub(super) type Generation = u64;
 /// How often a stopped partition is looked at again: somebody may have corrected its offset, or brought the topic back.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
-/// How long a partition is held up whose records cannot be had: at first, and at most.
+/// The shortest and the longest time for which a partition is held up whose records cannot be fetched.
 const HELD_UP: Range<Duration> = Duration::from_secs(2)..Duration::from_secs(60);
 
 /// The partitions assigned by the group, or by hand. Knows nothing of Kafka.
@@ -23,7 +23,7 @@ const HELD_UP: Range<Duration> = Duration::from_secs(2)..Duration::from_secs(60)
 pub(super) struct Assignment {
     latest: Generation,
     partitions: BTreeMap<i32, Assigned>,
-    /// Whether the group has told us what is ours, if only nothing, and not taken it all back since.
+    /// Whether the group has told us our partitions, even if there are none, and has not revoked all of them since.
     pub(super) joined: bool,
 }
 
@@ -33,30 +33,30 @@ struct Assigned {
     stage: Stage,
     backoff: Backoff,
     not_before: Instant,
-    /// Why it is not consumed yet, once that is more than that it is new.
+    /// Why it is not consumed yet; None if it is merely new.
     waiting: Option<String>,
-    /// Where it was held up last, and how often in a row.
+    /// The offset at which it was held up last, and how often in a row.
     held_up: Option<(i64, u32)>,
 }
 
 /// How far a partition has got.
 #[derive(Debug)]
 enum Stage {
-    /// To be taken over in the store, then compared with the log.
+    /// To be taken over in the store, and then compared with the log.
     Wanted,
-    /// Ours in the store; to be compared with the log.
+    /// Taken over in the store; to be compared with the log.
     TakenOver(Position),
-    /// A task is at one of the two.
+    /// A task takes it over or compares it.
     Busy,
-    /// Its records flow.
+    /// Its records are fetched.
     Consuming,
-    /// Its offset does not fit the log. From time to time a task looks whether it does now.
+    /// Its offset does not fit the log. From time to time a task looks again.
     Stopped { at: Position, why: String, looked_at: bool },
-    /// The store says that it is somebody else's; the group will have to say so too.
+    /// The store says that somebody else owns it; the group has yet to confirm that.
     Fenced,
 }
 
-/// What is to be done for some partitions, in a task of its own.
+/// Partitions that need work, in a task of its own.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Work {
     /// To be taken over, then compared.
@@ -76,7 +76,7 @@ impl Work {
     }
 }
 
-/// What became of it, for one partition.
+/// What a task found about one partition.
 #[derive(Debug)]
 pub(super) struct Settled {
     pub(super) partition: i32,
@@ -86,11 +86,12 @@ pub(super) struct Settled {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Step {
-    /// It can be consumed from `start`.
+    /// The partition can be consumed from `start`.
     Ready { position: Position, start: i64 },
+    /// It cannot be consumed from its offset until somebody intervenes.
     /// It cannot from where it is, until somebody has looked at it.
     Stop(Position, String),
-    /// Try again later: from here, where it was taken over already.
+    /// Try again later, from this position if the partition was taken over already.
     Again(Option<Position>, String),
 }
 
@@ -116,7 +117,8 @@ impl Assignment {
         self.joined &= !self.partitions.is_empty();
     }
 
-    /// Those whose records flow are ours still, but from the beginning, because of `why`: the log is not what it was. Returns them.
+    /// The log has changed, as `why` says: the partitions being consumed stay ours, but begin again with the take-over.
+    /// Returns them.
     pub(super) fn begin_again(&mut self, not_before: Instant, why: &str) -> Vec<i32> {
         let again: Vec<_> = self.consuming().collect();
         for partition in &again {
@@ -125,8 +127,8 @@ impl Assignment {
         again
     }
 
-    /// As [`Assignment::begin_again`], for one partition whose records cannot be had from `next` on: it waits ever longer while that is
-    /// so. How long it waits now; None when its records do not flow.
+    /// As [`Assignment::begin_again`], for one partition whose records cannot be fetched from `next` on. It waits ever
+    /// longer while that lasts. Returns how long; None if the partition is not being consumed.
     pub(super) fn hold_up(&mut self, partition: i32, next: i64, now: Instant, why: &str) -> Option<Duration> {
         let assigned = self.partitions.get(&partition).filter(|it| matches!(it.stage, Stage::Consuming))?;
         let times = assigned.held_up.filter(|(at, _)| *at == next).map_or(0, |(_, times)| times + 1);
@@ -136,7 +138,7 @@ impl Assignment {
         Some(pause)
     }
 
-    /// Any of them may be somebody else's by now. Returns them.
+    /// Treats every partition as possibly somebody else's by now. Returns them.
     pub(super) fn doubt_all(&mut self) -> Vec<i32> {
         for assigned in self.partitions.values_mut() {
             assigned.stage = Stage::Fenced;
@@ -144,7 +146,7 @@ impl Assignment {
         self.all()
     }
 
-    /// The store says that these are somebody else's. Returns those that we believed to have.
+    /// The store says that somebody else owns these partitions. Returns those that we were consuming.
     pub(super) fn fence(&mut self, partitions: &[(i32, Generation)]) -> Vec<i32> {
         let mut believed = Vec::new();
         for (partition, generation) in partitions {
@@ -210,7 +212,7 @@ impl Assignment {
         false
     }
 
-    /// Nothing is taken over before `delay` has passed: this process slept, and may have lost what it believes to have.
+    /// Takes nothing over before `delay` has passed: this process slept, and may have lost its partitions.
     pub(super) fn hold_back(&mut self, now: Instant, delay: Duration) {
         let to_be_taken = |it: &&mut Assigned| matches!(it.stage, Stage::Wanted | Stage::Stopped { .. });
         for assigned in self.partitions.values_mut().filter(to_be_taken) {
@@ -218,7 +220,7 @@ impl Assignment {
         }
     }
 
-    /// Whether somebody still waits for what is done for this assignment of the partition.
+    /// Whether this assignment of the partition is still the current one.
     pub(super) fn is_current(&self, partition: i32, generation: Generation) -> bool {
         self.partitions.get(&partition).is_some_and(|assigned| assigned.generation == generation)
     }
@@ -228,7 +230,7 @@ impl Assignment {
         self.partitions.keys().copied().collect()
     }
 
-    /// Whose records flow.
+    /// The partitions whose records are fetched.
     pub(super) fn consuming(&self) -> impl Iterator<Item = i32> {
         self.partitions.iter().filter(|(_, it)| matches!(it.stage, Stage::Consuming)).map(|(partition, _)| *partition)
     }
@@ -241,7 +243,8 @@ impl Assignment {
         })
     }
 
-    /// Which the store has the offsets of and are not fetched, and the next offset that it does not have.
+    /// The partitions that the store has offsets of but that are not fetched, each with the next offset that the store
+    /// does not have.
     pub(super) fn held_up(&self) -> impl Iterator<Item = (i32, Option<i64>)> {
         self.partitions.iter().filter_map(|(partition, assigned)| match &assigned.stage {
             Stage::TakenOver(at) | Stage::Stopped { at, .. } => Some((*partition, at.next)),

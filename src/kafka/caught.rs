@@ -1,4 +1,4 @@
-//! Tasks in which something may panic, a store say.
+//! Tasks in which code of others, such as a store, may panic.
 
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,7 +18,7 @@ pub(super) async fn caught<T>(task: impl Future<Output = T>) -> Option<T> {
     ended.await
 }
 
-/// Runs a task without which nothing is consumed: when it panics, the consuming ends with a word.
+/// Runs a task that consuming depends on: if it panics, consuming ends with an error.
 pub(super) async fn watched(shared: Arc<Shared>, task: impl Future<Output = ()>) {
     if caught(task).await.is_none() {
         shared.fail("a task of the consumer has panicked".to_owned());

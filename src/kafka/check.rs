@@ -41,7 +41,7 @@ pub(super) fn check(settings: &Settings, positions: &[Position]) -> Vec<(i32, St
     let mut unanswered = None;
     for position in positions {
         let extent = match &unanswered {
-            // A broker that let us wait would let us wait for each of the others.
+            // A broker that did not answer once would delay each of the other partitions as well.
             Some(error) => Err(KafkaError::clone(error)),
             None => look.extent(position.partition, left().min(ANSWER)),
         };
@@ -76,7 +76,8 @@ pub(super) fn partitions(settings: &Settings) -> KafkaResult<Vec<i32>> {
     Look::at(settings)?.partitions()
 }
 
-/// What the log has of these partitions, as far as it says so. Blocks for at most some [`PATIENCE`].
+/// The extents of these partitions in the log; a partition without an answer is left out. Blocks for at most some
+/// [`PATIENCE`].
 pub(super) fn extents(settings: &Settings, partitions: &[i32]) -> Vec<(i32, Extent)> {
     let begun = Instant::now();
     let Ok(look) = Look::at(settings) else { return Vec::new() };
@@ -131,8 +132,8 @@ fn placed(
     }
 }
 
-/// Another topic, or the same one without its end: nothing tells them apart. Of the same one everything was applied, and is only
-/// known to have been while its ids are remembered.
+/// Another topic, or the same one without its end: nothing tells the two apart. All records of the same topic were
+/// applied, but that is known only as long as their ids are remembered.
 fn another_topic(
     settings: &Settings,
     position: Position,

@@ -42,11 +42,11 @@ pub enum StartError {
     Thread(#[from] std::io::Error),
 }
 
-/// Consumes a topic into a [`Store`], and publishes the dead letters of it.
+/// Consumes a topic into a [`Store`], and publishes its dead letters.
 ///
-/// Each record is given to the store at least once, in the order of its partition, from where the store says. A broker that is
-/// down and a store that is unavailable are waited for; what cannot go on without somebody is in [`Consumer::status`].
-/// Dropped without [`Consumer::stop`], it ends by itself soon after.
+/// The store gets each record at least once, in the order of its partition, from the offset that the store names. The
+/// consumer waits for brokers that are down and a store that is unavailable; what cannot go on until somebody
+/// intervenes is in [`Consumer::status`]. A consumer dropped without [`Consumer::stop`] ends by itself soon after.
 pub struct Consumer {
     shared: Arc<Shared>,
     stop_tasks: watch::Sender<bool>,
@@ -96,8 +96,8 @@ impl Consumer {
         self.shared.status()
     }
 
-    /// Stops: lets the batch in flight end, leaves the group, and joins the thread, within five seconds. What is not applied
-    /// by then is consumed again by whoever gets the partitions.
+    /// Stops: lets the batch in flight end, leaves the group, and joins the thread, within five seconds. Records that
+    /// are not applied by then are consumed again by the next owner of their partitions.
     pub async fn stop(self) {
         let Consumer { shared: _, stop_tasks, stop_polling, tasks, polling, polled } = self;
         // Their receivers may have ended before.

@@ -14,8 +14,8 @@ use super::metrics::Partition;
 use super::poll::is_unreadable;
 use super::shared::Shared;
 
-/// Nothing here blocks: a partition that is given to us is only noted, since its offset comes from the store. Until then
-/// librdkafka fetches nothing of it.
+/// Nothing here blocks. A partition that the group assigns is only noted, since its offset comes from the store: until
+/// that is known, librdkafka fetches nothing of it.
 pub(super) struct Context(pub(super) Arc<Shared>);
 
 /// What librdkafka calls a topic's id while it does not know it.
@@ -57,7 +57,7 @@ impl ClientContext for Context {
             self.connected();
         }
         let Some(topic) = statistics.topics.get(&self.0.settings.topic) else { return };
-        // What is known of a log's end comes with what is fetched of it.
+        // librdkafka knows the end of a log only while it fetches it.
         for (partition, progress) in self.0.lanes.progress().into_iter().filter(|(_, it)| !it.paused) {
             let Some(log) = topic.partitions.get(&partition) else { continue };
             let end = if log.ls_offset >= 0 { log.ls_offset } else { log.hi_offset };
@@ -73,9 +73,9 @@ impl ClientContext for Context {
     }
 }
 
-/// Whether a line of librdkafka's log says that the topic is another one of the same name. It goes on with the old offsets
-/// there, "FIXME" in `rd_kafka_topic_metadata_update`, and tells nobody in any other way. The line comes before the new
-/// topic's records do, since those can only be asked for by its id.
+/// Whether a line of librdkafka's log says that the topic is a new one of the same name. librdkafka goes on with the
+/// old offsets then ("FIXME" in `rd_kafka_topic_metadata_update`), and shows it in no other way. The line comes before
+/// the new topic's records, since these can be requested only by the new id.
 fn is_another_topic(line: &str, topic: &str) -> bool {
     let Some((_, rest)) = line.split_once("Topic ") else { return false };
     let Some(ids) = rest.strip_prefix(topic).and_then(|rest| rest.strip_prefix(" changed id from ")) else {
@@ -123,7 +123,7 @@ impl Context {
         }
     }
 
-    /// The group goes on as soon as it has been told of an assignment, and an empty one will do: partitions are attached when
+    /// The group's rebalance ends once an assignment was made, and an empty one suffices: partitions are attached when
     /// their offsets are known.
     fn assigned(&self, consumer: &BaseConsumer<Self>, partitions: &[i32], cooperative: bool) -> KafkaResult<()> {
         self.connected();
@@ -153,7 +153,7 @@ impl Context {
         consumer.incremental_unassign(&held)
     }
 
-    /// In the eager protocol an assignment is all there is.
+    /// In the eager protocol a new assignment replaces all earlier ones.
     fn forget_all(&self) {
         let all = self.0.assignment.lock().all();
         self.0.give_up(&all);

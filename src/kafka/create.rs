@@ -1,4 +1,4 @@
-//! Makes a topic that is not there.
+//! Creates a topic that does not exist.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::types::RDKafkaErrorCode;
 
-/// Makes `topic`, with as many replicas as the brokers make by themselves, unless somebody else has made it; what they say otherwise.
+/// Creates `topic` with the brokers' default number of replicas; no error if it exists. An error is the brokers' text.
 pub(super) async fn create(
     config: &ClientConfig,
     topic: &str,

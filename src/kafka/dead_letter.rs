@@ -23,33 +23,36 @@ const AT_ONCE: usize = 500;
 /// How often the store is asked for letters that another process left behind.
 const ASKED: Duration = Duration::from_secs(5);
 
-/// Letters that took so long to come are asked for once more: they may not be ours for long enough to publish them.
+/// If the store takes this long to answer, its letters are given back and asked for again: they may not stay ours for
+/// long enough.
 const LATE: Duration = Duration::from_secs(12);
 
-/// How long the brokers may take for a letter, whatever the settings say: with [`LATE`] and [`QUEUED`] less than letters are ours.
+/// How long the brokers may take for a letter, whatever the settings say. Together with [`LATE`] and [`QUEUED`] this is
+/// less than the time for which letters are ours.
 const DELIVERED: (&str, &str) = ("message.timeout.ms", "20000");
 
-/// How long a full queue of the producer is waited for.
+/// How long to wait for room in the producer's queue.
 const QUEUED: Duration = Duration::from_secs(10);
 
-/// How long the brokers may take to make the topic.
+/// How long the brokers may take to create the topic.
 const MADE: Duration = Duration::from_secs(10);
 
-/// What is left of a part that is cut, in bytes: enough to see what it was, and under the least limit that brokers have.
+/// How many bytes are kept of a part that is cut: enough to see what it was, and under the smallest limit that brokers
+/// have.
 const CUT_VALUE: usize = 16 << 10;
 const CUT_KEY: usize = 256;
 const CUT_REASON: usize = 512;
 
-/// Takes letters out of the store's outbox, each once, and once more where this process or its store is gone before it could
-/// say so: the headers `equipoise-topic`, `equipoise-partition` and `equipoise-offset` tell one that came twice. A letter of
-/// which the broker says that it is too large is published cut, with the header `equipoise-cut` naming its parts that are not
-/// whole; the record itself is where those headers say.
+/// Publishes the letters in the store's outbox, each once, or twice if this process or its store ends before the letter
+/// is marked as published: the headers `equipoise-topic`, `equipoise-partition` and `equipoise-offset` identify
+/// duplicates. A letter that the broker finds too large is cut, and its header `equipoise-cut` names the parts that are
+/// not whole; the whole record is where those three headers say.
 pub(super) struct Publisher {
     shared: Arc<Shared>,
     producer: FutureProducer<Logged>,
-    /// Letters that the brokers have, which the store did not forget when it was told: they are not sent again.
+    /// Letters that the brokers have, but that the store failed to forget: they are not sent again.
     delivered: Vec<StoredDeadLetter>,
-    /// The topic is there, or was not to be made.
+    /// The topic exists, or could not be created.
     prepared: bool,
 }
 
@@ -79,12 +82,12 @@ impl Publisher {
             let news = self.shared.dead_letters.notified();
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                // While letters cannot be published, new ones do not make it any quicker.
+                // While publishing fails, new letters do not end the wait.
                 () = news, if wait == ASKED => {}
                 changed = stop.changed() => if changed.is_err() { return },
             }
         }
-        // Nothing should be in there, since each letter was waited for.
+        // The queue should be empty, since each letter was waited for.
         drop(self.producer.flush(Duration::from_millis(500)));
     }
 
@@ -100,7 +103,8 @@ impl Publisher {
         }
     }
 
-    /// Publishes what the store gives, and how many; those that went are forgotten even when others did not.
+    /// Publishes letters from the store, and returns how many it gave. Those delivered are forgotten even if others
+    /// were not.
     async fn publish_some(&mut self) -> Result<usize, String> {
         let asked = Instant::now();
         let letters = self.shared.store.dead_letters(AT_ONCE).await;
@@ -152,7 +156,7 @@ impl Publisher {
             }
         }
         self.forget(delivered).await?;
-        // It may not be there any more, or nobody was there to make it.
+        // The topic may have been deleted, or nobody could create it before.
         self.prepared &= failure.is_none();
         let topic = &self.shared.settings.dead_letter_topic;
         failure.map_or(Ok(given), |error| Err(format!("{topic}: {error}")))
@@ -168,7 +172,8 @@ impl Publisher {
         Ok(())
     }
 
-    /// Makes the topic, if it is not there: a producer would wait for it in vain. Whoever may not make topics may still write to it.
+    /// Creates the topic if it does not exist: a producer would wait for it in vain. Without the right to create
+    /// topics, the process may still write to one.
     async fn prepare(&mut self) {
         if std::mem::replace(&mut self.prepared, true) {
             return;
@@ -180,7 +185,8 @@ impl Publisher {
         }
     }
 
-    /// Makes it smaller until the broker takes it, or the letters that were `asked` for then may soon be another's.
+    /// Cuts the letter until the broker takes it, or until it may soon be another publisher's. `asked` is when the
+    /// store was asked.
     async fn in_some_form(
         &self,
         letter: &StoredDeadLetter,

@@ -2,17 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-/// How long the group may take to tell us by itself: a member that slept is told at its next poll.
+/// How long the group may take to correct itself: a member that slept is told at its next poll.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// At most this long between two times of leaving; doubles from time to time, so that two groups on one store do not
-/// spend their lives taking partitions from each other.
+/// The most that [`GRACE`] grows to: it doubles with each departure, so that two groups on one store do not keep taking
+/// partitions from each other.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// How long to be out of the group.
+/// How long to stay out of the group.
 const OUT: Duration = Duration::from_secs(1);
 
-/// Without a doubt for this long, the next one is a first one.
+/// This long after the last departure, the next one counts as the first.
 const FORGOTTEN: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Default)]

@@ -1,6 +1,6 @@
-//! A short name for a record, by which a topic is known again.
+//! A short hash of a record, by which a topic is recognized.
 
-/// Never the fingerprint of a record: nothing is known of the record, and nothing is compared.
+/// Never the fingerprint of a record: the record is not known, and nothing is compared.
 pub(super) const UNKNOWN: i64 = 0;
 
 /// The first eight bytes of BLAKE3 over the timestamp, the key and the value, each with its length; never [`UNKNOWN`].
@@ -17,7 +17,7 @@ pub(super) fn fingerprint(timestamp: Option<i64>, key: Option<&[u8]>, value: Opt
     unlike_farther(i64::from_le_bytes(first))
 }
 
-/// How the fingerprints end that are [`farther`] off: with this, and then by how much.
+/// The low bits of a fingerprint whose record lies [`farther`] back: this mark, and then the distance.
 const FARTHER: i64 = 0x6600;
 const TAG: i64 = 0xff00;
 const DISTANCE: i64 = 0xff;
@@ -46,7 +46,7 @@ pub(super) fn distance(fingerprint: i64) -> i64 {
     if fingerprint & TAG == FARTHER { fingerprint & DISTANCE } else { 0 }
 }
 
-/// Whether the record at its distance can be that of the fingerprint that was stored.
+/// Whether the record at the stored distance can be the one that the stored fingerprint is of.
 pub(super) fn fits(stored: i64, found: i64) -> bool {
     stored == farther(found, distance(stored))
 }

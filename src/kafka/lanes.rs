@@ -1,4 +1,4 @@
-//! The records that wait for the store, by partition, and how much of them there may be.
+//! The records that wait for the store, by partition, within limits.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -12,14 +12,14 @@ use super::fingerprint::{UNKNOWN, farther, fingerprint};
 
 use hole::Hole;
 
-/// How much may wait before a partition is paused; it goes on below a half.
+/// The limits at which a partition is paused; it goes on at half of them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     /// Records of one partition.
     pub(super) records: usize,
     /// Bytes of one partition.
     pub(super) bytes: usize,
-    /// Bytes of all that need not wait for somebody.
+    /// Bytes of all partitions that are not held.
     pub(super) total_bytes: usize,
 }
 
@@ -29,11 +29,11 @@ impl Default for Limits {
     }
 }
 
-/// At most this much is given to the store at once.
+/// The most that is given to the store at once.
 const BATCH_RECORDS: usize = 5_000;
 const BATCH_BYTES: usize = 16 << 20;
 
-/// So many records are worth giving to the store while it is at others.
+/// How many records have to wait before the store gets them behind runs in flight.
 const BEHIND: usize = 256;
 
 /// What a record takes beside its key, value and headers, roughly.
@@ -53,7 +53,7 @@ struct State {
     /// Bytes of the lanes that are not held: the others do not drain.
     drainable_bytes: usize,
     waiting_records: usize,
-    /// The partition that was served last, so that all get their turn.
+    /// The partition that was served last, so that all take turns.
     last: i32,
 }
 
@@ -61,30 +61,30 @@ struct State {
 struct Lane {
     generation: Generation,
     epoch: i64,
-    /// What the store holds once everything in flight is there.
+    /// The store's next offset once everything in flight is kept.
     from: Option<i64>,
     /// The next offset that the store does not have.
     next: i64,
-    /// The least offset that can come next.
+    /// The lowest offset that can come next.
     expected: i64,
     records: VecDeque<Waiting>,
     bytes: usize,
     runs_in_flight: usize,
     paused: bool,
-    /// An offset for the store to remember before the next record: where the partition begins, or what it has passed since.
+    /// An offset to give to the store before the next record: where the partition begins, or what it has passed since.
     announce: Option<i64>,
     /// The announcement is under way: nothing is given to the store behind it.
     is_announced: bool,
     /// The fingerprint for `from`.
     fingerprint: i64,
-    /// Nothing has come since [`Lanes::quiet`] was asked last.
+    /// Nothing has come since the last call of [`Lanes::quiet`].
     is_quiet: bool,
     hole: Option<Hole>,
-    /// What comes now is not taken: records before it could not be read.
+    /// Nothing more is taken: records before it could not be read.
     is_shut: bool,
-    /// Where the log was seen to end.
+    /// The last known end of the log.
     end: Option<i64>,
-    /// What is in flight has to wait for somebody: nothing is given to the store behind it, and nothing more is fetched.
+    /// The runs in flight are held: nothing is given to the store behind them, and nothing more is fetched.
     is_held: bool,
 }
 
@@ -101,15 +101,15 @@ struct Waiting {
 pub(super) enum Pushed {
     /// It waits.
     Waits,
-    /// It waits, and so many do that the partition is to be paused.
+    /// It waits, and its partition is to be paused: a limit is reached, or the partition is held.
     Full,
-    /// It is not wanted: not ours, or here already.
+    /// It is not wanted: the partition is not ours, or the record came before.
     Dropped,
-    /// It is not taken: between it and the one before may be some that could not be read.
+    /// It is not taken: records between it and the one before may have been unreadable.
     BehindHole,
 }
 
-/// Runs for the store, and for which assignment each is.
+/// Runs for the store, and the assignment that each one belongs to.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     pub(super) runs: Vec<Run>,
@@ -162,7 +162,7 @@ impl Lanes {
         self.filled.notify_one();
     }
 
-    /// Forgets what waits for these partitions; what is in flight no longer counts.
+    /// Forgets the waiting records of these partitions; what is in flight for them no longer counts.
     pub(super) fn close(&self, partitions: &[i32]) {
         let mut state = self.state.lock();
         for partition in partitions {
@@ -210,7 +210,7 @@ impl Lanes {
         if full { Pushed::Full } else { Pushed::Waits }
     }
 
-    /// The partitions of which the store has all that came, if nothing has come since this was asked last.
+    /// The partitions whose records are all in the store, and of which nothing has come since the last call.
     pub(super) fn quiet(&self) -> Vec<i32> {
         let mut quiet = Vec::new();
         for (partition, lane) in &mut self.state.lock().lanes {
@@ -222,7 +222,7 @@ impl Lanes {
         quiet
     }
 
-    /// All that a quiet partition has below `end` has come: the store is given that, in a run without records.
+    /// Nothing more of a quiet partition comes below `end`: moves the partition there, in a run without records.
     pub(super) fn pass(&self, partition: i32, end: i64) -> Pushed {
         let mut state = self.state.lock();
         let lane = state.lanes.get_mut(&partition).filter(|lane| lane.is_quiet && lane.expected < end);
@@ -254,7 +254,7 @@ impl Lanes {
         resumable
     }
 
-    /// Whether one is paused that may soon have room; what waits for somebody may do so for hours.
+    /// Whether a paused partition may soon have room. A held one may wait for hours.
     pub(super) fn any_paused(&self) -> bool {
         self.state.lock().lanes.values().any(|lane| lane.paused && !lane.is_held)
     }
@@ -284,13 +284,14 @@ impl Lanes {
         self.filled.notified().await;
     }
 
-    /// What the store gets next: a part of each partition's records that has none in flight, in their order.
+    /// The next batch: some records of each partition that has none in flight, in their order.
     pub(super) fn take(&self) -> Batch {
         let ready = |lane: &Lane| lane.runs_in_flight == 0 && (!lane.records.is_empty() || lane.announce.is_some());
         self.state.lock().take(ready)
     }
 
-    /// What it gets next while it is at others already: as [`Lanes::take`], behind the runs in flight, if enough waits.
+    /// The next batch while the store is at others: as [`Lanes::take`], behind the runs in flight, if enough records
+    /// wait.
     pub(super) fn take_behind(&self) -> Batch {
         let mut state = self.state.lock();
         if state.waiting_records < BEHIND {
@@ -324,7 +325,7 @@ impl Lanes {
         }
     }
 
-    /// These runs have to wait for somebody.
+    /// The store holds these runs: see [`StoreError::Held`](crate::inventory::StoreError::Held).
     pub(super) fn hold(&self, batch: &Batch) {
         let state = &mut *self.state.lock();
         for (run, generation) in batch.runs.iter().zip(&batch.generations) {
@@ -337,13 +338,13 @@ impl Lanes {
         }
     }
 
-    /// The partitions that have to wait for somebody.
+    /// The partitions whose runs are held.
     pub(super) fn held(&self) -> Vec<i32> {
         let state = self.state.lock();
         state.lanes.iter().filter(|(_, lane)| lane.is_held).map(|(partition, _)| *partition).collect()
     }
 
-    /// Takes the runs out of `batch` whose partition is no longer the same assignment.
+    /// Removes the runs from `batch` whose partition was closed or assigned anew.
     pub(super) fn keep_current(&self, batch: &mut Batch) {
         let state = self.state.lock();
         let current = |partition: i32, generation: Generation| {

@@ -9,7 +9,7 @@ use prometheus_client::registry::Registry;
 /// Counters and gauges of a consumer; clones are the same.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
-    /// Records read from the topic, those that are read again after a change of hands too.
+    /// Records read from the topic, including those read again after a take-over.
     pub consumed: Counter,
     /// Events that changed a stock.
     pub applied: Counter,
@@ -25,7 +25,7 @@ pub struct Metrics {
     pub dead_letter_retries: Counter,
     /// Records without a value.
     pub tombstones: Counter,
-    /// Partitions that another member was found to own, when something was to be written for them.
+    /// Partitions that turned out to be another member's when something was to be written for them.
     pub fenced: Counter,
     /// Assignments and revocations by the group.
     pub rebalances: Counter,

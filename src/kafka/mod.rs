@@ -1,16 +1,18 @@
 //! The Kafka door: consumes inventory events, and publishes the dead ones.
 //!
-//! A [`Consumer`] hands the records of a topic to an [`inventory::Store`](crate::inventory::Store), which keeps their effects and
-//! the offsets up to which they were consumed in one. The offsets that Kafka keeps are written for lag tools and never read.
+//! A [`Consumer`] hands the records of a topic to an [`inventory::Store`](crate::inventory::Store), which keeps their
+//! effects together with the offsets up to which they were consumed. The offsets in Kafka are written for lag tools,
+//! and never read.
 //!
-//! * A partition that the group assigns is first taken over in the store, which says where it goes on and refuses its former owner
-//!   from then on; then its offset is compared with the log, and the record before it with the one that was consumed. Only then
-//!   it is fetched. Meanwhile, and whatever the store does, the poll goes on, so membership never depends on the store.
-//! * Who owns a partition is the store's word alone. A member that the store refuses drops what it had, and takes nothing over
-//!   until the group assigns it something.
-//! * What waits for the store is bounded; a partition of which too much waits, or that waits for somebody, is paused.
+//! * A partition that the group assigns is first taken over in the store, which says where it goes on, and from then on
+//!   refuses its former owner. Then its offset is compared with the log, and the record before it with the one that was
+//!   consumed. Only then is it fetched. Polling goes on meanwhile, whatever the store does, so membership never depends
+//!   on the store.
+//! * The store alone decides who owns a partition. A member that the store refuses drops what it had of the partition,
+//!   and does not take it over again until the group assigns it.
+//! * What waits for the store is bounded. A partition is paused while too much of it waits, or while it is held.
 //!
-//! One thread polls, one task applies, and one for each partition that waits for somebody, one publishes dead letters.
+//! One thread polls; one task applies, one more does so for each held partition, and one publishes dead letters.
 
 mod apply;
 mod assignment;

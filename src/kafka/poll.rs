@@ -26,26 +26,26 @@ use super::settings::{Membership, NeverConsumed};
 use super::shared::Shared;
 use super::take_over;
 
-/// Records that are taken before anything else is looked at.
+/// The most records taken before anything else is looked at.
 const AT_ONCE: usize = 500;
 
 /// How long a poll may wait: for nothing in particular, and for something that only the next round sees.
 const WAIT: Duration = Duration::from_millis(50);
 const SHORT_WAIT: Duration = Duration::from_millis(5);
 
-/// How often lag tools are told.
+/// How often offsets are committed for lag tools.
 const COMMITS: Duration = Duration::from_secs(1);
 
-/// How long nothing comes of a partition that counts as quiet.
+/// How long nothing must come of a partition for it to count as quiet.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// A round that came this late: the process slept, and the group may have gone on without it.
+/// A round this late means that the process slept, and that the group may have gone on without it.
 const SLEPT: Duration = Duration::from_secs(3);
 
-/// How long partitions are left alone after an offset that was good is none any more.
+/// How long partitions are left alone once their topic, or an offset of theirs, is gone.
 const AFTER_LOSS: Duration = Duration::from_secs(2);
 
-/// How long until the partitions are asked for again that were not told.
+/// How long until the topic's partitions are asked for again, after an error or while there is no such topic.
 const NOT_TOLD: Duration = Duration::from_secs(2);
 
 /// What tasks tell the poll thread.
@@ -55,7 +55,7 @@ pub(super) enum Told {
     Extents(Vec<(i32, Extent)>),
 }
 
-/// What is done for some partitions, and which.
+/// A task that settles some partitions, and their generations.
 struct Task {
     partitions: Vec<(i32, Generation)>,
     handle: JoinHandle<()>,
@@ -73,9 +73,9 @@ pub(super) struct Poller {
     last_round: Instant,
     last_commit: Instant,
     last_pass: Instant,
-    /// When the topic's partitions are to be looked at, without a group to say so.
+    /// When to look at the topic's partitions next; only without a group, which would name them.
     next_look: Option<Instant>,
-    /// Who asks how far the log is, where librdkafka does not know, and when it is to be asked again.
+    /// A task that asks for the ends of logs that librdkafka does not know, and when to ask again.
     asking: Option<JoinHandle<()>>,
     next_ask: Instant,
 }
@@ -108,7 +108,7 @@ impl Poller {
         }
     }
 
-    /// Until told to stop, or nothing more can be done. Leaves the group when it returns.
+    /// Runs until it is told to stop, or consuming has failed. Leaves the group when it returns.
     pub(super) fn run(mut self) {
         if self.shared.settings.membership == Membership::Group {
             self.subscribe();
@@ -199,7 +199,7 @@ impl Poller {
             self.next_look = Some(now + self.shared.settings.metadata_interval());
             let (shared, outbox) = (Arc::clone(&self.shared), self.outbox.clone());
             self.runtime.spawn_blocking(move || {
-                // The poll thread has ended when nobody listens.
+                // The receiver is gone once the poll thread has ended.
                 drop(outbox.send(Told::Partitions(check::partitions(&shared.settings))));
             });
         }
@@ -244,7 +244,7 @@ impl Poller {
         }
     }
 
-    /// Starts what is due, in a task of its own, and ends what nobody waits for any more.
+    /// Starts a task for the work that is due, and aborts tasks that are no longer wanted.
     fn begin_work(&mut self, now: Instant) {
         let mut assignment = self.shared.assignment.lock();
         self.tasks.retain(|task| {
@@ -264,7 +264,7 @@ impl Poller {
         }
     }
 
-    /// Holds up the partitions that were to be once the store has what came before.
+    /// Holds up the shut partitions, once the store has everything that came before.
     fn hold_up(&self, now: Instant) {
         self.shared.lanes.drained().into_iter().for_each(|partition| self.shared.hold_up(partition, now));
     }
@@ -273,7 +273,7 @@ impl Poller {
         let latest = self.shared.settings.never_consumed == NeverConsumed::Latest;
         let mut waiting = None;
         for settled in settled {
-            // Opened under the lock, or a revocation could come between and find nothing to close.
+            // Opened under the lock: otherwise a revocation in between would find nothing to close.
             let mut assignment = self.shared.assignment.lock();
             let before = assignment.stopped().find(|(it, _)| *it == settled.partition).map(|(_, why)| why.to_owned());
             let consumed = assignment.settle(settled, now);
@@ -333,7 +333,7 @@ impl Poller {
         let new = self.list(wanted.difference(attached).copied())?;
         if new.count() > 0 {
             self.consumer.incremental_assign(&new)?;
-            // A pause of an earlier assignment outlives it.
+            // A partition stays paused beyond the assignment in which it was paused.
             self.consumer.resume(&new)?;
         }
         Ok(())
@@ -360,14 +360,14 @@ impl Poller {
         }
     }
 
-    /// Moves quiet partitions on over what comes behind their last record, markers of transactions and aborted records: retention takes
-    /// that too, and it would look as if records had been lost.
+    /// Moves quiet partitions past the offsets behind their last record (markers of transactions, aborted records).
+    /// Otherwise it would look as if records had been lost once retention removes these.
     fn pass(&self, now: Instant) {
         let quiet = self.shared.lanes.quiet();
         if quiet.is_empty() {
             return;
         }
-        // Goes by what polls have given, markers included, and never beyond: a poll gives a marker after the records before it.
+        // The position is never past what polls returned: a poll passes a marker only after the records before it.
         let Ok(positions) = self.consumer.position() else { return };
         for element in positions.elements_for_topic(&self.shared.settings.topic) {
             if let Offset::Offset(end) = element.offset()
@@ -379,7 +379,7 @@ impl Poller {
         }
     }
 
-    /// Tells lag tools how far we are. Nobody reads it back, and nobody waits for it.
+    /// Commits offsets for lag tools. Nothing reads them back or waits for the commit.
     fn commit(&self) {
         if self.shared.trouble.lock().disconnected.is_some() {
             return;
@@ -398,7 +398,7 @@ impl Poller {
     }
 }
 
-/// Decodes a record and lets it wait for the store; pauses its partition when enough wait there.
+/// Decodes a record and queues it for the store; pauses its partition if a limit is reached.
 fn take(shared: &Shared, consumer: &BaseConsumer<Context>, message: &BorrowedMessage<'_>) {
     let (partition, offset) = (message.partition(), message.offset());
     if !shared.lanes.wants(partition, offset) {
@@ -429,7 +429,8 @@ fn is_missing(error: &KafkaError) -> bool {
     [UnknownPartition, UnknownTopic, UnknownTopicId, UnknownTopicOrPartition].map(Some).contains(&code)
 }
 
-/// Whether librdkafka goes on behind records that it could not read: a wrong checksum, a codec or a format that it does not know.
+/// Whether the error is about records that librdkafka could not read, and goes on behind: a wrong checksum, an unknown
+/// codec or format.
 pub(super) fn is_unreadable(error: &KafkaError) -> bool {
     use RDKafkaErrorCode::{BadCompression, BadMessage, NotImplemented};
     [BadCompression, BadMessage, NotImplemented].map(Some).contains(&error.rdkafka_error_code())
@@ -444,7 +445,7 @@ fn offset_in(text: &str) -> Option<i64> {
     })
 }
 
-/// What an error of a poll means for the partitions; that it came is noted already.
+/// Draws the consequences of a poll's error for the partitions; the error itself was recorded before.
 fn complain(shared: &Shared, error: &KafkaError) {
     let now = Instant::now();
     match error {

@@ -41,7 +41,7 @@ pub struct Delivered {
 }
 
 impl Producer {
-    /// Connects. A topic that is not there is made with so many partitions, or is an error.
+    /// Connects. A topic that does not exist is created with `partitions`, or is an error if that is None.
     ///
     /// # Errors
     /// [`TopicError`].
@@ -121,7 +121,7 @@ impl Producer {
         }
     }
 
-    /// Hears what became of records, for so long; call it often.
+    /// Processes delivery reports for `time`; to be called often.
     ///
     /// # Errors
     /// [`TopicError::NotDelivered`].
@@ -185,7 +185,7 @@ impl Producer {
         }
     }
 
-    /// A new topic is not known to every broker at once.
+    /// Waits for a new topic, which not every broker knows at once.
     fn wait_for_topic(&self) -> Result<i32, TopicError> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -208,7 +208,7 @@ fn create(config: &ClientConfig, topic: &str, partitions: i32) -> Result<(), Top
     runtime.block_on(create::create(config, topic, partitions, PATIENCE)).map_err(failed)
 }
 
-/// Hears what became of records.
+/// Collects delivery reports.
 #[derive(Default)]
 struct Reports(Mutex<Delivered>);
 

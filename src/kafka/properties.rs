@@ -1,10 +1,10 @@
-//! librdkafka's properties: which are the operator's, and what the others are.
+//! librdkafka's properties: which of them the operator may set, and the values of the others.
 
 /// Who decides about a property.
 pub(super) enum Owner {
-    /// Whoever runs the service.
+    /// The operator.
     Operator,
-    /// How the service works depends on it.
+    /// The service: its design depends on the value.
     Design(&'static str),
 }
 
@@ -24,13 +24,13 @@ pub(super) const DEFAULTS: [(&str, &str); 7] = [
     (METADATA_INTERVAL, "30000"),
     ("reconnect.backoff.max.ms", "1000"),
     (STATISTICS_INTERVAL, "5000"),
-    // A pause throws away what was fetched ahead, so not too much of it; and it is memory.
+    // What is fetched ahead takes memory, and a pause discards it: so not too much of it.
     ("queued.min.messages", "20000"),
     ("queued.max.messages.kbytes", "16384"),
     ("fetch.wait.max.ms", "100"),
 ];
 
-/// What every consumer of ours is.
+/// What holds for every consumer of the service.
 pub(super) const OF_CONSUMER: [(&str, &str); 4] = [
     ("enable.auto.commit", "false"),
     ("enable.auto.offset.store", "false"),

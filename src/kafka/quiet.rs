@@ -9,10 +9,10 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::KafkaError;
 
-/// The same thing is said once in this time.
+/// How long the same message is not repeated.
 const REPEATED: Duration = Duration::from_secs(60);
 
-/// Different things that are remembered; librdkafka has some dozens.
+/// How many different messages are remembered; librdkafka has some dozens.
 const REMEMBERED: usize = 256;
 
 /// Lets each kind of line through once a minute, and counts the others.
@@ -28,7 +28,7 @@ struct Said {
 }
 
 impl Quiet {
-    /// Whether to say something of this kind now: how often it was not said since the last time.
+    /// Whether to log a message of this kind now: Some with the number of times that it was left out since the last.
     pub(super) fn may_say(&self, kind: &str) -> Option<u64> {
         self.may_say_at(kind, Instant::now())
     }
@@ -70,7 +70,7 @@ impl Quiet {
     }
 }
 
-/// The context of a client that says nothing: whoever uses it reports what came of it.
+/// The context of a client that logs nothing: its user reports the results.
 pub(super) struct Silent;
 
 impl ClientContext for Silent {

@@ -9,7 +9,8 @@ use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Headers as _};
 
 use crate::inventory::{self, Content, DeadLetter};
 
-/// Says what a record is: gets it as it came, with an empty reason. Must not block: the consumer does not poll meanwhile.
+/// Decodes a record, which is passed as it came and with an empty reason. Must not block: the consumer does not poll
+/// meanwhile.
 pub type Decode = Arc<dyn Fn(DeadLetter) -> Content + Send + Sync>;
 
 /// What [`inventory::decode`] says of a record.
@@ -57,7 +58,8 @@ thread_local! {
     static QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs `read`; None when it panics, without the panic's message on standard error: whoever writes to the topic could fill it.
+/// Runs `read`; None if it panics. The panic's message is kept off standard error, which a producer could otherwise
+/// fill.
 fn quietly<T>(read: impl FnOnce() -> T) -> Option<T> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {

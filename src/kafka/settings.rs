@@ -1,4 +1,4 @@
-//! What the environment says about Kafka: the variables named `KAFKA_…`.
+//! The Kafka settings in the environment: the variables named `KAFKA_…`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,23 +17,23 @@ const PREFIX: &str = "KAFKA_";
 /// What a consumer and the publisher of its dead letters are started with.
 #[derive(Clone)]
 pub struct Settings {
-    /// Where the events are.
+    /// The topic of the events.
     pub topic: String,
-    /// Where records go that cannot become events.
+    /// The topic for records that cannot become events.
     pub dead_letter_topic: String,
     /// The consumer group.
     pub group: String,
-    /// How partitions come to this process.
+    /// How partitions are assigned to this process.
     pub membership: Membership,
     /// Where a partition begins that was never consumed.
     pub never_consumed: NeverConsumed,
-    /// What to do when records between the stored offset and the start of the log are gone.
+    /// What to do if records between the stored offset and the start of the log are gone.
     pub on_lost_records: OnMismatch,
-    /// What to do when the topic is not the one that the stored offset is from.
+    /// What to do if the topic is not the one that the stored offset belongs to.
     pub on_another_topic: OnMismatch,
-    /// For how long the store remembers ids, 24 hours where nobody says otherwise: no record that is older is consumed a second time.
+    /// How long the store remembers ids (24 hours by default): no record that is older is consumed a second time.
     pub id_window: Duration,
-    /// What librdkafka is told, by its own names.
+    /// librdkafka's properties, by its own names.
     properties: BTreeMap<String, String>,
 }
 
@@ -53,7 +53,7 @@ pub enum NeverConsumed {
     /// At the oldest record that the log has.
     #[default]
     Earliest,
-    /// With the next record that somebody writes.
+    /// At the log's end: with the next record that is written.
     Latest,
     /// It does not: the partition is stopped, and the service not ready.
     Stop,
@@ -73,7 +73,7 @@ pub enum OnMismatch {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum SettingsError {
-    /// A variable without which there is nothing to connect to.
+    /// A variable that is required is missing.
     #[error("{variable} is not set: {what}")]
     Missing {
         /// The variable.
@@ -91,7 +91,7 @@ pub enum SettingsError {
         /// What it can be.
         possible: &'static str,
     },
-    /// A property of librdkafka that is not the operator's to choose.
+    /// A property of librdkafka that an operator may not set.
     #[error("{variable} cannot be set: {reason}")]
     Owned {
         /// The variable.
@@ -124,10 +124,10 @@ impl Settings {
     /// | `KAFKA_ON_LOST_RECORDS` | `stop` a partition whose next records retention took, or go on with the `earliest` | `stop` |
     /// | `KAFKA_ON_ANOTHER_TOPIC` | `stop` where another topic has the name or the log lost its end, or consume it from the `earliest` record whose id is remembered in any case | `stop` |
     ///
-    /// What has no meaning of its own is a property of librdkafka in capitals, with `_` for `.`: `KAFKA_SESSION_TIMEOUT_MS` is
-    /// `session.timeout.ms`; `KAFKA_SECURITY_PROTOCOL`, `KAFKA_SASL_MECHANISM`, `KAFKA_GROUP_INSTANCE_ID` and
-    /// `KAFKA_PARTITION_ASSIGNMENT_STRATEGY` are found like this too. What Kubernetes sets for every pod beside a service named
-    /// `kafka` (`KAFKA_PORT`, `KAFKA_SERVICE_HOST` and the like) is passed over.
+    /// Any other variable is a property of librdkafka in capitals, with `_` for `.`: `KAFKA_SESSION_TIMEOUT_MS` is
+    /// `session.timeout.ms`. `KAFKA_SECURITY_PROTOCOL`, `KAFKA_SASL_MECHANISM`, `KAFKA_GROUP_INSTANCE_ID` and
+    /// `KAFKA_PARTITION_ASSIGNMENT_STRATEGY` are found like this, too. What Kubernetes sets in every pod for a service
+    /// named `kafka` (`KAFKA_PORT`, `KAFKA_SERVICE_HOST` and the like) is ignored.
     ///
     /// # Errors
     /// [`SettingsError`], in the order of the variables' names.
@@ -213,14 +213,14 @@ impl Settings {
     /// How often new partitions are looked for.
     pub(super) fn metadata_interval(&self) -> Duration {
         let milliseconds = self.properties.get(properties::METADATA_INTERVAL).and_then(|text| text.parse().ok());
-        // librdkafka takes -1 for never; without a group nobody else would see a new partition.
+        // In librdkafka -1 means never; but without a group nothing else would show a new partition.
         milliseconds.map_or(Duration::from_secs(30), Duration::from_millis).max(Duration::from_secs(1))
     }
 
     /// For the consumer that hands records on.
     pub(super) fn for_consumer(&self) -> ClientConfig {
         let mut config = self.plain_consumer();
-        // The only place where librdkafka says that a topic was replaced by another one of its name.
+        // librdkafka shows only in this log that a topic was replaced by another one of the same name.
         let debug = self.properties.get(properties::DEBUG).map_or_else(String::new, |wanted| format!("{wanted},"));
         config.set(properties::DEBUG, format!("{debug}metadata")).set_log_level(RDKafkaLogLevel::Debug);
         config
@@ -305,7 +305,7 @@ fn impossible(variable: &str, value: &str, possible: &'static str) -> SettingsEr
     SettingsError::Value { variable: variable.to_owned(), value: value.to_owned(), possible }
 }
 
-/// What Kafka takes for a topic's name. librdkafka would subscribe to some others as patterns.
+/// Whether Kafka accepts `name` for a topic. librdkafka would subscribe to some other names as patterns.
 fn is_topic(name: &str) -> bool {
     let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     (1..=249).contains(&name.len()) && name.bytes().all(is_legal) && name != "." && name != ".."
@@ -316,7 +316,7 @@ fn check_property(variable: &str, property: &str, value: &str) -> Result<(), Set
     let mut config = ClientConfig::new();
     config.set(property, value);
     let error = match config.create_native_config() {
-        // That a broker answers again is only told by them.
+        // Only the statistics show that a broker answers again.
         Ok(taken) if property == properties::STATISTICS_INTERVAL && taken.get(property).is_ok_and(|it| it == "0") => {
             return Err(impossible(variable, value, "1 or more: the service is ready by what they tell"));
         }

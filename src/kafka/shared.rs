@@ -1,4 +1,4 @@
-//! What the poll thread, the task that applies and the outside know together.
+//! The state that the poll thread, the tasks and the outside share.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -28,10 +28,10 @@ pub(super) struct Shared {
     /// The partitions that librdkafka fetches.
     pub(super) attached: Mutex<BTreeSet<i32>>,
     pub(super) lanes: Lanes,
-    /// What lag tools are to be told.
+    /// The offsets to commit for lag tools.
     pub(super) to_commit: Mutex<BTreeMap<i32, i64>>,
     pub(super) trouble: Mutex<Trouble>,
-    /// Rung when the store has got some.
+    /// Notified when the store has got dead letters.
     pub(super) dead_letters: Notify,
     pub(super) quiet: Quiet,
 }
@@ -40,20 +40,21 @@ pub(super) struct Shared {
 #[derive(Debug, Default)]
 pub(super) struct Trouble {
     unavailable: BTreeMap<Asker, String>,
-    /// Why it is not known which partitions there are.
+    /// Why the topic's partitions are not known.
     pub(super) unknown: Option<String>,
     pub(super) disconnected: Option<String>,
     pub(super) last_error: Option<String>,
-    /// What was said of records that cannot be read.
+    /// librdkafka's last message about records that cannot be read.
     pub(super) unreadable: Option<String>,
     pub(super) failed: Option<String>,
 }
 
-/// Who asks the store. That one is answered tells nothing of the others; what is to be taken over says itself what it waits for.
+/// Who asks the store: an answer to one says nothing about the others. (The take-over reports by itself what it waits
+/// for.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Asker {
     Apply,
-    /// For what this partition has that had to wait for somebody.
+    /// The task that waits with this partition's held runs.
     Wait(i32),
     Publish,
 }
@@ -139,7 +140,7 @@ impl Shared {
         self.trouble.lock().last_error = Some(error);
     }
 
-    /// It is known which partitions there are, or that will be told.
+    /// The topic's partitions are known, or will be told by the group.
     pub(super) fn known(&self) {
         self.trouble.lock().unknown = None;
     }
@@ -152,7 +153,7 @@ impl Shared {
         assignment.held_up().chain(paused.map(|(partition, it)| (partition, Some(it.next)))).collect()
     }
 
-    /// How far the logs of some partitions are.
+    /// Records the ends of some partitions' logs.
     pub(super) fn behind(&self, extents: &[(i32, Extent)]) {
         let held_up = self.held_up();
         for (partition, Extent { first, end }) in extents {
@@ -163,7 +164,7 @@ impl Shared {
         }
     }
 
-    /// The log is not what it was: offsets that were good may not fit it any more, and are looked at again.
+    /// The log has changed: offsets that were good may no longer fit, and are compared again.
     pub(super) fn begin_again(&self, not_before: Instant, why: &str) {
         let mut assignment = self.assignment.lock();
         self.close(&assignment.begin_again(not_before, why));
@@ -180,7 +181,7 @@ impl Shared {
         let why = format!("partition {partition} is held up at offset {next}: records cannot be read: {said}");
         let mut assignment = self.assignment.lock();
         let Some(pause) = assignment.hold_up(partition, next, now, &why) else { return };
-        // It is ours still: its lag stays, and what lag tools are to be told.
+        // The partition stays ours: its lag and its offset for lag tools stay, too.
         self.lanes.close(&[partition]);
         drop(assignment);
         if let Some(repeated) = self.quiet.may_say(&format!("held up {partition}")) {
@@ -195,8 +196,8 @@ impl Shared {
         self.close(partitions);
     }
 
-    /// What waits for these partitions is forgotten; what is in flight for them no longer counts. Whoever changed the assignment
-    /// still holds its lock, or this would close the lanes of the next one.
+    /// Forgets what waits for these partitions; what is in flight for them no longer counts. The caller still holds the
+    /// lock of the assignment that it changed: otherwise this would close the lanes of the next one.
     pub(super) fn close(&self, partitions: &[i32]) {
         self.lanes.close(partitions);
         let mut to_commit = self.to_commit.lock();
@@ -206,8 +207,8 @@ impl Shared {
         }
     }
 
-    /// The store says that these are somebody else's. What was believed of them is dropped, and nothing is taken over again
-    /// until the group assigns it.
+    /// The store says that somebody else owns these partitions. Drops everything about them; they are not taken over
+    /// again until the group assigns them.
     pub(super) fn fenced(&self, partitions: &[(i32, Generation)]) {
         let mut assignment = self.assignment.lock();
         let believed = assignment.fence(partitions);

@@ -3,30 +3,30 @@
 /// What a consumer is doing at a moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    /// Whether it knows what it has been given, if only nothing. A member that lost all its partitions does not, until the
-    /// group tells it.
+    /// Whether the group has told it its partitions, even if there are none. False for a member that lost all its
+    /// partitions, until the group tells it again.
     pub joined: bool,
-    /// The partitions it has been given, consumed yet or not.
+    /// The assigned partitions, consumed yet or not.
     pub assigned: Vec<i32>,
-    /// Those whose records flow.
+    /// The partitions whose records are fetched.
     pub consuming: Vec<i32>,
-    /// Those that are stopped until somebody has looked at them, and why.
+    /// The partitions that are stopped until somebody intervenes, and why.
     pub stopped: Vec<(i32, String)>,
     /// Why the store cannot be reached at present.
     pub unavailable: Option<String>,
-    /// What keeps partitions that are assigned from being consumed, at present.
+    /// What keeps assigned partitions from being consumed at present.
     pub waiting: Option<String>,
     /// Why no broker can be reached at present.
     pub disconnected: Option<String>,
-    /// The last thing that librdkafka complained of.
+    /// librdkafka's last complaint.
     pub last_error: Option<String>,
-    /// Why it has stopped for good: only a restart helps.
+    /// Why consuming has ended for good: only a restart helps.
     pub failed: Option<String>,
 }
 
 impl Status {
-    /// Why the service is not ready, by weight; None when it is. A member without a partition, since there are more members than
-    /// partitions, is ready.
+    /// Why the service is not ready, the weightiest reason; None if it is ready. So is a member that has no partition
+    /// because there are more members than partitions.
     #[must_use]
     pub fn not_ready(&self) -> Option<String> {
         let stopped =

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Why a partition waits that the store does not hand over with the others.
 const LEFT_OUT: &str = "somebody has locked its row in the store";
 
-/// Does the work and tells the poll thread what came of it: once, with all of it, even when the store panics.
+/// Does the work, and tells the poll thread the results: once, for all of it, even if the store panics.
 pub(super) async fn settle(shared: Arc<Shared>, work: Work, told: Sender<Told>) {
     let left_undone = |(partition, generation)| {
         let result = Step::Again(None, "the task that was to take it over has panicked".to_owned());
@@ -66,7 +66,7 @@ async fn settled(shared: &Arc<Shared>, work: &Work) -> Vec<Settled> {
     settled
 }
 
-/// Makes us the owner of those of these partitions that come back.
+/// Takes these partitions over; we own those that it returns.
 async fn take_over(
     shared: &Shared,
     wanted: &[(i32, Generation)],

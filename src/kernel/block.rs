@@ -1,4 +1,4 @@
-//! Blocks: the transactions of a group lie together. They are made, journalled and freed soon after each other, so the
+//! Blocks: the transactions of a group lie together. They are made, journalled and freed at about the same time, so the
 //! processor prefetches them, and one allocation serves all.
 
 use std::mem::MaybeUninit;

@@ -26,7 +26,7 @@ impl Latch {
     }
 }
 
-/// Says whether something is so now. What it is about has a lock of its own: a look at the flag takes none.
+/// Whether something is so now. The details are under a lock of their own; reading the flag takes none.
 pub(crate) struct Flag(AtomicBool);
 
 impl Flag {
@@ -66,7 +66,7 @@ impl Counter {
     }
 }
 
-/// How much there is of something that comes and goes, in whatever order it is told.
+/// The amount of something that is added and removed, in whatever order the changes are reported.
 pub(crate) struct Gauge(CachePadded<AtomicI64>);
 
 impl Gauge {
@@ -86,7 +86,7 @@ impl Gauge {
         self.0.fetch_sub(less.cast_signed(), Relaxed);
     }
 
-    /// What is there; 0 while more was taken off than was added yet.
+    /// The present amount; 0 while more was removed than added so far.
     #[inline]
     pub(crate) fn get(&self) -> u64 {
         // Relaxed: as in `add`.
@@ -94,7 +94,7 @@ impl Gauge {
     }
 }
 
-/// A sequence that only rises, and what was done before it rose is seen by whoever sees it risen.
+/// A sequence that only rises. A thread that sees it risen also sees what was done before.
 pub(crate) struct Watermark(CachePadded<AtomicU64>);
 
 impl Watermark {

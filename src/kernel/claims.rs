@@ -1,16 +1,17 @@
-//! Claims: which transaction holds a thing. The holder is found by the thing's hash and a predicate, and holds it until its
-//! claim ends. Of two transactions that claim one thing, one gets it.
+//! Claims: which transaction holds a thing. The holder is found by the thing's hash and a predicate, and holds the
+//! thing until its claim ends. If two transactions claim one thing, one of them gets it.
 //!
-//! A claim lies in a slot of a table: in the first that was free on the way of its hash. A slot is used once: free,
-//! claimed, gone. So two threads that want the same meet at the same free slot, and one CAS decides between them. Where
-//! ways have become long, a newer table goes in front; an older one goes when nothing in it is claimed any more.
+//! A claim occupies a slot of a table: the first free one on its hash's *way* (its probe sequence). A slot is used
+//! once: free, claimed, gone. So two threads that want one thing meet at the same free slot, and one CAS decides
+//! between them. When ways have become long, a newer table is put in front; an older one is removed once none of its
+//! slots is claimed any more.
 //!
-//! Nothing is claimed in two tables. Before a thread claims in the newest, it *seals* the hash's way in each older one: the
-//! first free slot, which is where a slower thread would claim there. Either that one was faster, and is met, or its CAS
-//! finds the seal, and it begins again with a newer table.
+//! Nothing is claimed in two tables. Before a thread claims in the newest table, it *seals* the hash's way in each
+//! older one: the first free slot, where a slower thread would claim. Either that thread was faster, and its claim is
+//! found, or its CAS meets the seal, and it begins again with a newer table.
 //!
-//! A slot says exactly what is claimed in it, also for a transaction that claims several things: otherwise that transaction
-//! would count as the holder of a thing that it has not claimed yet, as soon as both lie on one way.
+//! A slot says exactly which thing is claimed, also for a transaction that claims several. Otherwise that transaction
+//! would count as the holder of a thing that it has not claimed yet, if both lie on one way.
 use std::sync::atomic::AtomicI64;
 
 use crossbeam_utils::CachePadded;
@@ -50,14 +51,14 @@ const ADDRESS_BITS: u32 = usize::BITS - TAG_BITS;
 const ADDRESS: usize = usize::MAX >> TAG_BITS & !IS_PART;
 const _: () = assert!(usize::BITS == 64, "a word has room for a tag where addresses have 64 bits");
 
-/// The most parts of one transaction that are claimed.
+/// The most parts that one transaction may claim.
 pub(crate) const PARTS: usize = 1 << PART_BITS;
 
 /// Which part of a transaction is claimed: None where it claims one thing only, else the part's number. A transaction always
 /// uses the same form.
 pub(crate) type Part = Option<u32>;
 
-/// A claim that was met: whose it is, and which part's.
+/// A claim that was found: its transaction, and the claimed part.
 type Met<S> = (*const Transaction<S>, Part);
 
 /// A slot. When it is claimed it says where the transaction is, and the rest of what makes the claim: see [`word`].
@@ -68,7 +69,8 @@ const CACHE_LINE: usize = 64;
 
 struct Table<S: State> {
     slots: Box<[Slot<S>]>,
-    /// Which slot begins the first line. For aligned memory an allocator always writes the zeros itself.
+    /// The slot that begins the first line. Lines are aligned here, not by the allocator, which would write the zeros
+    /// of aligned memory itself.
     first: usize,
     older: AtomicPtr<Table<S>>,
     /// This many lines, from the first on, hold no claim and never will. Only [`Claims::collect`] looks at it.
@@ -78,7 +80,7 @@ struct Table<S: State> {
 // Safety: I10, its words are counted references to transactions, which are Send and Sync.
 unsafe impl<S: State> Send for Table<S> {}
 
-/// Where the way of a hash through a table led.
+/// The end of a hash's way through a table.
 enum Way<'t, S: State> {
     /// To what was looked for.
     Claimed(Met<S>),
@@ -224,7 +226,7 @@ impl<S: State> Table<S> {
 
     /// Seals some more of it; whether nothing is claimed in it and nothing ever will be.
     fn is_spent(&self) -> bool {
-        // Relaxed, both: only who collects touches it, one after the other.
+        // Relaxed, both: only the collecting thread touches it, one at a time.
         let from = self.spent.load(Relaxed) as usize;
         let spent = |line: &&[Slot<S>; LINE]| line.iter().all(Self::is_over);
         let more = self.lines()[from..].iter().take(COLLECTED).take_while(spent).count();
@@ -368,7 +370,7 @@ impl<S: State> Claims<S> {
         if !std::ptr::eq(older, newest) {
             return;
         }
-        // Everybody looks through all tables that there are, so where more than usual is claimed they become larger.
+        // Every look-up walks all tables, so when more than `usual` is claimed, tables become larger.
         let lines = (newest.lines().len() * GROWTH).min(self.most.max(lines_for(self.len())));
         let newer = Box::into_raw(Table::new(lines, older));
         // SeqCst: publishes the table to the load in `newest`, in one order with it.

@@ -26,7 +26,7 @@ pub(super) struct EntryBody<S: State> {
     pub(super) sequence: u64,
     pub(super) time: u64,
     pub(super) refusal: Option<Refused<S::Reject>>,
-    /// How many entries were linked with it, before it.
+    /// How many earlier entries the same CAS linked.
     pub(super) older: u32,
     pub(super) prev: *mut Entry<S>,
 }
@@ -39,7 +39,7 @@ pub(super) struct Moment {
 }
 
 impl<S: State> EntryBody<S> {
-    /// What the entry says that is linked to `prev`, which is of moment `before`, together with `older` ones before it.
+    /// The body of an entry linked to `prev`, whose moment is `before`, together with `older` entries before it.
     #[inline]
     pub(super) fn after(
         before: Moment,
@@ -140,7 +140,7 @@ impl<S: State> Kernel<S> {
         self.list.load(SeqCst)
     }
 
-    /// Publishes the decision of a linked entry, and of those that were linked with it before that, so that nobody follows or
+    /// Publishes the decision of a linked entry, after those of the entries linked with it, so that nobody follows or
     /// reads an undecided one.
     #[inline]
     pub(super) fn finalize<'g>(&self, entry: *const Entry<S>, _guard: &'g Guard) -> &'g EntryBody<S> {
@@ -216,7 +216,7 @@ impl<S: State> Kernel<S> {
         }
     }
 
-    /// Where nobody consumes the list, gives back its references to what was linked with the head `replaced`.
+    /// Without a consumer, gives back the list's references to the head `replaced` and the entries linked with it.
     #[inline]
     pub(super) fn release_replaced(&self, replaced: *const Entry<S>, guard: &Guard) {
         if !self.consumed {

@@ -7,7 +7,7 @@ use crossbeam_utils::CachePadded;
 
 use super::sync::Ordering::Relaxed;
 
-/// Threads that contend should not contend again for the count of it.
+/// The number of shards: threads that contend should not contend for the counters as well.
 pub(super) const SHARDS: usize = 16;
 
 /// Since the kernel was made. Not the model checkers' atomics: nothing follows from what these say.
@@ -30,7 +30,7 @@ pub(crate) struct Contended {
     pub(crate) helps: u64,
     /// Lost CASes on an account or on the commit list, each tried again.
     pub(crate) retries: u64,
-    /// From where a thread met another one to where it went on with its own transaction.
+    /// The time between meeting another thread and continuing with its own transaction, summed.
     pub(crate) waiting: Duration,
 }
 

@@ -11,7 +11,7 @@ use super::sync::{Guard, Mutant, boxed, count_kept, mutant, retire, spin};
 use super::transaction::{ACTIVE, Decision, Gate, Handle, Leg, Transaction, cached_word};
 use super::{Kernel, Refused, State, earlier};
 
-/// How often a writer looks again before it helps an undecided transaction in its way.
+/// How often a writer checks an undecided transaction in its way again before it helps.
 const PATIENCE: usize = 64;
 
 /// A version that a driver fills until one installation succeeds.
@@ -50,7 +50,7 @@ pub(super) struct Ready<S: State> {
     pub(super) before: SmallVec<[S; 2]>,
 }
 
-/// What came of a try to install a version.
+/// The result of an attempt to install a version.
 enum Try<S: State> {
     /// It is in the account.
     Installed(Installed<S>),
@@ -243,7 +243,7 @@ impl<S: State> Kernel<S> {
         meter.stop(started);
     }
 
-    /// Retires what the installation took out of the chain.
+    /// Retires the versions that the installation removed from the chain.
     #[inline]
     fn retire_replaced(&self, head: *mut Version<S>, kept: &Kept<S>, guard: &Guard) {
         // Safety: I1, still protected by the guard.
@@ -286,7 +286,7 @@ fn undecided_before<'g, S: State>(
 ) -> SmallVec<[&'g Transaction<S>; GROUP]> {
     let mut undecided = SmallVec::new();
     let mut later = transaction;
-    // The state first: only of an undecided one is there one before it. A closed one never is decided.
+    // State first: only an undecided transaction still has a valid predecessor (I8). A closed one is never decided.
     while later.state() == ACTIVE
         && let Some(earlier) = later.before(guard)
     {

@@ -1,6 +1,6 @@
-//! How many bytes only old readers need: versions kept for open snapshots, and what waits for an epoch to pass. Over
-//! the whole process, for crossbeam's default collector is: one thread asleep inside a guard holds back every ledger's
-//! garbage.
+//! How many bytes only old readers need: versions kept for open snapshots, and memory that waits for an epoch to pass.
+//! Counted for the whole process, since crossbeam's default collector is shared: one thread asleep inside a guard holds
+//! back every ledger's garbage.
 
 use std::cell::Cell;
 

@@ -1,9 +1,9 @@
-//! Groups: transactions of one thread, in their order. Those that touch different accounts are linked into the commit list
+//! Groups: transactions of one thread, in order. Those that touch different accounts are linked into the commit list
 //! together.
 //!
-//! Each is a transaction of its own, with its own place in the list. What they share is the CAS that links them: until then a group
-//! is nothing but some writers, each stopped between its last leg and the list, and whoever meets one of them finishes it, after
-//! those before it.
+//! Each is a transaction of its own, with its own place in the list; they share only the CAS that links them. Until
+//! then a group is a set of writers, each stopped between its last leg and the list. A thread that meets one of them
+//! finishes those before it, and then that one.
 
 use smallvec::SmallVec;
 
@@ -17,7 +17,7 @@ use super::sync::{Guard, Mutant, mutant, pin, spin};
 use super::transaction::{ACTIVE, Gate, Handle, Plan, Transaction};
 use super::{Kernel, Refused, State};
 
-/// How many transactions a group has at most.
+/// The most transactions of a group.
 pub(crate) const GROUP: usize = 16;
 
 /// How many legs a transaction has at most that is linked together with others.
@@ -104,7 +104,7 @@ impl<'g, S: State> Pending<'g, S> {
         Pending { complete: SmallVec::new(), accounts: SmallVec::new() }
     }
 
-    /// Whether `transaction` touches an account of theirs: then it is linked after them, with another CAS.
+    /// Whether `transaction` touches an account of a pending one; then another CAS links it, after them.
     fn overlaps(&self, transaction: &Transaction<S>) -> bool {
         transaction.plan.legs.iter().any(|leg| self.accounts.contains(&leg.account))
     }

@@ -1,5 +1,5 @@
 //! Where the entries of a slab probably lie, by a hash of their name. A look-up reads one cache line, which can be
-//! prefetched. Hints crowd each other out, so whoever finds none, or a wrong one, asks elsewhere.
+//! prefetched. Hints overwrite each other; after a missing or wrong hint the caller asks elsewhere.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub(crate) struct Hints {
     growing: Mutex<()>,
 }
 
-/// Each line holds hints to what has the same upper bits in its hash: as many bits as tell the lines apart.
+/// Each line holds hints whose hashes share their upper bits, as many bits as distinguish the lines.
 pub(crate) struct Table(Box<[Line]>);
 
 /// The upper half of the hash and the index; 0 where nothing was stored.
@@ -34,8 +34,8 @@ impl Hints {
         Hints { table: ArcSwap::from_pointee(Table::new(FEWEST)), growing: Mutex::new(()) }
     }
 
-    /// Remembers that the entry whose name has this `hash` lies at `index`; may forget another one. Not lock-free while the
-    /// table grows: then it may also forget what others store meanwhile.
+    /// Remembers that the entry whose name has this `hash` lies at `index`; may overwrite another hint. Not lock-free
+    /// while the table grows; then it may also lose hints that other threads store.
     pub(crate) fn insert(&self, hash: u64, index: SlabIndex) {
         if self.table.load().is_small_for(index) {
             let _growing = self.growing.lock();
@@ -58,13 +58,13 @@ impl Table {
         Table((0..lines).map(|_| Line::default()).collect())
     }
 
-    /// Whether it would crowd what it should remember, were the slab filled up to `index`: half full, one hint in a hundred finds
-    /// its line full.
+    /// Whether the table would be too small if the slab were filled up to `index`: at half full, one hint in a hundred
+    /// finds its line full.
     fn is_small_for(&self, index: SlabIndex) -> bool {
         self.0.len() < MOST && index.number() as usize >= self.0.len() * WAYS / 2
     }
 
-    /// As much in twice the room.
+    /// The same hints in a table of twice the size.
     fn doubled(&self) -> Self {
         let doubled = Table::new(2 * self.0.len());
         for way in self.0.iter().flat_map(|line| &line.0) {

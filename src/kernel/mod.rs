@@ -2,9 +2,9 @@
 //!
 //! It knows no money, no I/O and no async; all unsafe code and every `Ordering` of the crate live here. It keeps one
 //! [`State`] per account. A [`Transaction`](transaction::Transaction) installs a version in each of its accounts,
-//! ascending by id ([`drive`]), and is then linked into the commit list ([`commit`]); one CAS on its state word publishes
-//! the decision to all its accounts at once. Whoever meets an undecided transaction finishes it, so a writer suspended
-//! between any two instructions holds nobody up.
+//! ascending by id ([`drive`]), and is then linked into the commit list ([`commit`]); one CAS on its state word
+//! publishes the decision to all its accounts at once. A thread that meets an undecided transaction finishes it, so a
+//! writer suspended between any two instructions blocks nobody.
 //!
 //! # What keeps memory alive
 //!
@@ -12,17 +12,17 @@
 //!
 //! | | dereference | kept alive by |
 //! |---|---|---|
-//! | I1 | cell → version, `prev` → version | an epoch pin taken before the load; a version is retired only by the CAS that took it out of the one chain it was in |
-//! | I2 | version → transaction, only while the version's cached sequence is undecided | the decision is cached before its transaction is freed: in a replaced version *before* the replacing CAS; in a head by a driver with a handle, or, where no driver got there, by whoever gives the last reference back. Whoever pins later reads the cache; an earlier pin holds the free back |
-//! | I3 | list head → entry, entry → transaction | one counted reference per linked transaction, made with it and given back once its successor is linked (and the consumer has passed it); loads need a guard |
-//! | I4 | entry → `prev` | the consumer and the kernel's Drop follow it down to the entry that the consumer kept: all of those are referenced. Anybody else follows it only among entries that one CAS linked, and only while the newest of them is undecided: until then none of them is given back |
-//! | I5 | a helper's boxed entry | never linked: freed at once by its maker; linked: dies with its transaction |
-//! | I6 | handle → transaction | the count; the last one frees through the epoch |
+//! | I1 | cell → version, `prev` → version | an epoch pin taken before the load; a version is retired only by the CAS that removed it from the one chain it was in |
+//! | I2 | version → transaction, only while the version's cached sequence is undecided | the decision is cached before its transaction is freed: in a replaced version *before* the replacing CAS; in a head by a driver with a handle or, if no driver got there, by the thread that gives the last reference back. A later pin reads the cache; an earlier pin delays the free |
+//! | I3 | list head → entry, entry → transaction | one counted reference per linked transaction, created with it and given back once its successor is linked (and the consumer has passed it); loads need a guard |
+//! | I4 | entry → `prev` | the consumer and the kernel's Drop follow it down to the entry that the consumer kept: all of these are referenced. Other threads follow it only among entries that one CAS linked, and only while the newest of them is undecided: until then none of them is given back |
+//! | I5 | a helper's boxed entry | if it is never linked, its creator frees it at once; if it is linked, it dies with its transaction |
+//! | I6 | handle → transaction | the count; the last handle frees through the epoch |
 //! | I7 | leg → account | the slab, which outlives every transaction: a ledger drops its handles before its kernel |
-//! | I8 | transaction → the one before it in its group, only while it is undecided | the group holds a handle of each of its transactions until all are decided or closed; a pin taken before the later one was found undecided holds the free back |
-//! | I9 | transaction → the block that it lies in | the block counts its referenced transactions, and goes through the epoch with the last; so one in it outlives its own last reference until then |
-//! | I10 | claimed slot → transaction | one counted reference per slot, given back by the CAS that ends the claim; whoever loaded the word under a guard may look at the transaction until the guard ends, and takes a handle of it only while its count is not zero |
-//! | I11 | newest table → older ones | a pin taken before the load; a table goes through the epoch once it was taken out, by the one who collects, when all its slots were sealed or gone |
+//! | I8 | transaction → its predecessor in the group, only while the transaction is undecided | the group holds a handle of each of its transactions until all are decided or closed; a pin taken before the transaction was found undecided delays the free |
+//! | I9 | transaction → its block | the block counts its referenced transactions, and is retired through the epoch with the last; until then a transaction in it may outlive its own last reference |
+//! | I10 | claimed slot → transaction | one counted reference per slot, given back by the CAS that ends the claim; a thread that loaded the word under a guard may read the transaction until the guard ends, and takes a handle of it only while its count is not zero |
+//! | I11 | newest table → older ones | a pin taken before the load; the collecting thread removes a table when all its slots are sealed or gone, and retires it through the epoch |
 
 #![expect(unsafe_code, reason = "the one place for it; every block names its invariant")]
 
@@ -77,7 +77,7 @@ pub(crate) use {
     transaction::Gate,
 };
 
-/// One account's value: small, plain, copied twice into every version.
+/// One account's value: small and plain; every version holds two copies.
 pub(crate) trait State: Copy + Eq + Send + Sync + 'static {
     /// A change; everything it needs rides inside.
     type Op: Send + Sync + 'static;
@@ -85,7 +85,7 @@ pub(crate) trait State: Copy + Eq + Send + Sync + 'static {
     type Reject: Copy + Ord + Send + Sync + 'static;
     /// An account's id; transactions acquire accounts in its order.
     type Key: Ord + Send + Sync + 'static;
-    /// What the journal needs to know of a request.
+    /// The part of a request that the journal needs.
     type Request: Send + Sync + 'static;
     /// An account that nobody opened yet; opening is an operation on it.
     const ABSENT: Self;
@@ -101,7 +101,7 @@ pub(crate) struct Refused<R> {
     pub(crate) reject: R,
 }
 
-/// The earlier of two refusals, of which none, one or both are there.
+/// The earlier of two optional refusals.
 #[inline]
 pub(crate) fn earlier<R: Ord>(one: Option<Refused<R>>, other: Option<Refused<R>>) -> Option<Refused<R>> {
     match (one, other) {
@@ -131,7 +131,7 @@ unsafe impl<S: State> Send for Kernel<S> {}
 unsafe impl<S: State> Sync for Kernel<S> {}
 
 impl<S: State> Kernel<S> {
-    /// A kernel whose entries nobody takes: the durable sequence means nothing in it.
+    /// A kernel without a consumer; its durable sequence means nothing.
     pub(crate) fn new(sequence: u64, time: u64) -> Self {
         let (genesis, list) = commit::genesis(sequence, time);
         Kernel {

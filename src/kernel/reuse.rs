@@ -1,6 +1,6 @@
-//! Keeps the memory of freed versions for the next ones that the same thread makes. What an epoch releases is freed by
-//! whichever thread advances it, seldom by the one that allocated it: the allocator would hand each piece back from thread
-//! to thread, and its owner would miss the cache at every allocation.
+//! Keeps the memory of freed versions for the next ones that the same thread makes. Memory released by an epoch is
+//! freed by whichever thread advances it, rarely the one that allocated it. The allocator would return each piece from
+//! thread to thread, and its owner would miss the cache at every allocation.
 
 use std::alloc::Layout;
 use std::cell::RefCell;

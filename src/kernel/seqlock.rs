@@ -13,17 +13,17 @@ use super::sync::{
 };
 use super::transaction::{ACTIVE, Transaction, cached_word};
 
-/// Cached in a version of a transaction that was decided and refused: its before-image counts.
+/// The cached sequence of a version whose transaction was refused: its before-image holds.
 pub(super) const REFUSED: u64 = u64::MAX;
 
-/// What a version's cached sequence says while only its transaction knows.
+/// The cached sequence of a version while only its transaction knows the outcome.
 pub(super) const UNDECIDED: u64 = 0;
 
 /// One account: one cache line, permanent.
 pub(crate) struct Account<S: State> {
     pub(super) cell: AtomicPtr<Version<S>>,
-    /// What holds while the cell is empty, and the sequence of its change. It is here because an earlier process may leave more
-    /// accounts than anybody will ever touch: a version of each would be most of a start's time.
+    /// The state while the cell is empty, and the sequence of its change. It is stored here because an earlier process
+    /// may leave more accounts than anybody ever touches: a version for each would take most of a start's time.
     origin: (u64, S),
     key: S::Key,
 }
@@ -140,8 +140,8 @@ impl Fate {
     }
 }
 
-/// The answer of [`Account::read_at`] when the version that held at the sequence is gone: only an unregistered
-/// sequence can meet it.
+/// The error of [`Account::read_at`] when the version for the sequence is gone; only an unregistered sequence can meet
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Trimmed;
 

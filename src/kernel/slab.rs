@@ -112,7 +112,7 @@ impl<T> Slab<T> {
         (0..self.end()).filter_map(|index| self.get(SlabIndex(index)))
     }
 
-    /// A stretch of at most `length` entries; as `turn` rises each entry gets its turn.
+    /// At most `length` entries; successive values of `turn` visit all of them.
     pub(crate) fn stretch(&self, turn: u64, length: u32) -> impl Iterator<Item = &T> {
         let end = self.end();
         let from = (turn % u64::from(end.div_ceil(length).max(1))) as u32 * length;
@@ -126,7 +126,7 @@ impl<T> Slab<T> {
     }
 }
 
-/// The first entries of a slab, which are there before anybody else sees it: each is written once, where it stays.
+/// The first entries of a slab, stored before other threads see it; each is written once, in its final place.
 pub(crate) struct Loaded<T> {
     chunks: Vec<Vec<Line<T>>>,
     count: u32,

@@ -37,8 +37,8 @@ pub(super) struct Snapshots {
 /// What a slot's word says.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Slot {
-    /// Any sequence from here on may be meant. An occupied slot that is not filled yet is reserved from 0: whoever
-    /// occupied it reads its clock after that, so one step registers as well as two.
+    /// It may mean any sequence from here on. An occupied slot that is not filled yet counts as reserved from 0: its
+    /// occupier reads the clock afterwards, so one step is enough to register.
     Reserved(u64),
     Exact(u64),
 }
@@ -74,7 +74,7 @@ impl Snapshots {
         }
     }
 
-    /// Registers the two slots of a flusher; before any concurrency.
+    /// Registers the flusher's two slots, before other threads exist.
     pub(super) fn register_flusher(&self, durable: u64) {
         self.fill(FLUSHING, Slot::Exact(durable));
         self.fill(DURABLE, Slot::Exact(durable));
@@ -236,8 +236,8 @@ impl<S: State> Kernel<S> {
         self.snapshots.fill(DURABLE, Slot::Exact(through));
     }
 
-    /// The state at the durable sequence, and the sequence of its last change. Never waits for a writer: another try
-    /// means that a flush was completed meanwhile, and after three the reader registers.
+    /// The state at the durable sequence, and the sequence of its last change. Never waits for a writer: it retries
+    /// only when a flush completed meanwhile, and registers after three attempts.
     pub(crate) fn read_durable(&self, account: &Account<S>, guard: &Guard) -> (u64, S) {
         loop {
             for _ in 0..3 {
@@ -321,7 +321,7 @@ fn keep_at<S: State>(head: &Version<S>, sequences: &[u64]) -> Kept<S> {
     if body.prev.depth() + 1 > (2 * sequences.len() + 4).min(Chain::<S>::DEEPEST - 1) {
         return Kept { chain: rebuild(head, sequences), rebuilt: true };
     }
-    // A refused version's own image is what the version above it carries as well.
+    // The version above also carries the image of a refused version.
     let needs_head = !refused && sequences[0] >= body.old_sequence;
     let needs_older = sequences.last().is_some_and(|oldest| *oldest < body.old_sequence);
     Kept::original(if needs_head {

@@ -40,7 +40,7 @@ pub(crate) unsafe fn retire<T>(guard: &Guard, garbage: *mut T) {
     unsafe { retire_bytes(guard, garbage, size_of::<T>()) };
 }
 
-/// As [`retire`], where `bytes` are freed with it in all.
+/// Like [`retire`], for an object that frees `bytes` in all.
 ///
 /// # Safety
 /// As for [`retire`].

@@ -18,11 +18,11 @@ use super::{Refused, State};
 /// A transaction's state word before its decision; after it, `sequence << 1 | accepted`.
 pub(super) const ACTIVE: u64 = 0;
 
-/// The gate's word before anyone settled it.
+/// The gate's word before it is settled.
 const UNSETTLED: u64 = 0;
 /// The gate's word once the transaction may be driven.
 const OPEN: u64 = 1;
-/// The gate's word once it never may.
+/// The gate's word once the transaction may never be driven.
 const CLOSED: u64 = 2;
 
 /// What the state word of a decided transaction says to a version's cache: the sequence, or [`REFUSED`].
@@ -57,7 +57,7 @@ impl<S: State> Leg<S> {
         &self.ops
     }
 
-    /// Whose part it is.
+    /// The account of this leg.
     #[inline]
     pub(crate) fn account(&self) -> &Account<S> {
         // Safety: I7, the slab outlives every transaction on its accounts.
@@ -77,7 +77,7 @@ unsafe impl<S: State> Send for Leg<S> {}
 // Safety: as for Send.
 unsafe impl<S: State> Sync for Leg<S> {}
 
-/// What a transaction is to do, complete before anyone sees it.
+/// A transaction's work, complete before anyone sees it.
 pub(crate) struct Plan<S: State> {
     /// One leg per account, in ascending id order.
     pub(crate) legs: SmallVec<[Leg<S>; 2]>,
@@ -409,7 +409,8 @@ impl<S: State> Handle<S> {
     /// How many parts, from the first on, had their claims ended for good: a claim made on one of them since is to be ended.
     #[inline]
     pub(crate) fn claims_ended(&self) -> u64 {
-        // SeqCst: one order with `Claims::end_for_good`: that meets a claim that was made before, or this sees that it was there.
+        // SeqCst: one order with `Claims::end_for_good`, which either meets an earlier claim or makes its note visible
+        // here.
         self.claims_ended.load(SeqCst)
     }
 

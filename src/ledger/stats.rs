@@ -1,4 +1,4 @@
-//! What a ledger tells about itself in numbers.
+//! Statistics of a ledger.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::kernel::Contended;
 pub struct Stats {
     /// Accounts opened.
     pub accounts: u64,
-    /// Accounts that take memory and are not open: what would have opened them was refused, or has yet to.
+    /// Accounts that take memory but are not open: the request that would open them was refused or is still undecided.
     pub unopened_accounts: u64,
     /// Ids kept in memory.
     pub ids: u64,
@@ -27,10 +27,10 @@ pub struct Stats {
     pub helps: u64,
     /// How often a thread was overtaken on an account or on the commit list, and tried again.
     pub retries: u64,
-    /// How long threads were held up by others, all threads together: helping them, and trying again.
+    /// How long other threads held threads up (helping them, and trying again), summed over all threads.
     pub waiting: Duration,
-    /// Bytes that cannot be freed yet: over the whole process, what old readers and open snapshots may still need; and of this
-    /// ledger, in memory, ids that a suspended thread was about to forget.
+    /// Bytes that cannot be freed yet. Over the whole process: what old readers and open snapshots may still need. In
+    /// this ledger, if it is in memory: ids that a suspended thread was about to forget.
     pub garbage_bytes: u64,
     /// The oldest sequence of the history, or the next one to come.
     pub history_oldest: u64,
@@ -38,7 +38,7 @@ pub struct Stats {
     pub short_of_space: bool,
     /// The id index cannot be written now: ids wait in memory, and once too many do, requests that carry ids are refused until it can.
     pub ids_index_failing: bool,
-    /// How many requests were refused as [`Exhausted::Disk`] or [`Exhausted::Segment`], or as [`Exhausted::Ids`] because the index
+    /// Requests refused with [`Exhausted::Disk`], [`Exhausted::Segment`], or [`Exhausted::Ids`] because the index
     /// cannot be written.
     pub refused_for_space: u64,
 }

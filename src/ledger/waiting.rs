@@ -1,4 +1,4 @@
-//! What a ticket of a ledger waits on: its durable sequence, or its end.
+//! Conditions that a ledger's tickets wait for: its durable sequence, or its end.
 
 use super::Ledger;
 use crate::wait::{Durable, Waiters};

@@ -1,4 +1,4 @@
-//! What the log could not say.
+//! Metrics about lines that the log lost.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 
-/// The numbers of the log: what the function says of lines that were lost so far.
+/// The log's metrics; the function returns the number of lines lost so far.
 pub struct LogMetrics<F>(pub F);
 
 impl<F> fmt::Debug for LogMetrics<F> {

@@ -35,9 +35,9 @@ pub use log::LogMetrics;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The most connections at once; others wait until there is room. They take descriptors that the service needs.
+/// The most connections at once; others wait. Connections take descriptors that the service needs.
 const MAX_CONNECTIONS: usize = 64;
-/// How long a connection may take for all of it.
+/// How long a whole connection may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the accept loop rests when the system has no descriptor left.
 const ACCEPT_REST: Duration = Duration::from_millis(50);

@@ -1,7 +1,7 @@
-//! The next batch, while one is written: gathered, looked up, and decided on what that one will have made of the accounts.
+//! The next batch, while one is written: gathered, looked up, and decided on top of the batch before.
 //!
-//! What it is decided from is compared with what the database holds when it is written, as of every batch. So it does no
-//! harm if the one before is not kept after all; it would only be in vain, and is decided again.
+//! Like every batch, it is compared with what the database holds when it is written. So it does no harm if the batch
+//! before is not kept: the work was in vain, and the batch is decided again.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -20,9 +20,9 @@ type LookUp<D> = Pin<Box<dyn Future<Output = (D, Result<Found, Fault>)> + Send>>
 /// The next batch, and what came after it.
 pub(super) struct Ahead<D> {
     pub(super) batch: Batch,
-    /// What cannot be part of it.
+    /// A job that cannot be part of it.
     pub(super) held: Option<Job>,
-    /// Looks up beside the one that writes; None while it does.
+    /// The session that looks up, beside the one that writes; None while a look-up runs.
     session: Option<D>,
     stage: Stage<D>,
     /// A seeded bug of the model's.
@@ -67,8 +67,8 @@ impl<D: Database> Ahead<D> {
         }
     }
 
-    /// Decides the next batch on top of `before`, as soon as there is enough of it; what is little is decided when its turn
-    /// comes, together with what comes until then. May be dropped and called again.
+    /// Decides the next batch on top of `before`, once enough work waits. A smaller batch is decided when its turn
+    /// comes, together with the work that arrives until then. Cancel safe.
     pub(super) async fn prepare(
         &mut self,
         queue: &mut mpsc::Receiver<Job>,
@@ -119,7 +119,7 @@ impl<D: Database> Ahead<D> {
         }
     }
 
-    /// One that cannot be decided now is when its turn comes.
+    /// Decides the batch, or leaves that to its turn if it cannot be decided now.
     fn decide(&mut self, asks: Asks, known: Known) {
         if let Ok(decided) = Decided::new(&self.batch, asks, known) {
             self.stage = Stage::Decided(Box::new(decided));
@@ -143,8 +143,8 @@ impl<D: Database> Ahead<D> {
         matches!(self.stage, Stage::Decided(_))
     }
 
-    /// The next batch, decided if that was begun. Where it uses one of these `ids` too, which the batch before used and which are not
-    /// remembered yet, it is decided again.
+    /// Returns the next batch, and its decision if there is one. The batch before used `ids`, which are not remembered
+    /// yet: a decision that uses one of them is dropped.
     pub(super) async fn take(&mut self, remembered: &mut Remembered, ids: &[UsedId]) -> (Batch, Option<Decided>) {
         self.looked_up(remembered).await;
         let decided = match std::mem::replace(&mut self.stage, Stage::Gathering) {
@@ -159,7 +159,7 @@ fn look_up<D: Database>(mut session: D, wanted: Wanted) -> LookUp<D> {
     Box::pin(async move {
         let found = session.look_up(&wanted.accounts, &wanted.ids, false).await;
         if found.is_err() {
-            // So that it is there when it is needed next.
+            // The session is to be ready when it is needed next.
             session.recover(0).await;
         }
         (session, found)

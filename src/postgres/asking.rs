@@ -1,4 +1,4 @@
-//! A connection for whoever only asks: made as the store's are, so that it goes wherever they go.
+//! A connection for code that only reads, made like the store's connections: so it goes to the same place.
 
 use tokio_postgres::Client;
 

@@ -7,21 +7,21 @@ use crate::account::{AccountId, Balance, TransactionId};
 use crate::inventory::DeadLetter;
 use crate::outcome::Record;
 
-/// What is to be kept at once, or not at all.
+/// What is kept all together, or not at all.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Changes {
-    /// The batch, by which its fate can be asked for.
+    /// The batch's number, by which its fate can be asked for.
     pub(super) number: i64,
-    /// Every account that was changed or met, by its id.
+    /// Every account that was changed or met, in the order of their ids.
     pub(super) accounts: Vec<AccountChange>,
     /// Every id used, in order.
     pub(super) ids: Vec<UsedId>,
-    /// What was decided; the place is the index. `sequence` and `time` are not final before the commit.
+    /// The entries decided, by their place. `sequence` and `time` are not final before the commit.
     pub(super) records: Vec<Record>,
     /// How far partitions were consumed, by topic and partition.
     pub(super) offsets: Vec<OffsetChange>,
     pub(super) letters: Vec<DeadLetter>,
-    /// Ids that count as used because that is remembered, and by which commit sequence each was.
+    /// Ids that count as used because they are remembered so, each with the commit sequence that used it.
     pub(super) recalled: Vec<(TransactionId, u64)>,
 }
 
@@ -30,7 +30,7 @@ impl Changes {
         self.records.is_empty() && self.offsets.is_empty() && self.letters.is_empty()
     }
 
-    /// What it makes of an account, if it changes or meets it.
+    /// The account's state after the batch, if the batch changes or meets the account.
     pub(super) fn after(&self, account: &AccountId) -> Option<Balance> {
         let at = self.accounts.binary_search_by(|change| change.id.cmp(account)).ok()?;
         self.accounts.get(at).map(|change| change.after)
@@ -43,7 +43,7 @@ pub(super) struct AccountChange {
     pub(super) id: AccountId,
     /// None: nobody had opened it.
     pub(super) before: Option<Balance>,
-    /// The same as before when it was only met by something that was refused.
+    /// The same as before, if a refused operation only met the account.
     pub(super) after: Balance,
     /// The id of the newest change that had one.
     pub(super) event: Option<TransactionId>,
@@ -74,7 +74,7 @@ pub(super) struct OffsetChange {
 /// What the database holds of the accounts and ids that were asked for.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Found {
-    /// A commit sequence: who is not among the accounts had not been opened up to it.
+    /// A commit sequence: accounts that are missing here had not been opened up to it.
     pub(super) sequence: u64,
     pub(super) accounts: HashMap<AccountId, Balance>,
     pub(super) ids: Vec<(TransactionId, Used)>,
@@ -92,7 +92,7 @@ pub(super) struct Used {
 pub(super) struct Committed {
     /// The commit sequence of its first entry.
     pub(super) first_sequence: u64,
-    /// No entry of it is before this time.
+    /// The batch's entries have at least this time.
     pub(super) time_floor: u64,
 }
 
@@ -109,22 +109,23 @@ impl Committed {
 pub(super) enum Written {
     /// All of it is durable.
     Committed(Committed),
-    /// It would have been; this was a trial.
+    /// It could have been committed; this was a trial.
     Tried,
-    /// Nothing of it was kept: what it was decided from is not so any more.
+    /// Nothing was kept: what it was decided from has changed.
     Missed(Missed),
 }
 
-/// What was not as a batch expected it. Something is: else it would have been committed.
+/// How the database differs from what a batch expected. There is a difference, or the batch would have been committed.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Missed {
-    /// Accounts among which are all whose rows are others by now.
+    /// Accounts that include all those whose rows have changed.
     pub(super) accounts: Vec<String>,
     /// Whether an id was used meanwhile.
     pub(super) ids: bool,
-    /// Whether an id was not used after all, or by something else: the database was put back to an earlier state.
+    /// Whether a remembered id is not in use, or is used by something else: the database was put back to an earlier
+    /// state.
     pub(super) recalled: bool,
-    /// Partitions whose rows are others by now, each with what its row says.
+    /// Partitions whose rows have changed, with the contents of the rows.
     pub(super) offsets: Vec<OffsetFound>,
 }
 

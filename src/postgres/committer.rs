@@ -1,9 +1,9 @@
-//! The one task of an instance that changes the database: batch after batch.
+//! The one task of an instance that changes the database, batch after batch.
 //!
-//! Whatever waits while a batch is committed becomes the next one; there is no timer. A batch is decided from what the
-//! instance remembers and what it looks up, written as one transaction, and answered when that is committed. Nobody is shown
-//! anything before, so a batch whose transaction did not go through is simply decided again: on what the database holds
-//! by then, its rows locked, so that instances that write the same accounts take turns.
+//! The work that waits while a batch is committed becomes the next batch; there is no timer. A batch is decided from
+//! what the instance remembers and looks up, written in one transaction, and answered once that is committed. Nobody
+//! sees anything of it before, so a batch that failed is simply decided again: from what the database holds by then,
+//! with its rows locked, so that instances that write the same accounts take turns.
 
 use std::future::{Future, poll_fn};
 use std::mem::take;
@@ -28,16 +28,16 @@ use crate::inventory::{Position, StoredDeadLetter};
 /// few times, with accounts and ids that are new.
 const IN_VAIN: u32 = 100;
 
-/// How much one instance does at once, and remembers.
+/// How much one instance does at once, and how much it remembers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
-    /// Events and operations in one transaction, about.
+    /// About how many events and operations one transaction has.
     pub(super) batch: usize,
-    /// A batch of so many is decided while the one before is written; a smaller one waits for what comes until then.
+    /// A batch of this weight is decided while the one before is written; a smaller one waits for more work meanwhile.
     pub(super) ahead: usize,
     pub(super) accounts: usize,
     pub(super) ids: usize,
-    /// An id is looked up again when it is so old.
+    /// The age from which a remembered id is looked up again.
     pub(super) id_age: Duration,
 }
 
@@ -47,11 +47,11 @@ pub(super) struct Committer<D> {
     queue: mpsc::Receiver<Job>,
     remembered: Remembered,
     pub(super) ahead: Ahead<D>,
-    /// Rows that somebody else had locked when it was looked last.
+    /// Rows that somebody else had locked at the last look.
     locked: Locked,
-    /// What was committed, and is to be remembered and answered as soon as the next batch is on its way.
+    /// A committed batch, to be remembered and answered as soon as the next batch is on its way.
     settling: Option<Settling>,
-    /// Where the newest batch that decided something begins.
+    /// The first sequence of the newest batch that decided something.
     newest: u64,
     bounds: Bounds,
 }
@@ -79,21 +79,21 @@ struct Settling {
     committed: Committed,
 }
 
-/// What is different about the next try of a batch.
+/// What the next try of a batch does differently.
 #[derive(Default)]
 struct Retry {
-    /// Take the accounts' rows before deciding.
+    /// Locks the accounts' rows before it decides.
     lock: bool,
-    /// Look the ids up before deciding.
+    /// Looks up the ids before it decides.
     ids: bool,
-    /// How often the database was not there.
+    /// How often the database was unavailable.
     faults: u32,
-    /// How often it missed with all of that.
+    /// How often the batch missed although both was done.
     in_vain: u32,
 }
 
 impl<D: Database> Committer<D> {
-    /// Writes with the one session, and looks up with the other meanwhile.
+    /// Writes with the session `database`, and meanwhile looks up with `beside`.
     pub(super) fn new(database: D, beside: D, queue: mpsc::Receiver<Job>, bounds: Bounds) -> Self {
         Committer {
             database,
@@ -143,8 +143,8 @@ impl<D: Database> Committer<D> {
         }
     }
 
-    /// Without those whose rows somebody else has locked. None, and nothing is done any more, where nobody waits for it: the partitions may
-    /// rightly be another instance's by now.
+    /// Takes over the partitions whose rows nobody else has locked. None, without doing any more, once the caller has
+    /// given up: the partitions may rightly be another instance's by now.
     async fn take_over(
         &mut self,
         topic: &str,
@@ -154,7 +154,7 @@ impl<D: Database> Committer<D> {
         let (mut faults, mut free) = (0, partitions.to_vec());
         while !answer.is_closed() {
             match self.take_over_free(topic, &mut free).await {
-                // If the first one was heard after all, the epoch is raised twice: nobody minds.
+                // If the first try went through after all, the epoch is raised twice, which does no harm.
                 Err(fault) if self.is_over(&fault, &mut faults).await => {}
                 result => return Some(result),
             }
@@ -197,7 +197,7 @@ impl<D: Database> Committer<D> {
         }
     }
 
-    /// Waits until a fault is over; false when it is not one that passes, or does not pass in time.
+    /// Waits until a fault is over. False if it is not a temporary one, or does not pass in time.
     async fn is_over(&mut self, fault: &Fault, faults: &mut u32) -> bool {
         if let Fault::Numbered(_) = fault {
             // The next number may be free.
@@ -227,7 +227,7 @@ impl<D: Database> Committer<D> {
             if self.locked.meets(&batch) {
                 decided = None;
                 self.settle();
-                // Where it cannot be asked, that comes out.
+                // If the database cannot be asked, the attempt finds that out.
                 if self.locked.set_aside(&mut batch, &mut self.database, false).await.is_ok_and(|_| batch.is_answered())
                 {
                     return;
@@ -242,12 +242,12 @@ impl<D: Database> Committer<D> {
             if let Fault::Locked(what) = fault {
                 fault = match self.locked.set_aside(&mut batch, &mut self.database, true).await {
                     Ok(true) => continue,
-                    // A row that nobody sees yet, a table: or somebody who was slow and is through.
+                    // It was a row that nobody sees yet, or a table; or its holder was slow, and is done now.
                     Ok(false) | Err(Fault::Locked(_)) => Fault::Unavailable(what),
                     Err(fault) => fault,
                 };
             }
-            // What became of it could not be found out in time.
+            // Its fate could not be found out in time.
             if matches!(fault, Fault::Unknown(_)) || !self.is_over(&fault, &mut retry.faults).await {
                 return batch.fail(&fault.into());
             }
@@ -330,7 +330,7 @@ impl<D: Database> Committer<D> {
     async fn write(&mut self, changes: &Changes) -> Result<Written, Fault> {
         let Committer { database, queue, remembered, ahead, settling, bounds, .. } = self;
         let mut writing = pin!(database.write(changes, false));
-        // It is on its way once it was asked for an answer.
+        // It has been sent once it was polled.
         let mut written = begun(writing.as_mut()).await;
         if let Some(settling) = settling.take() {
             settling.settle(remembered);
@@ -362,7 +362,7 @@ impl<D: Database> Committer<D> {
     fn committed(&mut self, batch: &mut Batch, decided: Decided, committed: Committed) {
         if !decided.changes.records.is_empty() {
             if committed.first_sequence <= self.newest {
-                // Somebody put it back, and nobody was cut off.
+                // The database was put back without breaking a connection.
                 self.forget();
             }
             self.newest = committed.first_sequence;

@@ -11,8 +11,8 @@ use crate::inventory::{Position, StoredDeadLetter};
 ///
 /// Every fault leaves the session without a transaction.
 pub(super) trait Database: Send + 'static {
-    /// A number for a batch that no other batch has, of any instance. Where one has it all the same, writing the batch is a
-    /// [`Fault::Numbered`].
+    /// A number for a batch that no other batch of any instance has. If one has it nevertheless, writing the batch
+    /// fails with [`Fault::Numbered`].
     fn number(&mut self) -> impl Future<Output = Result<i64, Fault>> + Send;
 
     /// What the database holds of these accounts and ids, both sorted. With `lock` a transaction begins in which the accounts'
@@ -24,7 +24,7 @@ pub(super) trait Database: Send + 'static {
         lock: bool,
     ) -> impl Future<Output = Result<Found, Fault>> + Send;
 
-    /// Which of these rows somebody else has locked. Waits for nobody.
+    /// Returns the rows that somebody else has locked, without waiting for a lock.
     fn locked(&mut self, rows: &Locked) -> impl Future<Output = Result<Locked, Fault>> + Send;
 
     /// Whether these ids were used by these commit sequences.
@@ -42,8 +42,8 @@ pub(super) trait Database: Send + 'static {
     /// Whether the session has a connection, as far as it knows.
     fn is_connected(&self) -> bool;
 
-    /// Makes the session usable again after a fault, which is the `faults`-th of one piece of work, counted from 0; false when
-    /// patience with it is over. Who answers from then on may be the same database as it was at an earlier moment.
+    /// Makes the session usable again after a fault, the `faults`-th (from 0) of one piece of work. False if patience
+    /// with that is over. The database may be back at an earlier state from then on.
     fn recover(&mut self, faults: u32) -> impl Future<Output = bool> + Send;
 
     /// Raises the epochs of the partitions.
@@ -53,30 +53,31 @@ pub(super) trait Database: Send + 'static {
         partitions: &[i32],
     ) -> impl Future<Output = Result<Vec<Position>, Fault>> + Send;
 
-    /// The oldest dead letters, unless they are somebody else's to publish; this session's from then on.
+    /// The oldest dead letters, which only this session may publish from then on; none while they are another's to
+    /// publish.
     fn dead_letters(&mut self, limit: usize) -> impl Future<Output = Result<Vec<StoredDeadLetter>, Fault>> + Send;
 
-    /// Removes dead letters. Any may be anybody's to publish then.
+    /// Removes dead letters, and gives up the right to publish.
     fn published(&mut self, numbers: &[i64]) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
 /// Why the database did not do what it was asked to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// It is not there, or not now. Nothing was kept.
+    /// The database is not there, or not now. Nothing was kept.
     Unavailable(String),
-    /// Somebody else has locked a row, or a table, for longer than it is waited for. Nothing was kept.
+    /// Somebody else has locked a row or a table for longer than the lock timeout. Nothing was kept.
     Locked(String),
-    /// A commit was not answered: [`Database::fate`] tells.
+    /// A commit was not answered: [`Database::fate`] tells what became of it.
     Unknown(String),
-    /// Another batch has this one's number: the database is back at an earlier state than the one it was drawn from.
-    /// Nothing was kept.
+    /// Another batch has this one's number: the database is back at an earlier state than that in which the number was
+    /// drawn. Nothing was kept.
     Numbered(String),
-    /// It will never keep this.
+    /// The database will never keep this.
     Refused(String),
-    /// It does not keep this until somebody does something about it; it may keep what goes with it.
+    /// The database keeps this only after somebody has intervened; it may keep the rest of the batch.
     Unfilled(String),
-    /// Somebody has to do something about it.
+    /// Somebody has to intervene.
     Failed(String),
 }
 

@@ -19,18 +19,18 @@ const FIRST_SEQUENCE: u64 = 2;
 #[derive(Clone, Debug)]
 pub(super) struct Ask {
     pub(super) request: Request,
-    /// Whether an account that nobody opened is opened for it, with nothing in it.
+    /// Whether accounts that nobody has opened are opened first, with a balance of 0.
     pub(super) opens: bool,
 }
 
 /// What a batch is decided from.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    /// Of the accounts that are not here nobody had opened one up to this commit sequence.
+    /// Accounts that are missing here had not been opened up to this commit sequence.
     pub(super) sequence: u64,
     pub(super) accounts: HashMap<AccountId, Balance, RandomState>,
     pub(super) ids: HashMap<TransactionId, Used, RandomState>,
-    /// Those of them that were only remembered, and the commit sequences that used them.
+    /// The ids among them that are only remembered, with the commit sequences that used them.
     pub(super) recalled: Vec<(TransactionId, u64)>,
 }
 
@@ -63,10 +63,10 @@ pub(super) struct Decision {
     pub(super) ids: Vec<UsedId>,
 }
 
-/// Decides the asks in order, but for those that `skipped` names.
+/// Decides the asks in order, except those for which `skipped` is true.
 ///
 /// # Errors
-/// What the engine refuses everything for.
+/// The engine can decide nothing at all: it is short of memory.
 pub(super) fn decide(asks: &[Ask], known: &Known, skipped: impl Fn(usize) -> bool) -> Result<Decision, SubmitError> {
     let mut deciding = Deciding::new(asks.len(), known)?;
     let mut verdicts = Vec::with_capacity(asks.len());
@@ -111,7 +111,7 @@ impl<'a> Deciding<'a> {
         }
     }
 
-    /// The first id of the request that was used, and with which member: if not by this batch.
+    /// The first used id of the request: what used it, and which member has it. None if this batch itself used it.
     fn recorded(&self, request: &Request) -> Option<(&'a Used, usize)> {
         for (index, member) in request.members().iter().enumerate() {
             let Some(id) = &member.id else { continue };

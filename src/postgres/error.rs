@@ -27,7 +27,7 @@ pub enum PgError {
     /// The request is wrong in itself, or its id was used for something else. Nothing was decided.
     #[error(transparent)]
     Invalid(#[from] InvalidRequest),
-    /// PostgreSQL never takes what the request would have it keep. Nothing was decided.
+    /// PostgreSQL will never keep this request. Nothing was decided.
     #[error("PostgreSQL refuses it: {what}")]
     Refused {
         /// What PostgreSQL said.
@@ -39,16 +39,17 @@ pub enum PgError {
         /// What it said.
         what: String,
     },
-    /// PostgreSQL will not answer until somebody does something about it.
+    /// PostgreSQL will not answer until somebody intervenes.
     #[error("PostgreSQL failed: {what}")]
     Failed {
         /// What it said.
         what: String,
     },
-    /// The journal lacks what was asked for, and has what comes later: somebody moved its sequence on, or took commits out.
+    /// The journal lacks the entries that were asked for, but has later ones: somebody moved its sequence forward, or
+    /// removed commits.
     #[error(transparent)]
     Gone(#[from] HistoryGone),
-    /// The journal holds another entry, or none, where one was told: the database was put back to an earlier state.
+    /// Where an entry was told, the journal has another one or none: the database was put back to an earlier state.
     #[error("the database was put back to an earlier state: entry {sequence} is not the one that was told")]
     PutBack {
         /// The newest entry that was told.

@@ -1,4 +1,4 @@
-//! The journal as watchers read it: many who stand at one place ask PostgreSQL once for all of them.
+//! The journal as watchers read it: those that want the same page share one query.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::shared::{Answer, Answering, asked};
 use crate::HistoryGone;
 use crate::outcome::Record;
 
-/// How often the end of the journal is looked at for all who wait there.
+/// How often the journal's end is polled, for all watchers together.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 type Page = Arc<[Arc<Record>]>;
@@ -34,7 +34,8 @@ impl History {
         History { reader: Arc::new(Reader::new(connector)), pages: Mutex::default(), newest: Mutex::default() }
     }
 
-    /// Up to `limit` entries of the journal, without a gap, from sequence `from` on (0: the first). Its end may be as it was a moment ago.
+    /// Up to `limit` journal entries without a gap, from sequence `from` on (0: the first). Entries committed a moment
+    /// ago may be missing.
     pub(super) async fn read(&self, from: u64, limit: usize) -> Result<Vec<Arc<Record>>, PgError> {
         let page = self.page(from, limit).await?;
         let first = page.first().filter(|_| from == 0).map_or(from, |first| first.sequence);
@@ -57,7 +58,8 @@ impl History {
         page.await
     }
 
-    /// Up to `limit` entries from `next` on, without a gap, for whoever was told the entry before, of the time `told`; waits for the first.
+    /// Up to `limit` entries without a gap, from `next` on; waits for the first. `told` is the time of the entry
+    /// before, if the caller was told that entry.
     pub(super) async fn follow(&self, next: u64, told: Option<u64>, limit: usize) -> Result<Vec<Arc<Record>>, PgError> {
         let before = told.map(|time| (next.saturating_sub(1), time));
         loop {
@@ -76,11 +78,12 @@ impl History {
             if !dense.is_empty() {
                 return Ok(dense.iter().take(limit).cloned().collect());
             }
-            // Also before another page: a sequence that somebody moved on, or whose entries he took out, is of no entry that is there.
+            // Wait before reading another page, too: the newest sequence may lie past entries that somebody removed or
+            // skipped.
             loop {
                 sleep(LOOK_EVERY).await;
                 let newest = self.newest().await?;
-                // Where it ends before what was told, it was put back: the page says so.
+                // If the journal now ends before what was told, it was put back: reading the page reports that.
                 if newest >= next || before.is_some_and(|(told, _)| newest < told) {
                     break;
                 }
@@ -102,7 +105,7 @@ impl History {
     }
 }
 
-/// Those of these entries that follow on one another, from `next` on.
+/// The leading entries that have consecutive sequences, from `next` on.
 fn dense(entries: &[Arc<Record>], next: u64) -> Result<&[Arc<Record>], HistoryGone> {
     let dense = entries.iter().zip(next..).take_while(|(record, sequence)| record.sequence == *sequence).count();
     match entries.first() {

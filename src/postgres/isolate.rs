@@ -5,10 +5,10 @@ use super::database::{Database, Fault};
 use super::decide::{Decision, Known, decide};
 use super::work::{Asks, Batch};
 
-/// So many asks in a row, the first ones, of which none is kept, stand for all.
+/// If this many asks in a row fail, from the first on, none of the batch can be kept.
 const ALL: usize = 8;
 
-/// What a trial found changed of what it was decided from.
+/// A trial found that something has changed that the batch was decided from.
 pub(super) struct Outdated(pub(super) Box<Changes>, pub(super) Missed);
 
 enum Trial {
@@ -46,12 +46,13 @@ pub(super) async fn isolate<D: Database>(
         if bad.is_some() {
             culprits += 1;
             if culprits == ALL && good + 1 == ALL && matches!(why, Fault::Unfilled(_)) {
-                // Not some asks, then: the column is of a table that has a row for each.
+                // It is no fault of single asks: the column is in a table that gets a row for each ask.
                 return Err(Fault::Failed(why.what().to_owned()));
             }
             if let Fault::Unfilled(what) = &why {
                 if batch.set_aside_ask(asks, good, what) {
-                    // With asks that were tried before: so all the others are decided again first.
+                    // The run may have asks that were tried already, so the rest of the batch has to be decided again
+                    // first.
                     return Ok(None);
                 }
             } else {
@@ -60,7 +61,7 @@ pub(super) async fn isolate<D: Database>(
             good += 1;
         }
     }
-    // Not an ask, then, but what goes with them.
+    // The fault is in something else that the batch writes.
     if culprits == 0 { Err(Fault::Failed(why.what().to_owned())) } else { Ok(None) }
 }
 

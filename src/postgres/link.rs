@@ -38,9 +38,9 @@ pub(super) struct Connector {
     tls: MakeTlsConnector,
     session: String,
     connect_timeout: Duration,
-    /// Raised when there may be another server under the address: no connection from before is of use then.
+    /// Raised when another server may be behind the address: older connections are of no use then.
     generation: Arc<Mutex<u64>>,
-    /// As it was found last.
+    /// What was found about the database last.
     standing: Arc<Mutex<Standing>>,
     /// How long one answer may take.
     pub(super) limit: Duration,
@@ -59,15 +59,15 @@ impl Connector {
                 .keepalives_interval(Duration::from_secs(2))
                 .keepalives_retries(3);
             if trust.is_asked_for() {
-                // Else whoever is in between could say that there is none.
+                // Otherwise a man in the middle could claim that the server has no TLS.
                 host.ssl_mode(SslMode::Require);
             }
         }
         let tls = trust.connector()?;
         let limit = settings.statement_timeout.as_millis().max(1);
         let lock = LOCK.min(settings.statement_timeout / 2).as_millis().max(1);
-        // An abandoned transaction must not keep its locks; a commit that was answered must survive; a role that is
-        // subject to row security is refused, whatever its policy shows: rows that it hides would be taken for none.
+        // An abandoned transaction must not keep its locks; an answered commit must survive; and a role that is subject
+        // to row security is refused, even if its policy shows every row: hidden rows would count as missing.
         let session = format!(
             "SET statement_timeout = {limit}; SET lock_timeout = {lock}; SET idle_in_transaction_session_timeout = {limit};
              SET row_security = off;
@@ -87,13 +87,13 @@ impl Connector {
         })
     }
 
-    /// From now on everything is in this schema, named as in SQL.
+    /// From now on every connection uses this schema, which is named as in SQL.
     pub(super) fn in_schema(mut self, schema: &str) -> Self {
         self.session.push_str(&format!("; SET search_path = {schema}"));
         self
     }
 
-    /// Has every connection made anew that was made with this connector or a copy of it.
+    /// Causes every connection of this connector and its clones to be replaced.
     pub(super) fn renew(&self) {
         *self.generation.lock() += 1;
     }
@@ -103,7 +103,7 @@ impl Connector {
         self.standing.lock().clone()
     }
 
-    /// Finds out what is to be said of the database.
+    /// Finds out whether the database can be used.
     pub(super) async fn look(&self, link: &Link) -> Result<Standing, Fault> {
         let standing = Standing::look(link).await?;
         self.standing.lock().clone_from(&standing);
@@ -146,7 +146,7 @@ impl Connector {
     }
 }
 
-/// The same for each host alone: a limit of time that all share would be used up by the first that hangs.
+/// One configuration per host: a timeout for all hosts together would be used up by the first one that hangs.
 fn hosts(config: Config) -> Vec<Config> {
     let (names, addresses, ports) = (config.get_hosts(), config.get_hostaddrs(), config.get_ports());
     let count = names.len().max(addresses.len());
@@ -246,7 +246,7 @@ pub(super) struct Broken {
     pub(super) fault: Fault,
     /// Whether the connection is of no use any more.
     pub(super) lost: bool,
-    /// Whether a statement did not find what its batch was decided from.
+    /// Whether a statement found something else than its batch was decided from.
     pub(super) unexpected: bool,
 }
 
@@ -262,7 +262,7 @@ impl From<Fault> for Broken {
     }
 }
 
-/// A column. Where it has another type than ours, somebody has to see to that.
+/// Reads a column. If its type is not ours, somebody has to intervene.
 pub(super) fn column<'a, T: FromSql<'a>>(row: &'a Row, index: impl RowIndex + Display) -> Result<T, Fault> {
     row.try_get(index).map_err(|error| Fault::Failed(text(&error)))
 }
@@ -276,7 +276,7 @@ fn is_unexpected(error: &Error) -> bool {
 pub(super) fn fault(error: &Error) -> Fault {
     let what = text(error);
     let Some(code) = error.code() else {
-        // No words from the server: it, or the way to it, is gone. A wrong password comes with a code.
+        // The server said nothing: it is gone, or the way to it. (A wrong password has a code.)
         return if is_distrust(error) { Fault::Failed(what) } else { Fault::Unavailable(what) };
     };
     match code.code().get(..2) {
@@ -285,12 +285,13 @@ pub(super) fn fault(error: &Error) -> Fault {
         }
         _ if *code == SqlState::LOCK_NOT_AVAILABLE => Fault::Locked(what),
         _ if is_of_schema(code) => Fault::Unavailable(what),
-        // Of a column that we know nothing of: all of ours are filled.
+        // A column that is not ours: we fill all of ours.
         _ if *code == SqlState::NOT_NULL_VIOLATION => Fault::Unfilled(what),
         Some("22" | "23" | "54") => Fault::Refused(what),
         Some("08" | "25" | "40" | "53" | "55" | "57") => Fault::Unavailable(what),
         _ if is_of_standby(error) || is_outdated(error) => Fault::Unavailable(what),
-        // A pooler that gives every transaction another session: its statements are not there, or somebody else's.
+        // A pooler that gives each transaction another session: prepared statements are missing there, or are somebody
+        // else's.
         _ if ["26000", "42P05"].contains(&code.code()) => {
             Fault::Failed(format!("{what}; a pooler in between must pool by session, not by transaction"))
         }
@@ -298,13 +299,14 @@ pub(super) fn fault(error: &Error) -> Fault {
     }
 }
 
-/// Whether a server that is, or became, a standby refuses to write: until it is promoted, or another one is found under its address. So
-/// the connection is made anew each time.
+/// Whether the server refuses to write because it is, or became, a standby. That lasts until it is promoted, or another
+/// server is behind the address; so each try makes a new connection.
 fn is_of_standby(error: &Error) -> bool {
     error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION) || is_raised_by(error, "call_bool_check_hook")
 }
 
-/// Whether something of the schema is not there: as while a dump is restored. On a new connection it is found out whether that is over.
+/// Whether a part of the schema is missing, as while a dump is restored. A new connection finds out whether that is
+/// over.
 fn is_of_schema(code: &SqlState) -> bool {
     let missing = [
         SqlState::UNDEFINED_TABLE,
@@ -318,7 +320,7 @@ fn is_of_schema(code: &SqlState) -> bool {
     missing.contains(code)
 }
 
-/// Whether what a statement reads has another form than when it was prepared: on a new connection it is prepared again.
+/// Whether a table has changed since the statement was prepared: a new connection prepares it again.
 fn is_outdated(error: &Error) -> bool {
     is_raised_by(error, "RevalidateCachedQuery")
 }
@@ -329,7 +331,7 @@ fn is_raised_by(error: &Error, routine: &str) -> bool {
     server.and_then(DbError::routine) == Some(routine)
 }
 
-/// Whether there is somebody who cannot prove to be the server.
+/// Whether the server could not prove its identity.
 fn is_distrust(error: &Error) -> bool {
     // A connection that breaks during the handshake is an error of TLS too.
     causes(error).any(|cause| cause.is::<native_tls::Error>())

@@ -1,8 +1,9 @@
 //! Listings: the accounts at one commit sequence, page by page.
 //!
-//! PostgreSQL copies what a listing shows when it begins (a cursor WITH HOLD, in its temporary files beyond a few MB), in about a
-//! microsecond an account. Then neither a snapshot nor a lock is held for it, however long its reader takes: nothing is kept from being
-//! vacuumed, and who changes a table waits for no reader and takes nothing from under him. One session holds many of them.
+//! When a listing begins, PostgreSQL copies its accounts (a cursor WITH HOLD; beyond a few MB in temporary files), in
+//! about a microsecond per account. After that no snapshot and no lock is held, however slow the reader is: vacuum is
+//! not held back, and a change to the table neither waits for readers nor takes their rows away. One session holds many
+//! listings.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,10 +19,10 @@ use super::shared::Made;
 use super::sql::{SEQUENCE, SESSION};
 use crate::account::AccountState;
 
-/// The most listings at once; what ended counts until PostgreSQL has heard of it.
+/// The most listings at once. A listing that ended counts until PostgreSQL has closed it.
 const LISTINGS: usize = 64;
 
-/// The sessions that hold them: whoever reads pages waits while the same session copies for somebody else.
+/// How many sessions hold listings: pages wait while their session copies for another listing.
 const SESSIONS: usize = 2;
 
 /// How long a copy may take.
@@ -38,17 +39,18 @@ pub(super) struct Listings {
     room: Arc<Semaphore>,
 }
 
-/// A session that holds listings, made anew when it is lost, and they with it.
+/// A session that holds listings. If it is lost, its listings are lost, too, and a new session takes its place.
 struct Session {
     link: Arc<Link>,
     /// Takes cursors that nobody needs any more.
     ended: mpsc::UnboundedSender<(usize, OwnedSemaphorePermit)>,
     next: parking_lot::Mutex<usize>,
-    /// One copy at a time: pages wait for no more, and who leaves meanwhile asks for none.
+    /// One copy at a time: so pages wait for one at most, and a caller that leaves while it waits asks for none.
     copying: Mutex<()>,
 }
 
-/// A copy under way. PostgreSQL itself sets it no limit, since it is made at the end of its transaction.
+/// A copy under way, which is cancelled on drop. PostgreSQL's own timeout does not cover it, since it is made at the
+/// end of its transaction.
 struct Copying(Option<Arc<Link>>);
 
 impl Drop for Copying {
@@ -108,14 +110,14 @@ impl Listings {
 
     async fn try_begin(&self, prefix: &str) -> Result<Result<Listing, Broken>, PgError> {
         let room = self.room.clone().try_acquire_owned().map_err(|_| PgError::Listings { limit: LISTINGS })?;
-        // The second one is for who comes while others are there.
+        // The second session is for listings that begin while others exist.
         let session = self.session((self.room.available_permits() + 1) % SESSIONS).await?;
         let number = {
             let mut next = session.next.lock();
             *next += 1;
             *next
         };
-        // Before it is asked for: who leaves meanwhile leaves nothing behind.
+        // Made before the query: a caller that leaves meanwhile leaves no cursor behind.
         let cursor = Cursor { session, number, room: Some(room) };
         let begun = {
             let _one = cursor.session.copying.lock().await;
@@ -155,7 +157,7 @@ struct Cursor {
 impl Drop for Cursor {
     fn drop(&mut self) {
         if let Some(room) = self.room.take() {
-            // Nobody takes it where the runtime is gone, and the session with it.
+            // The receiver is gone with the runtime, and so is the session.
             let _ = self.session.ended.send((self.number, room));
         }
     }
@@ -174,13 +176,13 @@ impl Listing {
         self.sequence
     }
 
-    /// Up to `limit` accounts, by their ids, behind the first `skipped` ones.
+    /// Up to `limit` accounts in the order of their ids, after the first `skipped` ones.
     ///
     /// # Errors
     /// [`PgError`]: the listing is over.
     pub async fn page(&self, skipped: u64, limit: usize) -> Result<Vec<AccountState>, PgError> {
         if limit == 0 {
-            // To PostgreSQL that is the last row once more.
+            // PostgreSQL would return the last row again.
             return Ok(Vec::new());
         }
         let Cursor { session, number, .. } = &self.cursor;
@@ -222,7 +224,7 @@ fn state(row: &SimpleQueryRow) -> Result<AccountState, String> {
     let id = sku(row.get(0).unwrap_or_default())?;
     let number = |column: usize| match row.get(column).map(str::parse::<i64>) {
         Some(number) => number.map_err(|error| error.to_string()),
-        // Who wrote it by hand gave it no place in the journal.
+        // A row written by hand has no place in the journal.
         None => Ok(0),
     };
     let (version, sequence) = (number(2)?.cast_unsigned(), number(3)?.cast_unsigned());

@@ -16,19 +16,19 @@ use super::work::Batch;
 use crate::inventory::{Content, Run};
 use crate::{AccountId, Request, TransactionId};
 
-/// No more are remembered: whoever locks so many may be waited for once more.
+/// No more rows are remembered: work that needs the others may wait for them once more.
 const MOST: usize = 10_000;
 
-/// For how long they are remembered when nothing more is heard of them.
+/// How long rows are remembered without being looked at again.
 const REMEMBERED: Duration = Duration::from_secs(30);
 
-/// A transaction that has a row for so long beyond the time that rows are waited for is no instance taking its turn.
+/// Whoever holds a row for this long, after the lock timeout, is no instance taking its turn.
 const A_MOMENT: Duration = Duration::from_secs(1);
 
-/// The transaction that has a row locked, by its number; nothing, of a row that is only asked about, or that nobody sees yet.
+/// The number of the transaction that holds a row; empty for a row that is only asked about, or that nobody sees yet.
 pub(super) type Holder = String;
 
-/// Rows of accounts, of ids and of partitions, and who has them.
+/// Rows of accounts, ids and partitions, and their holders.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Locked {
     pub(super) accounts: HashMap<AccountId, Holder>,
@@ -64,8 +64,8 @@ impl Locked {
         !rows.is_empty()
     }
 
-    /// Answers the works of a batch that need rows which somebody else has locked, and not just for a moment: among `all` of its
-    /// rows, or those that were locked before. True when there were any.
+    /// Answers the work in a batch that needs rows which somebody else holds for more than a moment. Looks at `all` of
+    /// the batch's rows, or only at those that were held before. Returns whether there was such work.
     pub(super) async fn set_aside<D: Database>(
         &mut self,
         batch: &mut Batch,
@@ -92,8 +92,8 @@ impl Locked {
         Ok(batch.set_aside(&locked))
     }
 
-    /// Leaves out those of the partitions whose rows somebody else has locked at this moment: of `all`, or of those that were locked before.
-    /// True when there were any.
+    /// Removes the partitions whose rows somebody else holds now. Looks at `all` of them, or only at those whose rows
+    /// were held before. Returns whether there were any.
     pub(super) async fn leave_out<D: Database>(
         &mut self,
         topic: &str,
@@ -123,7 +123,7 @@ impl Locked {
         self.partitions.retain(|partition, _| others.partitions.contains_key(partition));
     }
 
-    /// Those that the same transaction had locked `before`. Any other had them for a moment, as instances do in turn.
+    /// Keeps the rows whose holder is the same as `before`: other holders were instances taking turns.
     fn since(mut self, before: &Locked) -> Self {
         fn same<K: Eq + Hash>(before: &HashMap<K, Holder>) -> impl FnMut(&K, &mut Holder) -> bool {
             |row, holder| before.get(row) == Some(holder)
@@ -134,7 +134,7 @@ impl Locked {
         self
     }
 
-    /// Of `asked` just these are locked.
+    /// Of the rows in `asked`, exactly those in `locked` are held.
     fn update(&mut self, asked: &Locked, locked: &Locked) {
         self.accounts.retain(|account, _| !asked.accounts.contains_key(account));
         self.ids.retain(|id, _| !asked.ids.contains_key(id));

@@ -1,4 +1,4 @@
-//! A map that forgets: of what was used last it keeps at least half of its bound.
+//! A bounded map that forgets: at least the most recently used half of its bound is kept.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;

@@ -24,29 +24,30 @@ const MIGRATIONS: [&str; 9] = [
 /// The version that this program knows, and needs.
 pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;
 
-/// So that instances that start together do not do it together. "equipois" in ASCII.
+/// The advisory lock with which only one instance migrates at a time. "equipois" in ASCII.
 const LOCK: i64 = 0x6571_7569_706f_6973;
 
 /// The versions that a schema has.
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS equipoise_schema (
     version bigint PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())";
 
-/// How long a step waits for a table: whoever uses that table waits behind it, older instances among them.
+/// How long a step waits for a table: everybody who uses the table waits behind it, older instances among them.
 const LOCKED: Duration = Duration::from_millis(200);
 
-/// When a step is tried again that did not get it.
+/// When to try a step again that did not get its table.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// The schema that has the tables, wherever the search path finds them; else the one in which new tables are made. Quoted.
+/// The schema in the search path that has the tables, or else the one in which new tables are made. Quoted.
 const SCHEMA: &str = "SELECT quote_ident(coalesce(
         (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
             WHERE c.oid = to_regclass('equipoise_schema')),
         current_schema()))";
 
-/// Returns the schema that has the tables. Where there are none they are made only if it is to be `begun`: while a dump is restored in
-/// place they are gone for a moment.
+/// Brings the tables up to date, and returns the schema that has them. Missing tables are made only if `begun` is true:
+/// while a dump is restored in place they are gone for a moment.
 ///
-/// It is named from then on: one that somebody makes later, and that comes earlier in the search path, would be a second ledger.
+/// From then on that schema is named: one that is made later, and comes earlier in the search path, would be a second
+/// ledger.
 pub(super) async fn migrate(link: &Link, begun: bool) -> Result<String, PgError> {
     let client = &link.client;
     let failed = |error: Error| PgError::from(fault(&error));
@@ -55,7 +56,7 @@ pub(super) async fn migrate(link: &Link, begun: bool) -> Result<String, PgError>
     if encoding != "UTF8" {
         return Err(PgError::Settings { what: format!("the database's encoding is {encoding}, it must be UTF8") });
     }
-    // Whoever came first may take longer than a statement may.
+    // An instance that came first may hold the lock for longer than a statement may take.
     client.batch_execute("SET statement_timeout = 0; SET lock_timeout = 0").await.map_err(failed)?;
     client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await.map_err(failed)?;
     let done = in_its_schema(client, begun).await;
@@ -75,7 +76,7 @@ async fn in_its_schema(client: &Client, begun: bool) -> Result<String, PgError> 
     Ok(schema)
 }
 
-/// Where nothing is to be done, without a right to change the schema.
+/// If there is nothing to do, this needs no right to change the schema.
 async fn bring_up(client: &Client, schema: &str, begun: bool) -> Result<(), PgError> {
     let failed = |error: Error| PgError::from(fault(&error));
     let versions = client.query_one("SELECT to_regclass('equipoise_schema') IS NOT NULL", &[]).await.map_err(failed)?;
@@ -120,7 +121,7 @@ async fn bring_up(client: &Client, schema: &str, begun: bool) -> Result<(), PgEr
     Ok(())
 }
 
-/// What could not be done, and why; where it is for want of a right, with the role that lacks it.
+/// What could not be done, and why; if a right is missing, also the role that lacks it.
 async fn refused(client: &Client, what: &str, error: &Error) -> PgError {
     if error.code() != Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
         let what = format!("it could not {what}: {}", text(error));

@@ -1,18 +1,18 @@
-//! PostgreSQL as the place of the state: for several instances that share it, and for people who want to query it.
+//! PostgreSQL as the store of the state: for several instances that share it, and for people who want to query it.
 //!
-//! A [`PgStore`] keeps what the gRPC calls and the inventory events change. It decides with the engine, and what it decided
-//! exists when PostgreSQL has committed it, not before: nobody is shown anything earlier.
+//! A [`PgStore`] keeps what the gRPC calls and the inventory events change. It decides with the engine; a decision
+//! exists once PostgreSQL has committed it, and is shown to nobody before.
 //!
 //! # One transaction per batch
 //!
-//! Each instance has one committer (`committer.rs`). What waits while it commits is its next batch: group commit
-//! without a timer. When much waits it is decided meanwhile, on what the batch before will have made of the accounts
-//! (`ahead.rs`). It looks up what it does not remember, decides the batch with a ledger in memory that holds those
-//! accounts (`decide.rs`), and writes all of it at once: accounts, ids, journal, offsets, dead letters (`write.rs`).
-//! While nobody interferes that is one round trip: the statements end the transaction themselves where something is not
-//! as expected, so COMMIT is sent with them. After that happened they are asked first, for a while. A batch that was
-//! decided from what is not so any more is decided again, its accounts' rows locked this time, so two instances on one
-//! product take turns. Which of the checks failed says what is to be done:
+//! Each instance has one committer (`committer.rs`). The work that waits while it commits is its next batch: group
+//! commit without a timer. If much work waits, the next batch is decided meanwhile, on top of the batch before
+//! (`ahead.rs`). The committer looks up what it does not remember, decides the batch with a ledger in memory that holds
+//! those accounts (`decide.rs`), and writes all of it at once: accounts, ids, journal, offsets, dead letters
+//! (`write.rs`). As long as nobody interferes that is one round trip: each statement ends the transaction itself if
+//! something is not as expected, so COMMIT is sent along with them. After such an end, batches take two round trips for
+//! a while, and the checks are asked first. A batch that was decided from outdated data is decided again with its
+//! accounts' rows locked, so two instances on one product take turns. The check that failed tells what to do:
 //!
 //! | not as expected | because | so |
 //! |---|---|---|
@@ -21,20 +21,20 @@
 //! | a partition's epoch | somebody took the partition over | its work is refused as fenced, the rest goes on |
 //! | a partition's offset, at its end already | our own commit, whose answer was lost | it is done; nothing is applied |
 //!
-//! BEGIN goes with the statements, too. Should it fail alone, PostgreSQL runs each of them by itself; so a session is read-only by
-//! default, and only BEGIN says otherwise.
+//! BEGIN is sent along, too. If BEGIN alone failed, PostgreSQL would run each of the statements by itself; so a session
+//! is read-only by default, and only BEGIN makes it writable.
 //!
 //! # The order of commits
 //!
-//! The commit sequence is dense over all instances: it is drawn from one row, locked when all else is written, right before
-//! COMMIT. Whoever sees a sequence sees all before it, and the view `journal` lists them in that order. The rows of the
-//! journal refer to their batch, so all but one small row are written before that lock is taken.
+//! The commit sequence is dense over all instances: it is drawn from one row, which is locked after everything else is
+//! written, right before COMMIT. Whoever sees a sequence sees all before it, and the view `journal` lists them in that
+//! order. The journal's rows refer to their batch, so all but one small row are written before that lock is taken.
 //!
 //! # When an answer is lost
 //!
-//! A COMMIT that was not answered has gone through or not, and its batch number tells: the number is put into `commits`
-//! as given up. If it is there already, the batch went through; if not, it never will. So even a request without an id
-//! is answered with its own outcome. If PostgreSQL does not come back within [`Settings::patience`], callers are told
+//! A COMMIT without an answer has gone through or not. To find out, its batch number is inserted into `commits` as
+//! given up: if it is there already, the batch went through; if not, it never will. So even a request without an id is
+//! answered with its own outcome. If PostgreSQL does not come back within [`Settings::patience`], callers get
 //! `Unavailable`; asking again with the same id, or for the same offsets, finds out.
 //!
 //! # A database that is put back to an earlier state
@@ -48,35 +48,38 @@
 //!
 //! # A database that may not be written, or not be believed
 //!
-//! With every connection, and every second beside, an instance looks at what it has before it (`standing.rs`): a standby is neither read nor
-//! written, since it may lack what was answered; nor is a schema without its keys, which is one that is being restored, or an older one, which is brought up first; a database whose
-//! `default_transaction_read_only` is on is read only, although sessions here could write it.
+//! With every connection, and every second besides, an instance checks what it is connected to (`standing.rs`). It
+//! neither reads nor writes a standby, which may lack what was answered; a schema without its keys, which is being
+//! restored; or an older schema, which is brought up to date first. A database whose `default_transaction_read_only` is
+//! on is only read, although the sessions here could write it.
 //!
 //! # How long an id is honoured
 //!
-//! [`Settings::id_window`] at least, from its commit, by the database's clock; where that jumps forward, as long as without. Then one of the
-//! instances deletes it (`prune.rs`). What it was used for is found by it all the same.
+//! At least [`Settings::id_window`] from its commit, by the database's clock; a clock that jumps forward does not
+//! shorten that. After that one of the instances deletes the id (`prune.rs`). A look-up still finds the transaction
+//! that used it.
 //!
 //! # What PostgreSQL refuses
 //!
-//! By its class an error is about the data (22, 23, 54), about the moment (08, 40, 53, 55, 57, a standby's 25006 and
-//! 0A000, a statement that has to be prepared again) or about something that a person has to see to (all others). Data
-//! that is refused is traced to the events that bring it, by trials that are rolled back (`isolate.rs`); they become dead letters,
-//! everything else is kept. A column that is not ours and that nobody fills (23502) is no fault of theirs: those that it keeps out wait
-//! for a person, a call with an error, an event with its partition.
+//! The class of an error tells whether it is about the data (22, 23, 54), about the moment (08, 40, 53, 55, 57, a
+//! standby's 25006 and 0A000, a statement that has to be prepared again), or about something that a person has to fix
+//! (all others). Refused data is traced to its events by trials that are rolled back (`isolate.rs`); these events
+//! become dead letters, and everything else is kept. A column that is not ours and that nobody fills (23502) is not the
+//! fault of an event, so what cannot be kept because of it waits for a person: a call gets an error, an event waits
+//! with its partition.
 //!
 //! # Rows that somebody else has locked
 //!
-//! A lock is waited for a second at most, since all of a batch waits. Then it is found out which accounts and partitions are locked
-//! (`locked.rs`); what needs them is told so, the rest of the batch is kept. Only for the row of the commit sequence instances wait as long
-//! as a statement may take, in a line.
+//! A lock is waited for a second at most, since all of a batch waits. Then the held accounts and partitions are looked
+//! up (`locked.rs`): work that needs them is told so, and the rest of the batch is kept. Only for the row of the commit
+//! sequence do instances queue for as long as a statement may take.
 //!
 //! # Reads
 //!
-//! They go to PostgreSQL, since another instance may have written last. They show what is committed and wait for no writer. Balances and
-//! single entries have a connection of their own, the journal's pages another (`history.rs`): what is large, or held up in PostgreSQL by
-//! a lock, stands in front of nobody's balance. A listing is copied in PostgreSQL when it begins (`listing.rs`), and then needs no
-//! snapshot there and no lock.
+//! They go to PostgreSQL, since another instance may have written last. They show what is committed, and wait for no
+//! writer. Balances and single entries have one connection, the journal's pages another (`history.rs`): so no balance
+//! waits behind a large page, or behind one that a lock in PostgreSQL holds up. A listing is copied in PostgreSQL when
+//! it begins (`listing.rs`); after that it needs neither a snapshot nor a lock there.
 
 mod ahead;
 mod asking;

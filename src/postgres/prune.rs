@@ -1,9 +1,9 @@
-//! Forgets ids whose window is over, beside everything else and in small steps.
+//! Forgets ids whose window is over, in the background and in small steps.
 //!
-//! The age of an id is that of its commit, by the database's clock as far as it is believed: where it jumps forward, or was ahead at the
-//! start, ids stay for as long as without that. Batches are forgotten in the order of their commits, by one instance at
-//! a time; the row of `pruned_ids` says how far that has come.
-//! `former_ids` still leads from a forgotten id to the journal.
+//! The age of an id counts from its commit, by the database's clock as far as that is believed: a clock that jumps
+//! forward, or was ahead at the start, makes no id older. Batches are forgotten in the order of their commits, by one
+//! instance at a time; the row of `pruned_ids` says how far that has come. `former_ids` still leads from a forgotten id
+//! to the journal.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,13 +15,13 @@ use tokio::time::{Instant, sleep};
 use super::link::{Broken, Connector, Link, column};
 use super::sql::{BEGIN, SESSION};
 
-/// So that one instance does it at a time. "equiprun" in ASCII.
+/// The advisory lock with which only one instance prunes at a time. "equiprun" in ASCII.
 const LOCK: i64 = 0x6571_7569_7072_756e;
 
-/// About how many entries one step goes over.
+/// About how many entries one step covers.
 const STEP: i64 = 2_000;
 
-/// A window that is longer, PostgreSQL cannot reckon with; nobody sees its end.
+/// PostgreSQL cannot compute with longer windows; nobody sees their end.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// The shortest and the longest pause while there is nothing to forget.
@@ -107,7 +107,7 @@ impl Believed {
         Believed { first: database.min(here), since: now }
     }
 
-    /// While the database's clock says `database`.
+    /// The time when the database's clock says `database`.
     fn at(self, database: f64, now: Instant) -> f64 {
         database.min(self.first + now.duration_since(self.since).as_secs_f64())
     }

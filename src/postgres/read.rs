@@ -32,8 +32,8 @@ const TRANSACTION: &str = "WITH used AS MATERIALIZED (
     JOIN journal j ON j.batch = u.batch AND j.place = u.place
     ORDER BY j.member";
 
-/// The entries with the sequences from `$1` up to, but not with, `$2`, and the first one of the batch behind that of `$1`, which says where a
-/// gap ends: of the batches that hold them no other row is read, however large they are.
+/// The entries with sequences from `$1` up to, but not including, `$2`; and the first entry of the batch after that of
+/// `$1`, which shows where a gap ends. No other row of these batches is read, however large they are.
 const HISTORY: &str = "WITH next AS MATERIALIZED (
         SELECT min(first_sequence) AS sequence FROM commits WHERE count > 0 AND first_sequence > $1
     )
@@ -90,7 +90,7 @@ impl Reader {
         Reader { connector, open: Made::default() }
     }
 
-    /// Another one than `lost`.
+    /// Opens a connection other than `lost`.
     async fn open(&self, lost: Option<&Open>) -> Result<Arc<Open>, PgError> {
         self.connector.standing().read()?;
         let connector = self.connector.clone();
@@ -98,7 +98,7 @@ impl Reader {
         self.open.get(is_of_use, async move { Ok(Open::new(&connector).await?) }).await
     }
 
-    /// Asks, and asks once more on a new connection when the old one turns out to be gone.
+    /// Asks; if the connection turns out to be gone, asks once more on a new one.
     async fn ask<F>(&self, question: impl Fn(Arc<Open>) -> F) -> Result<Vec<Row>, PgError>
     where
         F: Future<Output = Result<Vec<Row>, super::link::Broken>>,
@@ -143,7 +143,7 @@ impl Reader {
 
 fn state(row: &Row) -> Result<AccountState, PgError> {
     let (id, state) = account(row).map_err(|what| PgError::Failed { what })?;
-    // Who wrote it by hand gave it no place in the journal.
+    // A row written by hand has no place in the journal.
     let sequence: Option<i64> = column(row, "sequence")?;
     let sequence = sequence.unwrap_or_default().cast_unsigned();
     Ok(AccountState { id, balance: state.amount, version: state.version, sequence })

@@ -10,8 +10,8 @@ use super::memory::Memory;
 use crate::account::{AccountId, Balance, TransactionId};
 use crate::outcome::Record;
 
-/// How many batches look their ids up before they are written, after one that met a duplicate. The others find out when
-/// they are written, which is cheaper while there are none.
+/// After a batch that met a duplicate, this many batches look up their ids before they are written. Others find
+/// duplicates out when they are written, which is cheaper while there are none.
 const WARY: u32 = 64;
 
 /// Accounts as they were last seen, ids that were used, and whether to expect duplicates.
@@ -55,8 +55,8 @@ impl Remembered {
         self.wary = self.wary.saturating_sub(1);
     }
 
-    /// What the asks are to be decided from, as far as it is remembered, on top of `before` if that is given; and what is to be
-    /// looked up: with `ids`, every id; with `lock`, every account.
+    /// What is remembered for the asks, on top of `before` if that is given, and what has to be looked up: with `ids`
+    /// also the ids that are not remembered; with `lock` every account.
     pub(super) fn know(&mut self, asks: &[Ask], before: Option<&Changes>, lock: bool, ids: bool) -> (Known, Wanted) {
         let (mut known, mut wanted) = (Known::default(), Wanted::default());
         let mut accounts = HashSet::new();
@@ -127,7 +127,7 @@ impl Remembered {
         }
     }
 
-    /// The database may be another than it was: itself at an earlier moment.
+    /// The database may be back at an earlier state.
     pub(super) fn forget_all(&mut self) {
         self.accounts.clear();
         self.ids.clear();

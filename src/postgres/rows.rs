@@ -13,8 +13,8 @@ use crate::outcome::Record;
 use crate::request::Kind;
 use crate::{Member, Operation, Request};
 
-/// The columns of `journal_entries`, one vector each, in the order of [`super::sql::INSERT_ENTRIES`]. Those that are usual are
-/// left out at the end of a column: mostly that is all of it.
+/// The columns of `journal_entries`, one vector each, in the order of [`super::sql::INSERT_ENTRIES`]. Usual values are
+/// left out at the end of a column: mostly that is the whole column.
 #[derive(Default)]
 pub(super) struct Entries<'a> {
     pub(super) place: Vec<i32>,
@@ -120,11 +120,11 @@ impl<'a> Entries<'a> {
     }
 }
 
-/// What [`super::sql::INSERT_ENTRIES`] puts where nothing is given.
+/// The operation that [`super::sql::INSERT_ENTRIES`] inserts where none is given.
 const USUAL_OPERATION: &str = "update";
 const USUAL_STATUS: &str = "applied";
 
-/// Where one array is shorter than the others `unnest` puts nothing.
+/// `unnest` fills the shorter arrays with nulls.
 pub(super) fn shorten<T>(column: &mut Vec<Option<T>>) {
     let length = column.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
     column.truncate(length);
@@ -141,10 +141,10 @@ fn status(record: &Record, refused: Option<Reject>) -> &'static str {
     }
 }
 
-/// The rows of the journal, as [`super::sql`] selects them, put together again.
+/// Puts records together again from the journal's rows, as [`super::sql`] selects them.
 ///
 /// # Errors
-/// What is wrong with them: somebody else wrote here.
+/// What is wrong with the rows: somebody else wrote here.
 pub(super) fn records(rows: &[Row]) -> Result<Vec<Arc<Record>>, String> {
     let mut records = Vec::new();
     for rows in rows.chunk_by(|a, b| a.try_get::<_, i64>("sequence").ok() == b.try_get::<_, i64>("sequence").ok()) {

@@ -24,14 +24,15 @@ const NUMBERS: i64 = 1024;
 /// The most blocks that are drawn at once.
 const BLOCKS: i64 = 1 << 16;
 
-/// How many batches are written in two round trips after one that did not find what it expected: where others interfere that
+/// After a batch that did not find what it expected, this many are written in two round trips: while others interfere,
+/// that is cheaper than writing twice.
 /// is cheaper than to write twice.
 const CAUTIOUS: u32 = 64;
 
-/// Bytes of dead letters that are read at once, about.
+/// About how many bytes of dead letters are read at once.
 const LETTERS: i64 = 16 << 20;
 
-/// How long letters are one publisher's, at least: as [`crate::inventory::Store::dead_letters`] says.
+/// How long letters are one publisher's to publish: see [`crate::inventory::Store::dead_letters`].
 const LEASE: Duration = Duration::from_secs(45);
 
 /// The first pause after a fault, and the longest one.
@@ -43,20 +44,20 @@ const GONE: &str = "there is no connection";
 /// A session, with or without a connection.
 pub(super) struct Session {
     connector: Connector,
-    /// Else why there is no connection.
+    /// The connection, or why there is none.
     open: Result<Open, String>,
     numbers: Range<i64>,
-    /// How many blocks of them are drawn next: twice as many with every one that was found taken.
+    /// How many blocks of numbers are drawn next: twice as many after each block that turned out to be taken.
     blocks: i64,
     /// Whether [`Database::look_up`] has begun a transaction.
     begun: bool,
-    /// How many batches are still to be written in two round trips.
+    /// How many more batches are written in two round trips.
     cautious: u32,
-    /// Whether all other connections are made anew with its own.
+    /// Whether all other connections are replaced along with its own.
     leads: bool,
-    /// As which publisher of dead letters it is known, whatever connection it has.
+    /// The session's identity as a publisher of dead letters, whatever connection it has.
     holder: i64,
-    /// The dead letters that it was given last: number, topic, partition, offset and time.
+    /// The dead letters that it got last: number, topic, partition, offset and time.
     lent: Vec<(i64, String, i32, i64, Option<i64>)>,
     patience: Duration,
     /// When patience with the present piece of work is over.
@@ -105,7 +106,7 @@ impl Session {
 
     async fn make(&self) -> Result<Open, Fault> {
         let link = self.connector.connect().await?;
-        // Before it is prepared: of a schema that is being restored parts are not there yet.
+        // Before the statements are prepared: a schema that is being restored lacks parts of itself.
         let standing = self.connector.look(&link).await?;
         standing.write()?;
         let prepared = link.timed(async {
@@ -166,7 +167,7 @@ impl Session {
         let ids: Vec<&str> = ids.iter().map(TransactionId::as_str).collect();
         let client = &link.client;
         let begin = async { if lock { client.batch_execute(sql::BEGIN).await } else { Ok(()) } };
-        // The sequence is read first: who is not found after it was not there before it.
+        // The sequence is read first: an account that is then not found did not exist at that sequence.
         let sequence = client.query_one(&statements.sequence, &[]);
         let by_name = if lock { &statements.accounts_locked } else { &statements.accounts };
         let accounts = async { if names.is_empty() { Ok(Vec::new()) } else { client.query(by_name, &[&names]).await } };
@@ -337,7 +338,7 @@ impl Database for Session {
                 return true;
             }
             if self.leads {
-                // Whoever still has a connection may have one to a server that is not in charge any more.
+                // An older connection may lead to a server that is no longer the primary.
                 self.connector.renew();
             }
             if self.connect().await.is_ok() {
@@ -358,7 +359,7 @@ impl Database for Session {
 
     async fn dead_letters(&mut self, limit: usize) -> Result<Vec<StoredDeadLetter>, Fault> {
         let (limit, holder) = (i64::try_from(limit).unwrap_or(i64::MAX), self.holder);
-        // Read after that: so none is among them that the publisher before has removed.
+        // Read after the claim, so none of them was removed by the former publisher.
         if self.change(|statements| &statements.publish, &[&holder, &LEASE.as_secs_f64()]).await?.is_empty() {
             return Ok(Vec::new());
         }

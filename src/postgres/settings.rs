@@ -10,29 +10,31 @@ use super::link::Connector;
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Settings {
-    /// Where it is, as a URL or as `key=value` pairs, as libpq takes them. In a URL `sslmode=verify-full` has the server's certificate and
-    /// name checked, `verify-ca` only who signed it, against the certificates in the file `sslrootcert`, or against those that the system
-    /// trusts; `sslmode=require` only encrypts.
+    /// A URL or `key=value` pairs, as libpq takes them. In a URL, `sslmode=verify-full` checks the server's certificate
+    /// and name, `verify-ca` only who signed the certificate; both trust the certificates in the file `sslrootcert`, or
+    /// else those that the system trusts. `sslmode=require` only encrypts.
     pub url: String,
-    /// As `sslrootcert`: certificates of those who may vouch for the server. With it the server's certificate and name are checked.
+    /// A file of trusted certificates, as `sslrootcert`. With it the server's certificate and name are checked.
     pub root_certificate: Option<PathBuf>,
-    /// What operators see in `pg_stat_activity`.
+    /// The name that operators see in `pg_stat_activity`.
     pub application_name: String,
-    /// About how many events and operations one transaction takes (default 5,000).
+    /// About how many events and operations one transaction has (default 5,000).
     pub batch: usize,
-    /// How long work is tried again while the database is not there, before its caller is told (default 5 s).
+    /// How long work is retried while the database is unavailable, before its caller gets an error (default 5 s).
     pub patience: Duration,
-    /// How long an id is honoured at least, from its commit (default 24 h). Of all instances of a database the shortest counts.
+    /// How long an id is honoured at least, from its commit (default 24 h). Of all instances on a database, the
+    /// shortest window counts.
     pub id_window: Duration,
-    /// How long one statement may take (default 10 s); what takes a second longer to answer is given up.
+    /// How long one statement may take (default 10 s). A connection that takes a second longer to answer is given up.
     pub statement_timeout: Duration,
-    /// How long a connection to one of the hosts may take to be made (default 5 s).
+    /// How long connecting to one of the hosts may take (default 5 s).
     pub connect_timeout: Duration,
-    /// How long [`PgStore::connect`](super::PgStore::connect) waits for a database that is not up yet (default: not at all).
+    /// How long [`PgStore::connect`](super::PgStore::connect) waits for a database that is not up yet (default: not at
+    /// all).
     pub wait_for_start: Duration,
     /// How many accounts are remembered (default 200,000), some 100 bytes each.
     pub remembered_accounts: usize,
-    /// How many ids are remembered (default 100,000), some 500 bytes each. The others are looked up.
+    /// How many ids are remembered (default 100,000), some 500 bytes each. Other ids are looked up.
     pub remembered_ids: usize,
 }
 
@@ -55,7 +57,7 @@ impl Settings {
         }
     }
 
-    /// Whether they can be used, as far as that can be said without the database.
+    /// Checks the settings as far as that is possible without the database.
     ///
     /// # Errors
     /// [`PgError::Settings`].

@@ -1,4 +1,4 @@
-//! What several ask for at once is asked once, and told to all of them.
+//! Questions that several callers ask at once are asked once, and all of them get the answer.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use parking_lot::Mutex;
 use super::error::PgError;
 
 pub(super) type Answering<T> = BoxFuture<'static, Result<T, PgError>>;
-/// An answer for everybody who asks for it before it is there.
+/// An answer for all who ask before it is there.
 pub(super) type Answer<T> = Shared<Answering<T>>;
 
-/// Asks in a task of its own: whoever is told as well may not be polled for as long as its client likes, and must not keep others waiting.
-/// That task is told too, so that it is known to be answered where nobody else waits for it any more.
+/// Asks in a task of its own: a caller may be polled as rarely as its client likes, and must not keep the others
+/// waiting. The task holds the answer, too, so the question gets its answer even if all callers leave.
 pub(super) fn asked<T: Clone + Send + Sync + 'static>(
     question: impl Future<Output = Result<T, PgError>> + Send + 'static,
 ) -> Answer<T> {
@@ -24,8 +24,8 @@ pub(super) fn asked<T: Clone + Send + Sync + 'static>(
     answer
 }
 
-/// Something that is made for all who want it, and anew when it is of no use any more. Whoever comes while it is made shares what becomes
-/// of that.
+/// Something that all users share, and that is made anew when it is no longer of use. Callers that come while it is
+/// being made share the result.
 pub(super) struct Made<T>(Mutex<Option<Answer<Arc<T>>>>);
 
 impl<T> Default for Made<T> {

@@ -1,16 +1,15 @@
 //! The statements of the committer, prepared once per connection.
 //!
-//! Rows are always taken in one order, so that two instances never wait for each other in a circle: accounts that are
-//! there, by id; new accounts, by id; ids of transactions, in order; partitions; and, last, the one row that the commit
-//! sequence is drawn from.
+//! Rows are always locked in one order, so that two instances never deadlock: existing accounts, by id; new accounts,
+//! by id; transaction ids, in order; partitions; and last the one row that the commit sequence is drawn from.
 
 use tokio_postgres::{Client, Error, Statement};
 
-/// What holds in every session.
+/// Settings of every session.
 ///
-/// Nothing is written outside of a transaction that was begun with [`BEGIN`]. Statements are sent right behind it, and where
-/// it alone fails (a standby is promoted at that moment, somebody cancels it) PostgreSQL would run each of them by itself,
-/// and keep those that happen to go well.
+/// Nothing is written outside a transaction that [`BEGIN`] began. Statements are sent right behind it. If BEGIN alone
+/// failed (a standby is being promoted, or somebody cancels it), PostgreSQL would run each of them by itself, and keep
+/// those that happen to succeed.
 ///
 /// Every row is found by its key, in the order in which the keys were given, however small a table is and whatever the
 /// statistics say.
@@ -29,17 +28,17 @@ pub(super) const SEQUENCE: &str = "SELECT sequence FROM ledger_sequence ORDER BY
 
 const ACCOUNTS: &str = "SELECT sku, current_stock, version FROM products WHERE sku = ANY($1)";
 
-/// As UPDATE locks them: whoever inserts a row that refers to one of them is in nobody's way.
+/// The lock that UPDATE takes: an insert of a row that refers to one of these does not wait for it.
 const ACCOUNTS_LOCKED: &str =
     "SELECT sku, current_stock, version FROM products WHERE sku = ANY($1) ORDER BY sku FOR NO KEY UPDATE";
 
-/// Those of these accounts whose rows somebody else has locked, and who.
+/// Which of these accounts' rows somebody else has locked, and who.
 pub(super) const LOCKED_ACCOUNTS: &str = "WITH free AS MATERIALIZED (
         SELECT sku FROM products WHERE sku = ANY($1) FOR NO KEY UPDATE SKIP LOCKED
     )
     SELECT sku, xmax::text FROM products WHERE sku = ANY($1) AND sku NOT IN (SELECT sku FROM free)";
 
-/// Those of these partitions whose rows somebody else has locked, and who.
+/// Which of these partitions' rows somebody else has locked, and who.
 pub(super) const LOCKED_OFFSETS: &str = "WITH asked AS (
         SELECT * FROM unnest($1::text[], $2::integer[]) AS asked (topic, partition)
     ), free AS MATERIALIZED (
@@ -49,10 +48,11 @@ pub(super) const LOCKED_OFFSETS: &str = "WITH asked AS (
     SELECT o.topic, o.partition, o.xmax::text FROM consumer_offsets o JOIN asked USING (topic, partition)
     WHERE (o.topic, o.partition) NOT IN (SELECT topic, partition FROM free)";
 
-/// Those of these accounts and ids that are new, and that somebody else has inserted and not committed.
+/// Which of these accounts and ids are new, and were inserted by somebody else without a commit yet.
 pub(super) const IN_DISPUTE: &str = "SELECT in_dispute(true, $1), in_dispute(false, $2)";
 
-/// How long each try of that waits. Whoever comes to no end within it may be an instance at its commit: so it is looked twice.
+/// How long each of those tries waits. A holder that is not done by then may be an instance at its commit: so there are
+/// two looks.
 pub(super) const DISPUTE: &str = "SET LOCAL lock_timeout = 10";
 
 /// The transactions that used these ids.
@@ -97,10 +97,10 @@ const INSERT_IDS: &str = "INSERT INTO processed_events (event_id, product_id, ba
 
 pub(super) const ID_TAKEN: &str = "processed_events_pkey";
 
-/// What a batch violates whose number another one has.
+/// The keys that a batch violates if another batch has its number.
 pub(super) const NUMBER_TAKEN: [&str; 2] = ["journal_entries_pkey", "commits_pkey"];
 
-/// What `expect_rows` raises.
+/// The error code of `expect_rows`.
 pub(super) const UNEXPECTED: &str = "EQ001";
 
 const UPDATE_OFFSETS: &str = "UPDATE consumer_offsets o
@@ -132,17 +132,17 @@ const INSERT_LETTER: &str = "INSERT INTO dead_letters
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
     ON CONFLICT (topic, partition, kafka_offset) DO NOTHING";
 
-/// Locks the row that the sequences of a batch are drawn from. It stays locked until the commit that follows at once, so whoever sees a
-/// sequence sees all before it.
-/// For that row instances stand in a line, however long the commit before takes: nobody is to lose his place in it.
+/// Locks the row that the sequences of a batch are drawn from. It stays locked until the commit, which follows at once;
+/// so whoever sees a sequence sees all before it. Instances queue for this row however long the commit ahead takes:
+/// none is to lose its place.
 const LOCK_SEQUENCE: &str = "WITH patient AS MATERIALIZED (SELECT set_config('lock_timeout', '0', true))
     SELECT l.sequence FROM patient, ledger_sequence l ORDER BY l.sequence DESC LIMIT 1 FOR UPDATE OF l";
 
-/// Draws the sequences of a batch. A statement of its own: it sees what was drawn while the one before waited for the row, and finds it
-/// by its key. See [`SEQUENCE`].
+/// Draws the sequences of a batch. A statement of its own: so it sees what was drawn while the one before waited for
+/// the row, and finds the row by its key. See [`SEQUENCE`].
 ///
-/// `$4` is the table that it is drawn from. Where it is another one by now, or empty, somebody is restoring the database, and its tables
-/// may have no keys yet.
+/// `$4` is the table that it draws from. If that table is another one by now, or empty, somebody is restoring the
+/// database, and its tables may have no keys yet.
 const COMMIT_ENTRIES: &str = "WITH checked AS MATERIALIZED (
         SELECT expect_rows(
             coalesce((SELECT tableoid::bigint FROM ledger_sequence ORDER BY sequence DESC LIMIT 1), 0), $4::bigint)
@@ -179,8 +179,8 @@ const TAKE_OVER: &str = "INSERT INTO consumer_offsets AS o (topic, partition, ep
     ON CONFLICT (topic, partition) DO UPDATE SET epoch = o.epoch + 1
     RETURNING partition, epoch, next_offset, fingerprint";
 
-/// Makes `$1` the publisher of the dead letters for `$2` seconds, if there are any and no other one is. An end that is farther off than any
-/// can be is of a clock that was put back.
+/// Makes `$1` the publisher of the dead letters for `$2` seconds, if there are letters and nobody else is the
+/// publisher. An end too far in the future stems from a clock that was put back since.
 const PUBLISH: &str = "INSERT INTO dead_letter_publisher AS p (holder, until)
     SELECT $1::bigint, clock_timestamp() + make_interval(secs => $2::float8) WHERE EXISTS (SELECT FROM dead_letters)
     ON CONFLICT (one) DO UPDATE SET holder = excluded.holder, until = clock_timestamp() + make_interval(secs => $2::float8)
@@ -188,7 +188,7 @@ const PUBLISH: &str = "INSERT INTO dead_letter_publisher AS p (holder, until)
         OR p.until > clock_timestamp() + 2 * make_interval(secs => $2::float8)
     RETURNING true";
 
-/// The oldest, up to `$1`, as far as `$2` bytes of keys and values go, and at least one.
+/// The oldest letters, at most `$1`, and about `$2` bytes of keys and values; at least one letter.
 const LETTERS: &str = "SELECT number, topic, partition, kafka_offset, record_time, key, value, header_names,
         header_values, reason
     FROM (SELECT *, coalesce(sum(coalesce(octet_length(key), 0) + coalesce(octet_length(value), 0)) OVER (
@@ -196,7 +196,8 @@ const LETTERS: &str = "SELECT number, topic, partition, kafka_offset, record_tim
         FROM (SELECT * FROM dead_letters ORDER BY number LIMIT $1) AS oldest) AS sized
     WHERE before < $2::bigint ORDER BY number";
 
-/// Removes letters, and no others that have their numbers since the database was put back; from then on `$6` is not the publisher.
+/// Removes these letters, but not others that got their numbers after the database was put back. Then `$6` is no longer
+/// the publisher.
 const PUBLISHED: &str = "WITH gone AS (
         DELETE FROM dead_letters d
         USING unnest($1::bigint[], $2::text[], $3::integer[], $4::bigint[], $5::bigint[])
@@ -208,8 +209,8 @@ const PUBLISHED: &str = "WITH gone AS (
 
 /// The prepared statements.
 ///
-/// Of what a batch writes there are two kinds: those that end the transaction where they do not find what was expected, so that
-/// COMMIT can be sent right behind them, and those that say what they found.
+/// A batch is written with one of two kinds: statements that end the transaction if they do not find what was expected,
+/// so that COMMIT can be sent right behind them, and statements that tell what they found.
 pub(super) struct Statements {
     pub(super) numbers: Statement,
     pub(super) sequence: Statement,
@@ -244,7 +245,7 @@ pub(super) struct Writing {
     pub(super) update_offsets: Statement,
 }
 
-/// The statement, ending the transaction where it does not find as many rows as its last parameter says.
+/// Wraps `statement` so that it ends the transaction unless it finds as many rows as its last parameter says.
 fn expecting(statement: &str, last: usize) -> String {
     format!("WITH found AS ({statement}) SELECT expect_rows(count(*), ${last}) FROM found")
 }
@@ -286,9 +287,9 @@ impl Writing {
 }
 
 impl Statements {
-    /// All in one round trip: a connection that is made anew is waited for.
+    /// In one round trip, since work waits while a connection is made anew.
     pub(super) async fn prepare(client: &Client, ledger: i64) -> Result<Self, Error> {
-        // On the heap: all in one would be too much for the stack of a worker without optimizations.
+        // On the heap: together they would overflow a worker's stack without optimizations.
         let writing = async { tokio::try_join!(Box::pin(Writing::surely(client)), Box::pin(Writing::asking(client))) };
         let looking_up = async {
             tokio::try_join!(

@@ -4,8 +4,8 @@ use super::database::Fault;
 use super::link::{Link, column};
 use super::migrate::VERSION;
 
-/// What a session itself set is not asked, but what it would be without. Keys and trigger are what a restore makes last: before that it
-/// fills tables that refuse nothing twice.
+/// Asks for the setting without what the session itself set. A restore makes keys and triggers last: until then it
+/// fills tables that accept duplicates.
 const STANDING: &str = "WITH wanted (relation, name) AS (VALUES
         ('products', 'products_pkey'), ('processed_events', 'processed_events_pkey'), ('commits', 'commits_pkey'),
         ('commits', 'commits_in_order'), ('ledger_sequence', 'ledger_sequence_pkey'),
@@ -24,18 +24,18 @@ const STANDING: &str = "WITH wanted (relation, name) AS (VALUES
 /// Asked of a complete schema: a restore fills this table before it makes the keys.
 const FOUND: &str = "SELECT coalesce(max(version), 0) FROM equipoise_schema";
 
-/// What is to be said of a database; the default: nothing.
+/// What was found about a database; the default is nothing amiss.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Standing {
     is_standby: bool,
     is_read_only: bool,
-    /// What a complete schema has and this one does not.
+    /// A part of the schema that is missing.
     lacks: Option<String>,
-    /// The version of its schema, where that is complete and older than it has to be: an older dump was restored.
+    /// The schema's version, if the schema is complete but too old: an older dump was restored.
     older: Option<i64>,
-    /// The table whose row security this role is subject to.
+    /// A table whose row security applies to this role.
     hidden: Option<String>,
-    /// The table that the commit sequence is drawn from: another one after a restore.
+    /// The table that the commit sequence is drawn from; after a restore it is another one.
     pub(super) ledger: i64,
 }
 
@@ -55,7 +55,7 @@ impl Standing {
         Ok(Standing { is_standby, is_read_only, lacks, older, hidden, ledger: column(&row, 4)? })
     }
 
-    /// Whether what it holds may be shown: all of it, and nothing that a primary has gone past.
+    /// Whether its contents may be shown: that they are complete, and not behind a primary.
     pub(super) fn read(&self) -> Result<(), Fault> {
         let unavailable = |what: String| Err(Fault::Unavailable(what));
         if self.is_standby {

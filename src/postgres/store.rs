@@ -24,10 +24,10 @@ use crate::outcome::Record;
 use crate::request::Kind;
 use crate::{AccountId, AccountState, Outcome, Request, TransactionId};
 
-/// How many calls may wait for the committer before more wait to be let in.
+/// How many calls may wait for the committer; more wait for room in its queue.
 const QUEUE: usize = 4_096;
 
-/// How many events and operations are worth deciding while others are written.
+/// How many events and operations have to wait to be decided while others are written.
 const AHEAD: usize = 256;
 
 /// How long [`PgStore::connect`] waits between two tries.
@@ -78,7 +78,7 @@ impl PgStore {
             ahead: AHEAD.min(settings.batch).max(1),
             accounts: settings.remembered_accounts,
             ids: settings.remembered_ids,
-            // Another instance may see it forgotten by its own clock, and used again.
+            // Another instance may forget the id by its own clock, after which it can be used again.
             id_age: settings.id_window / 2,
         };
         let beside = Session::beside(connector.clone(), settings.patience);
@@ -97,12 +97,12 @@ impl PgStore {
         })
     }
 
-    /// Decides `request`, or answers what was decided for its id before, through whichever door and instance. When it returns
-    /// the outcome is durable.
+    /// Decides `request`, or returns what was decided for its id before, through whichever door and instance. When it
+    /// returns, the outcome is durable.
     ///
     /// # Errors
-    /// [`PgError`]. After `Unavailable` nobody knows whether it was decided: the same request again finds out, if it carries
-    /// an id.
+    /// [`PgError`]. After `Unavailable` it is unknown whether the request was decided: the same request again finds
+    /// out, if it has an id.
     pub async fn submit(&self, request: Request) -> Result<Outcome, PgError> {
         self.enqueue(request).await?.outcome().await
     }
@@ -139,8 +139,8 @@ impl PgStore {
         Ok(found.map(|(record, member)| Outcome::recorded(record, Some(member), false)))
     }
 
-    /// Up to `limit` journal entries from sequence `from` on (0: the first). Who asks for the same while an answer is under way is told the
-    /// same: its end may be as it was a moment ago.
+    /// Up to `limit` journal entries from sequence `from` on (0: the first). Callers that ask for the same while an
+    /// answer is under way share it, so entries committed a moment ago may be missing.
     ///
     /// # Errors
     /// [`PgError::Gone`]; any other.
@@ -148,8 +148,8 @@ impl PgStore {
         self.history.read(from, limit).await.map(told)
     }
 
-    /// The next journal entries from sequence `next` on, up to `limit`, for whoever was told the one before, with the time `told`. Waits for
-    /// the first of them; all who wait look together, every 100 ms.
+    /// The next journal entries from sequence `next` on, up to `limit`; `told` is the time of the entry before, if the
+    /// caller was told that entry. Waits for the first one; all who wait share a look every 100 ms.
     ///
     /// # Errors
     /// [`PgError::PutBack`], [`PgError::Gone`]; any other.
@@ -169,7 +169,7 @@ impl PgStore {
     /// a second for a million, and 30 s at most.
     ///
     /// # Errors
-    /// [`PgError::Listings`] while 64 of them are not dropped yet; any other.
+    /// [`PgError::Listings`] while there are 64 listings that were not dropped; any other.
     pub async fn list(&self, prefix: &str) -> Result<Listing, PgError> {
         self.listings.begin(prefix).await
     }
@@ -217,7 +217,7 @@ impl PgStore {
 pub struct Queued(oneshot::Receiver<Result<Outcome, PgError>>);
 
 impl Queued {
-    /// Its outcome, when that is durable; once. May be dropped and called again before.
+    /// Waits until the outcome is durable, and returns it. Cancel safe; not to be called again once it has returned.
     ///
     /// # Errors
     /// [`PgError`], as of [`PgStore::submit`].

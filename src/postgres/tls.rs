@@ -1,4 +1,4 @@
-//! Whether the server has to prove who it is: `sslmode` and `sslrootcert` as libpq takes them, of which tokio-postgres knows a part.
+//! How the server has to prove its identity: libpq's `sslmode` and `sslrootcert`, of which tokio-postgres knows a part.
 
 use std::path::{Path, PathBuf};
 
@@ -21,13 +21,13 @@ enum Checked {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Trust {
     checked: Checked,
-    /// Certificates of those who may sign; None: those that the system trusts.
+    /// Certificates of trusted signers; None for those that the system trusts.
     roots: Option<PathBuf>,
 }
 
 impl Trust {
-    /// Takes what is about trust out of a URL, and returns the rest of it. In `key=value` pairs tokio-postgres refuses by name what it does
-    /// not know.
+    /// Takes the settings about trust out of a URL, and returns the rest. In `key=value` pairs tokio-postgres itself
+    /// refuses the settings that it does not know.
     pub(super) fn split(url: &str, root_certificate: Option<&Path>) -> Result<(Self, String), PgError> {
         let (mut mode, mut roots, mut disabled) = (None, root_certificate.map(Path::to_owned), false);
         let is_url = url.starts_with("postgresql://") || url.starts_with("postgres://");
@@ -53,11 +53,12 @@ impl Trust {
             Some("verify-full") => Checked::SignerAndName,
             Some("verify-ca") => Checked::Signer,
             Some(other) => return Err(wrong(format!("sslmode can be verify-ca or verify-full, not {other}"))),
-            // libpq takes `require` with a root certificate for verify-ca; whoever says nothing more gets the stricter one.
+            // In libpq `require` with a root certificate means verify-ca; without any `sslmode` the stricter mode
+            // applies.
             None if roots.is_some() && !disabled => Checked::SignerAndName,
             None => Checked::Nothing,
         };
-        // As libpq calls those that the system trusts.
+        // libpq's name for the certificates that the system trusts.
         let roots = roots.filter(|path| path.as_os_str() != "system");
         Ok((Trust { checked, roots }, rest))
     }

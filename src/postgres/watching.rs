@@ -1,4 +1,4 @@
-//! Whether PostgreSQL can be used: asked again and again, since nobody else may ask.
+//! Polls whether PostgreSQL can be used, even while nobody else asks it anything.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +15,8 @@ use super::migrate::migrate;
 /// How often it is asked.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// How long an answer is waited for, on a connection. How long one may take to be made is said elsewhere: until then what was found before
-/// holds, or a slow way to the database would be none.
+/// How long an answer may take on an existing connection. Connecting has its own timeout, and the last finding holds
+/// until then: otherwise a slow network would look like a database that is down.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The task; dropping it ends it.
@@ -52,7 +52,7 @@ async fn run(connector: Connector, unavailable: Arc<Mutex<Option<String>>>) {
             link = None;
         }
         *unavailable.lock() = asked.err().map(|fault| PgError::from(fault).to_string());
-        // An older dump was restored. Nobody writes, and nobody would ask for it to be brought up.
+        // An older dump was restored. Nothing is written now, so nothing else would bring the schema up to date.
         if connector.standing().is_older()
             && let Err(error) = bring_up(&connector).await
         {

@@ -31,7 +31,7 @@ pub(super) enum Job {
         numbers: Vec<i64>,
         answer: Answer<()>,
     },
-    /// Nothing that comes after it.
+    /// The end: nothing comes after it.
     End,
 }
 
@@ -59,7 +59,7 @@ impl Work {
     }
 }
 
-/// Where an ask comes from: which work, which run of it, which record of that.
+/// Where an ask comes from: the work, its run, and the run's record.
 type Origin = (usize, usize, usize);
 
 /// The work of one transaction.
@@ -95,7 +95,8 @@ impl Batch {
         self.works.iter().all(Option::is_none)
     }
 
-    /// Takes it, unless a partition of it has a run here already: the second one begins where the first will end.
+    /// Adds the work, unless the batch has a run of one of its partitions already: a second run begins where the first
+    /// one will end.
     pub(super) fn take(&mut self, work: Work) -> Result<(), Work> {
         if let Work::Apply { topic, runs, .. } = &work {
             let partitions: Vec<_> = runs.iter().map(|run| (topic.clone(), run.partition)).collect();
@@ -144,8 +145,8 @@ impl Batch {
         )
     }
 
-    /// Answers the works that need one of these rows: nothing of them is kept. Of an apply only the runs that do are left out. True
-    /// when there were any.
+    /// Sets aside what needs one of these rows: calls are answered, of an apply the runs concerned are held. Returns
+    /// whether there was any.
     pub(super) fn set_aside(&mut self, locked: &Locked) -> bool {
         let mut any = false;
         for index in 0..self.works.len() {
@@ -176,7 +177,8 @@ impl Batch {
             .is_some_and(|origin| self.refused.contains_key(origin) || self.works[origin.0].is_none())
     }
 
-    /// Answers the call of an ask that somebody has to see to, or leaves the run out that it is of: true then, and other asks are out with it.
+    /// Sets aside an ask that somebody has to see to: a call is answered; a run is held, with all its asks. Returns
+    /// whether a run was held.
     pub(super) fn set_aside_ask(&mut self, asks: &Asks, index: usize, what: &str) -> bool {
         let Some((work, at, _)) = asks.origins.get(index).copied() else { return false };
         if let Some(Work::Apply { topic, runs, .. }) = &self.works[work] {
@@ -201,7 +203,7 @@ impl Batch {
         }
     }
 
-    /// What the database is to keep of a decided batch. Takes what it needs out of the decision.
+    /// What the database is to keep of a decided batch; moved out of the decision where possible.
     pub(super) fn changes(&self, asks: &Asks, decision: &mut Decision) -> Changes {
         let mut changes = Changes {
             accounts: std::mem::take(&mut decision.accounts),
@@ -248,8 +250,9 @@ impl Batch {
         }
     }
 
-    /// Partitions whose rows are not as their runs expected: an earlier commit of ours, or another owner. The works that
-    /// were fenced are answered. True when no owner can have left one of the rows so: the database was put back to an earlier state.
+    /// Handles partitions whose rows are not as their runs expected: because of an earlier commit of ours, or another
+    /// owner. Answers the fenced work. True if no owner can have left a row like that: the database was put back to an
+    /// earlier state.
     pub(super) fn offsets_missed(&mut self, found: &[OffsetFound]) -> bool {
         let mut put_back = false;
         for (index, slot) in self.works.iter_mut().enumerate() {
@@ -259,7 +262,7 @@ impl Batch {
                 let Some(row) = found.iter().find(|row| row.topic == *topic && row.partition == run.partition) else {
                     continue;
                 };
-                // Past its end as well: the call after it was kept, so it was.
+                // An offset past the run's end also means that the run was kept: the call after it was.
                 let past = row.next > Some(run.next) && run.from <= Some(run.next);
                 if row.epoch == run.epoch && (past || row.next == Some(run.next)) {
                     self.through.insert((index, at));
@@ -331,7 +334,7 @@ impl Batch {
         }
     }
 
-    /// Tells everybody who was not answered that it cannot be done.
+    /// Answers the remaining work with `error`.
     pub(super) fn fail(&mut self, error: &PgError) {
         for work in self.works.iter_mut().filter_map(Option::take) {
             work.fail(error.clone());

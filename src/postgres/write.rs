@@ -1,4 +1,4 @@
-//! Writes a batch: in one round trip while nobody interferes, else in two, one for all rows, one for the commit.
+//! Writes a batch: in one round trip as long as nobody interferes, otherwise in two, for the rows and for the commit.
 
 use std::collections::HashSet;
 
@@ -35,7 +35,7 @@ enum Done {
     Rows(Vec<Row>),
 }
 
-/// Statements that are sent at once, in their order, and answered together.
+/// Statements that are sent together, in their order, and whose answers are awaited together.
 struct Pipeline<'a> {
     link: &'a Link,
     parts: Vec<Part>,
@@ -61,9 +61,9 @@ impl<'a> Pipeline<'a> {
         self.answers.push(Box::pin(async move { client.query(statement, &params).await.map(Done::Rows) }));
     }
 
-    /// The answers; where several failed the first says why.
+    /// Waits for the answers. If several statements failed, the first error counts.
     async fn answers(self) -> Result<Vec<(Part, Done)>, Broken> {
-        // Polled in their order, and each is sent when it is polled first.
+        // Polled in order; each is sent when it is polled first.
         let answers = async { join_all(self.answers).await.into_iter().collect::<Result<Vec<_>, _>>() };
         Ok(self.parts.into_iter().zip(self.link.timed(answers).await?).collect())
     }
@@ -183,8 +183,8 @@ pub(super) async fn holds(
     Ok(rows.len() == id.len())
 }
 
-/// Writes all rows of a batch in a transaction, begun if it is not, and says whether all was as expected. The
-/// transaction is left open.
+/// Writes all rows of a batch, in a transaction that it begins if necessary and leaves open. Returns whether everything
+/// was as expected.
 pub(super) async fn write_rows(
     link: &Link,
     statements: &Statements,
@@ -414,7 +414,7 @@ pub(super) async fn commit(link: &Link, statements: &Statements, changes: &Chang
         };
         let drawn = link.client.query_one(statement, &params);
         let (locked, drawn, committed) = join3(lock, drawn, link.client.batch_execute("COMMIT")).await;
-        // Where one failed the last rolled back, and says that it went well.
+        // If an earlier statement failed, the last one rolled back, and reports success.
         locked?;
         let drawn = drawn?;
         committed?;

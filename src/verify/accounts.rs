@@ -14,9 +14,9 @@ use super::segment::{self, Header};
 /// The accounts, in memory.
 pub(crate) struct Accounts {
     pub(crate) ledger: [u8; 16],
-    /// Every entry up to it is in there, and none after it.
+    /// The accounts contain every entry up to this sequence, and none after it.
     pub(crate) sequence: u64,
-    /// Checkpoints that were passed over.
+    /// Checkpoints that were skipped.
     pub(crate) notes: Vec<String>,
     replay: Replay,
 }
@@ -26,14 +26,14 @@ pub(crate) struct Accounts {
 pub(crate) enum Unavailable {
     /// The directory is not whole, or cannot be read.
     Problem(Problem),
-    /// The entries that it takes were dropped.
+    /// The entries that would be needed were dropped.
     Dropped {
-        /// The oldest that are there begin with this sequence.
+        /// The first sequence that is left.
         oldest: u64,
     },
-    /// The journal does not reach so far yet.
+    /// The journal does not reach that far yet.
     Ahead {
-        /// The last sequence in it.
+        /// The last sequence in the journal.
         last: u64,
     },
 }
@@ -45,8 +45,8 @@ impl From<Problem> for Unavailable {
 }
 
 impl Accounts {
-    /// The accounts as of sequence `at`, or of the journal's end as it is now. `progress` is told how many bytes of how
-    /// many were gone through.
+    /// The accounts as of sequence `at`, or as of the journal's present end. `progress` gets the number of bytes read,
+    /// and of how many.
     pub(crate) fn read(
         directory: &Directory,
         at: Option<u64>,
@@ -90,7 +90,7 @@ impl Accounts {
     }
 }
 
-/// What to begin with, and the sequence that it stands at.
+/// What the replay begins with, and its sequence.
 fn begin(
     directory: &Directory,
     first: &Header,

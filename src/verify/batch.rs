@@ -1,4 +1,4 @@
-//! A batch: the unit that is torn or damaged.
+//! A batch: the unit in which the journal is torn or damaged.
 
 use std::path::Path;
 
@@ -111,7 +111,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// The hash that it must have when `before` is that of the batch before.
+    /// The batch's hash, if `before` is the hash of the batch before.
     pub(super) fn chained(&self, before: &[u8; 32]) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
         hasher.update(before).update(self.hashed).update(self.body);

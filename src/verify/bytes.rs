@@ -1,4 +1,4 @@
-//! Reading what may be anything: little-endian numbers and ids out of a slice, never past its end.
+//! Reads untrusted bytes: little-endian numbers and ids from a slice, never past its end.
 
 /// What is wrong, and where in the bytes that were read.
 #[derive(Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use super::directory::Directory;
 use super::problem::Problem;
 use super::segment::{self, HEADER, Header};
 
-/// Who is shown the chain. Whatever it is shown is linked to what it was shown before.
+/// Is shown the chain: each batch links to those shown before.
 pub(crate) trait Visitor {
     type Error: From<Problem>;
 
@@ -20,23 +20,23 @@ pub(crate) trait Visitor {
     fn passed(&mut self, _bytes: u64) {}
 }
 
-/// Where the chain stands: what the next batch must be.
+/// The state of the chain, which determines the next batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Link {
     pub(crate) ledger: [u8; 16],
-    /// The numbers of the next batch and of its first entry.
+    /// The number of the next batch, and the sequence of its first entry.
     pub(crate) batch: u64,
     pub(crate) sequence: u64,
-    /// Of the batch before.
+    /// The hash of the batch before.
     pub(crate) hash: [u8; 32],
 }
 
 /// How the journal ends.
 #[derive(Debug)]
 pub(crate) struct End {
-    /// None: no segment has even a header.
+    /// None if not even a header of a segment is there.
     pub(crate) link: Option<Link>,
-    /// The number of the last segment that has one.
+    /// The number of the last segment that has a header.
     pub(super) segment: u64,
     pub(crate) notes: Vec<String>,
 }
@@ -172,7 +172,7 @@ impl<'a, V: Visitor> Walk<'a, V> {
         Ok(expected)
     }
 
-    /// Tells a torn tail at `at` from damage: nothing good may follow it anywhere.
+    /// Distinguishes a torn tail at `at` from damage: after a torn tail, nothing good follows anywhere.
     fn torn(&self, at: usize, what: String) -> Result<Vec<String>, V::Error> {
         let file = self.file();
         self.nothing_after(file, at, &what)?;

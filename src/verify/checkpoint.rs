@@ -35,7 +35,7 @@ struct Section {
 /// What a checkpoint says about the sources.
 #[derive(Debug, Default)]
 pub(super) struct Stated {
-    /// They are as of this batch; 0: nothing was noted when it was written.
+    /// The batch as of which they are; 0 if nothing had been noted.
     pub(super) batch: u64,
     pub(super) sources: Sources,
 }
@@ -80,7 +80,7 @@ pub(super) fn compare(path: &Path, file: &File, expected: &Expected<'_>) -> Resu
     Ok(stated)
 }
 
-/// Takes the checkpoint as what the replay begins with; the time of its entry, and what it says about the sources.
+/// Takes the checkpoint as the start of the replay. Returns the time of its entry, and what it says about the sources.
 pub(super) fn adopt(
     path: &Path,
     file: &File,
@@ -94,8 +94,8 @@ pub(super) fn adopt(
     Ok((header.time, stated))
 }
 
-/// How many accounts the checkpoint says that it holds, at which sequence, and what it says about the sources; its accounts are not
-/// read.
+/// The number of accounts and the sequence that the checkpoint claims, and what it says about the sources; its accounts
+/// are not read.
 pub(super) fn says(path: &Path, file: &File) -> Result<(u64, u64, Stated), Problem> {
     let mut reader = Reader { path, file: BufReader::new(file), at: 0 };
     let mut fields = [0; HEADER];
@@ -194,7 +194,7 @@ impl Reader<'_> {
         Ok(header)
     }
 
-    /// Reads the section of sources, which is next, if there is one.
+    /// Reads the section about sources, if there is one; it comes next.
     fn sources(&mut self, header: &Header) -> Result<Stated, Problem> {
         let Some(Section { batch, length, last, checksum }) = header.section else { return Ok(Stated::default()) };
         let begin = self.at;
@@ -216,7 +216,7 @@ impl Reader<'_> {
         Ok(Stated { batch, sources })
     }
 
-    /// Reads the next block; where in the file its body begins.
+    /// Reads the next block. Returns the offset of its body in the file.
     fn block(&mut self, block: &mut Vec<u8>) -> Result<usize, Problem> {
         let begin = self.at;
         let mut head = [0; 8];

@@ -11,10 +11,10 @@ use super::segment;
 /// A data directory, as it was listed.
 pub(crate) struct Directory {
     pub(super) path: PathBuf,
-    /// By number, dense.
+    /// By number, without gaps.
     pub(super) segments: Vec<PathBuf>,
     pub(super) first_number: u64,
-    /// By sequence. Open, because a running service removes old ones.
+    /// By sequence. Kept open, because a running service removes old checkpoints.
     pub(super) checkpoints: Vec<(u64, PathBuf, File)>,
     pub(super) access: Access,
     pub(super) notes: Vec<String>,
@@ -43,7 +43,8 @@ impl Access {
 
 impl Drop for Access {
     fn drop(&mut self) {
-        // A process that another thread is about to begin has a copy of it, so that closing alone would not do.
+        // A child process that another thread is just starting has a copy of the descriptor, so closing it would not
+        // suffice.
         let _ = self.lock.as_ref().map(File::unlock);
     }
 }
@@ -54,7 +55,7 @@ impl Directory {
         Self::list(path, Access::take(path)?)
     }
 
-    /// Lists `path`, and keeps nobody away: a service may have it, or start on it meanwhile.
+    /// Lists `path` without keeping anybody away: a service may have it, or start on it meanwhile.
     pub(crate) fn beside(path: &Path) -> Result<Self, Problem> {
         Self::list(path, Access { holder: Some(String::new()), lock: None })
     }
@@ -77,7 +78,7 @@ impl Directory {
         Ok(Directory { path, segments, first_number, checkpoints, access, notes })
     }
 
-    /// The place of the segment that holds `sequence`, as the headers tell; the first when none can tell.
+    /// The index of the segment that holds `sequence`, according to the headers; 0 if none can tell.
     pub(crate) fn segment_of(&self, sequence: u64) -> usize {
         let begins = |path: &PathBuf| segment::peek(path).is_ok_and(|header| header.first_sequence <= sequence);
         self.segments.iter().rposition(begins).unwrap_or(0)
@@ -129,7 +130,7 @@ fn lock(path: &Path) -> Result<(Option<File>, Option<String>), Problem> {
         Ok(()) => Ok((Some(file), None)),
         Err(TryLockError::WouldBlock) => {
             let mut holder = String::new();
-            // Its content is for people: whatever it is, somebody has the directory.
+            // The file's content is only for people: whatever it says, some process has the directory.
             let _ = file.by_ref().take(64).read_to_string(&mut holder);
             let holder = holder.trim();
             let process = if holder.is_empty() { String::new() } else { format!("process {holder}") };
@@ -168,9 +169,9 @@ fn checkpoints(folder: &Path, live: bool, notes: &mut Vec<String>) -> Result<Vec
     Ok(checkpoints)
 }
 
-/// Fails where a newer release wrote one of the runs of the id index.
+/// Fails if a newer release wrote a run of the id index.
 fn runs(folder: &Path) -> Result<(), Problem> {
-    // Where there is none, or it cannot be listed, whoever reads it says so.
+    // If the folder is missing or cannot be listed, its reader reports that.
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).try_for_each(|path| formats::check(&path, &formats::RUN))
 }

@@ -15,7 +15,7 @@ pub(super) const SEGMENT: Kind = Kind(b"EQPSEGM", 1);
 pub(super) const CHECKPOINT: Kind = Kind(b"EQPCHKP", 2);
 pub(super) const RUN: Kind = Kind(b"EQPIDRN", 1);
 
-/// Fails where a newer release wrote the file at `path`. What is wrong with it otherwise is found by whoever reads it.
+/// Fails if a newer release wrote the file at `path`. Anything else that is wrong with it is found by its reader.
 pub(super) fn check(path: &Path, Kind(begin, known): &Kind) -> Result<(), Problem> {
     let mut header = [0; HEADER];
     if File::open(path).and_then(|mut file| file.read_exact(&mut header)).is_err() {

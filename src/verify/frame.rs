@@ -1,4 +1,4 @@
-//! A frame: one entry of the journal, read as it is written; whether it is true is [`super::replay`]'s question.
+//! A frame: one entry of the journal, parsed. Whether it is true is checked by [`super::replay`].
 
 use super::batch::Batch;
 use super::bytes::{Bytes, Read, Wrong};
@@ -31,7 +31,7 @@ impl Kind {
     }
 }
 
-/// Why a change is refused; of two refusals of one member the smaller counts.
+/// Why a change is refused. Of two reasons for one member, the smaller counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Reason {
     AlreadyExists,
@@ -51,7 +51,7 @@ impl Reason {
     }
 }
 
-/// Which change was refused, and why. In the order in which refusals count.
+/// Which change was refused, and why; ordered as refusals count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Refusal {
     pub(crate) member: u32,
@@ -65,7 +65,7 @@ pub(crate) struct Refusal {
 pub(crate) struct Member<'a> {
     pub(crate) kind: Kind,
     pub(crate) id: Option<&'a str>,
-    /// How many of the entry's legs are its.
+    /// How many of the entry's legs belong to it.
     pub(crate) legs: u16,
 }
 
@@ -73,9 +73,9 @@ pub(crate) struct Member<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Leg<'a> {
     pub(crate) account: &'a str,
-    /// Of a create: the initial balance.
+    /// For a create, the initial balance.
     pub(crate) delta: i64,
-    /// After the change; of a refused entry, what it met.
+    /// The state after the change; in a refused entry, the state that it met.
     pub(crate) state: State,
 }
 

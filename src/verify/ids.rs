@@ -30,7 +30,8 @@ impl RecentIds {
         RecentIds { window, newer: Ids::default(), older: Ids::default(), began: 0 }
     }
 
-    /// Notes that `id` is used, not before the time of the last one; where it was used before within the window.
+    /// Notes that `id` is used, at a time not before the last one's. Returns its earlier use within the window, if
+    /// there is one.
     pub(super) fn used(&mut self, id: &str, used: Used) -> Option<Used> {
         if used.time.saturating_sub(self.began) >= self.window {
             // The newest in `older` was used before `began`: all of it is outside of the window.

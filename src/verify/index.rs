@@ -14,15 +14,15 @@ use super::segment::Header;
 /// How often the folder is listed again, because a service has merged runs meanwhile.
 const LISTINGS: u32 = 20;
 
-/// The index, open: what a service does to its files meanwhile changes nothing.
+/// The index, open: changes to its files by a service have no effect.
 pub(super) struct Index {
     path: PathBuf,
-    /// By sequence, each from the end of the one before.
+    /// By sequence; each begins where the one before ends.
     runs: Vec<Run>,
 }
 
-/// Opens the index in `path`, or says why it is left out: it is derived data, and the next start makes it anew. To be done
-/// before the journal is listed, so that what a service puts in meanwhile is not beyond the journal's end.
+/// Opens the index in `path`, or returns why it is skipped: it is derived data, which the next start makes anew. To be
+/// called before the journal is listed: otherwise the index may contain entries beyond the journal's end.
 pub(super) fn open(path: &Path, live: bool) -> Result<Result<Index, String>, Problem> {
     let skipped = |why: &str| Ok(Err(format!("the id index was not checked: {why}")));
     if !path.exists() {
@@ -44,8 +44,8 @@ pub(super) fn open(path: &Path, live: bool) -> Result<Result<Index, String>, Pro
     Ok(Ok(Index { path: path.to_owned(), runs }))
 }
 
-/// The good run with the ids of the newest entries. What it knows of was durable, so the journal has it, whether the index is to be made
-/// anew or not.
+/// The good run with the newest entries' ids. Its entries were durable, so the journal has them, even if the index is
+/// to be made anew.
 pub(super) fn furthest(path: &Path) -> Option<Run> {
     let names = std::fs::read_dir(path).ok()?.flatten().map(|entry| entry.file_name());
     let mut spans: Vec<_> = names.filter_map(|name| Run::span(name.to_str()?)).collect();
@@ -53,7 +53,7 @@ pub(super) fn furthest(path: &Path) -> Option<Run> {
     spans.into_iter().find_map(|(first, last)| Run::open(path, first, last).ok())
 }
 
-/// The runs of which no other contains all; `None`: one was removed after the folder was listed.
+/// The runs that no other run contains; `None` if one was removed after the folder was listed.
 fn list(path: &Path, may_vanish: bool) -> Result<Option<Vec<Run>>, Problem> {
     let mut spans = Vec::new();
     for entry in std::fs::read_dir(path).map_err(|error| Problem::unreadable(path, &error))? {

@@ -32,11 +32,11 @@ pub(crate) struct Sizes {
     pub(crate) last_sequence: u64,
     pub(crate) first_time: u64,
     pub(crate) last_time: u64,
-    /// How many accounts the newest checkpoint holds, and at which sequence.
+    /// The number of accounts in the newest checkpoint, and its sequence.
     pub(crate) accounts: Option<(u64, u64)>,
-    /// How many ids the index holds, or why they are not counted.
+    /// The number of ids in the index, or why they are not counted.
     pub(crate) ids: Result<u64, String>,
-    /// How many sources are known, and how many records are parked; None: not to be told, since notes were dropped.
+    /// The number of known sources, and of parked records; None if that is unknown, because notes were dropped.
     pub(crate) sources: Option<(u64, u64)>,
     pub(crate) notes: Vec<String>,
 }

@@ -10,21 +10,21 @@
 //!    batch that is bad with no good one after it anywhere is a torn tail: a note, since the next start cuts it.
 //! 4. Each entry: its frame, ids of 1 to 128 bytes of UTF-8 without control characters, times that never fall.
 //! 5. Each transaction id: at most once within the window.
-//! 6. Each change: version + 1, balance + delta, never below 0, transfers and postings that add up to 0; of a refused
-//!    entry that it is refused when it is done again, for the same reason, and that it changed nothing.
-//! 7. Each checkpoint, when the replay is at its sequence: checksums, order, count, total, and every account as the
+//! 6. Each change: version + 1, balance + delta, never below 0; transfers and postings add up to 0. A refused entry
+//!    must be refused again when it is replayed, for the same reason, and must not have changed anything.
+//! 7. Each checkpoint, once the replay reaches its sequence: checksums, order, count, total, and every account as the
 //!    replay has it.
-//! 8. What is noted of sources: no position goes back unless it says so, parked records are numbered one after the
-//!    other, what is taken back was parked; and what each checkpoint says of it, as of its batch.
-//! 9. The end: no run of the id index and no checkpoint beyond it, and with [`Options::head`] that a batch has that hash, which stands
-//!    for all before it.
-//! 10. The id index: each of its runs (checksums, order, filter), that they are one chain, and every id of every entry up
-//!     to its end at its place.
+//! 8. The notes about sources: no position goes back unless the note says so, parked records are numbered
+//!    consecutively, and only parked records are taken back. Each checkpoint must agree, as of its batch.
+//! 9. The end: no run of the id index and no checkpoint lies beyond it. With [`Options::head`], some batch must have
+//!    that hash, which covers all batches before it.
+//! 10. The id index: each of its runs (checksums, order, filter), that the runs are consecutive, and that every id of
+//!     every entry up to the index's end is in its place.
 //!
-//! A journal whose beginning was dropped is replayed from the oldest checkpoint that it reaches back to; the entries
-//! up to there are checked in themselves only.
+//! If the beginning of the journal was dropped, the replay begins with the oldest checkpoint that the journal reaches
+//! back to; the entries up to there are checked only in themselves.
 //!
-//! Nothing in the directory is changed. Beside a running service it is all checked up to some moment.
+//! Nothing in the directory is changed. Beside a running service, everything is checked up to some moment.
 
 mod accounts;
 mod batch;

@@ -7,17 +7,17 @@ use std::path::{Path, PathBuf};
 /// The first bad place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The file, or the folder that something is missing from.
+    /// The file at fault, or the folder in which something is missing.
     pub file: PathBuf,
-    /// Where in it, in bytes.
+    /// The offset in the file, in bytes.
     pub offset: Option<u64>,
-    /// The number of the batch there, as the journal so far makes it.
+    /// The number of the batch there, by the journal so far.
     pub batch: Option<u64>,
     /// The sequence of the entry there.
     pub sequence: Option<u64>,
     /// What is wrong.
     pub what: String,
-    /// Whether the system could not read it; otherwise it was read, and is wrong.
+    /// Whether the system could not read the file; otherwise its content is wrong.
     pub unreadable: bool,
 }
 

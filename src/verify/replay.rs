@@ -1,4 +1,4 @@
-//! The model: what the accounts are when the entries are done one after the other, and whether each entry says so.
+//! The model: the accounts as replaying the entries in order makes them, and whether each entry agrees.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ pub(super) struct Account {
     pub(super) state: State,
     /// The sequence of its last change.
     pub(super) changed: u64,
-    /// The sequence that opened it; of an account from a checkpoint, one at or after it.
+    /// The sequence that opened it; if it comes from a checkpoint, a sequence that is not before that.
     opened: u64,
 }
 
@@ -39,13 +39,13 @@ impl Replay {
         self.accounts.iter().map(|(id, account)| (&**id, account))
     }
 
-    /// Takes an account from the checkpoint that the replay begins with.
+    /// Adds an account from the checkpoint that the replay begins with.
     pub(super) fn adopt(&mut self, id: &str, state: State, changed: u64) {
         self.total += i128::from(state.balance);
         self.accounts.insert(id.into(), Account { state, changed, opened: changed });
     }
 
-    /// Does what `entry` says, and compares with what it says came of it.
+    /// Replays `entry`, and compares the result with the one recorded in it.
     pub(super) fn apply(&mut self, entry: &Entry<'_>) -> Result<(), String> {
         match entry.refusal {
             None => self.accepted(entry),
@@ -110,16 +110,16 @@ impl Replay {
         }
     }
 
-    /// Nothing was applied, so each state is the one before the entry; and the refusal is what doing the members in
-    /// order comes to.
+    /// Nothing was applied, so each state is that before the entry; and replaying the members in order must lead to the
+    /// same refusal.
     fn refused(&self, entry: &Entry<'_>, recorded: Refusal) -> Result<(), String> {
         let before = |account: &str| self.account(account).map_or(State::default(), |account| account.state);
         let mut folded: HashMap<&str, State> = HashMap::new();
         let mut found: Option<Refusal> = None;
         for (place, member, legs) in entry.parts() {
             for (leg, position) in legs.iter().zip(0..) {
-                // Whoever was refused for something else may have looked for the accounts after it long before: such
-                // an account counts as unknown, even if somebody has opened it since.
+                // If the refusal is for something else, the accounts after it may have been looked up long before: one
+                // that was unknown then is recorded as unknown, even if somebody has opened it since.
                 let looked_up_early = (place, position) > (recorded.member, recorded.leg);
                 if !(looked_up_early && leg.state == State::default()) {
                     same(leg.account, leg.state, before(leg.account))?;

@@ -28,13 +28,13 @@ pub(super) struct Run {
     pub(super) first: u64,
     pub(super) last: u64,
     ledger: [u8; 16],
-    /// Where the index begins that it is part of, or 0.
+    /// The sequence with which its index begins, or 0 if unknown.
     pub(super) begin: u64,
     records: u64,
     file: File,
     /// The first key of each page.
     fences: Vec<[u8; 16]>,
-    /// 64 bytes a block.
+    /// The filter, in blocks of 64 bytes.
     filter: Vec<u8>,
 }
 
@@ -44,7 +44,7 @@ impl Run {
         self.records
     }
 
-    /// The first and the last sequence that a name says.
+    /// The first and the last sequence in a file's name.
     pub(super) fn span(name: &str) -> Option<(u64, u64)> {
         let (first, last) = name.strip_suffix(".run")?.split_once('-')?;
         let digits = |text: &str| text.len() == 20 && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -88,7 +88,8 @@ impl Run {
         Ok(Run { path, first, last, ledger, begin: index_begin, records, file, fences, filter })
     }
 
-    /// Fails where a journal of `ledger`, if it has begun, that ends with sequence `end` lacks what this run knows of.
+    /// Fails if a journal of `ledger` (None: it has not begun) that ends with sequence `end` lacks entries that this
+    /// run has ids of.
     pub(super) fn is_within(&self, ledger: Option<&[u8; 16]>, end: u64) -> Result<(), Problem> {
         if self.last <= end || ledger.is_some_and(|ledger| *ledger != self.ledger) {
             return Ok(());
@@ -133,7 +134,7 @@ impl Run {
         Ok(())
     }
 
-    /// What it says about an id.
+    /// The place that the run has for an id, if any.
     pub(super) fn get(&self, key: &[u8; 16]) -> Result<Option<Place>, Problem> {
         if !self.may_hold(key) {
             return Ok(None);

@@ -57,7 +57,7 @@ impl Header {
         })
     }
 
-    /// What the header of the whole file `segment` must keep beside its checksum.
+    /// Checks the header against the whole file `segment`, beyond its checksum.
     pub(super) fn check(&self, segment: &[u8], number: u64) -> bytes::Read<()> {
         if self.number != number {
             let what = format!("the header says segment {}, the file's name says {number}", self.number);
@@ -75,13 +75,13 @@ impl Header {
     }
 }
 
-/// Whether a file with a bad header is the end of the journal all the same: nobody ever wrote into it, or, if it is the
-/// newest, no more than its header.
+/// Whether a file with a bad header may be the end of the journal nevertheless: nothing was ever written to it, or, in
+/// the newest segment, no more than a header.
 pub(super) fn unused(segment: &[u8], newest: bool) -> bool {
     zeros(segment) || (newest && zeros(segment.get(HEADER..).unwrap_or_default()))
 }
 
-/// Fails where the spare is not one: a segment that lost its name and goes on where the journal ends, with something in it.
+/// Fails if the spare is no spare: a segment with content that lost its name, and continues the journal at its end.
 pub(super) fn check_spare(path: &Path, last: u64, link: &Link) -> Result<(), Problem> {
     if !path.exists() {
         return Ok(());

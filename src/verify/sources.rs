@@ -18,17 +18,18 @@ pub(crate) enum Change<'a> {
     Unparked { number: u64 },
 }
 
-/// Puts together what the sections of one batch after the other say.
+/// Joins the sections of consecutive batches.
 #[derive(Debug, Default)]
 pub(crate) struct Sections {
-    /// What was begun, and goes on in the next batch.
+    /// A section that began, and continues in the next batch.
     begun: Option<Vec<u8>>,
-    /// The changes that the last section ended.
+    /// The changes in the section that the last batch completed.
     ended: Vec<u8>,
 }
 
 impl Sections {
-    /// Takes the next batch's section. One that goes on what was not shown is wrong, unless `first`: then it is passed over.
+    /// Takes the next batch's section. A continuation whose beginning was not shown is an error; with `first` it is
+    /// skipped.
     pub(crate) fn take(&mut self, batch: &Batch<'_>, first: bool) -> Result<(), Problem> {
         let begun = self.begun.take();
         self.ended.clear();
@@ -44,7 +45,7 @@ impl Sections {
             (true, None) if first => return Ok(()),
             (true, None) => return wrong("it goes on with sources that the batch before did not begin".to_owned()),
             (true, Some(begun)) => begun,
-            // What was begun was never ended: a process died, and nobody was told of it.
+            // A section that began was never completed: a process died, and told nobody of it.
             (false, _) => Vec::new(),
         };
         changes.extend_from_slice(bytes);
@@ -93,12 +94,12 @@ fn change<'a>(bytes: &mut Bytes<'a>) -> Read<Change<'a>> {
     })
 }
 
-/// What the changes so far come to.
+/// The state after the changes so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sources {
-    /// The next offset of each, and its fingerprint.
+    /// The next offset of each source, and its fingerprint.
     positions: BTreeMap<Box<str>, (i64, i64)>,
-    /// Of what is parked, the hash.
+    /// The hashes of the parked records, by number.
     parked: BTreeMap<u64, [u8; 32]>,
     /// The highest number of a parked record.
     last: u64,
@@ -113,7 +114,7 @@ impl Sources {
         self.parked.len() as u64
     }
 
-    /// Does what `change` says, or says what speaks against it.
+    /// Applies `change`, or returns what is wrong with it.
     pub(super) fn apply(&mut self, change: Change<'_>) -> Result<(), String> {
         match change {
             Change::Position { source, next, fingerprint, anew } => {
@@ -142,7 +143,7 @@ impl Sources {
         Ok(())
     }
 
-    /// What the section of a checkpoint says, when `last` was the highest number.
+    /// Reads the section of a checkpoint; `last` is the highest number of a parked record.
     pub(super) fn of_checkpoint(section: &[u8], last: u64) -> Read<Self> {
         let mut sources = Sources { last, ..Sources::default() };
         let mut bytes = Bytes::new(section);

@@ -34,50 +34,50 @@ impl Default for Options {
     }
 }
 
-/// What was found, and found right.
+/// What a successful check found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// The ledger's id in hexadecimal digits; empty when the journal has not begun.
+    /// The ledger's id in hexadecimal digits; empty if the journal has not begun.
     pub ledger_id: String,
-    /// Segments that the journal reaches into.
+    /// Segments that have a part of the journal.
     pub segments: u64,
-    /// Batches, closing ones too.
+    /// Batches, including closing ones.
     pub batches: u64,
-    /// Entries in them.
+    /// Entries in the batches.
     pub entries: u64,
-    /// The first sequence in the journal; 0 when there is none.
+    /// The first sequence in the journal; 0 if there is none.
     pub first_sequence: u64,
-    /// The last sequence; 0 when there is none.
+    /// The last sequence; 0 if there is none.
     pub last_sequence: u64,
-    /// The sequence of the checkpoint that the replay began with; 0 when it began with the first entry.
+    /// The sequence of the checkpoint that the replay began with; 0 if it began with the first entry.
     pub replayed_from: u64,
     /// Accounts at the end.
     pub accounts: u64,
     /// The sum of their balances.
     pub total: i128,
-    /// Sources whose position is known at the end.
+    /// Sources with a known position at the end.
     pub sources: u64,
-    /// Records that are parked at the end.
+    /// Parked records at the end.
     pub parked: u64,
-    /// When the last entry was committed, nanoseconds since the Unix epoch; 0 when there is none.
+    /// When the last entry was committed, in nanoseconds since the Unix epoch; 0 if there is none.
     pub last_time: u64,
-    /// The hash of the last batch in hexadecimal digits: what [`Options::head`] compares.
+    /// The hash of the last batch in hexadecimal digits: a later check can take it as [`Options::head`].
     pub head: String,
     /// Checkpoints that were compared.
     pub checkpoints: u64,
-    /// Ids of entries that were found in the id index; `None` when it was not checked.
+    /// Entries' ids that were found in the id index; `None` if it was not checked.
     pub indexed_ids: Option<u64>,
-    /// What is worth knowing and nothing wrong: a torn tail, a check that was left out.
+    /// Observations that are no fault: a torn tail, a check that was skipped.
     pub notes: Vec<String>,
 }
 
-/// Checks the data directory `path`. `progress` is told how many bytes of how many were gone through.
+/// Checks the data directory `path`. `progress` gets the number of bytes checked, and of how many.
 ///
 /// # Errors
 /// The first bad place.
 pub fn verify(path: &Path, options: &Options, progress: &mut dyn FnMut(u64, u64)) -> Result<Report, Problem> {
     let (access, ids) = (Access::take(path)?, path.join("ids"));
-    // Before the journal is listed, so that this reaches as far as the index says.
+    // Opened before the journal is listed, so that the journal reaches as far as the index.
     let (index, furthest) = (index::open(&ids, access.is_live()), index::furthest(&ids));
     let directory = Directory::list(path, access)?;
     let bytes = directory.bytes_from(0);
@@ -89,7 +89,7 @@ pub fn verify(path: &Path, options: &Options, progress: &mut dyn FnMut(u64, u64)
     if let Some(run) = furthest {
         run.is_within(end.link.as_ref().map(|link| &link.ledger), end.last_sequence())?;
     }
-    // A service's is its own affair: it may be given its name meanwhile.
+    // The spare of a running service is left alone: it may get its name meanwhile.
     if let (Some(link), false) = (&end.link, directory.live()) {
         segment::check_spare(&path.join("journal/spare"), end.segment, link)?;
     }
@@ -150,7 +150,7 @@ impl Visitor for Metered<'_, '_> {
 struct Verifier<'a, 'm> {
     options: &'a Options,
     meter: &'a mut Meter<'m>,
-    /// Those that are still to come, by sequence.
+    /// The checkpoints still to come, by sequence.
     checkpoints: std::iter::Peekable<std::slice::Iter<'a, (u64, PathBuf, File)>>,
     replay: Replay,
     sources: Sources,
@@ -160,14 +160,14 @@ struct Verifier<'a, 'm> {
     ids: RecentIds,
     ledger: [u8; 16],
     report: Report,
-    /// What the checkpoint that the replay began with says: the time of its entry.
+    /// The time of the entry at the checkpoint that the replay began with.
     base_time: Option<u64>,
-    /// What it says about the sources is as of this batch; 0: nothing had been noted.
+    /// The batch as of which that checkpoint has the sources; 0 if nothing had been noted.
     base_batch: u64,
-    /// Where the last batch is.
+    /// The place of the last batch.
     file: PathBuf,
     offset: usize,
-    /// The batch with the hash that was asked for, and its last sequence.
+    /// The batch with the hash in [`Options::head`], and its last sequence.
     head: Option<(u64, u64)>,
 }
 

@@ -74,10 +74,9 @@ struct Interval {
     upper_bound: f64,
 }
 
-/// The newest result of every benchmark under `folder` that was run at `since` or later. The files do not say where they were
-/// measured: that is `machine`; nor that they are times, which they are unless a benchmark measures something of its own.
-///
-/// Criterion keeps the results of benchmarks that nobody runs any more: hence `since`.
+/// The newest result of every benchmark under `folder`, unless it was run before `since`: criterion keeps the results
+/// of benchmarks that no longer exist. The files do not tell the machine, which is therefore `machine`; nor the unit,
+/// which is time unless a benchmark measures something of its own.
 ///
 /// # Errors
 /// When a file cannot be read or understood.

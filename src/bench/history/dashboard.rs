@@ -21,8 +21,8 @@ pub struct Entry {
     pub extra: String,
 }
 
-/// The newest figures, those with one direction: dashboards want one array for each. They are of the host and the build of the
-/// newest row, so that a dashboard does not ascribe figures of an earlier commit, or another machine, to this one.
+/// The newest figures with one direction: dashboards want one array for each. All are of the host and the build of the
+/// newest row, so that a dashboard attributes no figures of an earlier commit or another machine to them.
 #[must_use]
 pub fn export(rows: &[Row], better: Better) -> Vec<Entry> {
     let Some(newest) = rows.iter().max_by_key(|row| row.time) else { return Vec::new() };

@@ -20,7 +20,7 @@ pub enum HistoryError {
         /// What the system says.
         what: io::Error,
     },
-    /// The last line has no end and is no row: whoever wrote it was interrupted.
+    /// The last line has no end and is not a row: its writer was interrupted.
     #[error(
         "{0}:{line}: the last line is torn, whoever wrote it was interrupted; of a history, \
          `equipoise bench collect --history {0} --repair` cuts it off",
@@ -66,7 +66,7 @@ pub enum Line {
     Run(Box<Run>),
 }
 
-/// A history that is open for more. Whoever else wants to add to it waits until this is dropped.
+/// A history opened for writing. Other writers wait until this is dropped.
 #[derive(Debug)]
 pub struct History {
     path: PathBuf,
@@ -77,7 +77,7 @@ pub struct History {
 }
 
 impl History {
-    /// Opens the file, or begins one, and reads it. With `repair` a torn last line is cut off; the answer is its number.
+    /// Opens the file, or creates it, and reads it. With `repair` a torn last line is cut off, and its number returned.
     ///
     /// # Errors
     /// When it cannot be opened, or a line of it is no row.
@@ -106,10 +106,10 @@ impl History {
         Ok((Self { path: path.to_owned(), file, rows, before }, torn))
     }
 
-    /// Adds a row, unless it is there already: the answer is whether it was added.
+    /// Adds a row, unless it is there already. Returns whether it was added.
     ///
     /// # Errors
-    /// When it cannot be written. What was written of it is taken back, as far as the system lets it.
+    /// It cannot be written. A part that was written is removed again, as far as the system allows.
     pub fn append(&mut self, row: Row) -> Result<bool, HistoryError> {
         let same = |other: &Row| other.time == row.time && other.subject == row.subject && other.host() == row.host();
         if self.rows.iter().any(same) {

@@ -1,7 +1,7 @@
 //! A chart as inline SVG.
 //!
-//! `plotters` writes colours as attributes of the elements; those are the light ones, and the page's style sheet puts the dark ones
-//! in their stead by them.
+//! `plotters` writes colours as attributes of the elements: the light ones, for which the page's style sheet
+//! substitutes the dark ones.
 
 use maud::{Markup, PreEscaped, html};
 use plotters::coord::Shift;
@@ -10,7 +10,7 @@ use plotters::prelude::*;
 use super::ReportError;
 use super::axis::Axis;
 
-/// The colours of lines, as `style.css` knows them. Each is told from the others by its mark as well.
+/// The colours of lines, as `style.css` knows them. A mark distinguishes each line, too.
 const COLOURS: [RGBColor; 6] = [
     RGBColor(0x0B, 0x62, 0xA8),
     RGBColor(0xC2, 0x50, 0x0A),

@@ -1,5 +1,5 @@
-//! The history as a page: by host, by subject, and each metric over time. Nothing of two hosts or two subjects is ever in one chart,
-//! one table or one comparison.
+//! The history as a page: by host, by subject, and each metric over time. No chart, table or comparison mixes two hosts
+//! or two subjects.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! Pages for people: runs in detail, and the history over time.
 //!
-//! A page is one file, which loads nothing and runs nothing; its policy forbids both to the browser. Names and URLs come from
-//! whoever wrote the runs, so everything is escaped: `maud` does it, and no text of theirs goes past it.
+//! A page is one file, which loads nothing and runs nothing; its policy forbids both to the browser. Names and URLs are
+//! input from outside, so `maud` escapes everything, and no text bypasses it.
 
 mod axis;
 mod chart;

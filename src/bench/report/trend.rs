@@ -19,15 +19,15 @@ pub(super) struct Trend<'a> {
 /// The newest figure beside those before it.
 #[derive(Debug, PartialEq)]
 pub(super) struct Change {
-    /// How many were before it, [`BEFORE`] at most.
+    /// The number of earlier figures, at most [`BEFORE`].
     pub(super) rows: usize,
-    /// Of those before.
+    /// Their median.
     pub(super) median: f64,
-    /// Of those before.
+    /// The least of them.
     pub(super) least: f64,
-    /// Of those before.
+    /// The largest of them.
     pub(super) largest: f64,
-    /// Of the newest against the median: 0.1 is a tenth more. None when the median is 0.
+    /// The relative change of the newest figure from their median: 0.1 is a tenth more. None if the median is 0.
     pub(super) share: Option<f64>,
     pub(super) verdict: Verdict,
 }

@@ -17,13 +17,14 @@ use crate::cli::output::{Output, Page, Record, escape};
 
 const HISTORY: &str = "bench-history.jsonl";
 
-/// Add what was measured to the history, a file of JSON lines
+/// Add measurements to the history, a file of JSON lines
 ///
 /// Reads runs, as bench run --json prints them, rows of other histories, and criterion's results. What the history has
-/// already is not added again. Everything is read before anything is written: where a line cannot be read, nothing is added. A run
-/// that is not fit for a history (its check failed or could not be made, it was cut off, it has no label and needs one) is left out
-/// and named; the others are added, and the exit code is 1. Criterion's results are noted with this machine and this build of equipoise: collect them where they were
-/// measured, with a build of the same commit.
+/// already is not added again. Everything is read before anything is written: if a line cannot be read, nothing is
+/// added. A run that is not fit for a history (its check failed or could not be made, it was cut off, or it needs a
+/// label and has none) is left out and named; the others are added, and the exit code is 1. Criterion's results are
+/// recorded with this machine and this build of equipoise: collect them where they were measured, with a build of the
+/// same commit.
 ///
 /// Each row says machine, cores, compiler and commit; its form is documented at equipoise::bench::history.
 #[derive(Debug, Args)]
@@ -41,7 +42,7 @@ pub(in crate::cli) struct Collect {
     /// Criterion's results in this folder, usually target/criterion
     #[arg(long, value_name = "DIR")]
     criterion: Option<PathBuf>,
-    /// Leave out results of criterion that are older: it keeps those of benchmarks that nobody runs any more
+    /// Leave out results of criterion that are older than this: it keeps those of benchmarks that no longer exist
     #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = humantime::parse_duration)]
     max_age: Duration,
     /// Cut off the last line of the history if a crash tore it
@@ -68,7 +69,7 @@ pub(in crate::cli) struct Report {
     /// Histories and files of runs; - is stdin
     #[arg(value_name = "FILE", default_value = HISTORY)]
     files: Vec<PathBuf>,
-    /// Write to this file, over what was there, in place of stdout
+    /// Write to this file instead of stdout, overwriting it
     #[arg(long, alias = "output", value_name = "FILE")]
     out: Option<PathBuf>,
 }
@@ -76,8 +77,8 @@ pub(in crate::cli) struct Report {
 /// Print the newest figures in the form that CI dashboards read
 ///
 /// A JSON array of name, unit, value, range and extra, as github-action-benchmark reads it. Such dashboards want one
-/// array for each direction: customSmallerIsBetter and customBiggerIsBetter. Figures are those of the machine and the
-/// commit of the newest row; their names say which machine it is, because dashboards compare what has one name.
+/// array for each direction: customSmallerIsBetter and customBiggerIsBetter. The figures are those of the machine and
+/// the commit of the newest row. Their names include the machine, because dashboards compare figures of the same name.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
@@ -87,10 +88,10 @@ pub(in crate::cli) struct Export {
     /// Histories; - is stdin
     #[arg(value_name = "FILE", default_value = HISTORY)]
     files: Vec<PathBuf>,
-    /// Figures of which this direction is an improvement
+    /// Only figures that improve in this direction
     #[arg(long)]
     better: Direction,
-    /// Write to this file, over what was there, in place of stdout
+    /// Write to this file instead of stdout, overwriting it
     #[arg(long, alias = "output", value_name = "FILE")]
     out: Option<PathBuf>,
 }

@@ -30,14 +30,15 @@ const MAX_THREADS: u64 = 256;
 
 /// Run workloads, one after the other, and check the ledger after each
 ///
-/// Without --server and --embedded each workload gets a service of its own: this program in another process, with its state in
-/// a temporary directory (--data-dir and --in-memory choose another place). A service that runs is measured with --server: the
-/// accounts of the run, whose ids begin with bench-, stay in it; EQUIPOISE_SERVER is not read, so that nobody loads a service by
-/// accident. Every change carries a transaction id.
+/// Without --server and --embedded each workload gets a service of its own: this program in another process, with its
+/// state in a temporary directory (--data-dir and --in-memory choose another place). --server measures a running
+/// service: the run's accounts, whose ids begin with bench-, stay in it. EQUIPOISE_SERVER is not read, so that no
+/// service is loaded by accident. Every change carries a transaction id.
 ///
-/// The first interrupt (Ctrl-C) ends the run early and prints what there is; the exit code is 130 then, and what was cut off is not
-/// added to the history. When the service cannot be reached for the check, the exit code is 3. When the check fails, or a bound of the requirements
-/// on load is broken (open, create and contended are judged), the exit code is 1.
+/// The first interrupt (Ctrl-C) ends the run early and prints what there is; the exit code is then 130, and the run
+/// that was cut off is not added to the history. If the service cannot be reached for the check, the exit code is 3. If
+/// the check fails, or a bound of the requirements on load is broken (open, create and contended are judged), the exit
+/// code is 1.
 #[derive(Debug, Args)]
 #[command(
     arg_required_else_help = true,
@@ -51,7 +52,7 @@ Example:
   equipoise bench run mixed --server 127.0.0.1:50051 --pid $(pidof equipoise)"
 )]
 pub(in crate::cli) struct Run {
-    /// What to run; all for each of them
+    /// The workloads to run; all runs each of them
     #[arg(value_name = "WORKLOAD", required = true, value_parser = workload_names())]
     workloads: Vec<String>,
     /// Measure the service at this address
@@ -75,7 +76,7 @@ pub(in crate::cli) struct Run {
     /// Keep state in memory
     #[arg(long, conflicts_with = "data_dir", help_heading = "Target")]
     in_memory: bool,
-    /// Keep state in this data directory; what is in it stays
+    /// Keep state in this data directory, which is not cleared
     #[arg(long, value_name = "DIR", help_heading = "Target")]
     data_dir: Option<PathBuf>,
     /// How long to measure, as in 10s or 1m
@@ -110,14 +111,15 @@ pub(in crate::cli) struct Run {
     /// What the choices are drawn from: the same seed, the same choices
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Load")]
     seed: u64,
-    /// The most journal entries that the check reads, the newest ones; 0 for none
+    /// The most journal entries that the check reads, from the newest back; 0 for none
     #[arg(long, value_name = "N", default_value_t = 2_000_000, help_heading = "Load")]
     check_entries: u64,
-    /// How long a service may take to answer, as in 500ms or 1m; a call under load that has no answer so long after the end
+    /// How long a service may take to answer, as in 500ms or 1m; calls under load that are still unanswered this long
+    /// after the end count with the time that they have waited
     /// counts as late as it is by then
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, help_heading = "Load")]
     timeout: Duration,
-    /// Draw the runs as one page, in this file
+    /// Write a page that shows the runs to this file
     #[arg(long, value_name = "FILE", help_heading = "Result")]
     html: Option<PathBuf>,
     /// Add the figures to this history, as bench collect does
@@ -353,7 +355,7 @@ fn failure(error: bench::Error) -> Failure {
     }
 }
 
-/// The first signal asks for the end, the next one is the end.
+/// The first signal asks the run to end; the second one ends the process.
 fn listen(interrupt: &Arc<Interrupt>) -> Result<(), Failure> {
     let (ask, abandon) = (interrupt.clone(), interrupt.clone());
     let first = move || {

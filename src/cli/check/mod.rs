@@ -22,9 +22,9 @@ mod server;
 
 /// How many differences are printed.
 const MOST_PRINTED: usize = 20;
-/// How often it is looked whether there is more.
+/// How often to look whether there is more.
 const LOOK: Duration = Duration::from_millis(200);
-/// How long it is waited for a letter that comes twice.
+/// How long to wait for duplicates among the letters.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// Where to look.
@@ -35,7 +35,7 @@ pub(super) struct Options {
     #[cfg(feature = "postgres")]
     #[arg(long, value_name = "DATABASE_URL", conflicts_with = "check_server")]
     check: Option<String>,
-    /// The same with what a service says: the journal from its oldest entry on, and the balances
+    /// The same against a service: its journal, from the oldest entry on, and its balances
     #[arg(long, value_name = "URL")]
     check_server: Option<String>,
     /// How long to wait while nothing more is consumed, as in 30s or 5m
@@ -73,11 +73,11 @@ pub(super) struct Found {
     stock: i64,
     /// The lowest stock that it ever had.
     lowest: i64,
-    /// The stock without what the journal's accepted changes add up to, and without what that left before.
+    /// The stock, minus the sum of the journal's accepted changes, and minus what that left unexplained before the run.
     unexplained: i128,
 }
 
-/// How a place is asked: both after everything was consumed.
+/// What a place answers once everything was consumed.
 struct Evidence {
     /// By the products' names.
     products: BTreeMap<String, Found>,
@@ -241,11 +241,11 @@ impl DeadLetters {
     }
 }
 
-/// How long to go on while nothing happens.
+/// How long to go on while nothing is consumed.
 pub(super) struct Waiting<'a> {
     bar: &'a Bar,
     patience: Duration,
-    /// When it was last more, and how much it was.
+    /// When there was progress last, and how far it was.
     heard: (Instant, u64),
 }
 

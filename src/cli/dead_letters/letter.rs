@@ -66,7 +66,7 @@ pub(in crate::cli) struct Letter {
 
 impl Letter {
     pub(in crate::cli) fn new(mut record: DeadLetter) -> Self {
-        // Ours come last; a record may have had headers with these names.
+        // Our headers come last: the record may have had headers with these names.
         let begin = record.headers.iter().rposition(|(name, _)| name == REASON).unwrap_or(record.headers.len());
         let ours = record.headers.split_off(begin);
         let text = |wanted: &str| {

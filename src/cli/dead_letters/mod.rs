@@ -18,10 +18,10 @@ use letter::{ListedRecord, Place, WholeRecord};
 
 /// Look through the records that could not become events, and send them again
 ///
-/// They lie in a topic of their own, as they came, with headers that say where from and why. Nothing here needs a consumer
-/// group or changes that topic: a letter that was sent again stays until the topic's retention takes it. Sending one again
-/// is safe, since an event has its effect once; one that is still no event becomes a dead letter again, whose header
-/// equipoise-redriven says which one it was.
+/// They lie in a topic of their own, as they came, with headers that say where they came from and why they were
+/// rejected. This needs no consumer group, and does not change that topic: a letter that was sent again stays there
+/// until retention removes it. Sending a letter again is safe, since an event takes effect only once. If it still is no
+/// event, it becomes a dead letter again, whose header equipoise-redriven names the first one.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
@@ -58,7 +58,7 @@ enum Action {
         #[command(flatten)]
         kafka: Kafka,
     },
-    /// Send letters to the topics that they came from, with the key, value and headers that they had, and one that says so
+    /// Send letters to the topics that they came from, with their key, value and headers, and a header that marks them
     Redrive {
         /// Which ones, as list prints them
         #[arg(value_name = "PARTITION:OFFSET", required_unless_present = "all", conflicts_with = "all")]
@@ -101,7 +101,7 @@ impl DeadLetters {
 
 fn list(kafka: &Kafka, reason: Option<&str>, json: bool) -> Result<(), Failure> {
     let mut output = Output::new(json);
-    // What goes wrong before there is anything to print is no table.
+    // An error before there is anything to print needs no heading.
     let heading = |output: &mut Output| {
         output.heading(format_args!("{:<12} {:<30} {:<32} REASON", "LETTER", "RECORD'S TIME", "RECORD"))
     };
@@ -137,7 +137,7 @@ fn redrive(
     let settings = kafka.settings(&[])?;
     let mut redrive = Redrive { settings, dry_run, output: Output::new(json), producers: BTreeMap::new(), kept: 0 };
     match wanted {
-        // Before one is sent it is known that each is there.
+        // Nothing is sent before each of them was found.
         Some(_) => {
             let mut letters = Vec::new();
             read(kafka, wanted, |letter| {
@@ -207,7 +207,7 @@ impl Redrive {
     }
 }
 
-/// Hands over the letters that are there now: all, or those that are wanted, each of which must be there.
+/// Passes the letters that are there now to a callback: all, or only the wanted ones, each of which must be there.
 fn read(
     kafka: &Kafka,
     wanted: Option<&BTreeSet<Place>>,

@@ -40,7 +40,8 @@ struct Flaw {
 /// oldest cannot be relied on.
 ///
 /// # Errors
-/// [`IndexError::Damaged`] where it cannot and has to be; nothing is removed then.
+/// [`IndexError::Damaged`] if ids from before the journal's oldest entry may be honoured and are lost; nothing is
+/// removed then.
 pub(super) fn open(dir: &Folder, ledger: &[u8; 16], journal: JournalSpan) -> Result<Chain, IndexError> {
     let JournalSpan { oldest, honoured_before, .. } = journal;
     let spans = tidy(dir)?;
@@ -101,7 +102,7 @@ fn gap_before(oldest: u64, dir: &Folder, ledger: &[u8; 16], spans: &[Span], chai
     })
 }
 
-/// The runs that make a chain, and the first reason why others do not: what follows is bad because of it.
+/// The runs that form a chain, and the first flaw; the runs after a flaw are unusable because of it.
 fn link(
     dir: &Folder,
     ledger: &[u8; 16],
@@ -168,7 +169,7 @@ fn mark(dir: &Folder) -> Result<Option<Flaw>, IndexError> {
         return Ok(None);
     }
     let mut what = String::new();
-    // It is for people: that it is there is what counts.
+    // The text is for people; the file's presence is what counts.
     let _ = dir.open_read(DAMAGE_MARK).and_then(|file| file.take(1_000).read_to_string(&mut what));
     Ok(Some(Flaw { name: DAMAGE_MARK.to_owned(), what: format!("damage was found before ({what})") }))
 }

@@ -1,8 +1,8 @@
 //! Where each page of a run begins, as far as memory needs to know: the upper 32 bits of its first key.
 //!
-//! They tell as much as whole keys would, but for a key that shares them with a page's first: the page before may hold that
-//! as well. With a million pages, about a hundred million ids, that is one look in some thousand that has a page to read at
-//! all.
+//! These bits tell as much as whole keys, except for a key that shares them with a page's first key: the page before
+//! may hold that key as well. With a million pages, about a hundred million ids, that concerns one in some thousand of
+//! the look-ups that read a page at all.
 
 use std::ops::RangeInclusive;
 
@@ -23,8 +23,8 @@ impl Fences {
         Fences::new(keys.iter().map(|key| Key(u128::from_be_bytes(*key))))
     }
 
-    /// The pages that may hold `key`: one, mostly. Keys are spread evenly, so it is looked for around the place that says:
-    /// halving would touch a line of memory a step.
+    /// The pages that may hold `key`, mostly one. Keys are spread evenly, so the search starts where the key's value
+    /// suggests; a binary search would touch one cache line per step.
     pub(super) fn pages_of(&self, key: Key) -> Option<RangeInclusive<usize>> {
         let (fences, key) = (&self.0, upper(key));
         let guess = ((u64::from(key) * fences.len() as u64) >> 32) as usize;

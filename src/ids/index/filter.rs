@@ -13,8 +13,8 @@ use super::format::BLOCK;
 /// With [`PROBES`], about one absent id in 75 passes.
 const BITS_PER_ID: u64 = 10;
 
-/// Of a small run: there are many, each of which would have a page read in vain, and together they take little memory.
-/// About one absent id in 1,500 passes.
+/// Bits per id of a small run. There are many small runs, each may cause a useless page read, and together they take
+/// little memory. About one absent id in 1,500 passes.
 const BITS_PER_ID_OF_FEW: u64 = 20;
 
 /// Ids of the largest small run.
@@ -74,7 +74,7 @@ impl Filter {
     pub(super) fn may_hold(&self, key: Key) -> bool {
         let Some(Block(words)) = self.0.get(self.place(key)) else { return false };
         let all = |probes| bits(key, probes).fold(true, |all, (word, bit)| all & (words[word] & bit != 0));
-        // Several at once, whatever the first says: which one tells cannot be predicted, that one of three does can.
+        // Half of the probes at once, without branches: a single probe's result cannot be predicted, that of three can.
         all(0..PROBES / 2) && all(PROBES / 2..PROBES)
     }
 

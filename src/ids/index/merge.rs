@@ -1,8 +1,9 @@
 //! Merging: many small runs become one, so that a look-up asks few.
 //!
-//! Runs have levels by how many ids they hold, each eight times the one below. Eight neighbours of a level become one run
-//! of the next, with whatever smaller lies between them. While a large merge is under way it lets smaller ones go first,
-//! among the runs that came after it began: so there are never many, and a run waits for none.
+//! A run's level follows from its number of ids; each level holds eight times the ids of the one below. Eight
+//! neighbours of a level become one run of the next, together with smaller ones between them. While a large merge runs
+//! it lets smaller ones go first, among the runs that arrived after it began: so there are never many runs, and none
+//! waits.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -182,7 +183,7 @@ impl<'a> Merged<'a> {
 
     fn next(&mut self) -> Result<Option<IdRecord>, IndexError> {
         let heads = self.inputs.iter().map(|(_, record)| record);
-        // Of equals the last is found, of the newest run.
+        // `min_by_key` returns the first of equal keys; in reverse, that is the newest run's.
         let Some(least) = heads.rev().min_by_key(|record| record.key).copied() else { return Ok(None) };
         let mut ended = false;
         for (records, head) in self.inputs.iter_mut().filter(|(_, head)| head.key == least.key) {

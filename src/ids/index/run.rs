@@ -11,7 +11,7 @@ use super::format::{FENCE, Header, PAGE, Span, records};
 use super::{IdRecord, IndexError, Indexed, Key, damaged, unreadable};
 use crate::folder::Folder;
 
-/// An open run. Its file may have been removed meanwhile; it is read all the same.
+/// An open run. It stays readable after its file was removed.
 pub(super) struct Run {
     /// For people.
     path: PathBuf,
@@ -29,7 +29,7 @@ impl Run {
         let wrong = |what: &str| damaged(&path, what);
         let (file, header) = Self::open_header(dir, span, ledger)?;
         let (begin, length) = header.tail().ok_or_else(|| wrong("its header cannot be right"))?;
-        // Before anything that long is allocated.
+        // Checked before anything of that length is allocated.
         if begin.checked_add(length) != Some(file.metadata().map_err(cannot)?.len()) {
             return Err(wrong("it has not the length that its header says"));
         }
@@ -79,7 +79,7 @@ impl Run {
         self.header.records
     }
 
-    /// Reads a page, or two. For most absent keys the filter knows better.
+    /// Reads one page or two. The caller asks the filter first: it excludes most absent keys.
     pub(super) fn find(&self, key: Key) -> Result<Option<Indexed>, IndexError> {
         self.find_in(key, |page, number| self.read(page, number))
     }

@@ -22,8 +22,8 @@ enum Message {
     Event(Event),
 }
 
-/// Runs `read` on a thread of its own and hands what it finds to `recovery` on this one, in the order in which it was found: what ends
-/// first in that order ends both, as on one thread. Both have ended when it returns.
+/// Runs `read` on a thread of its own and passes what it finds to `recovery` on this one, in the same order. The first
+/// error in that order ends both, as on one thread. Both have ended when it returns.
 pub(super) fn ahead<T: Send>(
     recovery: &mut Recovery<'_>,
     read: impl FnOnce(&mut Recovery<'_>) -> Result<T, OpenError> + Send,
@@ -66,11 +66,11 @@ fn hand_over<T>(
             Err(_) => ControlFlow::Break(()),
         },
         tell: &|event| {
-            // Where nobody listens any more, the next account or progress ends it.
+            // If the receiver has ended, the next account or progress message ends the reader.
             let _ = outbox.borrow_mut().send(Message::Event(event.clone()));
         },
     });
-    // What comes before an error may be the first that is wrong.
+    // Something found before an error may cause the first error.
     outbox.into_inner().flush()?;
     found
 }

@@ -159,8 +159,8 @@ impl Draft {
         self.notes = length as u32;
     }
 
-    /// Fills the header in; an empty draft becomes a closing batch. Without frames the batch is of time `before_time`. Returns the
-    /// header and what is to be written.
+    /// Fills in the header; an empty draft becomes a closing batch. A batch without frames has the time `before_time`.
+    /// Returns the header and the bytes to write.
     pub(super) fn seal(
         &mut self,
         number: u64,
@@ -205,8 +205,8 @@ impl Draft {
     }
 }
 
-/// Where in `bytes`, looked for from `from` on, a good batch begins. Takes a time that does not depend on what stands there: whoever
-/// puts many headers into the texts of an account's id does not slow a start down.
+/// Where the first good batch in `bytes`, from offset `from` on, begins. Its running time does not depend on the
+/// contents: a client that puts many headers into account ids does not slow a start down.
 pub(super) fn find(bytes: &[u8], from: usize, salt: &Salt) -> Option<usize> {
     let places: Range<usize> = from.next_multiple_of(ALIGNMENT)..written(bytes);
     let mut sums = None;

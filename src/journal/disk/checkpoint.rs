@@ -34,7 +34,7 @@ pub(crate) struct Moment {
     pub(crate) sequence: u64,
     /// The time of that entry, nanoseconds since the Unix epoch.
     pub(crate) time: u64,
-    /// The number of the newest batch: what was noted up to it is in there.
+    /// The number of the newest batch; the checkpoint contains the notes up to it.
     pub(crate) batch: u64,
     pub(crate) noted: Noted,
 }
@@ -144,11 +144,12 @@ impl Covered {
     /// What there is without a checkpoint.
     pub(super) const NOTHING: Covered = Covered { sequence: 0, batch: None };
 
-    /// Whether everything after it is in the segment with `header` and later ones.
+    /// Whether the segment with `header` and later ones contain everything after the checkpoint.
     pub(super) fn is_continued_from(&self, header: &segment::Header) -> bool {
         match self.batch {
             Some(batch) => header.batch <= batch + 1 && header.first <= self.sequence + 1,
-            // Of the batches after its entry, which may be nothing but notes, it cannot tell the first.
+            // The batches after its last entry may hold only notes; without a batch number the first of them is
+            // unknown.
             None => header.first <= self.sequence || header.number == 1,
         }
     }
@@ -199,7 +200,8 @@ pub(super) struct Writing<'a> {
 }
 
 impl<'a> Writing<'a> {
-    /// Begins the checkpoint of `moment`, which fails where it would leave less room than `reserve`: segments need it while it is written.
+    /// Begins the checkpoint of `moment`. Fails if it would leave less room than `reserve`, which segments need
+    /// meanwhile.
     pub(super) fn begin(files: &'a dyn Files, moment: &Moment, ledger: LedgerId, reserve: u64) -> io::Result<Self> {
         let Moment { sequence, time, batch, ref noted } = *moment;
         let unfinished = format!("{CHECKPOINTS}/{sequence:020}.tmp");
@@ -241,9 +243,9 @@ impl<'a> Writing<'a> {
         Ok(())
     }
 
-    /// Fails where writing so many bytes more would not leave the reserve.
+    /// Fails if writing `more` bytes would use up the reserve.
     fn spare_room(&self, more: usize) -> io::Result<()> {
-        // Where nobody can say, the write itself will.
+        // If the free space is unknown, the write itself will fail.
         let (free, needed) = (self.files.free(CHECKPOINTS).unwrap_or(u64::MAX), self.reserve + more as u64);
         if free < needed {
             let what = format!("{free} bytes are free, and the journal is to keep {}", self.reserve);
@@ -378,7 +380,7 @@ impl Accounts {
         Ok(())
     }
 
-    /// The checkpoint's header, if these are all that it says.
+    /// Returns the checkpoint's header if the accounts match it.
     pub(super) fn finish(self) -> Result<Header, String> {
         let Accounts { header, count, total, .. } = self;
         if (count, total) != (header.accounts, header.total) {

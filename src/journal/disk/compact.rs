@@ -40,11 +40,11 @@ pub struct Compacted {
     pub dropped: Vec<DroppedSegment>,
     /// How many stay.
     pub kept: u64,
-    /// How long these are together, in bytes.
+    /// The total length of the segments that stay, in bytes.
     pub kept_bytes: u64,
     /// The sequence of the oldest entry that stays, or of the next one to come.
     pub oldest: u64,
-    /// Why the oldest of them stays.
+    /// Why the oldest segment that stays does so.
     pub because: KeptBecause,
 }
 
@@ -76,7 +76,7 @@ pub enum KeptBecause {
     /// The next entry is written there.
     #[error("the journal ends there")]
     Tail,
-    /// A start may have to begin before a newer checkpoint than there is.
+    /// There are fewer than two good checkpoints, so a start may have to begin further back.
     #[error("two good checkpoints are needed, and there are {good}{}", in_brackets(passed_over.as_deref()))]
     TooFewCheckpoints {
         /// How many there are.
@@ -105,13 +105,14 @@ fn in_brackets(text: Option<&str>) -> String {
     text.map_or(String::new(), |text| format!(" ({text})"))
 }
 
-/// Removes the oldest segments of the ledger in the data directory `dir`, which nobody may have open: those that lie
-/// entirely behind the older of the two newest good checkpoints, and whose newest entry is older than the id window, by
-/// the journal's own time. What they say about old transactions is gone then ([`HistoryError::Gone`]); balances are not.
+/// Removes the oldest segments of the ledger in the data directory `dir`, which must not be open. A segment is removed
+/// if it lies entirely behind the older of the two newest good checkpoints, and its newest entry is older than the id
+/// window, by the journal's own time. Records of old transactions are gone then ([`HistoryError::Gone`]); balances are
+/// not affected.
 ///
-/// The whole journal and both checkpoints are read through before anything is removed. Segments go one by one, each for
-/// good before the next, so that whatever interrupts it leaves a journal without a gap. `progress` is told how far the
-/// reading is; Break ends it with [`OpenError::Cancelled`].
+/// The whole journal and both checkpoints are read before anything is removed. Segments are removed one by one, each
+/// durably before the next, so an interruption leaves a journal without a gap. `progress` is called with the progress
+/// of reading; Break ends it with [`OpenError::Cancelled`].
 ///
 /// [`HistoryError::Gone`]: crate::HistoryError::Gone
 ///

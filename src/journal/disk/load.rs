@@ -1,5 +1,5 @@
-//! From a checkpoint to accounts in memory: one thread reads, checks and decodes its blocks, another puts the accounts where they
-//! stay, each once. Nothing is allocated for a count that a file claims.
+//! From a checkpoint to accounts in memory: one thread reads, checks and decodes its blocks, another stores the
+//! accounts in their final places. Nothing is allocated just because a file claims a count.
 
 use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};

@@ -23,8 +23,8 @@
 //! | 72 | 32 | hash of the batch before |
 //! | 104 | 8 | length of the file |
 //!
-//! A **batch** is what becomes durable together. Batch *k* + 1 is written only after the fdatasync of batch *k* returned. So a bad
-//! batch is a *torn tail* when nothing good follows it anywhere, and *damage* otherwise:
+//! A **batch** is the unit that becomes durable. Batch *k* + 1 is written only after the fdatasync of batch *k* has
+//! returned. So a bad batch is a *torn tail* if no good batch follows it anywhere, and *damage* otherwise:
 //!
 //! | offset | bytes | |
 //! |---|---|---|
@@ -40,34 +40,35 @@
 //! | 48 | 32 | BLAKE3 of the hash before, bytes 8 to 48, and the body |
 //! | 80 | | a section of notes, then one frame per entry |
 //!
-//! **Notes** say how far the sources of requests were read, and which of their records are parked. They are never in a batch
-//! before that of the entries they stand for. A section of notes is a byte of flags (bit 0: it continues the section of the
-//! batch before; bit 1: the next batch continues it), and a piece of a series of changes, which may be cut anywhere. The
-//! pieces are joined, and their changes count with the last one; if the next batch does not continue a section that says so,
-//! they count for nothing. A change is its kind (u8), then:
+//! **Notes** say how far the sources of requests were read, and which of their records are parked. A note is never in
+//! an earlier batch than the entries it stands for. A section of notes is a byte of flags (bit 0: it continues the
+//! section of the batch before; bit 1: the next batch continues it) and a piece of a sequence of changes, which may be
+//! cut anywhere. The pieces are joined, and the changes take effect with the last piece; if the next batch does not
+//! continue a section with bit 1, they have no effect. A change is its kind (u8), then:
 //!
 //! | kind | | |
 //! |---|---|---|
-//! | 1 | a position | the source's name behind its length (u16), next offset and fingerprint (i64 each); never goes back |
-//! | 2 | a parked record | its number (u64), dense from 1, and the record behind its length (u32) |
-//! | 3 | a record that is parked no more | its number (u64) |
-//! | 4 | a position that goes back | as kind 1, on purpose: the source is another one of its name |
+//! | 1 | a position | the source's name after its length (u16), next offset and fingerprint (i64 each); never goes back |
+//! | 2 | a parked record | its number (u64), dense from 1, and the record after its length (u32) |
+//! | 3 | a record that is no longer parked | its number (u64) |
+//! | 4 | a position that goes back on purpose | as kind 1; the source is another one of the same name |
 //!
-//! A **frame** has the length of what follows (u32), the time (u64), flags (u8; bit 0 refused, bit 1 with "as of"), the
-//! count of members (u16); of a refused entry the member's place (u32), the reason (u8; 1 exists, 2 not found, 3
-//! insufficient, 4 out of range), the account's position (u16) and its balance (i64); with "as of" that sequence (u64);
-//! then the members. A member is its kind (u8; 1 create, 2 update, 3 transfer, 4 post) and id; then account, amount and
-//! state (create, update), or both accounts, the amount and both states (transfer), or a count (u16) of accounts with
-//! delta and state (post). Texts stand behind their length (u8); a state is balance (i64) and version (u64) after the
-//! change, or, of a refused entry, as it was met.
+//! A **frame** begins with the length of the rest (u32), the time (u64), flags (u8; bit 0 refused, bit 1 with "as of")
+//! and the count of members (u16). A refused entry then has the member's place (u32), the reason (u8; 1 exists, 2 not
+//! found, 3 insufficient, 4 out of range), the account's position (u16) and its balance (i64). With "as of", that
+//! sequence (u64) follows; then the members. A member is its kind (u8; 1 create, 2 update, 3 transfer, 4 post) and id;
+//! then account, amount and state (create, update), or both accounts, the amount and both states (transfer), or a count
+//! (u16) of accounts, each with delta and state (post). Texts follow their length (u8). A state is balance (i64) and
+//! version (u64) after the change; in a refused entry, as found.
 //!
 //! A **checkpoint** is a header of 128 bytes (`EQPCHKP1`, CRC32C of bytes 12 to 128, version, sequence, its time, the
 //! ledger's id, count of accounts, their sum as i128, zeros), then blocks: length (u32), CRC32C (u32), and accounts in
 //! ascending order of their ids, each with balance, version and the sequence of its last change.
 //!
-//! Its version is 1 while nothing was ever noted. Version 2 has, after the sum, the number of the newest batch whose notes are in there,
-//! the length of a section (u64), the highest number of a parked record, and the section's CRC32C; the section stands between header
-//! and blocks: changes of kind 1 in the order of the names, then of kind 2 in that of the numbers, without flags.
+//! Its version is 1 as long as nothing has been noted. Version 2 has four more fields after the sum: the number of the
+//! newest batch whose notes it contains, the length of a section (u64), the highest number of a parked record, and the
+//! section's CRC32C. The section stands between header and blocks: changes of kind 1 in the order of the names, then of
+//! kind 2 in the order of the numbers, without flags.
 
 mod ahead;
 mod batch;
@@ -127,7 +128,7 @@ pub(crate) struct Disk {
     blocking: Blocking,
 }
 
-/// Where a recovered ledger goes on.
+/// The position from which a recovered ledger continues.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Position {
     /// The newest entry's sequence.
@@ -139,9 +140,9 @@ pub(crate) struct Position {
 }
 
 impl Disk {
-    /// Opens the journal in `files` and hands its state to `recovery`. New segments are `segment_bytes` long. Before anything is
-    /// written `nothing_beyond` is called with the ledger's id (None: the journal has not begun) and the sequence of the last
-    /// entry; it fails if something else knows of later ones.
+    /// Opens the journal in `files` and passes its state to `recovery`. New segments are `segment_bytes` long. Before
+    /// anything is written, `nothing_beyond` is called with the ledger's id (None: the journal has not begun) and the
+    /// sequence of the last entry; it fails if something else knows of later entries.
     pub(crate) fn open(
         files: Arc<dyn Files>,
         segment_bytes: u64,
@@ -186,21 +187,21 @@ impl Disk {
         self.ledger
     }
 
-    /// The thread that keeps the next segment ready. Calls `removed` when the newest one has lost its name: what is written into it would
-    /// be gone with the process.
+    /// The thread that keeps the next segment ready. Calls `removed` when the newest segment has lost its name: entries
+    /// written to it would be lost with the process.
     pub(crate) fn keep_spare_ready(&self, removed: impl Fn(JournalError)) {
         self.spare.keep_ready(|| {
             let newest = self.segments.read().last_key_value().map(|(_, segment)| segment.header.number);
             let name = newest.map_or(String::new(), segment::name);
-            // What cannot be looked at may be there.
+            // If it cannot be checked, it may be there.
             if let Ok(false) = self.files.has(&name) {
                 removed(JournalError { what: format!("{} was removed", self.files.path(&name).display()) });
             }
         });
     }
 
-    /// Writes a checkpoint of `moment`: `accounts` hands all accounts at it, in order, to what it is given, and says whether it came to
-    /// the end.
+    /// Writes a checkpoint of `moment`. `accounts` passes all accounts as of that moment, in order, to its argument,
+    /// and returns whether it finished.
     pub(crate) fn write_checkpoint(
         &self,
         moment: &Moment,

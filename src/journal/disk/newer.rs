@@ -1,4 +1,4 @@
-//! What a newer release left in a data directory: this one does not know what it says, and must not take it for damage.
+//! Files of a newer release in a data directory: this release cannot read them, and must not treat them as damaged.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! Reading entries back out of the segments, while others are written.
+//! Reads entries from the segments while others are written.
 
 use std::sync::Arc;
 

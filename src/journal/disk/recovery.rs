@@ -20,11 +20,11 @@ use crate::kernel::Account;
 use crate::kernel::slab::Loaded;
 use crate::opening::{OpenError, Progress};
 
-/// What is found, in this order.
+/// A part of what is recovered, in this order.
 pub(crate) enum Recovered {
     /// All accounts of the checkpoint, in ascending order of their ids.
     Loaded(Loaded<Account<Balance>>),
-    /// What an entry after the checkpoint made of an account; a later one of the same account counts.
+    /// An account after an entry that follows the checkpoint; a later one replaces it.
     Changed(Recorded),
 }
 
@@ -37,14 +37,14 @@ pub(crate) struct Recorded {
     pub(crate) sequence: u64,
 }
 
-/// Who takes what is recovered, and hears of it.
+/// Callbacks that receive what is recovered.
 pub(crate) struct Recovery<'a> {
     pub(crate) install: &'a mut dyn FnMut(Recovered) -> Result<(), OpenError>,
     pub(crate) progress: &'a mut dyn FnMut(Progress) -> ControlFlow<()>,
     pub(crate) tell: &'a dyn Fn(&Event),
 }
 
-/// What the journal on disk comes to.
+/// The result of reading the journal on disk.
 pub(super) struct Found {
     /// By their first sequence.
     pub(super) segments: Vec<Arc<Segment>>,
@@ -101,8 +101,8 @@ pub(super) fn recover(files: &dyn Files, recovery: &mut Recovery<'_>) -> Result<
     Ok(Found { segments, end, unused, checkpoint, noted, torn })
 }
 
-/// The segments that `covered` supersedes, of which only the headers are read, and the numbers of those to be scanned: from
-/// the last one on that may hold the first of what comes after the checkpoint.
+/// The segments that `covered` supersedes (only their headers are read), and the numbers of those to scan: from the
+/// last one that may hold the first entry or note after the checkpoint.
 fn superseded<'n>(
     files: &dyn Files,
     numbers: &'n [u64],
@@ -177,8 +177,8 @@ fn load_checkpoint(
 }
 
 impl End {
-    /// Makes the end fit to be written on: what is behind the last batch becomes zeros, and that batch is written again, for an earlier
-    /// process may have died of the fdatasync that failed on it, or before the names were durable.
+    /// Prepares the end for writing: zeros what follows the last batch, and writes that batch again, since an earlier
+    /// process may have died because its fdatasync failed, or before the names were durable.
     pub(super) fn repair(&self, files: &dyn Files) -> Result<Tail, OpenError> {
         let name = segment::name(self.segment.header.number);
         let path = || files.path(&name);
@@ -195,7 +195,7 @@ impl End {
         if let Some(last) = self.last {
             let mut batch = vec![0; (self.offset - last) as usize];
             read_full(&*file, &mut batch, last).map_err(cannot("read", path()))?;
-            // What tore the tail off may have begun in its padding, which its checksum does not cover.
+            // A torn tail may begin in the padding, which the checksum does not cover.
             let length = batch::Header::read(&batch).map_or(batch.len(), |header| header.unpadded());
             batch[length..].fill(0);
             write_all(&*file, &batch, last).map_err(cannot("write", path()))?;

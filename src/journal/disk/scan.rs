@@ -1,4 +1,4 @@
-//! Reading the segments of a journal one after the other: what is torn, what is damaged, and what its entries made of the accounts.
+//! Reads the segments of a journal in order: finds torn or damaged batches, and the accounts as the entries left them.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -52,7 +52,7 @@ pub(super) struct Scan<'a, 'r> {
     files: &'a dyn Files,
     recovery: &'a mut Recovery<'r>,
     covered: Covered,
-    /// None: notes are not looked into.
+    /// Collects the notes; None: notes are not read.
     pub(super) fold: Option<Fold>,
     /// Whether a batch has notes.
     noted: bool,
@@ -64,7 +64,7 @@ pub(super) struct Scan<'a, 'r> {
     /// The torn batch at the end.
     pub(super) torn: Option<Event>,
     progress: Progress,
-    /// What the last image was read into, for the next.
+    /// The buffer of the previous image, for reuse.
     buffer: Vec<u8>,
 }
 
@@ -234,7 +234,7 @@ impl<'a, 'r> Scan<'a, 'r> {
     fn report(&mut self, bytes: u64) -> Result<(), OpenError> {
         let before = self.progress.bytes;
         self.progress.bytes += bytes;
-        // Often enough for a signal to be heeded, seldom enough to cost nothing.
+        // Often enough to react to a signal, rarely enough to cost nothing.
         if before >> 18 == self.progress.bytes >> 18 {
             return Ok(());
         }
@@ -249,11 +249,11 @@ impl<'a, 'r> Scan<'a, 'r> {
 struct Image {
     name: String,
     header: Result<segment::Header, &'static str>,
-    /// As much of it as its header says, if the file is as long; nothing without a header.
+    /// The file's bytes, up to the length in its header; empty if the header is bad.
     bytes: Vec<u8>,
     /// How long the file is.
     length: u64,
-    /// Whether nothing was ever written after the header, or behind the file's end; looked at when the header is bad.
+    /// Whether the file holds only zeros after the header, or nothing; determined only when the header is bad.
     blank: bool,
 }
 

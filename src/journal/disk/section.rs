@@ -1,4 +1,4 @@
-//! The notes in the files: changes one after the other, cut into as many sections as it takes.
+//! Notes in the files: a sequence of changes, cut into as many sections as needed.
 
 use std::sync::Arc;
 
@@ -144,7 +144,7 @@ impl Fold {
 
     /// Takes the next batch's section; empty when it has none.
     pub(super) fn take(&mut self, section: &[u8]) -> Result<(), Malformed> {
-        // A process that died before it wrote the last section left nothing that counts.
+        // Incomplete sections have no effect: the process died before it wrote the last one.
         let begun = self.begun.take();
         let Some((flags, section)) = section.split_first() else { return Ok(()) };
         let continued = match (flags & HAS_PREVIOUS != 0, begun) {

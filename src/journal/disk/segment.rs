@@ -12,7 +12,7 @@ pub(super) const HEADER: u64 = 4096;
 /// How long a segment may be, in bytes.
 pub(crate) const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 30;
 
-/// Segments, batches and entries are counted from 1, and nobody comes to the end.
+/// The numbers of segments, batches and entries; nobody reaches the end.
 pub(super) const COUNTS: std::ops::RangeInclusive<u64> = 1..=1 << 62;
 
 const MAGIC: [u8; 8] = *b"EQPSEGM1";
@@ -120,7 +120,7 @@ pub(super) fn name(number: u64) -> String {
 /// The number of the segment called `file` within its folder.
 pub(super) fn number(file: &str) -> Option<u64> {
     let number = file.strip_suffix(".segment")?.parse().ok().filter(|number| COUNTS.contains(number))?;
-    // Of the ways to write a number one is a segment's.
+    // Only one spelling of a number is a segment's name.
     (name(number).strip_prefix(JOURNAL)?.strip_prefix('/')? == file).then_some(number)
 }
 

@@ -1,4 +1,4 @@
-//! The next segment, allocated and zeroed before it is needed: what is written into it later finds its room.
+//! The next segment, allocated and zeroed in advance, so that later writes always find room.
 
 use std::io;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use crate::opening::OpenError;
 
 pub(super) const NAME: &str = "journal/spare";
 const UNFINISHED: &str = "journal/spare.tmp";
-/// How long after a failure it is tried again.
+/// The pause after a failure.
 const REST: Duration = Duration::from_millis(250);
 
-/// How long the thread waits between two looks.
+/// The time between two checks of the thread.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The place where the next segment waits.
@@ -31,7 +31,7 @@ pub(super) struct Spare {
     state: Mutex<State>,
     changed: Condvar,
     tell: Arc<dyn Fn(&Event) + Send + Sync>,
-    /// Whether there is none and none can be made: as `state.failure` says, and set under its lock.
+    /// Whether there is no spare and none can be made, for the reason in `state.failure`; set under that lock.
     short: Flag,
 }
 
@@ -39,10 +39,10 @@ pub(super) struct Spare {
 struct State {
     /// A zeroed file under the spare's name.
     ready: Option<Box<dyn File>>,
-    /// Somebody makes one, or gives one away: the names of the spare are theirs.
+    /// A thread is making a spare or giving one away; nobody else touches the spare's names.
     busy: bool,
     closed: bool,
-    /// Why none could be made, or given its name, the last time.
+    /// Why the last attempt to make or rename a spare failed.
     failure: Option<Event>,
 }
 
@@ -101,7 +101,8 @@ impl Spare {
     /// A spare is whole: it got its name when all of it was zeroed. An interrupted start of it as a segment left a header.
     fn left_over(&self) -> io::Result<Box<dyn File>> {
         let file = self.files.open(NAME)?;
-        // Made for other segments, or by somebody else. Gone, it leaves its room to the next.
+        // It has another length, or contents: it was made for other segments, or by somebody else. Removing it makes
+        // room.
         if file.length()? != self.length || written_pieces(&*file, HEADER, self.length, |_| Ok(()))? > 0 {
             self.remove(NAME);
             return Err(io::ErrorKind::InvalidData.into());
@@ -127,8 +128,8 @@ impl Spare {
         let _ = self.files.remove(name);
     }
 
-    /// Gives the spare away under the name of a segment, with `header` in it. Waits for one, and until it may have that name; once
-    /// closed, makes it.
+    /// Renames the spare to a segment's name, with `header` in it. Waits for a spare and until the rename succeeds;
+    /// once closed, makes the spare itself.
     pub(super) fn take(&self, name: &str, header: &[u8]) -> io::Result<Box<dyn File>> {
         let mut state = self.state.lock();
         while state.busy || (state.ready.is_none() && !state.closed) {
@@ -145,7 +146,7 @@ impl Spare {
 
     fn give(&self, mut file: Box<dyn File>, name: &str, header: &[u8]) -> io::Result<Box<dyn File>> {
         begin_with(&*file, header)?;
-        // A name that is refused has changed nothing, so there is time until it can be had.
+        // A failed rename has changed nothing, so it can be repeated until it succeeds.
         while let Err(error) = self.files.rename(NAME, name) {
             if self.state.lock().closed {
                 return Err(error);
@@ -200,7 +201,7 @@ impl Spare {
         }
     }
 
-    /// Notes what failed, tells of it unless it is the same as before, and waits until it is time for another try.
+    /// Records a failure, reports it unless it repeats the last one, and waits until the next attempt is due.
     fn rest_after(&self, failure: Event) {
         let mut state = self.state.lock();
         let before = state.failure.replace(failure.clone());
@@ -230,7 +231,7 @@ fn begin_with(file: &dyn File, header: &[u8]) -> io::Result<()> {
     file.sync()
 }
 
-/// Fails where the spare is not one: a segment that lost its name and goes on where the journal ends, with something in it.
+/// Fails if the spare is really a segment that lost its name: it continues the journal's end and holds entries.
 pub(super) fn check(files: &dyn Files, last: &Header, end: &Next) -> Result<(), OpenError> {
     let cannot = |error| OpenError::Io { path: files.path(NAME), what: "read", error };
     let mut bytes = vec![0; HEADER as usize];

@@ -14,7 +14,7 @@ use crate::account::Balance;
 use crate::journal::{JournalError, Record};
 use crate::kernel::Handle;
 
-/// The longest body before a batch is closed, but for its last frame; segments shorter than twice this halve it.
+/// A batch is closed once its body is this long, so only its last frame may exceed this; at most half a segment.
 const BODY: usize = 1 << 20;
 
 /// Where the next batch goes.

@@ -8,32 +8,33 @@ use std::time::{Duration, Instant};
 
 use super::{Lane, Lanes};
 
-/// How long a partition stands still until that alone is enough.
+/// How long a partition has to stand still for that alone to suffice.
 const LONG: Duration = Duration::from_secs(10);
 
-/// Where they are, if they are of this partition.
+/// Where the unreadable records are, if they belong to this partition.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Hole {
     first: i64,
     last: i64,
-    /// What was expected when they were met, and since when.
+    /// The lane's expected offset when the error came, and since when that has been so.
     expected: i64,
     since: Instant,
-    /// What would tell that they are not of this partition, if it came.
+    /// Whether the records are known to belong elsewhere.
     proof: Proof,
 }
 
-/// Whether records that cannot be read are of another partition.
+/// How far it is known that the unreadable records belong to another partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Proof {
     None,
-    /// Everything of its log had come when its end was seen; that may have been before them.
+    /// All of the log had come when its end was seen, but that may have been before the error.
     SeenOnce,
     Elsewhere,
 }
 
 impl Hole {
-    /// A record has come behind the error, and none was passed over that they could be: librdkafka keeps the order of a partition.
+    /// A record came after the error, and no offset was passed over where the unreadable records could be: librdkafka
+    /// keeps the order of a partition.
     pub(super) fn went_on(&mut self) {
         self.proof = Proof::Elsewhere;
     }
@@ -42,15 +43,15 @@ impl Hole {
         self.proof != Proof::Elsewhere
     }
 
-    /// Whether some of them may be among offsets that were passed over.
+    /// Whether some of the records may lie in a `gap` that was passed over.
     pub(super) fn is_in(&self, gap: Range<i64>) -> bool {
         !gap.is_empty() && gap.start <= self.last && gap.end > self.first
     }
 }
 
 impl Lanes {
-    /// Records from `at` on could not be read; None: nobody knows where. Returns the partitions whose they are, as far as that can be told
-    /// now.
+    /// Records from `at` on (None: at an unknown offset) could not be read. Returns their partitions, as far as these
+    /// are known now.
     pub(in crate::kafka) fn unreadable(&self, at: Option<i64>, now: Instant) -> Vec<i32> {
         let mut state = self.state.lock();
         let mut still = Vec::new();
@@ -79,7 +80,7 @@ impl Lanes {
         candidates.into_iter().filter(|(.., is_long)| *is_long).map(|(partition, ..)| partition).collect()
     }
 
-    /// The partitions that have stood still for long where records may be that could not be read: not every error comes again.
+    /// The partitions that have long stood still where unreadable records may be: not every error comes again.
     pub(in crate::kafka) fn stuck(&self, now: Instant) -> Vec<i32> {
         let state = self.state.lock();
         let is_stuck = |lane: &Lane| {
@@ -110,7 +111,7 @@ impl Lanes {
         drained.map(|(partition, _)| *partition).collect()
     }
 
-    /// Whether there are records that could not be read, of one of these partitions as far as anybody knows.
+    /// Whether there are unreadable records that may belong to one of these partitions.
     pub(in crate::kafka) fn any_hole(&self) -> bool {
         self.state.lock().lanes.values().any(|lane| lane.hole.is_some_and(|hole| hole.is_open()))
     }
@@ -132,7 +133,7 @@ impl Lanes {
 }
 
 impl Lane {
-    /// Whether its log may have more than came, and it would come.
+    /// Whether its log may have more records, which would be fetched.
     fn can_have_more(&self) -> bool {
         self.end.is_none_or(|end| end > self.expected) && !self.paused
     }

@@ -1,4 +1,4 @@
-//! Compares what the database holds in the end with a plain replay of its journal, and with what everybody was told.
+//! Compares the final state of the database with a plain replay of its journal, and with what all callers were told.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -73,7 +73,8 @@ impl Plain {
         Ok(states)
     }
 
-    /// The accounts that `record` met as nobody's. Each was that up to its `as_of`, and whoever opened it since is another instance.
+    /// The accounts that `record` met as unopened. Each was unopened up to the record's `as_of`; only another instance
+    /// can have opened it since.
     fn absent(&self, record: &Record, author: usize) -> Result<BTreeSet<AccountId>, String> {
         let accounts = record.request.members().iter().flat_map(|member| Self::deltas(&member.operation));
         let states = accounts.zip(&record.states).filter(|(_, state)| state.version == 0);

@@ -28,19 +28,19 @@ pub(super) enum Bug {
     Met,
     /// An id that was used meanwhile is used again.
     Id,
-    /// A commit that went through and was not answered counts as one that did not.
+    /// A commit that went through without an answer counts as one that did not.
     Fate,
-    /// Who asks for the fate of a batch does not keep it from going through later.
+    /// Asking for the fate of a batch does not keep it from going through later.
     LateCommit,
-    /// The commit sequence is not drawn as the last thing before the commit.
+    /// The commit sequence is not drawn last, right before the commit.
     Sequence,
-    /// A commit that never went through counts as one that did: what was decided on top of it is written.
+    /// A commit that never went through counts as one that did, so what was decided on top of it is written.
     Fancy,
-    /// A commit that was sent right behind what did not find what it expected goes through.
+    /// A commit that was sent right behind a failed check goes through.
     Surely,
-    /// What was decided on top of a batch that failed is written all the same, and what it was decided from is not compared.
+    /// What was decided on top of a batch that failed is written nevertheless, and not compared.
     OnFailed,
-    /// What was decided on top of a batch that failed is written all the same: no bug, as long as it is compared.
+    /// What was decided on top of a batch that failed is written nevertheless: no bug, as long as it is compared.
     NeverDoubts,
 }
 

@@ -21,7 +21,7 @@ pub(super) const TOPIC: &str = "inventory-events";
 const PARTITIONS: usize = 3;
 const INSTANCES: u64 = 2;
 const CALLS: u64 = 12;
-/// More steps than any run needs: past it nobody gets on.
+/// More steps than any run needs: past it, everything is stuck.
 const MOST_STEPS: u64 = 3_000_000;
 
 pub(super) struct Answered {
@@ -223,7 +223,7 @@ impl World {
         })
     }
 
-    /// Consumes what it believes to own, which may be more than it does.
+    /// Consumes the partitions that it believes to own, which may be more than it does own.
     async fn consume(self, instance: usize, queue: mpsc::Sender<Job>) {
         let mut held = BTreeMap::<i32, Position>::new();
         while !self.is_consumed() {
