@@ -12,6 +12,7 @@ use crate::core::{Core, Limits};
 use crate::directory::Directory;
 use crate::event::Event;
 use crate::folder::Folder;
+use crate::foreign::Observer;
 use crate::ids::{DiskIndex, IdRecord, Ids, Index as _, IndexError, Indexed, Kept};
 use crate::journal::disk::files::{CHECKPOINTS, Files, JOURNAL, OnDisk};
 use crate::journal::disk::recovery::Recovery;
@@ -51,7 +52,7 @@ pub struct Builder {
     checkpoint_every: u64,
     id_window: Duration,
     progress: Box<dyn FnMut(Progress) -> ControlFlow<()> + Send>,
-    observer: Arc<dyn Fn(&Event) + Send + Sync>,
+    observer: Observer,
     blocking: Blocking,
 }
 
@@ -74,7 +75,7 @@ impl Default for Builder {
             checkpoint_every: 1_000_000,
             id_window: DEFAULT_ID_WINDOW,
             progress: Box::new(|_| ControlFlow::Continue(())),
-            observer: Arc::new(|_| {}),
+            observer: Observer::new(|_| {}),
             blocking: Blocking::default(),
         }
     }
@@ -157,10 +158,13 @@ impl Builder {
         self
     }
 
-    /// Told what an operator may want to know, while the ledger is opened and while it runs, from its own threads.
+    /// Told what an operator may want to know, while the ledger is opened and while it runs: by the thread that opens it, by its own, and
+    /// by a caller's that meets a failed journal. No lock is held then: it may call the ledger, also [`Ledger::close`]. But it is to
+    /// return soon, and not to wait for the disk ([`Durability::OnDisk`]): the thread that tells makes segments, say, and makes none
+    /// meanwhile. What it panics with goes no further; of the next event it is told all the same.
     #[must_use]
     pub fn observer(mut self, told: impl Fn(&Event) + Send + Sync + 'static) -> Self {
-        self.observer = Arc::new(told);
+        self.observer = Observer::new(told);
         self
     }
 
@@ -210,7 +214,7 @@ impl Builder {
         let recovery = Recovery {
             install: &mut |recovered| restoration.take(recovered).map_err(|_| too_many_accounts()),
             progress: &mut self.progress,
-            tell: &*observer,
+            tell: &|event| observer.tell(event),
         };
         let nothing_beyond = |ledger: Option<&LedgerId>, end| no_ids_beyond(files.root(), ledger, end);
         let (disk, position, noted) =
@@ -256,7 +260,7 @@ impl Builder {
         let index = DiskIndex::folder(root).and_then(|dir| DiskIndex::open(dir, disk.ledger(), kept));
         let index = index.map_err(unusable("open"))?;
         if let Some(what) = index.wiped() {
-            (self.observer)(&Event::IndexRebuilt { what: what.to_owned() });
+            self.observer.tell(&Event::IndexRebuilt { what: what.to_owned() });
         }
         let mut from = index.published() + 1;
         while from <= end {

@@ -288,7 +288,10 @@ impl Ledger {
         block_on(self.durable_at(sequence))
     }
 
-    /// Resolves when `sequence` is durable, under any async runtime; without a history, at once.
+    /// Resolves when `sequence` is durable, under any async runtime; without a history, at once. Keeps the ledger open.
+    ///
+    /// A waker is called, and dropped, by the thread that makes the sequence durable, the ledger's own or another caller's, without a lock:
+    /// it may call the ledger, but should not wait for a disk there, for others wait behind it. What it panics with goes no further.
     pub fn durable_at(&self, sequence: u64) -> impl Future<Output = Result<(), Closed>> + Send + Unpin + use<> {
         Ticket::new(self.clone(), sequence)
     }
@@ -296,7 +299,8 @@ impl Ledger {
     /// Notes how far the sources of requests were read, and which of their records were put aside or taken back: durable with the
     /// entry at [`Note::after`] or later, never before it, and at once when that is durable. Notes that wait for the same entries
     /// are kept in the order of the calls. Resolves when it is durable, under any async runtime; dropped, it takes nothing back.
-    /// Without a history it is kept in memory, at once. A note of nothing waits for those before it.
+    /// Without a history it is kept in memory, at once. A note of nothing waits for those before it. A waker is called as
+    /// [`Ledger::durable_at`] says.
     ///
     /// ```
     /// # use equipoise::{AccountId, Advance, Ledger, Note, NoteError};
@@ -350,9 +354,10 @@ impl Ledger {
         self.core().failure()
     }
 
-    /// Resolves when the ledger was closed, or its journal failed.
+    /// Resolves when the ledger was closed, or its journal failed; also when its last handle is gone, for it keeps none. What it wakes is
+    /// called as [`Ledger::durable_at`] says.
     pub fn closed(&self) -> impl Future<Output = ()> + Send + Unpin + use<> {
-        let mut ticket = Ticket::new(Endless(self.clone()), u64::MAX);
+        let mut ticket = Ticket::new(Endless(self.core().waiters.clone()), u64::MAX);
         std::future::poll_fn(move |context| std::pin::Pin::new(&mut ticket).poll(context).map(|_| ()))
     }
 
@@ -420,6 +425,7 @@ impl Drop for Front {
         let closing = std::thread::Builder::new().name("equipoise-close".to_owned());
         if closing.spawn(move || close(&core, threads)).is_err() {
             self.core.closed.set();
+            self.core.waiters.close();
         }
     }
 }
@@ -427,7 +433,7 @@ impl Drop for Front {
 fn close(core: &Core, threads: Vec<JoinHandle<()>>) {
     core.close();
     for thread in threads {
-        // None of them panics; if one did, that was printed.
+        // None of them panics, for what is not ours is caught; if one did, that was printed.
         let _ = thread.join();
     }
 }

@@ -156,6 +156,8 @@ mod error;
 mod event;
 #[cfg(equipoise_ids)]
 mod folder;
+#[cfg(equipoise_engine)]
+mod foreign;
 #[cfg(equipoise_ids)]
 mod format;
 #[cfg(equipoise_engine)]

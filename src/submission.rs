@@ -11,7 +11,7 @@ use crate::error::{AnswerGone, Exhausted, SubmitError};
 use crate::ids::{Claim, Found, IndexError, Indexed, Seen};
 use crate::journal::{HistoryError, HistoryGone};
 use crate::kernel::slab::SlabIndex;
-use crate::kernel::{Account, GROUP, Gate, Group, Guard, Handle, Owned, Plan, garbage, pin};
+use crate::kernel::{Account, GROUP, Gate, Group, Guard, Handle, Owned, Plan, pin};
 use crate::outcome::Outcome;
 use crate::plan;
 use crate::request::{Kind, Member, Request, SMALL};
@@ -370,6 +370,7 @@ mod tests {
 
     use super::*;
     use crate::error::InvalidRequest;
+    use crate::kernel::garbage;
     use crate::ledger::Ledger;
     use crate::request::{MAX_LEGS, Operation};
 
