@@ -106,7 +106,8 @@ impl Builder {
         self
     }
 
-    /// Grows the tables for so many accounts beforehand: growing takes locks.
+    /// Grows the look-up cache for so many accounts beforehand: growing takes locks. That takes 12 to 24 bytes for each at once, 8 GiB at
+    /// most; where there is not so much memory, the process is aborted, as by any allocation that fails.
     #[must_use]
     pub fn reserve(mut self, accounts: usize) -> Self {
         self.reserve_accounts = accounts;

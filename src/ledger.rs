@@ -87,8 +87,9 @@ impl Ledger {
     /// async: a transaction in its way is finished on the way.
     ///
     /// # Errors
-    /// [`SubmitError`]: nothing was decided, and no id was used up. A refusal by an account is not an error here but
-    /// the [`Outcome::result`]: it was decided, and its id keeps it.
+    /// [`SubmitError`]: nothing was decided, and no id was used up. With [`Durability::OnDisk`] two of them may mean that it was decided, and
+    /// nobody knows whether it is on disk: [`SubmitError::JournalFailed`] and [`SubmitError::Closed`].
+    /// A refusal by an account is not an error here but the [`Outcome::result`]: it was decided, and its id keeps it.
     pub fn submit(&self, request: Request) -> Result<Outcome, SubmitError> {
         let decided = self.core().submit(request, self.next());
         self.answer(decided)
@@ -102,7 +103,8 @@ impl Ledger {
 
     /// As [`Ledger::submit`], of each request for itself and in their order: a later one sees the earlier ones, and none has a
     /// lower sequence than one before it, replays apart. Takes less time than as many calls: those that touch different accounts
-    /// share the step at which writers meet, and their cache misses overlap.
+    /// share the step at which writers meet, and their cache misses overlap. With [`Durability::OnDisk`] it waits for all of them; if the
+    /// ledger is closed meanwhile, those that are not on disk by then are errors, as for [`Ledger::submit`].
     ///
     /// ```
     /// # use equipoise::{AccountId, Ledger, Operation, Request};
@@ -125,7 +127,9 @@ impl Ledger {
         if self.durability == Durability::OnDisk {
             let observed = results.iter().map(|result| self.observed(result)).max().unwrap_or(0);
             if let Err(Closed) = self.wait_durable(observed) {
-                results.iter_mut().for_each(|result| *result = Err(core.why_closed()));
+                let durable = self.durable();
+                let lost = results.iter_mut().filter(|result| self.observed(result) > durable);
+                lost.for_each(|result| *result = Err(core.why_closed()));
             }
         }
         results
@@ -245,7 +249,8 @@ impl Ledger {
         self.core().transaction(id)
     }
 
-    /// Up to `limit` durable journal entries from sequence `from` on (0: the oldest kept).
+    /// Up to `limit` durable journal entries from sequence `from` on (0: the oldest kept). Reads the disk; in memory it waits while the
+    /// flusher puts a batch into the history, and holds it up in its turn.
     ///
     /// # Errors
     /// [`HistoryError::Gone`] when `from` is no longer kept; always, but for future sequences, in a ledger in memory
@@ -330,7 +335,8 @@ impl Ledger {
         block_on(self.note(note))
     }
 
-    /// How far `source` was read, durably; None when nothing was ever noted of it.
+    /// How far `source` was read, durably; None when nothing was ever noted of it. This, [`Ledger::sources`] and [`Ledger::parked`] wait
+    /// while the flusher puts notes there.
     #[must_use]
     pub fn source(&self, source: &str) -> Option<SourcePosition> {
         self.core().notes.source(source)
@@ -361,8 +367,8 @@ impl Ledger {
         std::future::poll_fn(move |context| std::pin::Pin::new(&mut ticket).poll(context).map(|_| ()))
     }
 
-    /// Refuses new requests from now on, makes what was committed durable, and wakes whoever waits for more. Reads go
-    /// on. Idempotent.
+    /// Refuses new requests from now on, makes what was committed durable, which waits for the disk, and wakes whoever waits for more.
+    /// Reads go on. Idempotent. The last handle does it when it is dropped, and waits for the ledger's threads, too.
     pub fn close(&self) {
         self.core().close();
     }

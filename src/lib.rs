@@ -4,7 +4,8 @@
 //! # Use
 //!
 //! A [`Ledger`] is a handle; clones are the same ledger, and every method can be called from any thread, also from
-//! async code: none of them waits for another thread (those that do say so).
+//! async code: none of them waits for another thread (those that do say so). It is closed when the last handle goes; account handles,
+//! snapshots and whoever awaits [`Ledger::durable_at`] have one.
 //!
 //! ```
 //! use equipoise::{AccountId, Ledger};
@@ -118,7 +119,10 @@
 //! # What an error means
 //!
 //! * [`SubmitError`] (and [`InvalidRequest`] inside it): nothing was decided, nothing changed, no id was used up.
-//!   [`AnswerGone`] is final: the id was used before the oldest entry that is kept.
+//!   [`AnswerGone`] is final: the id was used before the oldest entry that is kept. There is one exception: who asks for
+//!   [`Durability::OnDisk`], and waits for the disk when the journal fails or the ledger is closed, is told
+//!   [`SubmitError::JournalFailed`] or [`SubmitError::Closed`] although the request was decided, and every reader sees it. Whether it is on
+//!   disk the next start shows: a request with an id can simply be sent again.
 //! * [`Refusal`]: decided, at a sequence of its own, and it changed nothing. Its id keeps that answer: sent again, it is
 //!   refused again, even if the money has come meanwhile.
 //! * [`Exhausted`]: a limit that protects the process; the same request may succeed later.
@@ -131,7 +135,9 @@
 //! account that changes keeps one old version (64 bytes). An account takes about 490 bytes with the look-up cache, an id
 //! about 470 bytes while it is in memory (`examples/memory.rs` measures both), and on disk about 38 bytes and 1.3 to 2.6 in memory.
 //!
-//! Lock-free: deciding, reading, snapshots. Not lock-free: opening accounts (see [`Builder::reserve`]), and a request whose id left memory, which reads the disk. A thread that sleeps inside the engine
+//! Lock-free: deciding, reading, snapshots. Not lock-free: opening accounts (see [`Builder::reserve`]), a request whose id left memory,
+//! which reads the disk, a thread's first look-up, and the allocator, if it has locks: with glibc's, who decides may wait for a
+//! thread that was suspended in it. The crate leaves the choice to its host; the binary has mimalloc. A thread that sleeps inside the engine
 //! stops nobody, but memory is not freed meanwhile: at [`Builder::garbage_cap`] writes are refused, and reads go on.
 
 // The trials of the journal share the tools of the tests outside.
