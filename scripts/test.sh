@@ -14,6 +14,14 @@ case "${1:-}" in
     *) fail "usage: scripts/test.sh [--whole]" ;;
 esac
 
+# Its ports are the machine's. The lock is flock's own: what outlives this script does not hold it.
+if [ -z "${TEST_LOCKED:-}" ]; then
+    export TEST_LOCKED=1
+    lock=${TMPDIR:-/tmp}/equipoise-test.lock
+    flock --nonblock "$lock" true || say "another run of the tests is under way on this machine: waiting for it"
+    exec flock --close "$lock" scripts/test.sh "$@"
+fi
+
 scripts/packages.sh
 
 say "a Kafka broker and a PostgreSQL server"

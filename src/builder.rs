@@ -13,7 +13,7 @@ use crate::directory::Directory;
 use crate::event::Event;
 use crate::folder::Folder;
 use crate::foreign::Observer;
-use crate::ids::{DiskIndex, IdRecord, Ids, Index as _, IndexError, Indexed, Kept};
+use crate::ids::{DiskIndex, IdRecord, Ids, Index as _, IndexError, Indexed, JournalSpan};
 use crate::journal::disk::files::{CHECKPOINTS, Files, JOURNAL, OnDisk};
 use crate::journal::disk::recovery::Recovery;
 use crate::journal::disk::{Disk, LedgerId, Position};
@@ -223,7 +223,7 @@ impl Builder {
         lock.sign();
         let clock = Clock::start(position.time);
         let ids = self.open_ids(files.root(), &disk, position, clock.now())?;
-        let disk = Arc::new(disk.reading(self.blocking.clone()));
+        let disk = Arc::new(disk.with_blocking(self.blocking.clone()));
         let (kernel, consumer) = Kernel::with_consumer(position.sequence, position.time);
         let flusher = Flusher::new(disk.clone(), consumer);
         let core = self.core(kernel, Some(flusher), Some((disk, lock, noted)), restoration.finish(), ids, clock);
@@ -238,31 +238,20 @@ impl Builder {
 
     /// Opens the id index in the data directory `root`, at the journal's time `now`, and gives it what it lacks of the journal's ids.
     fn open_ids(&mut self, root: &Folder, disk: &Disk, at: Position, now: u64) -> Result<Ids, OpenError> {
-        let (oldest, end, window) = (disk.oldest(), at.sequence, nanoseconds(self.id_window));
-        let path = root.path_of(DiskIndex::FOLDER);
-        let failed =
-            |what, error: String| OpenError::Io { path: path.clone(), what, error: std::io::Error::other(error) };
-        let unusable = |what| {
-            move |error| match error {
-                IndexError::NoSpace { path } => {
-                    OpenError::NoRoom { path, needed: IndexError::ROOM, error: std::io::ErrorKind::StorageFull.into() }
-                }
-                IndexError::Damaged { path: file, what } => OpenError::Damaged { file, offset: 0, what },
-                error => failed(what, error.to_string()),
-            }
-        };
-        // What compaction dropped is no later than the oldest entry. One that cannot be read may be as young as any: a start reads no
-        // more of the journal than it needs.
-        let honoured_before = oldest > 1 && {
-            let until = if oldest > end { Ok(at.time) } else { disk.record(oldest).map(|entry| entry.time) };
-            until.map_or(true, |until| now.saturating_sub(until) <= window)
-        };
-        let kept = Kept { oldest, end, honoured_before };
-        let index = DiskIndex::folder(root).and_then(|dir| DiskIndex::open(dir, disk.ledger(), kept));
-        let index = index.map_err(unusable("open"))?;
+        let window = nanoseconds(self.id_window);
+        let honoured_before = may_honour_dropped(disk, at, now, window);
+        let journal = JournalSpan { oldest: disk.oldest(), end: at.sequence, honoured_before };
+        let index = DiskIndex::folder(root).and_then(|dir| DiskIndex::open(dir, disk.ledger(), journal));
+        let index = index.map_err(|error| unusable(root, "open", error))?;
         if let Some(what) = index.wiped() {
             self.observer.tell(&Event::IndexRebuilt { what: what.to_owned() });
         }
+        self.index_missing(root, &index, disk, at.sequence)?;
+        Ok(Ids::with_index(self.id_capacity, index.with_blocking(self.blocking.clone()), window))
+    }
+
+    /// Gives `index` the ids of the journal's entries up to `end` that it lacks.
+    fn index_missing(&mut self, root: &Folder, index: &DiskIndex, disk: &Disk, end: u64) -> Result<(), OpenError> {
         let mut from = index.published() + 1;
         while from <= end {
             let through = from.saturating_add(INDEXED_AT_ONCE - 1).min(end);
@@ -272,19 +261,18 @@ impl Builder {
                 Ok(id) => run.push(IdRecord { key: index.key(&id), indexed: Indexed { sequence, time, member } }),
                 Err(error) => malformed = Some(error),
             });
-            read.map_err(|error| failed("read the ids of the journal for", error.to_string()))?;
+            read.map_err(|error| failed(root, "read the ids of the journal for", &error))?;
             if let Some(error) = malformed {
-                return Err(failed("take the ids of the journal into", error.to_string()));
+                return Err(failed(root, "take the ids of the journal into", &error));
             }
-            index.catch_up(&mut run, through).map_err(unusable("write"))?;
+            index.catch_up(&mut run, through).map_err(|error| unusable(root, "write", error))?;
             let told = Progress { replayed: through, bytes: 0, total_bytes: 0 };
             if (self.progress)(told).is_break() {
                 return Err(OpenError::Cancelled);
             }
             from = through + 1;
         }
-        let index = index.reading(self.blocking.clone());
-        Ok(Ids::with_index(self.id_capacity, index, window))
+        Ok(())
     }
 
     /// Makes a ledger in memory.
@@ -345,17 +333,40 @@ impl Builder {
     }
 }
 
+/// Whether ids of entries that compaction dropped may still be honoured at the journal's time `now`.
+fn may_honour_dropped(disk: &Disk, at: Position, now: u64, window: u64) -> bool {
+    let oldest = disk.oldest();
+    if oldest <= 1 {
+        return false;
+    }
+    // What compaction dropped is no later than the oldest entry that is left. Where that cannot be read, the ids count as
+    // honoured: a start reads no more of the journal than it needs, so its damage is not reported here.
+    let until = if oldest > at.sequence { Ok(at.time) } else { disk.record(oldest).map(|entry| entry.time) };
+    until.map_or(true, |until| now.saturating_sub(until) <= window)
+}
+
+/// That the id index in the data directory `root` cannot be used.
+fn unusable(root: &Folder, what: &'static str, error: IndexError) -> OpenError {
+    match error {
+        IndexError::NoSpace { path } => {
+            OpenError::NoRoom { path, needed: IndexError::ROOM, error: std::io::ErrorKind::StorageFull.into() }
+        }
+        IndexError::Damaged { path: file, what } => OpenError::Damaged { file, offset: 0, what },
+        error => failed(root, what, &error),
+    }
+}
+
+fn failed(root: &Folder, what: &'static str, error: &dyn std::fmt::Display) -> OpenError {
+    OpenError::Io { path: root.path_of(DiskIndex::FOLDER), what, error: std::io::Error::other(error.to_string()) }
+}
+
 /// Fails where the id index knows of entries that the journal, which ends with sequence `end`, does not have.
 fn no_ids_beyond(root: &Folder, ledger: Option<&LedgerId>, end: u64) -> Result<(), OpenError> {
-    let failed = |error: IndexError| OpenError::Io {
-        path: root.path_of(DiskIndex::FOLDER),
-        what: "read",
-        error: std::io::Error::other(error.to_string()),
-    };
-    if let Some((file, found, known)) = DiskIndex::newer(root).map_err(failed)? {
+    let unreadable = |error: IndexError| failed(root, "read", &error);
+    if let Some((file, found, known)) = DiskIndex::newer(root).map_err(unreadable)? {
         return Err(OpenError::Newer { file, found, known });
     }
-    let Some((file, last)) = DiskIndex::beyond(root, ledger, end).map_err(failed)? else { return Ok(()) };
+    let Some((file, last)) = DiskIndex::beyond(root, ledger, end).map_err(unreadable)? else { return Ok(()) };
     let what = format!(
         "it has the ids of entries up to sequence {last}, but the journal ends at {end}: a tail is missing. Put it back; to go on \
          without it, remove the folder ids, and then what the next start names"

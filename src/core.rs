@@ -20,7 +20,7 @@ use crate::outcome::{Outcome, Record};
 use crate::snapshot::Open;
 use crate::wait::Waiters;
 
-/// The parts, in the order in which they must go: handles before the kernel, the kernel before the accounts.
+/// The parts, in the order in which they must be dropped: handles before the kernel, the kernel before the accounts.
 pub(crate) struct Core {
     pub(crate) ids: Ids,
     pub(crate) flusher: Option<Flusher>,
@@ -106,6 +106,7 @@ impl Core {
         }
     }
 
+    /// What the journal says of the entry that the id index names.
     pub(crate) fn recorded(&self, entry: Indexed) -> Result<Record, HistoryError> {
         match &self.disk {
             Some(disk) => disk.record(entry.sequence),
@@ -133,7 +134,7 @@ impl Core {
         garbage::bytes() + self.ids.overdue_bytes()
     }
 
-    /// The durable sequence; without a flusher, any.
+    /// The durable sequence; `u64::MAX` without a flusher, where everything counts as durable.
     pub(crate) fn durable(&self) -> u64 {
         if self.flusher.is_some() { self.kernel.durable() } else { u64::MAX }
     }
@@ -193,14 +194,14 @@ impl Core {
     }
 
     fn flushing<T>(&self, flush: impl FnOnce(&Flushing<'_>) -> T) -> T {
-        let durable = |batch: &[_], through| self.became_durable(batch, through);
-        flush(&Flushing { kernel: &self.kernel, waiters: &self.waiters, notes: &self.notes, durable: &durable })
+        let on_durable = |batch: &[_], through| self.became_durable(batch, through);
+        flush(&Flushing { kernel: &self.kernel, waiters: &self.waiters, notes: &self.notes, on_durable: &on_durable })
     }
 
     /// What follows a flush of `batch`, which ends with sequence `through`.
     fn became_durable(&self, batch: &[Handle<Balance>], through: u64) {
         self.large.subtract(batch.iter().filter_map(|entry| entry.request().weight()).sum());
-        self.ids.durable(batch, through);
+        self.ids.queue_durable(batch, through);
     }
 
     /// A ledger whose journal failed is closed.

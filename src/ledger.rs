@@ -28,7 +28,7 @@ use waiting::Endless;
 pub use stats::Stats;
 
 /// The accounts touched by an operation, after it, in the order of its fields.
-pub type Accounts = SmallVec<[AccountState; 2]>;
+pub type AccountStates = SmallVec<[AccountState; 2]>;
 
 /// A ledger: accounts whose balances many threads change at once. Cheap to clone; all clones are one ledger.
 #[derive(Clone)]
@@ -140,7 +140,7 @@ impl Ledger {
     /// # Errors
     /// [`Error::Refused`]: an account that exists. [`Error::NotDecided`]: a negative `initial`, and as for
     /// [`Ledger::submit`].
-    pub fn create(&self, account: &AccountId, initial: i64) -> Result<Accounts, Error> {
+    pub fn create(&self, account: &AccountId, initial: i64) -> Result<AccountStates, Error> {
         self.execute(Operation::create(account.clone(), initial)?)
     }
 
@@ -149,7 +149,7 @@ impl Ledger {
     /// # Errors
     /// [`Error::Refused`]: an unknown account, or one whose balance would leave `0..=i64::MAX`.
     /// [`Error::NotDecided`] as for [`Ledger::submit`].
-    pub fn update(&self, account: &AccountId, delta: i64) -> Result<Accounts, Error> {
+    pub fn update(&self, account: &AccountId, delta: i64) -> Result<AccountStates, Error> {
         self.execute(Operation::update(account.clone(), delta))
     }
 
@@ -159,7 +159,7 @@ impl Ledger {
     /// [`Error::NotDecided`]: one account twice, then an amount that is not positive, then as for [`Ledger::submit`].
     /// [`Error::Refused`], in this order: an unknown source, an unknown destination, a lack of funds, a balance past
     /// `i64::MAX`.
-    pub fn transfer(&self, from: &AccountId, to: &AccountId, amount: i64) -> Result<Accounts, Error> {
+    pub fn transfer(&self, from: &AccountId, to: &AccountId, amount: i64) -> Result<AccountStates, Error> {
         self.execute(Operation::transfer(from.clone(), to.clone(), amount)?)
     }
 
@@ -168,7 +168,7 @@ impl Ledger {
     /// # Errors
     /// [`Error::NotDecided`] as for [`Operation::post`], then as for [`Ledger::submit`]. [`Error::Refused`] as for
     /// [`Ledger::transfer`].
-    pub fn post(&self, legs: Vec<Posting>) -> Result<Accounts, Error> {
+    pub fn post(&self, legs: Vec<Posting>) -> Result<AccountStates, Error> {
         self.execute(Operation::post(legs)?)
     }
 
@@ -176,7 +176,7 @@ impl Ledger {
     ///
     /// # Errors
     /// As for [`Ledger::transfer`]; accounts of another ledger are unknown here.
-    pub fn transfer_between(&self, from: &Account, to: &Account, amount: i64) -> Result<Accounts, Error> {
+    pub fn transfer_between(&self, from: &Account, to: &Account, amount: i64) -> Result<AccountStates, Error> {
         let operation = Operation::transfer(from.id().clone(), to.id().clone(), amount)?;
         let core = self.core();
         let found = [from, to].map(|account| account.of(core).map(|found| (account.id(), found)));
@@ -186,7 +186,7 @@ impl Ledger {
         Ok(self.answer(decided)?.result()?)
     }
 
-    fn execute(&self, operation: Operation) -> Result<Accounts, Error> {
+    fn execute(&self, operation: Operation) -> Result<AccountStates, Error> {
         Ok(self.submit(Request::single(operation, None))?.result()?)
     }
 

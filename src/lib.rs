@@ -230,14 +230,14 @@ pub use event::Event;
 #[cfg(equipoise_engine)]
 pub use handle::Account;
 #[cfg(equipoise_engine)]
-pub use journal::disk::compact::{CompactOptions, Compacted, DroppedSegment, Kept, compact};
+pub use journal::disk::compact::{CompactOptions, Compacted, DroppedSegment, KeptBecause, compact};
 #[cfg(equipoise_engine)]
 pub use journal::{
     Advance, HistoryError, HistoryGone, MAX_PARKED_BYTES, MAX_SOURCE_BYTES, MAX_SOURCES, Note, NoteError, Parked,
     SourcePosition,
 };
 #[cfg(equipoise_engine)]
-pub use ledger::{Accounts, Ledger, Stats};
+pub use ledger::{AccountStates, Ledger, Stats};
 #[cfg(equipoise_engine)]
 pub use opening::{OpenError, Progress};
 #[cfg(equipoise_engine)]

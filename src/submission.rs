@@ -63,11 +63,11 @@ impl Core {
         next: Next,
         known: impl Fn(&AccountId, &Guard) -> Option<&'s Account<Balance>>,
     ) -> Result<Outcome, SubmitError> {
-        self.receive(std::slice::from_ref(&request)).map_err(|(_, refusal)| refusal)?;
+        self.admit_all(std::slice::from_ref(&request)).map_err(|(_, refusal)| refusal)?;
         loop {
             let time = self.clock.now();
             // Not pinned: it may read the disk.
-            let probed = match self.ids.known(&request, time).map_err(unknowable)? {
+            let probed = match self.ids.known(&request, time).map_err(lookup_failed)? {
                 Seen::Known(Found::Claimed(claim), member) => return self.answer_claimed(&request, claim, member),
                 Seen::Known(Found::Recorded(entry), member) => return self.answer_recorded(&request, entry, member),
                 Seen::Unknown(probed) => probed,
@@ -79,7 +79,7 @@ impl Core {
                 Owned::new(self.plan(request, time, guard, known)).publish()
             };
             // Not pinned, again.
-            if self.ids.claim(&handle, probed, time).map_err(unknowable)? == Gate::Open {
+            if self.ids.claim(&handle, probed, time).map_err(lookup_failed)? == Gate::Open {
                 let guard = &pin();
                 self.kernel.drive(&handle, guard);
                 return Ok(self.decided(handle, next, guard));
@@ -116,7 +116,7 @@ impl Core {
     ) -> SmallVec<[Request; 1]> {
         let time = self.clock.now();
         let requests: SmallVec<[Request; GROUP]> = requests.take(GROUP).collect();
-        let admitted = self.receive(&requests).map_or_else(|(admitted, _)| admitted, |()| requests.len());
+        let admitted = self.admit_all(&requests).map_or_else(|(admitted, _)| admitted, |()| requests.len());
         // A block is freed as a whole: a large one is not to be kept by others of its group, nor they by it.
         let admitted = requests[..admitted].iter().position(|request| request.weight().is_some()).unwrap_or(admitted);
         let ahead = self.look_ahead(&requests[..admitted]);
@@ -161,7 +161,7 @@ impl Core {
 
     /// Admits requests, up to the first that is not; says how many that are, and why.
     #[inline]
-    fn receive(&self, requests: &[Request]) -> Result<(), (usize, SubmitError)> {
+    fn admit_all(&self, requests: &[Request]) -> Result<(), (usize, SubmitError)> {
         let behind = self.admit().map_err(|refusal| (0, refusal))?;
         let has_id = |request: &Request| request.members().iter().any(|member| member.id.is_some());
         if self.disk.is_some()
@@ -312,7 +312,7 @@ impl Core {
         if members.0.map(|it| &it.id) != members.1.map(|it| &it.id) {
             let what = format!("it leads to entry {} of the journal, which has another id", entry.sequence);
             return Err(match self.ids.index() {
-                Some(index) => unknowable(index.distrust(what)),
+                Some(index) => lookup_failed(index.distrust(what)),
                 None => SubmitError::IdsUnreadable { what },
             });
         }
@@ -355,7 +355,7 @@ fn first_accounts(requests: &[Request], mut visit: impl FnMut(&AccountId)) {
     }
 }
 
-fn unknowable(error: IndexError) -> SubmitError {
+fn lookup_failed(error: IndexError) -> SubmitError {
     match error {
         IndexError::NoSpace { path } => {
             Exhausted::Disk { path: path.display().to_string(), needed: IndexError::ROOM }.into()

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::directory::{checkpoints, files};
-use common::{account, chain, decide, id, named, named_chain, state, update};
+use common::{SOON, account, chain, decide, id, named, named_chain, state, update};
 use equipoise::grpc::proto::account_service_client::AccountServiceClient;
 use equipoise::grpc::proto::operation::Operation as Kind;
 use equipoise::grpc::proto::{ExecuteBatchRequest, GetTransactionRequest, Operation, UpdateBalanceRequest};
@@ -35,7 +35,7 @@ fn segments() -> tempfile::TempDir {
             decide(&ledger, chain((0..1_000).map(|_| update("a", 1))));
         }
         ledger.wait_durable(ledger.sequence()).expect("durable");
-        checkpoints.recv_timeout(Duration::from_secs(20)).expect("a checkpoint");
+        checkpoints.recv_timeout(SOON).expect("a checkpoint");
     }
     dir
 }

@@ -5,10 +5,10 @@ mod common;
 use std::fs;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Waker};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use common::account;
 use common::directory::files;
+use common::{SOON, account};
 use equipoise::{
     AccountId, Durability, Event, Ledger, Member, OpenError, Operation, Request, SubmitError, TransactionId,
 };
@@ -62,7 +62,7 @@ fn checkpoints_are_written_under_load() {
         events.iter().filter(|event| matches!(event, Event::CheckpointWritten { .. })).count()
     };
     let durable = ledger.with_durability(Durability::OnDisk);
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + SOON;
     std::thread::scope(|scope| {
         let threads = (0..16).map(|_| {
             scope.spawn(|| {

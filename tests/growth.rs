@@ -3,9 +3,7 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
-
-use common::{account, named, open, transfer};
+use common::{account, named, open, soon, transfer};
 use equipoise::Ledger;
 
 const IDS: usize = 1_000;
@@ -20,15 +18,6 @@ fn transfers(ledger: &Ledger, numbers: std::ops::Range<usize>) {
         ledger.submit(named(transfer(from, to, 1), &format!("transfer-{number:012}"))).expect("decided");
     }
     ledger.wait_durable(ledger.sequence()).expect("open");
-}
-
-#[track_caller]
-fn soon(what: &str, is: impl Fn() -> bool) {
-    let until = Instant::now() + Duration::from_secs(20);
-    while !is() {
-        assert!(Instant::now() < until, "{what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// C6, B5: whatever is kept of operations has its bound, however many times as many there were; in memory and on disk.

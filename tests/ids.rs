@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{
-    Random, account, alone, balance, create, decide, id, named, named_chain, open, post, refusal, rounds, state, texts,
-    together, transfer, update, with_accounts,
+    Random, SOON, account, alone, balance, create, decide, id, named, named_chain, open, post, refusal, rounds, state,
+    texts, together, transfer, update, with_accounts,
 };
 use equipoise::{InvalidRequest, Ledger, Member, Operation, Request, SubmitError};
 
@@ -234,7 +234,7 @@ fn concurrent_duplicates_execute_once_while_the_sweep_runs() {
         let started = Instant::now();
         while ledger.stats().ids > 2_048 + 256 {
             let kept = ledger.stats().ids;
-            assert!(started.elapsed() < Duration::from_secs(5), "{kept} of {submitted} ids are kept");
+            assert!(started.elapsed() < SOON, "{kept} of {submitted} ids are kept");
             decide(&ledger, named(update("b", 1), &format!("later-{}", ledger.sequence())));
             std::thread::sleep(Duration::from_millis(1));
         }

@@ -6,7 +6,9 @@ mod common;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use common::{Random, account, alone, chain, create, decide, id, named, named_chain, open, together, transfer, update};
+use common::{
+    Random, SOON, account, alone, chain, create, decide, id, named, named_chain, open, together, transfer, update,
+};
 use equipoise::{Account, Closed, Ledger, Outcome, Snapshot};
 
 /// One test at a time: they count the threads of the process.
@@ -31,7 +33,7 @@ fn flushers() -> usize {
 fn expect_flushers(expected: usize) {
     let started = Instant::now();
     while flushers() != expected {
-        assert!(started.elapsed() < Duration::from_secs(5), "{} flushers, not {expected}", flushers());
+        assert!(started.elapsed() < SOON, "{} flushers, not {expected}", flushers());
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -190,7 +192,7 @@ fn outcomes_outlive_what_kept_them() {
         // The flusher's thread forgets once it has told who waited.
         let started = Instant::now();
         while ledger.transaction(&id("m1")).expect("readable").is_some() {
-            assert!(started.elapsed() < Duration::from_secs(5), "not forgotten");
+            assert!(started.elapsed() < SOON, "not forgotten");
             std::thread::yield_now();
         }
         assert!(ledger.history(by_id.sequence(), 1).is_err(), "dropped");

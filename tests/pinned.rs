@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, mpsc};
 use std::time::{Duration, Instant};
 
-use common::{account, alone, balance, chain, create, decide, named, open, transfer, update, with_accounts};
+use common::{SOON, account, alone, balance, chain, create, decide, named, open, transfer, update, with_accounts};
 use equipoise::{Exhausted, Ledger, SubmitError};
 
 /// One test at a time: garbage is counted, and held back, over the whole process.
@@ -25,7 +25,7 @@ fn settle(bytes: u64) {
     let ledger = with_accounts(&[("a", 0)]);
     let started = Instant::now();
     while ledger.stats().garbage_bytes > bytes {
-        assert!(started.elapsed() < Duration::from_secs(20), "{} bytes stay", ledger.stats().garbage_bytes);
+        assert!(started.elapsed() < SOON, "{} bytes stay", ledger.stats().garbage_bytes);
         ledger.update(&account("a"), 1).expect("no ceiling is near");
         crossbeam_epoch::pin().flush();
     }
@@ -84,14 +84,12 @@ fn a_thread_asleep_inside_stops_nobody() {
                     std::thread::sleep(Duration::from_millis(1));
                 }
             });
-            let (mut last, mut sizes) = ((0, 0, 0), Vec::new());
+            let now = || [&writes, &reads, &snapshots].map(|count| count.load(Ordering::Relaxed));
+            let (mut last, mut sizes) = ([0; 3], Vec::new());
             for tick in 0..8 {
                 std::thread::sleep(Duration::from_millis(250));
-                let now = (&writes, &reads, &snapshots);
-                let now = [now.0, now.1, now.2].map(|count| count.load(Ordering::Relaxed));
-                let now = (now[0], now[1], now[2]);
-                assert!(now.0 > last.0 && now.1 > last.1 && now.2 > last.2, "all went on: {now:?} after {last:?}");
-                last = now;
+                common::soon("all go on", || now().iter().zip(last).all(|(now, last)| *now > last));
+                last = now();
                 let sequence = decide(&ledger, alone(create(&format!("new-{tick}"), 1))).sequence();
                 ledger.wait_durable(sequence).expect("the flusher goes on");
                 sizes.push(ledger.stats().garbage_bytes);
@@ -146,7 +144,7 @@ fn garbage_is_capped() {
             Err(SubmitError::Exhausted(Exhausted::Garbage { .. })) => {}
             Err(other) => panic!("{other}"),
         }
-        assert!(started.elapsed() < Duration::from_secs(10), "writers that keep trying must get through");
+        assert!(started.elapsed() < SOON, "writers that keep trying must get through");
     };
     assert!(!fresh.replayed(), "its id was not used up");
     assert_eq!(balance(&ledger, "a"), accepted + 1);
@@ -186,7 +184,7 @@ fn what_closed_snapshots_kept_does_not_refuse_writes_for_ever() {
     drop(snapshot);
     let started = Instant::now();
     while ledger.update(&ids[0], 1).is_err() {
-        assert!(started.elapsed() < Duration::from_secs(10), "{} bytes are kept", ledger.stats().garbage_bytes);
+        assert!(started.elapsed() < SOON, "{} bytes are kept", ledger.stats().garbage_bytes);
     }
 }
 

@@ -17,13 +17,18 @@ const LOOK: Duration = Duration::from_millis(50);
 pub(super) struct Patience {
     pub(super) limit: Duration,
     interrupt: Arc<Interrupt>,
-    /// The end was asked for when the waiting began: what follows is a part of it.
+    /// The end was asked for before: what is waited for is a part of it.
     ending: bool,
 }
 
 impl Patience {
     pub(super) fn new(limit: Duration, interrupt: &Arc<Interrupt>) -> Self {
-        Patience { limit, interrupt: interrupt.clone(), ending: interrupt.is_asked() }
+        Patience { limit, interrupt: interrupt.clone(), ending: false }
+    }
+
+    /// For what belongs to the end, if that was asked for before: only then is it waited for all the same.
+    pub(super) fn of_the_end(limit: Duration, interrupt: &Arc<Interrupt>) -> Self {
+        Patience { ending: interrupt.is_asked(), ..Patience::new(limit, interrupt) }
     }
 
     /// The answer.

@@ -89,7 +89,7 @@ fn measured(opened: &Opened, asked: &Asked, interrupt: &Arc<Interrupt>, told: To
     let expected = Expected { accounts: settings.accounts, initial: mix.initial, tally: seen.recorder.tally };
     let extent = Extent { before, most: asked.check_entries };
     let checking = &mut |done, of| told(Stage::Checking(done, of));
-    let patience = Patience::new(asked.patience, interrupt);
+    let patience = Patience::of_the_end(asked.patience, interrupt);
     let checked = runtime.block_on(opened.reach.check(&names, &expected, extent, &patience, checking));
     // What was measured is worth printing all the same.
     let mut check = checked.unwrap_or_else(|error| unread(&error));
@@ -342,5 +342,26 @@ impl Seen {
             run.verdicts = verdict::verdicts(&run);
         }
         run
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// Who wants the end before anything is waited for waits for nothing.
+    #[test]
+    fn an_end_that_is_asked_for_before_the_run_is_heard() {
+        let mute = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("http://{}", mute.local_addr().expect("bound"));
+        let workload = Workload::Hot;
+        let (settings, patience) = (workload.defaults(false), Duration::from_secs(1));
+        let asked = Asked { workload, settings, threads: None, check_entries: 0, patience };
+        let interrupt = Arc::<Interrupt>::default();
+        interrupt.ask();
+        let ended = run(&Place::Server { url, pid: None, label: None }, &asked, &interrupt, &mut |_| {});
+        assert!(matches!(ended, Err(Error::Interrupted)), "{ended:?}");
     }
 }

@@ -8,6 +8,7 @@ use tonic::Status;
 use tonic::client::Grpc;
 use tonic::transport::Channel;
 
+use super::Error;
 use super::call::text;
 use super::closed::{REST, Shared, UnderWay};
 use super::opened::Embedded;
@@ -48,7 +49,7 @@ impl Shared {
 }
 
 /// Reads one snapshot after the other from a service; each must add up to `expected`.
-pub(super) async fn from_service(channel: Channel, shared: Shared, expected: i128) {
+pub(super) async fn from_service(channel: Channel, shared: Shared, expected: i128) -> Result<(), Error> {
     while !shared.over(Instant::now()) {
         let under_way = shared.snapshot();
         match snapshot(&channel, shared.names.prefix()).await {
@@ -59,6 +60,7 @@ pub(super) async fn from_service(channel: Channel, shared: Shared, expected: i12
             }
         }
     }
+    Ok(())
 }
 
 async fn snapshot(channel: &Channel, prefix: &str) -> Result<Shown, Status> {
@@ -77,7 +79,7 @@ async fn snapshot(channel: &Channel, prefix: &str) -> Result<Shown, Status> {
 }
 
 /// The same from a ledger.
-pub(super) async fn from_ledger(embedded: Embedded, shared: Shared, expected: i128) {
+pub(super) async fn from_ledger(embedded: Embedded, shared: Shared, expected: i128) -> Result<(), Error> {
     while !shared.over(Instant::now()) {
         let under_way = shared.snapshot();
         let ledger = &embedded.ledger;
@@ -102,4 +104,5 @@ pub(super) async fn from_ledger(embedded: Embedded, shared: Shared, expected: i1
         }
         shared.shown(shown, under_way, expected);
     }
+    Ok(())
 }

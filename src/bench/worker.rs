@@ -161,47 +161,53 @@ impl Worker {
             stride: self.all,
         };
         match line {
-            Line::Service(channels) => {
-                let channel = channels[place % channels.len()].clone();
-                match task {
-                    Task::Closed => drop(running.spawn_local(single(Stub::new(channel), shared, plan))),
-                    Task::Open { most } => {
-                        let stubs = channels.iter().cloned().map(Stub::new).collect();
-                        self.spawn_open(running, stubs, shared, plan, most);
-                    }
-                    Task::Batches { size } => drop(running.spawn_local(batches::batches(channel, shared, plan, size))),
-                    Task::Stream { size, most } => {
-                        drop(running.spawn_local(batches::stream(channel, shared, plan, size, most)));
-                    }
-                    Task::Snapshots { total } => {
-                        running.spawn_local(async move {
-                            snapshots::from_service(channel, shared, total).await;
-                            Ok(())
-                        });
-                    }
-                }
+            Line::Service(channels) => self.spawn_on_service(running, channels, place, shared, plan, task),
+            Line::Ledger(embedded) => self.spawn_on_ledger(running, embedded.clone(), shared, plan, task),
+        }
+    }
+
+    fn spawn_on_service(
+        &mut self,
+        running: &mut JoinSet<Result<(), Error>>,
+        channels: &[Channel],
+        place: usize,
+        shared: Shared,
+        plan: Plan,
+        task: Task,
+    ) {
+        let channel = channels[place % channels.len()].clone();
+        match task {
+            Task::Closed => drop(running.spawn_local(single(Stub::new(channel), shared, plan))),
+            Task::Open { most } => {
+                let stubs = channels.iter().cloned().map(Stub::new).collect();
+                self.spawn_open(running, stubs, shared, plan, most);
             }
-            Line::Ledger(embedded) => {
-                let embedded = embedded.clone();
-                match task {
-                    Task::Closed => drop(running.spawn_local(single(embedded, shared, plan))),
-                    Task::Open { most } => self.spawn_open(running, vec![embedded], shared, plan, most),
-                    Task::Batches { size } => {
-                        let batches = batches::on_ledger(embedded, Series::Batch, shared, plan, size, 1);
-                        running.spawn_local(batches);
-                    }
-                    Task::Stream { size, most } => {
-                        let batches = batches::on_ledger(embedded, Series::Stream, shared, plan, size, most);
-                        running.spawn_local(batches);
-                    }
-                    Task::Snapshots { total } => {
-                        running.spawn_local(async move {
-                            snapshots::from_ledger(embedded, shared, total).await;
-                            Ok(())
-                        });
-                    }
-                }
+            Task::Batches { size } => drop(running.spawn_local(batches::batches(channel, shared, plan, size))),
+            Task::Stream { size, most } => {
+                drop(running.spawn_local(batches::stream(channel, shared, plan, size, most)));
             }
+            Task::Snapshots { total } => drop(running.spawn_local(snapshots::from_service(channel, shared, total))),
+        }
+    }
+
+    fn spawn_on_ledger(
+        &mut self,
+        running: &mut JoinSet<Result<(), Error>>,
+        embedded: Embedded,
+        shared: Shared,
+        plan: Plan,
+        task: Task,
+    ) {
+        match task {
+            Task::Closed => drop(running.spawn_local(single(embedded, shared, plan))),
+            Task::Open { most } => self.spawn_open(running, vec![embedded], shared, plan, most),
+            Task::Batches { size } => {
+                drop(running.spawn_local(batches::on_ledger(embedded, Series::Batch, shared, plan, size, 1)));
+            }
+            Task::Stream { size, most } => {
+                drop(running.spawn_local(batches::on_ledger(embedded, Series::Stream, shared, plan, size, most)));
+            }
+            Task::Snapshots { total } => drop(running.spawn_local(snapshots::from_ledger(embedded, shared, total))),
         }
     }
 

@@ -56,34 +56,8 @@ pub async fn serve(
 ) -> Result<(), Error> {
     let mut opening = ledger.into();
     let (stop, stopping) = watch::channel(false);
-    let (health, others) = others()?;
-    let backend = Backend {
-        accounts: Arc::default(),
-        walks: Arc::new(Walks::new(options.walk_lease, options.max_walks)),
-        health,
-        stopping: stopping.clone(),
-        max_message_bytes: options.max_message_bytes,
-    };
+    let (backend, mut server) = wire(&options, &opening, &stopping)?;
     backend.health.set_not_serving::<Service>().await;
-    let door = Door {
-        accounts: backend.accounts.clone(),
-        recovery: opening.recovery(),
-        others,
-        places: Arc::new(Semaphore::const_new(0)),
-        max_request_streams: options.max_request_streams,
-        room: Room::new(options.max_begun_bytes, options.max_message_bytes),
-        stopping: stopping.clone(),
-        cap: options.request_timeout,
-    };
-    let mut server = Server {
-        http: http(&options),
-        door,
-        stopping,
-        limit: connection_limit(options.max_connections),
-        keepalive_timeout: options.keepalive_timeout,
-        connections: JoinSet::new(),
-        complained: None,
-    };
     let mut opened = None;
     let life = async {
         tokio::select! {
@@ -112,8 +86,40 @@ pub async fn serve(
     }
 }
 
+/// The backend, and the server in front of it.
+fn wire(options: &Options, opening: &Opening, stopping: &watch::Receiver<bool>) -> Result<(Backend, Server), Error> {
+    let (health, others) = health_and_reflection()?;
+    let backend = Backend {
+        accounts: Arc::default(),
+        walks: Arc::new(Walks::new(options.walk_lease, options.max_walks)),
+        health,
+        stopping: stopping.clone(),
+        max_message_bytes: options.max_message_bytes,
+    };
+    let door = Door {
+        accounts: backend.accounts.clone(),
+        recovery: opening.recovery(),
+        others,
+        places: Arc::new(Semaphore::const_new(0)),
+        max_request_streams: options.max_request_streams,
+        room: Room::new(options.max_begun_bytes, options.max_message_bytes),
+        stopping: stopping.clone(),
+        cap: options.request_timeout,
+    };
+    let server = Server {
+        http: http(options),
+        door,
+        stopping: stopping.clone(),
+        limit: connection_limit(options.max_connections),
+        keepalive_timeout: options.keepalive_timeout,
+        connections: JoinSet::new(),
+        complained: None,
+    };
+    Ok((backend, server))
+}
+
 /// The services beside ours, and the switch of health.
-fn others() -> Result<(HealthReporter, Routes), Error> {
+fn health_and_reflection() -> Result<(HealthReporter, Routes), Error> {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTORS)

@@ -104,7 +104,7 @@ impl IndexError {
 
 /// What the journal has of the entries that an index is to know.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Kept {
+pub(crate) struct JournalSpan {
     /// The sequence of the oldest entry, or of the next one to come.
     pub(crate) oldest: u64,
     /// That of the newest.
@@ -176,17 +176,17 @@ impl DiskIndex {
         Ok(beyond.map(|span| (dir.path_of(&span.name()), span.last)))
     }
 
-    /// Opens the index in `dir` of the ledger with this id, whose journal has the entries that `kept` says. What of it cannot
+    /// Opens the index in `dir` of the ledger with this id, whose journal has the entries that `journal` says. What of it cannot
     /// be used is deleted first, see [`Self::wiped`]. The caller then hands over the ids of all entries after [`Index::published`]
     /// with [`Self::catch_up`].
     ///
     /// # Errors
     /// [`IndexError::Damaged`] when ids are lost that the journal does not have either; nothing was deleted then.
     /// [`IndexError::NoSpace`], [`IndexError::Failed`] when the file system does not let it.
-    pub(crate) fn open(dir: Folder, ledger: [u8; 16], kept: Kept) -> Result<DiskIndex, IndexError> {
-        let chain = chain::open(&dir, &ledger, kept)?;
-        let published = chain.last().unwrap_or(kept.oldest.saturating_sub(1));
-        let begin = chain.first().unwrap_or(kept.oldest);
+    pub(crate) fn open(dir: Folder, ledger: [u8; 16], journal: JournalSpan) -> Result<DiskIndex, IndexError> {
+        let chain = chain::open(&dir, &ledger, journal)?;
+        let published = chain.last().unwrap_or(journal.oldest.saturating_sub(1));
+        let begin = chain.first().unwrap_or(journal.oldest);
         Ok(DiskIndex {
             dir,
             ledger,
@@ -203,7 +203,7 @@ impl DiskIndex {
     }
 
     /// Reads pages by `blocking` from now on.
-    pub(crate) fn reading(self, blocking: Blocking) -> Self {
+    pub(crate) fn with_blocking(self, blocking: Blocking) -> Self {
         DiskIndex { blocking, ..self }
     }
 

@@ -50,7 +50,7 @@ use crate::request::Request;
 use sweep::Sweep;
 use table::Table;
 
-pub(crate) use index::{DiskIndex, IndexError, Kept};
+pub(crate) use index::{DiskIndex, IndexError, JournalSpan};
 pub(crate) use probe::{Found, Seen};
 pub(crate) use table::Claim;
 

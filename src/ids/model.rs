@@ -180,7 +180,7 @@ impl World {
         let mut batch = Vec::new();
         self.consumer.lock().unwrap().take(&self.kernel, through, &mut batch, &guard);
         self.kernel.end_flush(through);
-        self.ids.durable(&batch, through);
+        self.ids.queue_durable(&batch, through);
         self.journal.lock().unwrap().extend(batch);
     }
 

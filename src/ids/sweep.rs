@@ -14,7 +14,7 @@ use crate::kernel::cells::{Flag, Gauge, Latch};
 use crate::kernel::doorbell::Doorbell;
 use crate::kernel::{Handle, Mutant, mutant};
 
-use super::table::more_room;
+use super::table::extra_room;
 use super::{Claim, IdRecord, Ids, Index, IndexError, Indexed, ids_of};
 
 /// The first and the longest pause after a failed try.
@@ -83,7 +83,7 @@ impl Sweep {
         self.waiting() >= self.due_at || self.failing.is_set()
     }
 
-    fn note(&self, failure: Option<&IndexError>) {
+    fn set_failure(&self, failure: Option<&IndexError>) {
         let mut noted = self.failure.lock();
         self.failing.set_to(failure.is_some());
         *noted = failure.map(ToString::to_string);
@@ -121,9 +121,9 @@ impl Queue {
 impl<I: Index> Ids<I> {
     /// Queues the ids of `batch`, which is durable and ends with sequence `through`: all entries in commit order, no
     /// batch left out. Without an index their turn to be forgotten begins.
-    pub(crate) fn durable(&self, batch: &[Handle<Balance>], through: u64) {
+    pub(crate) fn queue_durable(&self, batch: &[Handle<Balance>], through: u64) {
         let Some(index) = &self.index else {
-            batch.iter().for_each(|handle| self.note(handle));
+            batch.iter().for_each(|handle| self.note_all(handle));
             return;
         };
         let mut queue = self.sweep.queue.lock();
@@ -132,9 +132,9 @@ impl<I: Index> Ids<I> {
         for handle in batch {
             let Some(decision) = handle.decision() else { continue };
             let (sequence, time) = (decision.sequence, decision.time);
-            let more = more_room(handle.request());
+            let extra = extra_room(handle.request());
             for (id, member) in ids_of(handle.request()) {
-                let claim = self.table.claim_of(id, handle, member, more);
+                let claim = self.table.claim_of(id, handle, member, extra);
                 room += claim.room();
                 queue.claims.push(claim);
                 queue.records.push(IdRecord { key: index.key(id), indexed: Indexed { sequence, time, member } });
@@ -172,7 +172,7 @@ impl<I: Index> Ids<I> {
             self.table.forget(self.table.capacity / 2, usize::MAX, |_| true);
         }
         let ingested = index.ingest(&mut taken.records, through);
-        self.sweep.note(ingested.as_ref().err());
+        self.sweep.set_failure(ingested.as_ref().err());
         if ingested.is_err() {
             self.sweep.bell.ring();
         }
@@ -232,20 +232,20 @@ impl<I: Index> Ids<I> {
         Err(Exhausted::Ids { ids: ids as u64, limit: limit as u64, why: self.degraded() })
     }
 
-    /// Notes that `handle`'s ids are claimed and its gate open, in a ledger without an index. With one [`Ids::durable`] and
+    /// Notes that `handle`'s ids are claimed and its gate open, in a ledger without an index. With one [`Ids::queue_durable`] and
     /// the sweep do that.
     #[inline]
     pub(crate) fn note_claimed(&self, handle: &Handle<Balance>) {
         if self.index.is_none() {
-            self.note(handle);
+            self.note_all(handle);
         }
     }
 
     #[inline]
-    fn note(&self, handle: &Handle<Balance>) {
-        let more = more_room(handle.request());
+    fn note_all(&self, handle: &Handle<Balance>) {
+        let extra = extra_room(handle.request());
         for (id, member) in ids_of(handle.request()) {
-            self.table.note_claimed(self.table.claim_of(id, handle, member, more));
+            self.table.note_claimed(self.table.claim_of(id, handle, member, extra));
         }
     }
 
@@ -271,7 +271,7 @@ impl<I: Index> Ids<I> {
     /// `handle`.
     pub(crate) fn forget_for(&self, durable: u64, handle: &Handle<Balance>) {
         let ids = ids_of(handle.request()).count();
-        self.forget_excess(durable, FORGOTTEN_BY_A_CALLER * ids * (1 + more_room(handle.request()) as usize));
+        self.forget_excess(durable, FORGOTTEN_BY_A_CALLER * ids * (1 + extra_room(handle.request()) as usize));
     }
 
     /// Without an index: forgets what is past the capacity and not after `durable`, until that took the room of `most` ids.

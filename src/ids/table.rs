@@ -26,13 +26,13 @@ pub(crate) struct Claim {
     pub(crate) handle: Handle<Balance>,
     pub(crate) member: u32,
     /// For how many extra ids' worth of memory this id is charged: a large transaction's memory is shared among its ids.
-    more: u32,
+    extra: u32,
 }
 
 impl Claim {
     /// One that was met in the table.
     fn met(hash: u64, (handle, part): (Handle<Balance>, Part)) -> Self {
-        Claim { hash, handle, member: part.unwrap_or(0), more: 0 }
+        Claim { hash, handle, member: part.unwrap_or(0), extra: 0 }
     }
 
     fn part(&self) -> Part {
@@ -41,7 +41,7 @@ impl Claim {
 
     /// For how many ids' worth of memory it counts.
     pub(super) fn room(&self) -> usize {
-        1 + self.more as usize
+        1 + self.extra as usize
     }
 }
 
@@ -50,7 +50,7 @@ const ID_BYTES: u64 = 470;
 
 /// For how many extra ids' worth of memory each id of `request` is charged. Walks all members: call it once per request.
 #[inline]
-pub(super) fn more_room(request: &Request) -> u32 {
+pub(super) fn extra_room(request: &Request) -> u32 {
     let Some(weight) = request.weight() else { return 0 };
     let ids = ids_of(request).count().max(1) as u64;
     (weight / ID_BYTES / ids) as u32
@@ -61,8 +61,8 @@ pub(super) struct Table {
     hasher: RandomState,
     /// The claims of transactions whose gate is open, oldest first: in this order they are forgotten.
     order: SegQueue<Claim>,
-    /// For how many extra ids' worth of memory those count.
-    more: Gauge,
+    /// The sum of their `extra`.
+    extra: Gauge,
     /// Taken off `order`, and not allowed to go yet. Whoever holds the lock forgets.
     forgetting: Mutex<VecDeque<Claim>>,
     pub(super) capacity: usize,
@@ -75,7 +75,7 @@ impl Table {
             claims: Claims::new(capacity),
             hasher: RandomState::default(),
             order: SegQueue::new(),
-            more: Gauge::new(),
+            extra: Gauge::new(),
             forgetting: Mutex::default(),
             capacity,
         }
@@ -91,10 +91,10 @@ impl Table {
         if cfg!(equipoise_shuttle) { 0 } else { self.hasher.hash_one(id.as_str()) }
     }
 
-    /// What claims `id`, a member's of `handle`'s request, which takes the room of so many `more`.
+    /// The claim of `handle` on `id`, which its `member` carries, charged for `extra` ids beyond its own.
     #[inline]
-    pub(super) fn claim_of(&self, id: &TransactionId, handle: &Handle<Balance>, member: u32, more: u32) -> Claim {
-        Claim { hash: self.hash(id), handle: handle.clone(), member, more }
+    pub(super) fn claim_of(&self, id: &TransactionId, handle: &Handle<Balance>, member: u32, extra: u32) -> Claim {
+        Claim { hash: self.hash(id), handle: handle.clone(), member, extra }
     }
 
     /// Whose `id` is. The transaction may be undecided, its gate unsettled.
@@ -135,8 +135,8 @@ impl Table {
     /// Appends a claim whose gate is open to those that wait to be forgotten.
     #[inline]
     pub(super) fn note_claimed(&self, claim: Claim) {
-        if claim.more > 0 {
-            self.more.add(u64::from(claim.more));
+        if claim.extra > 0 {
+            self.extra.add(u64::from(claim.extra));
         }
         self.order.push(claim);
     }
@@ -150,13 +150,13 @@ impl Table {
     /// Whether the table is so far past its bound that callers must help to forget.
     #[inline]
     pub(super) fn is_overfull(&self) -> bool {
-        self.order.len() + self.more() > self.capacity.saturating_add(self.capacity / 8)
+        self.order.len() + self.extra() > self.capacity.saturating_add(self.capacity / 8)
     }
 
     /// How many bytes those past the capacity take whose turn to be forgotten has come.
     #[inline]
     pub(super) fn overdue_bytes(&self) -> u64 {
-        let ids = (self.order.len() + self.more()).saturating_sub(self.capacity);
+        let ids = (self.order.len() + self.extra()).saturating_sub(self.capacity);
         ids as u64 * ID_BYTES
     }
 
@@ -167,8 +167,8 @@ impl Table {
         then();
     }
 
-    fn more(&self) -> usize {
-        usize::try_from(self.more.get()).unwrap_or(usize::MAX)
+    fn extra(&self) -> usize {
+        usize::try_from(self.extra.get()).unwrap_or(usize::MAX)
     }
 
     /// Forgets the oldest ids while more than `keep` ids' worth of memory is in use, and at most `most` ids' worth: no caller
@@ -178,7 +178,7 @@ impl Table {
         let mut left = most;
         loop {
             // Some of those noted may be gone: an id that was used again after its window has another claim.
-            let kept = self.claims.len().max(self.order.len() + oldest.len()) + self.more();
+            let kept = self.claims.len().max(self.order.len() + oldest.len()) + self.extra();
             let now = kept.saturating_sub(keep).min(left).min(FORGOTTEN_AT_ONCE);
             while oldest.len() < now
                 && let Some(claim) = self.order.pop()
@@ -199,8 +199,8 @@ impl Table {
                 if let Some(claim) = oldest.pop_front() {
                     self.claims.end_for_good(claim.hash, &claim.handle, claim.part());
                     left = left.saturating_sub(claim.room());
-                    if claim.more > 0 {
-                        self.more.subtract(u64::from(claim.more));
+                    if claim.extra > 0 {
+                        self.extra.subtract(u64::from(claim.extra));
                         // That may do.
                         break;
                     }

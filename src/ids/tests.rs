@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::{DiskIndex, Found, IdRecord, Ids, Index, IndexError, Indexed, Kept, Key, Seen};
+use super::{DiskIndex, Found, IdRecord, Ids, Index, IndexError, Indexed, JournalSpan, Key, Seen};
 use crate::account::{AccountId, Balance, Change, TransactionId};
 use crate::folder::Folder;
 use crate::kernel::cells::Latch;
@@ -76,7 +76,7 @@ impl World {
         let disk = DiskIndex::open(
             Folder::open(dir).expect("a folder"),
             [1; 16],
-            Kept { oldest: 1, end: 0, honoured_before: false },
+            JournalSpan { oldest: 1, end: 0, honoured_before: false },
         )
         .expect("opens");
         let index = Faulty { disk, full: false.into(), unreadable: false.into() };
@@ -118,7 +118,7 @@ impl World {
         let mut batch = Vec::new();
         self.consumer.take(&self.kernel, through, &mut batch, &guard);
         self.kernel.end_flush(through);
-        self.ids.durable(&batch, through);
+        self.ids.queue_durable(&batch, through);
     }
 
     fn index(&self) -> &Faulty {
@@ -307,7 +307,7 @@ fn the_indexer_sweeps_and_ends() {
     std::thread::scope(|scope| {
         scope.spawn(|| world.ids.sweep_until_closed(&closed, |_| {}));
         let until = |what: &dyn Fn() -> bool| {
-            (0..500).any(|_| {
+            (0..6_000).any(|_| {
                 std::thread::sleep(Duration::from_millis(10));
                 what()
             })

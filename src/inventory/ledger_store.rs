@@ -73,27 +73,8 @@ impl LedgerStore {
                     Content::Tombstone => applied.tombstones += 1,
                     Content::Malformed(letter) => note.parked.push(letter::encode(letter)),
                     Content::Event { event, original } => {
-                        let fate = match self.event(event)? {
-                            Verdict::Outcome(outcome) => {
-                                note.after = note.after.max(outcome.sequence());
-                                Fate::of(&outcome)
-                            }
-                            // Long durable.
-                            Verdict::Before => Fate::Duplicate,
-                            Verdict::Letter { reason } => {
-                                // The id's first use may not be durable yet.
-                                note.after = note.after.max(self.ledger.sequence());
-                                let letter = DeadLetter { reason, ..DeadLetter::clone(original) };
-                                note.parked.push(letter::encode(&letter));
-                                Fate::Letter
-                            }
-                        };
-                        match decided.first(record.offset, fate) {
-                            Fate::Applied => applied.applied += 1,
-                            Fate::Rejected => applied.rejected += 1,
-                            Fate::Duplicate => applied.duplicates += 1,
-                            Fate::Letter => {}
-                        }
+                        let fate = self.fate(event, original, &mut note)?;
+                        count(&mut applied, decided.first(record.offset, fate));
                     }
                 }
                 place += 1;
@@ -107,8 +88,27 @@ impl LedgerStore {
         Ok((note, applied))
     }
 
+    /// Decides an event. What its fate rests on is to be durable with `note`, which takes its dead letter too.
+    fn fate(&self, event: &Event, original: &DeadLetter, note: &mut Note) -> Result<Fate, StoreError> {
+        match self.event(event)? {
+            Verdict::Outcome(outcome) => {
+                note.after = note.after.max(outcome.sequence());
+                Ok(Fate::of(&outcome))
+            }
+            // Long durable.
+            Verdict::Before => Ok(Fate::Duplicate),
+            Verdict::Letter { reason } => {
+                // The id's first use may not be durable yet.
+                note.after = note.after.max(self.ledger.sequence());
+                let letter = DeadLetter { reason, ..original.clone() };
+                note.parked.push(letter::encode(&letter));
+                Ok(Fate::Letter)
+            }
+        }
+    }
+
     /// These runs, with what calls before decided of them without having it noted.
-    fn deciding(&self, topic: &str, runs: &[&Run]) -> Deciding<'_> {
+    fn resume(&self, topic: &str, runs: &[&Run]) -> Deciding<'_> {
         let mut decided = self.decided.lock();
         let runs = runs.iter().map(|run| {
             let source = source(topic, run.partition);
@@ -213,6 +213,15 @@ impl Fate {
     }
 }
 
+fn count(applied: &mut Applied, fate: Fate) {
+    match fate {
+        Fate::Applied => applied.applied += 1,
+        Fate::Rejected => applied.rejected += 1,
+        Fate::Duplicate => applied.duplicates += 1,
+        Fate::Letter => {}
+    }
+}
+
 fn source(topic: &str, partition: i32) -> String {
     format!("kafka/{topic}/{partition}")
 }
@@ -270,7 +279,7 @@ impl Store for LedgerStore {
     async fn apply(&self, topic: &str, runs: &[Run]) -> Result<Applied, StoreError> {
         loop {
             let left = self.left_to_do(topic, runs)?;
-            let mut deciding = self.deciding(topic, &left);
+            let mut deciding = self.resume(topic, &left);
             let (note, applied) = self.decide(topic, &left, &mut deciding).await?;
             let noting = {
                 // Whoever takes over from here on waits for this note.

@@ -30,7 +30,7 @@ pub(crate) struct Flushing<'a> {
     pub(crate) waiters: &'a Waiters,
     pub(crate) notes: &'a Notes,
     /// Sees each batch once it is durable, and its last sequence.
-    pub(crate) durable: &'a dyn Fn(&[Handle<Balance>], u64),
+    pub(crate) on_durable: &'a dyn Fn(&[Handle<Balance>], u64),
 }
 
 /// What is left to do once the flusher's lock is let go: those that are told run code of their own, which may come back here.
@@ -108,7 +108,7 @@ impl Flusher {
 
     /// Makes what is committed durable.
     fn flush_batch(&self, consumer: &mut Consumer<Balance>, of: &Flushing<'_>) -> Left {
-        let Flushing { kernel, notes, durable, .. } = *of;
+        let Flushing { kernel, notes, on_durable, .. } = *of;
         if self.failure.get().is_some() {
             return Left::Nothing;
         }
@@ -126,7 +126,7 @@ impl Flusher {
             return self.fail(failure, due);
         }
         kernel.end_flush(through);
-        durable(&batch, through);
+        on_durable(&batch, through);
         Left::Durable { batch, through, noted: notes.kept(due) }
     }
 

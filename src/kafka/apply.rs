@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::{Future, poll_fn};
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -149,8 +150,13 @@ async fn ask_again(
             }
         }
     }
+    by_partition(held)
+}
+
+/// Each run as a batch of its own, in their order.
+fn by_partition(batches: Vec<Batch>) -> BTreeMap<i32, Vec<Batch>> {
     let mut by_partition = BTreeMap::<_, Vec<_>>::new();
-    for Batch { runs, generations } in held {
+    for Batch { runs, generations } in batches {
         for (run, generation) in runs.into_iter().zip(generations) {
             let partition = run.partition;
             by_partition.entry(partition).or_default().push(Batch { runs: vec![run], generations: vec![generation] });
@@ -188,7 +194,7 @@ async fn settle(
 ) -> Batch {
     let mut backoff = Backoff::default();
     loop {
-        match answer {
+        let paused = match answer {
             Ok(applied) => {
                 kept(shared, asker, &batch, applied);
                 return Batch::default();
@@ -199,24 +205,16 @@ async fn settle(
                 shared.lanes.hold(&held);
                 return held;
             }
-            Err(StoreError::Fenced { partitions }) => drop_fenced(shared, &mut batch, &partitions),
-            Err(StoreError::Unavailable { what }) => {
-                shared.unavailable(asker, &what);
-                shared.metrics.apply_retries.inc();
-                tokio::select! {
-                    () = tokio::time::sleep(backoff.next()) => {}
-                    _ = stop.changed() => return Batch::default(),
-                }
+            Err(StoreError::Fenced { partitions }) => {
+                drop_fenced(shared, &mut batch, &partitions);
+                ControlFlow::Continue(())
             }
-            Err(StoreError::Failed { what }) => {
-                // Somebody has to do something; when that is done nobody is to have to restart this as well.
-                shared.unavailable(asker, &what);
-                shared.metrics.apply_retries.inc();
-                tokio::select! {
-                    () = tokio::time::sleep(AFTER_FAILURE) => {}
-                    _ = stop.changed() => return Batch::default(),
-                }
-            }
+            Err(StoreError::Unavailable { what }) => pause(shared, asker, &what, backoff.next(), stop).await,
+            // Somebody has to do something; when that is done nobody is to have to restart this as well.
+            Err(StoreError::Failed { what }) => pause(shared, asker, &what, AFTER_FAILURE, stop).await,
+        };
+        if paused.is_break() {
+            return Batch::default();
         }
         // A partition that was taken from us while the store was asked is its next owner's business.
         shared.lanes.keep_current(&mut batch);
@@ -226,6 +224,22 @@ async fn settle(
             return batch;
         }
         answer = shared.store.apply(&shared.settings.topic, &batch.runs).await;
+    }
+}
+
+/// Leaves a store alone that is not there; Break: until the consumer is to end.
+async fn pause(
+    shared: &Shared,
+    asker: Asker,
+    what: &str,
+    pause: Duration,
+    stop: &mut watch::Receiver<bool>,
+) -> ControlFlow<()> {
+    shared.unavailable(asker, what);
+    shared.metrics.apply_retries.inc();
+    tokio::select! {
+        () = tokio::time::sleep(pause) => ControlFlow::Continue(()),
+        _ = stop.changed() => ControlFlow::Break(()),
     }
 }
 

@@ -50,10 +50,9 @@ pub(super) struct Lanes {
 #[derive(Debug, Default)]
 struct State {
     lanes: BTreeMap<i32, Lane>,
-    /// Of the lanes that need not wait for somebody: the others do not drain.
-    bytes: usize,
-    /// Records.
-    waiting: usize,
+    /// Bytes of the lanes that are not held: the others do not drain.
+    drainable_bytes: usize,
+    waiting_records: usize,
     /// The partition that was served last, so that all get their turn.
     last: i32,
 }
@@ -70,12 +69,11 @@ struct Lane {
     expected: i64,
     records: VecDeque<Waiting>,
     bytes: usize,
-    /// Runs.
-    in_flight: usize,
+    runs_in_flight: usize,
     paused: bool,
     /// An offset for the store to remember before the next record: where the partition begins, or what it has passed since.
     announce: Option<i64>,
-    /// That is under way: nothing is given to the store behind it.
+    /// The announcement is under way: nothing is given to the store behind it.
     is_announced: bool,
     /// The fingerprint for `from`.
     fingerprint: i64,
@@ -94,7 +92,7 @@ struct Lane {
 struct Waiting {
     record: Record,
     bytes: usize,
-    /// Known for records that do not keep what it is made of.
+    /// The record's fingerprint, for records that do not keep what it is made of.
     fingerprint: i64,
 }
 
@@ -146,7 +144,7 @@ impl Lanes {
             expected: start,
             records: VecDeque::new(),
             bytes: 0,
-            in_flight: 0,
+            runs_in_flight: 0,
             paused: false,
             announce: announce.then_some(start),
             is_announced: false,
@@ -196,15 +194,15 @@ impl Lanes {
         lane.is_quiet = false;
         lane.bytes += bytes;
         lane.records.push_back(Waiting { record, bytes, fingerprint: unkept });
-        state.waiting += 1;
+        state.waiting_records += 1;
         if !lane.is_held {
-            state.bytes += bytes;
+            state.drainable_bytes += bytes;
         }
         let limits = self.limits;
         let is_full = lane.records.len() >= limits.records || lane.bytes >= limits.bytes;
-        let full = is_full || lane.is_held || state.bytes >= limits.total_bytes;
+        let full = is_full || lane.is_held || state.drainable_bytes >= limits.total_bytes;
         lane.paused |= full;
-        let enough = lane.records.len() == 1 || state.waiting == BEHIND;
+        let enough = lane.records.len() == 1 || state.waiting_records == BEHIND;
         drop(guard);
         if enough {
             self.filled.notify_one();
@@ -242,7 +240,7 @@ impl Lanes {
     /// The paused partitions that have room again; they count as going on.
     pub(super) fn resumable(&self) -> Vec<i32> {
         let mut state = self.state.lock();
-        if state.bytes > self.limits.total_bytes / 2 {
+        if state.drainable_bytes > self.limits.total_bytes / 2 {
             return Vec::new();
         }
         let limits = self.limits;
@@ -288,14 +286,14 @@ impl Lanes {
 
     /// What the store gets next: a part of each partition's records that has none in flight, in their order.
     pub(super) fn take(&self) -> Batch {
-        let ready = |lane: &Lane| lane.in_flight == 0 && (!lane.records.is_empty() || lane.announce.is_some());
+        let ready = |lane: &Lane| lane.runs_in_flight == 0 && (!lane.records.is_empty() || lane.announce.is_some());
         self.state.lock().take(ready)
     }
 
     /// What it gets next while it is at others already: as [`Lanes::take`], behind the runs in flight, if enough waits.
     pub(super) fn take_behind(&self) -> Batch {
         let mut state = self.state.lock();
-        if state.waiting < BEHIND {
+        if state.waiting_records < BEHIND {
             return Batch::default();
         }
         state.take(|lane| !lane.is_held && !lane.is_announced && lane.announce.is_none() && !lane.records.is_empty())
@@ -310,12 +308,12 @@ impl Lanes {
             if let Some(lane) = state.lanes.get_mut(&run.partition)
                 && lane.generation == *generation
             {
-                lane.in_flight = lane.in_flight.saturating_sub(1);
+                lane.runs_in_flight = lane.runs_in_flight.saturating_sub(1);
                 lane.next = run.next;
                 lane.is_announced = false;
-                if lane.is_held && lane.in_flight == 0 {
+                if lane.is_held && lane.runs_in_flight == 0 {
                     lane.is_held = false;
-                    state.bytes += lane.bytes;
+                    state.drainable_bytes += lane.bytes;
                 }
                 more |= !lane.records.is_empty();
             }
@@ -334,7 +332,7 @@ impl Lanes {
                 && lane.generation == *generation
                 && !std::mem::replace(&mut lane.is_held, true)
             {
-                state.bytes -= lane.bytes;
+                state.drainable_bytes -= lane.bytes;
             }
         }
     }
@@ -377,8 +375,8 @@ impl State {
             let (run, taken) = lane.take(*partition, share, byte_share);
             records -= run.records.len().min(records);
             bytes = bytes.saturating_sub(taken);
-            state.bytes -= taken;
-            state.waiting -= run.records.len();
+            state.drainable_bytes -= taken;
+            state.waiting_records -= run.records.len();
             state.last = *partition;
             batch.generations.push(lane.generation);
             batch.runs.push(run);
@@ -389,9 +387,9 @@ impl State {
     fn close(&mut self, partition: i32) {
         if let Some(lane) = self.lanes.remove(&partition) {
             if !lane.is_held {
-                self.bytes -= lane.bytes;
+                self.drainable_bytes -= lane.bytes;
             }
-            self.waiting -= lane.records.len();
+            self.waiting_records -= lane.records.len();
         }
     }
 }
@@ -403,7 +401,7 @@ impl Lane {
 
     /// Nothing waits, nothing is in flight.
     fn is_idle(&self) -> bool {
-        self.records.is_empty() && self.announce.is_none() && self.in_flight == 0
+        self.records.is_empty() && self.announce.is_none() && self.runs_in_flight == 0
     }
 
     /// A run of at most `records`, and of at most `bytes` unless the first record alone is larger.
@@ -428,7 +426,7 @@ impl Lane {
         let run =
             Run { partition, epoch: self.epoch, from: self.from, next, fingerprint: self.fingerprint, records: run };
         self.from = Some(next);
-        self.in_flight += 1;
+        self.runs_in_flight += 1;
         self.is_announced = announced.is_some();
         (run, taken)
     }

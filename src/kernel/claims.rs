@@ -207,6 +207,21 @@ impl<S: State> Table<S> {
         }
     }
 
+    /// As [`Self::seek`], in this newest table and all older ones. When it leads to a free slot, the way is sealed in those.
+    #[inline]
+    fn seek_sealing_older<'g>(
+        &'g self,
+        hash: u64,
+        is: &impl Fn(&S::Request, Part) -> bool,
+        guard: &'g Guard,
+    ) -> Way<'g, S> {
+        let mut older = std::iter::successors(self.older(guard), |table| table.older(guard));
+        match older.find_map(|table| table.seal(hash, is, guard)) {
+            Some(met) => Way::Claimed(met),
+            None => self.seek(hash, is, guard),
+        }
+    }
+
     /// Seals some more of it; whether nothing is claimed in it and nothing ever will be.
     fn is_spent(&self) -> bool {
         // Relaxed, both: only who collects touches it, one after the other.
@@ -317,36 +332,31 @@ impl<S: State> Claims<S> {
         let counted = handle.clone();
         loop {
             let newest = self.newest(guard);
-            let mut older = std::iter::successors(newest.older(guard), |table| table.older(guard));
-            let mut met = older.find_map(|table| table.seal(hash, &is, guard));
-            if met.is_none() {
-                match newest.seek(hash, &is, guard) {
-                    Way::Claimed(claimed) => met = Some(claimed),
-                    Way::Sealed => self.renew(newest),
-                    Way::Free(slot, away) => {
-                        let claim = word(handle.as_ptr(), part, hash);
-                        // SeqCst: publishes the transaction to `seek`; one order with `end_for_good`. Lost: somebody used the slot,
-                        // perhaps for this.
-                        if slot.compare_exchange(constant(FREE), claim, SeqCst, Acquire).is_ok() {
-                            // I10: the slot has it now.
-                            std::mem::forget(counted);
-                            self.count(1);
-                            if away >= LONG {
-                                self.renew(newest);
-                            }
-                            return Ok(());
+            match newest.seek_sealing_older(hash, &is, guard) {
+                // Safety: I10, met after the pin.
+                Way::Claimed((owner, part)) => match unsafe { Transaction::try_handle(owner) } {
+                    Some(owner) if owner.same(handle) => return Ok(()),
+                    Some(owner) => return Err((owner, part)),
+                    // Its claim ended meanwhile.
+                    None => {}
+                },
+                Way::Sealed => self.renew(newest),
+                Way::Free(slot, away) => {
+                    let claim = word(handle.as_ptr(), part, hash);
+                    // SeqCst: publishes the transaction to `seek`; one order with `end_for_good`. Lost: somebody used the slot,
+                    // perhaps for this.
+                    if slot.compare_exchange(constant(FREE), claim, SeqCst, Acquire).is_ok() {
+                        // I10: the slot has it now.
+                        std::mem::forget(counted);
+                        self.count(1);
+                        if away >= LONG {
+                            self.renew(newest);
                         }
+                        return Ok(());
                     }
                 }
             }
-            // Safety: I10, met after the pin.
-            let owner = met.and_then(|(owner, part)| Some((unsafe { Transaction::try_handle(owner) }?, part)));
-            match owner {
-                Some((owner, _)) if owner.same(handle) => return Ok(()),
-                Some(owner) => return Err(owner),
-                // Its claim ended meanwhile, or another table is the newest, or another slot the first that is free.
-                None => super::sync::spin(),
-            }
+            super::sync::spin();
         }
     }
 

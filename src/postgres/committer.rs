@@ -263,22 +263,7 @@ impl<D: Database> Committer<D> {
             None => self.decide(batch, retry).await?,
         };
         if decided.changes.is_empty() {
-            if retry.lock {
-                self.database.release().await?;
-            }
-            // What is remembered may be of a database that was put back to an earlier state, or is being put back.
-            let recalled = &decided.changes.recalled;
-            if !recalled.is_empty() && !self.database.holds(recalled).await? {
-                self.missed(batch, &decided.changes, Missed { recalled: true, ..Missed::default() }, retry)?;
-                self.ahead.doubt();
-                return Ok(());
-            }
-            if !self.database.is_connected() {
-                return Err(Fault::Unavailable("there is no connection".to_owned()));
-            }
-            self.settle();
-            batch.answer(&decided.asks, &decided.decision, &[]);
-            return Ok(());
+            return self.answer_unchanged(batch, &decided, retry).await;
         }
         decided.changes.number = number;
         match self.write(&decided.changes).await {
@@ -303,6 +288,26 @@ impl<D: Database> Committer<D> {
             Err(fault) => return Err(fault),
         }
         self.ahead.doubt();
+        Ok(())
+    }
+
+    /// As [`Self::attempt`], for a batch that changes nothing, of replays alone.
+    async fn answer_unchanged(&mut self, batch: &mut Batch, decided: &Decided, retry: &mut Retry) -> Result<(), Fault> {
+        if retry.lock {
+            self.database.release().await?;
+        }
+        // What is remembered may be of a database that was put back to an earlier state, or is being put back.
+        let recalled = &decided.changes.recalled;
+        if !recalled.is_empty() && !self.database.holds(recalled).await? {
+            self.missed(batch, &decided.changes, Missed { recalled: true, ..Missed::default() }, retry)?;
+            self.ahead.doubt();
+            return Ok(());
+        }
+        if !self.database.is_connected() {
+            return Err(Fault::Unavailable("there is no connection".to_owned()));
+        }
+        self.settle();
+        batch.answer(&decided.asks, &decided.decision, &[]);
         Ok(())
     }
 

@@ -117,15 +117,7 @@ impl Batch {
                     asks.push(Ask { request: request.clone(), opens: false }, (index, 0, 0));
                 }
                 Some(Work::Apply { runs, .. }) => {
-                    for (at, run) in self.runs(index, runs) {
-                        for (record, content) in run.records.iter().map(|record| &record.content).enumerate() {
-                            if let Content::Event { event, .. } = content {
-                                let operation = Operation::update(event.product.clone(), event.quantity_change);
-                                let request = Request::single(operation, Some(event.id.clone()));
-                                asks.push(Ask { request, opens: true }, (index, at, record));
-                            }
-                        }
-                    }
+                    self.runs(index, runs).for_each(|(at, run)| asks.push_run(index, at, run));
                 }
                 None => {}
             }
@@ -290,34 +282,39 @@ impl Batch {
         let mut verdicts = asks.origins.iter().zip(&decision.verdicts).peekable();
         for index in 0..self.works.len() {
             let Some(work) = self.works[index].take() else { continue };
+            let next = || verdicts.next_if(|((of, ..), _)| *of == index).map(|(_, verdict)| verdict);
+            let mut own = std::iter::from_fn(next);
             match work {
                 Work::Call { answer, .. } => {
-                    let verdict = verdicts.next_if(|((of, ..), _)| *of == index).map(|(_, verdict)| verdict);
-                    let _ = answer.send(self.outcome(index, verdict, records));
+                    let _ = answer.send(self.outcome(index, own.next(), records));
                 }
                 Work::Apply { runs, answer, .. } => {
-                    let mut applied = Applied { redecided: self.redecided, ..Applied::default() };
-                    for (_, run) in self.runs(index, &runs) {
-                        for record in &run.records {
-                            match record.content {
-                                Content::Malformed(_) => applied.dead_letters += 1,
-                                Content::Tombstone => applied.tombstones += 1,
-                                Content::Event { .. } => {}
-                            }
-                        }
-                    }
-                    while let Some((_, verdict)) = verdicts.next_if(|((of, ..), _)| *of == index) {
-                        count(&mut applied, verdict, records);
-                    }
-                    let held = runs.iter().enumerate().filter(|(at, _)| self.held.contains(&(index, *at)));
-                    let partitions: Vec<_> = held.map(|(_, run)| run.partition).collect();
-                    let _ = answer.send(match partitions.is_empty() {
-                        true => Ok(applied),
-                        false => Err(StoreError::Held { partitions, applied }),
-                    });
+                    let _ = answer.send(self.applied(index, &runs, own, records));
                 }
             }
         }
+    }
+
+    /// What became of the runs of a work, whose events have these verdicts.
+    fn applied<'v>(
+        &self,
+        work: usize,
+        runs: &[Run],
+        verdicts: impl Iterator<Item = &'v Verdict>,
+        records: &[Arc<Record>],
+    ) -> Result<Applied, StoreError> {
+        let mut applied = Applied { redecided: self.redecided, ..Applied::default() };
+        for record in self.runs(work, runs).flat_map(|(_, run)| &run.records) {
+            match record.content {
+                Content::Malformed(_) => applied.dead_letters += 1,
+                Content::Tombstone => applied.tombstones += 1,
+                Content::Event { .. } => {}
+            }
+        }
+        verdicts.for_each(|verdict| count(&mut applied, verdict, records));
+        let held = runs.iter().enumerate().filter(|(at, _)| self.held.contains(&(work, *at)));
+        let partitions: Vec<_> = held.map(|(_, run)| run.partition).collect();
+        if partitions.is_empty() { Ok(applied) } else { Err(StoreError::Held { partitions, applied }) }
     }
 
     fn outcome(&self, work: usize, verdict: Option<&Verdict>, records: &[Arc<Record>]) -> Result<Outcome, PgError> {
@@ -343,6 +340,17 @@ impl Batch {
 }
 
 impl Asks {
+    /// Appends the events of a work's run.
+    fn push_run(&mut self, work: usize, at: usize, run: &Run) {
+        for (place, record) in run.records.iter().enumerate() {
+            if let Content::Event { event, .. } = &record.content {
+                let operation = Operation::update(event.product.clone(), event.quantity_change);
+                let request = Request::single(operation, Some(event.id.clone()));
+                self.push(Ask { request, opens: true }, (work, at, place));
+            }
+        }
+    }
+
     fn push(&mut self, ask: Ask, origin: Origin) {
         self.asks.push(ask);
         self.origins.push(origin);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use equipoise::bench::{Run, Target, Workload};
 
-use crate::program::{Ended, Service, ends_within, equipoise, run, signal};
+use crate::program::{Ended, SOON, Service, ends_within, equipoise, run, signal};
 
 /// A fraction of a second, on few accounts, and as small as it gets.
 const SHORT: [&str; 12] = [
@@ -180,7 +180,7 @@ fn an_interrupt_ends_it_early() {
     let mut child = command.spawn().expect("it runs");
     service.wait_for_load();
     signal(&child, "INT");
-    let status = ends_within(&mut child, Duration::from_secs(20));
+    let status = ends_within(&mut child, SOON);
     let output = child.wait_with_output().expect("its output");
     let stdout = String::from_utf8(output.stdout).expect("UTF-8");
     let runs: Vec<Run> = stdout.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
@@ -208,17 +208,17 @@ fn a_second_interrupt_leaves_nothing_behind() {
         {
             break pid;
         }
-        assert!(began.elapsed() < Duration::from_secs(20), "no service");
+        assert!(began.elapsed() < SOON, "no service");
         thread::sleep(Duration::from_millis(5));
     };
     signal(&child, "INT");
     thread::sleep(Duration::from_millis(50));
     signal(&child, "INT");
     // A run that ended by the first one alone is as good.
-    ends_within(&mut child, Duration::from_secs(20));
+    ends_within(&mut child, SOON);
     let began = Instant::now();
     while std::fs::read(format!("/proc/{service}/cmdline")).is_ok_and(|line| !line.is_empty()) {
-        assert!(began.elapsed() < Duration::from_secs(5), "the service runs on");
+        assert!(began.elapsed() < SOON, "the service runs on");
         thread::sleep(Duration::from_millis(5));
     }
 }

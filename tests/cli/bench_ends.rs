@@ -5,12 +5,13 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::program::{Ended, Service, ends_within, equipoise, run, run_for, signal};
+use crate::program::{Ended, SOON, Service, ends_within, equipoise, run, run_for, signal};
 
 fn bench(arguments: &[&str]) -> Command {
     equipoise(&[&["bench", "run"], arguments].concat())
@@ -26,7 +27,7 @@ fn begin(command: &mut Command) -> Child {
 }
 
 fn end(mut child: Child) -> Ended {
-    let status = ends_within(&mut child, Duration::from_secs(20));
+    let status = ends_within(&mut child, SOON);
     let output = child.wait_with_output().expect("its output");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     Ended { code: status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
@@ -88,7 +89,7 @@ fn more_than_it_can_do_breaks_the_bound() {
 #[test]
 fn calls_without_an_answer_are_judged() {
     let service = Service::start();
-    let mut command = bench(&["open", "--rate", "200", "--duration", "5s", "--warm-up", "0s", "--json"]);
+    let mut command = bench(&["open", "--rate", "200", "--duration", "10s", "--warm-up", "0s", "--json"]);
     command.args(["--accounts", "10", "--timeout", "500ms", "--server", &service.address]);
     let child = begin(&mut command);
     service.wait_for_load();
@@ -100,8 +101,8 @@ fn calls_without_an_answer_are_judged() {
     let sum = |key: &str| -> u64 {
         run["calls"].as_array().expect("a list").iter().filter_map(|call| call[key].as_u64()).sum()
     };
-    assert_eq!(sum("due"), 1_000, "{run}");
-    assert!(sum("unanswered") > 0 && sum("calls") + sum("unanswered") == 1_000, "{run}");
+    assert_eq!(sum("due"), 2_000, "{run}");
+    assert!(sum("unanswered") > 0 && sum("calls") + sum("unanswered") == 2_000, "{run}");
     for verdict in run["verdicts"].as_array().expect("a list") {
         if verdict["what"].as_str().is_some_and(|what| what.contains("p99")) {
             assert_eq!(verdict["held"], false, "{verdict}");
@@ -113,11 +114,11 @@ fn calls_without_an_answer_are_judged() {
 #[test]
 fn a_stall_at_the_end_is_seen_by_callers_that_wait() {
     let service = Service::start();
-    let mut command = bench(&["mixed", "--duration", "5s", "--warm-up", "0s", "--callers", "8", "--json"]);
+    let mut command = bench(&["mixed", "--duration", "10s", "--warm-up", "0s", "--callers", "8", "--json"]);
     let child = begin(command.args(["--accounts", "10", "--server", &service.address]));
     service.wait_for_load();
     signal(&service.child, "STOP");
-    thread::sleep(Duration::from_millis(6_500));
+    thread::sleep(Duration::from_millis(11_500));
     signal(&service.child, "CONT");
     let ended = end(child);
     assert_eq!(ended.code, Some(0), "{ended:?}");
@@ -143,7 +144,7 @@ fn what_was_measured_before_a_failure_is_kept() {
     let place = Place::new();
     let (page, history) = (place.path("page.html"), place.path("history"));
     let mut service = Service::start();
-    let mut command = bench(&["hot", "mixed", "contended", "--duration", "300ms", "--warm-up", "0s", "--json"]);
+    let mut command = bench(&["hot", "mixed", "contended", "--duration", "3s", "--warm-up", "0s", "--json"]);
     command.args([
         "--server",
         &service.address,
@@ -201,7 +202,7 @@ fn mute() -> (TcpListener, String) {
 fn a_service_that_does_not_answer_is_given_up() {
     let (_listener, address) = mute();
     let mut command = bench(&["hot", "--server", &address, "--timeout", "300ms"]);
-    let ended = run_for(&mut command, Duration::from_secs(10));
+    let ended = run_for(&mut command, SOON);
     assert_eq!(ended.code, Some(3), "{ended:?}");
     assert!(ended.stderr.contains("300ms"), "{ended:?}");
 }
@@ -209,14 +210,14 @@ fn a_service_that_does_not_answer_is_given_up() {
 /// One interrupt is enough, also for a run that waits for an answer.
 #[test]
 fn an_interrupt_ends_the_wait_for_an_answer() {
-    let (_listener, address) = mute();
-    let child = begin(&mut bench(&["hot", "--server", &address, "--timeout", "1m"]));
-    thread::sleep(Duration::from_millis(500));
+    let (listener, address) = mute();
+    let child = begin(&mut bench(&["hot", "--server", &address, "--timeout", "10m"]));
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || tell.send(listener.accept()));
+    let _connection = told.recv_timeout(SOON).expect("it connects");
     signal(&child, "INT");
-    let began = Instant::now();
     let ended = end(child);
     assert_eq!(ended.code, Some(130), "{ended:?}");
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
 }
 
 /// What could not be looked at was not found to be wrong, and is printed.
@@ -225,7 +226,7 @@ fn a_ledger_that_cannot_be_read_is_not_a_wrong_one() {
     let place = Place::new();
     let page = place.path("page.html");
     let service = Service::start();
-    let mut command = bench(&["hot", "--duration", "5s", "--warm-up", "0s", "--json", "--html", &page]);
+    let mut command = bench(&["hot", "--duration", "10s", "--warm-up", "0s", "--json", "--html", &page]);
     let child = begin(command.args(["--timeout", "500ms", "--server", &service.address]));
     service.wait_for_load();
     signal(&service.child, "STOP");
@@ -268,16 +269,17 @@ fn every_run_is_a_row() {
 fn a_history_is_free_while_a_run_is_measured() {
     let place = Place::new();
     let history = place.path("history");
-    let arguments = ["hot", "--embedded", "--duration", "3s", "--warm-up", "0s", "--history", &history];
-    let child = begin(&mut bench(&arguments));
+    let arguments = ["hot", "--embedded", "--duration", "10s", "--warm-up", "0s", "--history", &history];
     let began = Instant::now();
+    let child = begin(&mut bench(&arguments));
     while !Path::new(&history).exists() {
-        assert!(began.elapsed() < Duration::from_secs(10), "no history");
+        assert!(began.elapsed() < SOON, "no history");
         thread::sleep(Duration::from_millis(5));
     }
     let mut collect = equipoise(&["bench", "collect", "--history", &history, "/dev/null"]);
-    let collected = run_for(&mut collect, Duration::from_secs(2));
+    let collected = run_for(&mut collect, SOON);
     assert_eq!(collected.code, Some(0), "{collected:?}");
+    assert!(began.elapsed() < Duration::from_secs(10), "it waited for the run");
     assert_eq!(end(child).code, Some(0));
     assert_eq!(rows(&history).len(), 1);
 }

@@ -1,11 +1,10 @@
 //! What the client commands answer, for people and as JSON.
 
 use std::fs::OpenOptions;
-use std::time::Duration;
 
 use serde_json::json;
 
-use crate::program::{Service, run, run_for};
+use crate::program::{SOON, Service, run, run_for};
 
 /// A1 to A7 through the command line: create, transfer, read.
 #[test]
@@ -115,7 +114,7 @@ fn an_empty_id_is_not_the_same_as_none() {
         &["watch", "--account", ""],
     ];
     for command in commands {
-        let ended = run_for(&mut service.command(command), Duration::from_secs(5));
+        let ended = run_for(&mut service.command(command), SOON);
         assert_eq!(ended.code, Some(2), "{command:?}: {ended:?}");
     }
     assert_eq!(service.run(&["balance", "b"]).code, Some(1), "nothing was opened");

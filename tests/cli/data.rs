@@ -3,13 +3,12 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
 
 use equipoise::{AccountId, Builder, Event, Ledger, Member, Operation, Request, TransactionId};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::program::{Ended, equipoise, run};
+use crate::program::{Ended, SOON, equipoise, run};
 
 pub fn account(id: &str) -> AccountId {
     AccountId::new(id).expect("an id")
@@ -84,7 +83,7 @@ impl Long {
         let mut long = Long { dir, changes: 0, ledger: Some(ledger), checkpoints };
         for _ in 0..2 {
             long.add(60);
-            long.checkpoints.recv_timeout(Duration::from_secs(20)).expect("a checkpoint");
+            long.checkpoints.recv_timeout(SOON).expect("a checkpoint");
         }
         long.add(60);
         long.ledger = None;

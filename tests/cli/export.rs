@@ -5,12 +5,11 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
 
 use equipoise::Ledger;
 
 use crate::data::{Long, account, balances, files, many, on, small, succeeds};
-use crate::program::{ends_within, run};
+use crate::program::{SOON, ends_within, run};
 
 #[test]
 fn accounts_come_in_id_order_under_a_header() {
@@ -133,13 +132,12 @@ fn damage_is_named_and_nothing_printed() {
 
 #[test]
 fn a_file_takes_the_place_of_stdout() {
-    let dir = small();
-    let file = dir.path().join("../export-of-the-test.jsonl");
+    let (dir, place) = (small(), tempfile::tempdir().expect("a directory"));
+    let file = place.path().join("export.jsonl");
     let path = file.to_str().expect("UTF-8");
     let ended = succeeds("export", dir.path(), &["--output", path]);
     assert_eq!(std::fs::metadata(&file).expect("a file").permissions().mode() & 0o777, 0o600, "it holds money");
     let written = std::fs::read_to_string(&file).expect("a file");
-    std::fs::remove_file(&file).expect("removed");
     assert_eq!((ended.stdout.as_str(), written), ("", succeeds("export", dir.path(), &[]).stdout));
 }
 
@@ -229,7 +227,7 @@ fn a20_a_closed_pipe_is_quiet_and_a_full_disk_is_told() {
             on("export", dir.path(), rest).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
-        let status = ends_within(&mut child, Duration::from_secs(10));
+        let status = ends_within(&mut child, SOON);
         let mut stderr = String::new();
         child.stderr.take().expect("piped").read_to_string(&mut stderr).expect("text");
         assert_eq!((status.code(), stderr.as_str()), (Some(0), ""), "{rest:?}");

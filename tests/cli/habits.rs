@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::program::{Service, ends_within, equipoise, run};
+use crate::program::{SOON, Service, ends_within, equipoise, run};
 
 #[test]
 fn exit_codes_mean_something() {
@@ -75,7 +75,7 @@ fn a_closed_pipe_is_quiet() {
         let mut child = service.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
-        let status = ends_within(&mut child, Duration::from_secs(10));
+        let status = ends_within(&mut child, SOON);
         let mut stderr = String::new();
         child.stderr.take().expect("piped").read_to_string(&mut stderr).expect("text");
         assert_eq!((status.code(), stderr.as_str()), (Some(0), ""), "{arguments:?}");
@@ -89,7 +89,7 @@ fn a_watch_without_news_sees_its_reader_leave() {
     let service = Service::start();
     let mut child = service.command(&["watch"]).stdout(Stdio::piped()).spawn().expect("runs");
     drop(child.stdout.take());
-    assert_eq!(ends_within(&mut child, Duration::from_secs(5)).code(), Some(0));
+    assert_eq!(ends_within(&mut child, SOON).code(), Some(0));
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn a_watch_prints_what_happens_while_it_runs() {
         assert_eq!(entry["sequence"], sequence);
     }
     drop(lines);
-    ends_within(&mut child, Duration::from_secs(5));
+    ends_within(&mut child, SOON);
 }
 
 #[cfg(target_os = "linux")]

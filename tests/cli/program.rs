@@ -12,6 +12,9 @@ use equipoise::grpc::proto::operation::Operation as Kind;
 use equipoise::grpc::proto::{CreateAccountRequest, ExecuteBatchRequest, Operation};
 use serde_json::Value;
 
+/// How long anything may take that should happen soon, on a machine that is busy.
+pub const SOON: Duration = Duration::from_secs(60);
+
 /// The binary, in an environment that says nothing to it.
 pub fn equipoise(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_equipoise"));
@@ -79,10 +82,12 @@ pub fn signal(child: &Child, signal: &str) {
 pub fn ends_within(child: &mut Child, limit: Duration) -> ExitStatus {
     let began = Instant::now();
     loop {
+        // Before the look: a test that sleeps too long is not the child's fault.
+        let passed = began.elapsed();
         if let Some(status) = child.try_wait().expect("a child") {
             return status;
         }
-        assert!(began.elapsed() < limit, "still running after {limit:?}");
+        assert!(passed < limit, "still running after {limit:?}");
         thread::sleep(Duration::from_millis(5));
     }
 }
@@ -93,6 +98,8 @@ pub struct Service {
     pub address: String,
     /// What it said on stderr until it was ready.
     pub said: Vec<String>,
+    /// What it says since.
+    more: mpsc::Receiver<String>,
 }
 
 impl Service {
@@ -106,9 +113,9 @@ impl Service {
         let (lines, told) = mpsc::channel();
         // Reads to the end: the service must not wait for us.
         thread::spawn(move || stderr.lines().map_while(Result::ok).for_each(|line| drop(lines.send(line))));
-        let mut service = Service { child, address: String::new(), said: Vec::new() };
+        let mut service = Service { child, address: String::new(), said: Vec::new(), more: told };
         while service.said.last().is_none_or(|line| line != "ready") {
-            let line = told.recv_timeout(Duration::from_secs(20)).expect("the service tells that it is ready");
+            let line = service.next_line();
             if let Some(address) = line.strip_prefix("listening on ") {
                 service.address = address.to_owned();
             }
@@ -117,12 +124,21 @@ impl Service {
         service
     }
 
+    fn next_line(&self) -> String {
+        self.more.recv_timeout(SOON).expect("the service says more")
+    }
+
+    /// Waits until it says something.
+    pub fn says(&self, what: &str) {
+        while !self.next_line().contains(what) {}
+    }
+
     /// Waits until a run of the bench changes accounts.
     pub fn wait_for_load(&self) {
         let began = Instant::now();
         let loaded = |account: &Value| account["version"].as_u64() > Some(9);
         while !self.json(&["accounts", "--prefix", "bench-"]).iter().any(loaded) {
-            assert!(began.elapsed() < Duration::from_secs(30), "nothing happens");
+            assert!(began.elapsed() < SOON, "nothing happens");
             thread::sleep(Duration::from_millis(10));
         }
     }

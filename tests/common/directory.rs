@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
 
 use equipoise::{Builder, Event};
 
-use super::{create, decide, named};
+use super::{SOON, create, decide, named};
 
 /// Every file under `dir`, with its bytes.
 pub fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
@@ -41,5 +40,5 @@ pub fn twenty_accounts(builder: Builder, dir: &Path) {
     for number in 0..20 {
         decide(&ledger, named(create(&format!("a{number}"), 1), &format!("t{number}")));
     }
-    written.recv_timeout(Duration::from_secs(20)).expect("a checkpoint");
+    written.recv_timeout(SOON).expect("a checkpoint");
 }

@@ -5,8 +5,12 @@ pub mod directory;
 pub mod model;
 
 use std::sync::Barrier;
+use std::time::{Duration, Instant};
 
 use equipoise::{AccountId, AccountState, Error, Ledger, Member, Operation, Outcome, Posting, Request, TransactionId};
+
+/// How long anything may take that should happen soon, on a machine that is busy.
+pub const SOON: Duration = Duration::from_secs(60);
 
 pub fn account(name: &str) -> AccountId {
     AccountId::new(name).expect("a valid account id")
@@ -83,7 +87,7 @@ pub fn balance(ledger: &Ledger, name: &str) -> i64 {
 
 /// Every result's balances, or its refusal's text.
 pub fn texts(outcome: &Outcome) -> Vec<Result<Vec<i64>, String>> {
-    let balances = |states: equipoise::Accounts| states.iter().map(|state| state.balance).collect();
+    let balances = |states: equipoise::AccountStates| states.iter().map(|state| state.balance).collect();
     outcome.results().into_iter().map(|result| result.map(balances).map_err(|refusal| refusal.to_string())).collect()
 }
 
@@ -123,6 +127,16 @@ pub fn together<T: Send>(threads: usize, work: impl Fn(usize) -> T + Sync) -> Ve
             .collect();
         spawned.into_iter().map(|thread| thread.join().expect("no thread panics")).collect()
     })
+}
+
+/// Waits until `is` so.
+#[track_caller]
+pub fn soon(what: &str, is: impl Fn() -> bool) {
+    let until = Instant::now() + SOON;
+    while !is() {
+        assert!(Instant::now() < until, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Fewer rounds where the build is slow.

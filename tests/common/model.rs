@@ -155,6 +155,6 @@ pub fn plain(state: &AccountState) -> (String, Entry) {
 
 /// An outcome's results in the model's terms.
 pub fn answers(outcome: &Outcome) -> Vec<Answer> {
-    let touched = |states: equipoise::Accounts| states.iter().map(plain).collect();
+    let touched = |states: equipoise::AccountStates| states.iter().map(plain).collect();
     outcome.results().into_iter().map(|result| result.map(touched).map_err(|refusal| refusal.to_string())).collect()
 }

@@ -13,6 +13,9 @@ use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
+/// How long anything may take that should happen soon, on a machine that is busy.
+pub const SOON: Duration = Duration::from_secs(60);
+
 pub type Client = AccountServiceClient<Channel>;
 
 pub struct Service {

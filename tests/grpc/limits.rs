@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use equipoise::grpc::Options;
 use equipoise::grpc::proto::operation::Operation as Kind;
 use equipoise::grpc::proto::{
-    GetBalanceRequest, Operation, UpdateBalanceRequest, UpdateBalanceResponse, WatchTransactionsRequest,
+    CreateAccountRequest, CreateAccountResponse, GetBalanceRequest, Operation, UpdateBalanceRequest,
+    WatchTransactionsRequest,
 };
 use hyper::body::{Body as _, Frame};
 use hyper::client::conn::http2;
@@ -169,13 +170,15 @@ async fn end_of_stream(service: &Service, body: Half, soon: Duration) -> Option<
 /// waited for.
 #[tokio::test]
 async fn a_half_sent_message_ends_its_stream() {
-    let (patience, soon) = (Duration::from_millis(300), Duration::from_secs(2));
+    let patience = Duration::from_millis(300);
     let service = Service::with(Options { request_timeout: patience, ..Options::default() }).await;
     for (bytes, ends) in [("\0\0\x3f\0\0", true), ("\0", true), ("\0\0\0\0\0", false), ("", false)] {
-        let ended = end_of_stream(&service, Half::of(bytes), soon).await;
+        // What ends does so however late it is heard of; what goes on is seen to for a while.
+        let limit = if ends { SOON } else { Duration::from_secs(2) };
+        let ended = end_of_stream(&service, Half::of(bytes), limit).await;
         assert_eq!(ended, ends.then_some(Code::DeadlineExceeded), "{bytes:?}");
     }
-    let ended = end_of_stream(&service, Half::trickling("\0\0\x3f\0\0", patience / 10), soon).await;
+    let ended = end_of_stream(&service, Half::trickling("\0\0\x3f\0\0", patience / 10), SOON).await;
     assert_eq!(ended, Some(Code::DeadlineExceeded), "it trickles");
 }
 
@@ -198,7 +201,7 @@ async fn messages_under_way_take_bounded_room() {
             Err(_) => Ok(answer),
         }
     };
-    let (short, long) = (Duration::from_millis(300), Duration::from_secs(5));
+    let (short, long) = (Duration::from_millis(300), SOON);
     let (first, _second) = (begin(short).await.unwrap(), begin(short).await.unwrap());
     for _ in 0..2 {
         let status = begin(long).await.unwrap_err();
@@ -218,7 +221,7 @@ async fn messages_under_way_take_bounded_room() {
 /// E4: nor does a message keep its room whose stream nobody reads from, so that nobody asks for the rest of it.
 #[tokio::test]
 async fn unread_streams_give_room_back() {
-    let patience = Duration::from_secs(5);
+    let patience = Duration::from_secs(10);
     let options = Options { max_begun_bytes: 8_300_000, request_timeout: patience, ..Options::default() };
     let service = Service::with(options).await;
     let client = service.client().await;
@@ -247,10 +250,10 @@ async fn unread_streams_give_room_back() {
             }
         }
     };
-    let status = timeout(Duration::from_secs(5), refused).await.expect("no room");
+    let status = timeout(SOON, refused).await.expect("no room");
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
     let passes = async { while batch(&client, updates()).await.is_err() {} };
-    timeout(4 * patience, passes).await.expect("room again");
+    timeout(SOON, passes).await.expect("room again");
     drop(unread);
 }
 
@@ -260,17 +263,16 @@ async fn a_stream_ends_with_its_deadline() {
     let service = Service::start().await;
     let mut client = service.client().await;
     let mut request = tonic::Request::new(WatchTransactionsRequest::default());
-    request.set_timeout(Duration::from_millis(300));
-    let began = Instant::now();
+    request.set_timeout(Duration::from_secs(2));
     let mut stream = client.watch_transactions(request).await.unwrap().into_inner();
-    assert_eq!(stream.message().await.unwrap_err().code(), Code::DeadlineExceeded);
-    assert!(began.elapsed() < Duration::from_secs(3));
+    let end = timeout(SOON, stream.message()).await.expect("an end").unwrap_err();
+    assert_eq!(end.code(), Code::DeadlineExceeded);
 }
 
 /// A half-sent request is ended by the service's own limit.
 #[tokio::test]
 async fn a_half_sent_request_is_ended() {
-    let service = Service::with(Options { request_timeout: Duration::from_millis(300), ..Options::default() }).await;
+    let service = Service::with(Options { request_timeout: Duration::from_secs(2), ..Options::default() }).await;
     let client = service.client().await;
     let (_held, requests) = tokio::sync::mpsc::channel::<equipoise::grpc::proto::GetBalanceRequest>(1);
     let mut grpc = tonic::client::Grpc::new(service.channel().await);
@@ -289,34 +291,31 @@ async fn a_cancelled_request_is_not_started() {
     let log = log();
     let service = Service::start().await;
     let client = service.client().await;
-    create(&client, "cancelled", 0).await.unwrap();
-    let before = about(&log, "CANCELLED").len();
+    // No other test cancels such calls. The lines cannot say for whom: nobody has seen the end of the request.
+    let logged = || about(&log, "CANCELLED").iter().filter(|line| line["operation"] == "CreateAccount").count();
     let mut grpc = tonic::client::Grpc::new(service.channel().await);
-    for call in 0..20 {
+    let until = Instant::now() + SOON;
+    for call in 0.. {
+        if logged() >= 20 {
+            break;
+        }
+        assert!(Instant::now() < until, "{} lines for {call} calls", logged());
         grpc.ready().await.unwrap();
         let (request, requests) = tokio::sync::mpsc::channel(1);
-        let message =
-            UpdateBalanceRequest { account_id: "cancelled".into(), delta: 1, transaction_id: call.to_string() };
-        request.send(message).await.unwrap();
-        let path = tonic::codegen::http::uri::PathAndQuery::from_static(UPDATE_BALANCE);
-        let codec = tonic_prost::ProstCodec::<_, UpdateBalanceResponse>::default();
+        request.send(CreateAccountRequest { account_id: "a".into(), ..Default::default() }).await.unwrap();
+        let path = tonic::codegen::http::uri::PathAndQuery::from_static("/equipoise.v1.AccountService/CreateAccount");
+        let codec = tonic_prost::ProstCodec::<_, CreateAccountResponse>::default();
         let stream = tokio_stream::wrappers::ReceiverStream::new(requests);
         let call = grpc.client_streaming(tonic::Request::new(stream), path, codec);
         timeout(Duration::from_millis(100), call).await.expect_err("the request has not ended");
     }
-    let logged = async {
-        while about(&log, "CANCELLED").len() < before + 20 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(Duration::from_secs(10), logged).await.expect("20 lines");
-    assert_eq!(balance(&client, "cancelled").await.unwrap().version, 1);
+    refused(balance(&client, "a").await, Code::NotFound, "Account a not found");
 }
 
 /// E4: an answer that its client does not take is cut off, whether or not the client named a deadline.
 #[tokio::test]
 async fn an_answer_that_is_not_taken_is_cut_off() {
-    let service = Service::with(Options { request_timeout: Duration::from_millis(300), ..Options::default() }).await;
+    let service = Service::with(Options { request_timeout: Duration::from_secs(2), ..Options::default() }).await;
     service.ledger.create(&"a".parse().unwrap(), 1).unwrap();
     service.settle().await;
     for path in [GET_BALANCE, "/grpc.health.v1.Health/Check"] {
@@ -329,7 +328,7 @@ async fn an_answer_that_is_not_taken_is_cut_off() {
         let response = sender.send_request(request.body(body.to_owned()).unwrap()).await.unwrap();
         let mut answer = tonic::body::Body::new(response.into_body());
         let next = std::future::poll_fn(|context| Pin::new(&mut answer).poll_frame(context));
-        let ended = timeout(Duration::from_secs(5), next).await.expect("an end");
+        let ended = timeout(SOON, next).await.expect("an end");
         assert!(ended.is_some_and(|frame| frame.is_err()), "{path}");
     }
 }
@@ -370,7 +369,7 @@ async fn connections_past_the_limit_are_closed() {
     let status = balance(&third, "a").await.unwrap_err();
     assert!(std::error::Error::source(&status).is_some(), "the transport's error, not an answer: {status:?}");
     drop(first);
-    timeout(Duration::from_secs(5), async {
+    timeout(SOON, async {
         while balance(&third, "a").await.is_err() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

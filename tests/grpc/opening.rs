@@ -82,7 +82,7 @@ async fn it_ends_while_the_ledger_is_being_opened() {
     let client = service.client().await;
     assert_eq!(balance(&client, "a").await.unwrap_err().code(), Code::Unavailable);
     let took = service.stop().await;
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(took < Duration::from_millis(2_500), "{took:?}");
 }
 
 /// C2: a ledger that cannot be opened ends the service at once, whoever holds on to it.
@@ -100,7 +100,7 @@ async fn a_ledger_that_cannot_be_opened_ends_the_service() {
     let began = Instant::now();
     fail.send(()).unwrap();
     let error = service.ended().await.unwrap_err();
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_millis(2_500), "{:?}", began.elapsed());
     assert!(matches!(error, Error::Open(OpenError::Held { .. })), "{error:?}");
     assert_eq!(error.to_string(), "/data is in use by process 17");
     assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
@@ -113,7 +113,7 @@ async fn a_closed_ledger_is_not_ready() {
     let client = service.client().await;
     create(&client, "a", 7).await.unwrap();
     service.ledger.close();
-    let until = Instant::now() + Duration::from_secs(5);
+    let until = Instant::now() + SOON;
     while health(&service, ACCOUNTS).await != Ok(ServingStatus::NotServing) {
         assert!(Instant::now() < until, "still ready");
         tokio::time::sleep(Duration::from_millis(5)).await;

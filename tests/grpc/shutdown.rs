@@ -58,7 +58,7 @@ async fn it_ends_at_once_when_nobody_holds_on() {
     let mut watching = client.clone();
     let _watch = watching.watch_transactions(WatchTransactionsRequest::default()).await.unwrap();
     let took = service.stop().await;
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(took < Duration::from_millis(2_500), "{took:?}");
     drop(silent);
 }
 
@@ -75,7 +75,7 @@ async fn streams_of_health_and_reflection_end_at_once() {
     let mut answers = reflection.server_reflection_info(requests).await.unwrap().into_inner();
 
     let took = service.stop().await;
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(took < Duration::from_millis(2_500), "{took:?}");
     let mut last = first;
     let end = loop {
         match watch.message().await {

@@ -128,7 +128,8 @@ async fn a_client_that_does_not_read_is_not_read_from() {
         answered += 1;
     }
     assert_eq!(answered, sent);
-    assert_eq!(service.stop().await.as_secs(), 0);
+    let took = service.stop().await;
+    assert!(took < Duration::from_millis(2_500), "{took:?}");
 }
 
 /// E4: streams that a client does not read hold up none of its other calls, also not as many as it may have, and one more is
@@ -147,7 +148,7 @@ async fn streams_that_are_not_read_hold_up_no_other_call() {
             assert!(sent < 500, "nothing holds the sender back");
         }
         unread.push((send, results));
-        let read = timeout(Duration::from_secs(2), balance(&client, "a")).await;
+        let read = timeout(SOON, balance(&client, "a")).await;
         read.unwrap_or_else(|_| panic!("beside {} streams", stream + 1)).unwrap();
     }
     let (_send, receive) = mpsc::channel(1);
@@ -161,7 +162,7 @@ async fn streams_that_are_not_read_hold_up_no_other_call() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    timeout(Duration::from_secs(5), again).await.expect("room for one");
+    timeout(SOON, again).await.expect("room for one");
 }
 
 /// E4: what waits for a client that does not read is bounded by its operations, not only by its batches.
@@ -188,6 +189,6 @@ async fn the_end_of_the_service_ends_the_stream() {
     let (send, mut results) = open(&client).await;
     send.send(updates(0, 1)).await.unwrap();
     results.message().await.unwrap().unwrap();
-    assert!(service.stop().await < Duration::from_secs(4));
+    assert!(service.stop().await < Duration::from_secs(5));
     assert_eq!(results.message().await.unwrap_err().code(), Code::Unavailable);
 }

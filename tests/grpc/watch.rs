@@ -1,7 +1,5 @@
 //! WatchTransactions and GetTransaction: the journal, from outside.
 
-use std::time::Duration;
-
 use equipoise::Ledger;
 use equipoise::grpc::Options;
 use equipoise::grpc::proto::operation::Operation as Kind;
@@ -21,7 +19,7 @@ async fn watch(client: &Client, from: u64, account: &str) -> Result<Streaming<Wa
 async fn take(stream: &mut Streaming<WatchTransactionsResponse>, count: usize) -> Vec<Transaction> {
     let mut seen = Vec::new();
     while seen.len() < count {
-        let message = tokio::time::timeout(Duration::from_secs(5), stream.message()).await.expect("in time");
+        let message = tokio::time::timeout(SOON, stream.message()).await.expect("in time");
         seen.extend(message.unwrap().expect("more").transactions);
     }
     seen

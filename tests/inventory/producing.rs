@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::Message as _;
 use rdkafka::mocking::MockCluster;
 use serde_json::Value;
@@ -77,9 +78,15 @@ fn an_interrupt_waits_for_no_broker() {
     let brokers = MockCluster::new(1).unwrap();
     brokers.create_topic("held-up", 1, 1).unwrap();
     let little_room = ["-X", "queue.buffering.max.messages=100"];
-    let child = produce(&brokers.bootstrap_servers(), "held-up", &little_room).spawn().unwrap();
-    // Long enough that it is past the topic's metadata, which every broker of this kind answers at once.
-    sleep(Duration::from_millis(300));
+    let arguments = [&["--events=1000000"][..], &little_room].concat();
+    let child = produce(&brokers.bootstrap_servers(), "held-up", &arguments).spawn().unwrap();
+    let reader: BaseConsumer =
+        ClientConfig::new().set("bootstrap.servers", brokers.bootstrap_servers()).create().unwrap();
+    let until = Instant::now() + SOON;
+    while reader.fetch_watermarks("held-up", 0, SOON).unwrap().1 == 0 {
+        assert!(Instant::now() < until, "nothing is sent");
+        sleep(Duration::from_millis(10));
+    }
     brokers.broker_round_trip_time(1, Duration::from_secs(600)).unwrap();
     sleep(Duration::from_secs(2));
     let asked = Instant::now();
@@ -98,6 +105,17 @@ async fn a_run_that_fails_tells_its_seed() {
         ClientConfig::new().set("bootstrap.servers", shared_broker()).create().unwrap();
     let small = AlterConfig::new(ResourceSpecifier::Topic(&topic.name)).set("max.message.bytes", "1");
     admin.alter_configs(&[small], &AdminOptions::new()).await.unwrap().remove(0).unwrap();
+    let until = Instant::now() + SOON;
+    let described = async || {
+        let topics = [ResourceSpecifier::Topic(&topic.name)];
+        let topic = admin.describe_configs(&topics, &AdminOptions::new()).await.unwrap().remove(0).unwrap();
+        topic.get("max.message.bytes").and_then(|entry| entry.value.clone())
+    };
+    // The controller tells the broker in its own time.
+    while described().await.as_deref() != Some("1") {
+        assert!(Instant::now() < until, "larger messages are taken still");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     let (code, told, error) = end(produce(&shared_broker(), &topic.name, &["--events=10"]).spawn().unwrap());
     assert_eq!((code, &error["code"]), (Some(3), &Value::from("UNAVAILABLE")), "{told} {error}");
     assert_eq!(told["acknowledged"], 0, "{told}");

@@ -74,7 +74,7 @@ fn broker(certificates: &Certificates) -> Server {
 
 /// A database that has TLS.
 async fn database(certificates: &Certificates) -> Server {
-    let database = Server::database(28536);
+    let database = Server::database(28540);
     let admin = connect(&database.address).await;
     let [certificate, key] = ["server.pem", "server.key"].map(|name| certificates.text(name));
     for statement in [
@@ -150,7 +150,7 @@ async fn both_servers_are_reached_by_tls_and_password() {
     let not_local = |url: String| url.replace("127.0.0.1", "localhost");
     for url in [trusting("verify-full", &other), not_local(trusting("verify-full", &ca)), trusting("verify-ca", &other)]
     {
-        let (status, said) = Service::spawn(&mut start(BROKER, &url, &[])).ended_within(Duration::from_secs(20));
+        let (status, said) = Service::spawn(&mut start(BROKER, &url, &[])).ended_within(SOON);
         assert!(!status.success() && said.contains("certificate verify failed"), "{url}: {said}");
     }
     Service::start(&mut start(BROKER, &not_local(trusting("verify-ca", &ca)), &[])).stop();
@@ -165,6 +165,6 @@ async fn both_servers_are_reached_by_tls_and_password() {
         service.stop();
     }
     let missing = trusting("verify-full", "/nowhere/ca.pem");
-    let (status, said) = Service::spawn(&mut start(BROKER, &missing, &[])).ended_within(Duration::from_secs(20));
+    let (status, said) = Service::spawn(&mut start(BROKER, &missing, &[])).ended_within(SOON);
     assert!(!status.success() && said.contains("/nowhere/ca.pem"), "{said}");
 }

@@ -1,5 +1,6 @@
 //! A broker and a database: those that all tests share, and own ones that a trial may kill.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -8,14 +9,16 @@ pub const PARTITIONS: i32 = 8;
 
 /// A server that a script of `tests/servers` starts, on a port of its own; ended and deleted when it is dropped.
 pub struct Server {
-    script: &'static str,
+    script: String,
     variables: Vec<(&'static str, String)>,
     pub address: String,
+    /// Locked while the port is in use: whoever else wants it, in another run of the tests too, waits.
+    _port: File,
 }
 
 impl Server {
     pub fn broker(port: u16) -> Self {
-        Server::begin("tests/servers/kafka.sh", of_broker(port))
+        Server::begin("kafka", port, of_broker(port))
     }
 
     /// A broker with more properties than others, and options for what formats its data.
@@ -23,17 +26,20 @@ impl Server {
         let mut variables = of_broker(port);
         variables.push(("KAFKA_PROPERTIES", properties.display().to_string()));
         variables.push(("KAFKA_FORMAT_OPTIONS", format.to_owned()));
-        Server::begin("tests/servers/kafka.sh", variables)
+        Server::begin("kafka", port, variables)
     }
 
     pub fn database(port: u16) -> Self {
         let home = home("postgres", port);
         let variables = vec![("POSTGRES_PORT", port.to_string()), ("POSTGRES_HOME_DIR", home.display().to_string())];
-        Server::begin("tests/servers/postgres.sh", variables)
+        Server::begin("postgres", port, variables)
     }
 
-    fn begin(script: &'static str, variables: Vec<(&'static str, String)>) -> Self {
-        let mut server = Server { script, variables, address: String::new() };
+    fn begin(name: &str, port: u16, variables: Vec<(&'static str, String)>) -> Self {
+        let lock = File::create(home(name, port).with_extension("lock")).expect("a lock file");
+        lock.lock().expect("the port");
+        let script = format!("tests/servers/{name}.sh");
+        let mut server = Server { script, variables, address: String::new(), _port: lock };
         server.run("destroy");
         server.start();
         server
@@ -78,7 +84,7 @@ impl Server {
 
     #[track_caller]
     fn run(&self, what: &str) -> String {
-        let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(self.script));
+        let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(&self.script));
         command.arg(what).envs(self.variables.iter().cloned()).stdin(Stdio::null()).stderr(Stdio::piped());
         let output = command.output().expect("the script runs");
         let said = String::from_utf8_lossy(&output.stderr);

@@ -23,7 +23,7 @@ async fn an_instance_whose_database_does_not_answer_ends_in_time() {
     proxy.plan(Trouble::Hold(Duration::from_secs(120)), 1);
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert!(proxy.troubled() > 0, "a commit waits for its answer");
-    service.stop();
+    service.stop_in_time();
 
     let next = Service::start(&mut serve(&brokers, &topic, &url));
     load.end();

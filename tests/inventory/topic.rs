@@ -62,8 +62,7 @@ impl Topic {
         let mut records: Vec<Vec<OwnedMessage>> = vec![Vec::new(); count];
         let (mut ends, mut assignment) = (Vec::new(), TopicPartitionList::new());
         for partition in 0..i32::try_from(count).unwrap() {
-            let (_, end) = consumer.fetch_watermarks(topic, partition, SOON).unwrap();
-            ends.push(end);
+            ends.push(end(&consumer, topic, partition));
             assignment.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
         }
         consumer.assign(&assignment).unwrap();
@@ -86,7 +85,19 @@ impl Topic {
     /// The offset after the last record of each partition.
     pub fn ends(&self) -> Vec<i64> {
         let consumer: BaseConsumer = self.config().create().unwrap();
-        (0..PARTITIONS).map(|partition| consumer.fetch_watermarks(&self.name, partition, SOON).unwrap().1).collect()
+        (0..PARTITIONS).map(|partition| end(&consumer, &self.name, partition)).collect()
+    }
+}
+
+/// The offset after the last record of a partition. Of a topic that was made a moment ago not every broker knows at once.
+fn end(consumer: &BaseConsumer, topic: &str, partition: i32) -> i64 {
+    let until = Instant::now() + SOON;
+    loop {
+        match consumer.fetch_watermarks(topic, partition, SOON) {
+            Ok((_, end)) => return end,
+            Err(error) => assert!(Instant::now() < until, "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -11,7 +11,8 @@ use rdkafka::message::{Headers as _, Message as _, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer as _, ThreadedProducer};
 use rdkafka::{Offset, TopicPartitionList};
 
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// How long anything may take that should happen soon, on a machine that is busy.
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// The address of the broker.
 pub fn address() -> &'static str {
@@ -92,7 +93,7 @@ impl Topic {
 }
 
 async fn create(name: &str, partitions: i32, settings: &[(&str, &str)]) {
-    let until = std::time::Instant::now() + PATIENCE;
+    let until = std::time::Instant::now() + SOON;
     loop {
         let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
         for (key, value) in settings {
@@ -109,7 +110,7 @@ async fn create(name: &str, partitions: i32, settings: &[(&str, &str)]) {
 }
 
 fn options() -> AdminOptions {
-    AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE))
+    AdminOptions::new().operation_timeout(Some(SOON)).request_timeout(Some(SOON))
 }
 
 /// Writes records, and waits for them in the end.
@@ -150,11 +151,11 @@ impl Writer {
     }
 
     pub fn flush(&self) {
-        self.0.flush(PATIENCE).unwrap();
+        self.0.flush(SOON).unwrap();
     }
 
     pub fn begin_transactions(&self) {
-        self.0.init_transactions(PATIENCE).unwrap();
+        self.0.init_transactions(SOON).unwrap();
     }
 
     /// Writes within a transaction, which is then committed or aborted.
@@ -163,8 +164,8 @@ impl Writer {
         write(self);
         self.flush();
         match commit {
-            true => self.0.commit_transaction(PATIENCE).unwrap(),
-            false => self.0.abort_transaction(PATIENCE).unwrap(),
+            true => self.0.commit_transaction(SOON).unwrap(),
+            false => self.0.abort_transaction(SOON).unwrap(),
         }
     }
 }
@@ -175,7 +176,7 @@ pub fn read(topic: &str, count: usize) -> Vec<OwnedMessage> {
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(topic, 0, Offset::Beginning).unwrap();
     consumer.assign(&list).unwrap();
-    let until = std::time::Instant::now() + PATIENCE;
+    let until = std::time::Instant::now() + SOON;
     let mut messages = Vec::new();
     while messages.len() < count && std::time::Instant::now() < until {
         match consumer.poll(Duration::from_millis(100)) {
@@ -207,7 +208,7 @@ pub fn committed_in_kafka(group: &str, topic: &str, partition: i32) -> Option<i6
     let consumer: BaseConsumer = config().set("group.id", group).create().unwrap();
     let mut list = TopicPartitionList::new();
     list.add_partition(topic, partition);
-    let list = consumer.committed_offsets(list, PATIENCE).unwrap();
+    let list = consumer.committed_offsets(list, SOON).unwrap();
     let offset = list.find_partition(topic, partition).unwrap().offset();
     offset.to_raw().filter(|offset| *offset >= 0)
 }

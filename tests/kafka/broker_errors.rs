@@ -22,7 +22,7 @@ use rdkafka::types::RDKafkaRespErr::{
     RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID as UNKNOWN_MEMBER,
 };
 
-use crate::broker::{PATIENCE, Topic, unique};
+use crate::broker::{SOON, Topic, unique};
 use crate::service::{Service, settings_at};
 use crate::store::Memory;
 
@@ -50,7 +50,7 @@ fn write(brokers: &str, topic: &str, numbers: std::ops::Range<usize>) {
             BaseRecord::<[u8], [u8]>::to(topic).partition(number as i32 % PARTITIONS).payload(value.as_bytes());
         producer.send(record).map_err(|(error, _)| error).unwrap();
     }
-    producer.flush(PATIENCE).unwrap();
+    producer.flush(SOON).unwrap();
 }
 
 /// A mock cluster lets the first member of a group wait for 3 s, and every other join for a second less than the session timeout, which cannot

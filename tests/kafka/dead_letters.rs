@@ -96,7 +96,7 @@ async fn a_letter_left_behind_goes_to_a_topic_that_was_missing() {
     let elsewhere = format!("{}-elsewhere", topic.name);
     store.add_letter(letter(&topic, 7));
     let service = Service::start(settings(&topic, &[("KAFKA_DEAD_LETTER_TOPIC", &elsewhere)]), &store);
-    service.within(Duration::from_secs(60), "the letter", |it| it.store.unpublished() == 0).await;
+    service.until("the letter", |it| it.store.unpublished() == 0).await;
     let letters = read(&elsewhere, 1);
     assert_eq!(header(&letters[0], "equipoise-offset").as_deref(), Some("7"));
     assert_eq!((letters[0].key(), letters[0].payload()), (None, None));

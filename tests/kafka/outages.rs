@@ -143,7 +143,7 @@ async fn a_broker_that_goes_away_is_waited_for() {
     service.until("the broker", |it| it.status().not_ready().is_none() && it.consuming().len() == 2).await;
     cluster.broker_down(1).unwrap();
     service.until("no broker", |it| it.status().disconnected.is_some()).await;
-    service.stop().await;
+    service.stop_in_time().await;
 }
 
 /// Without any broker, it starts, says why nothing is consumed, and stops in time.
@@ -153,7 +153,7 @@ async fn a_start_without_a_broker_is_no_failure() {
     let service = Service::start(settings_at("127.0.0.1:1", &topic, &[]), &Arc::default());
     service.until("the reason", |it| it.status().not_ready().is_some_and(|why| why.contains("no broker"))).await;
     assert_eq!(service.status().failed, None);
-    service.stop().await;
+    service.stop_in_time().await;
 }
 
 /// D6: a partition that cannot be taken over, since somebody has locked its row, waits alone.

@@ -7,8 +7,9 @@ use equipoise::inventory::{Content, DeadLetter, Event};
 use equipoise::kafka::{Consumer, Decode, Metrics, Partition, Settings, Status};
 use equipoise::{AccountId, TransactionId};
 use tokio::runtime::Handle;
+use tokio::time::timeout;
 
-use crate::broker::{self, PATIENCE, Topic};
+use crate::broker::{self, SOON, Topic};
 use crate::store::Memory;
 
 pub struct Service {
@@ -65,14 +66,10 @@ impl Service {
     }
 
     pub async fn until(&self, what: &str, is: impl Fn(&Self) -> bool) {
-        self.within(PATIENCE, what, is).await;
-    }
-
-    pub async fn within(&self, patience: Duration, what: &str, is: impl Fn(&Self) -> bool) {
         let begun = Instant::now();
         while !is(self) {
             let seen = (self.status(), self.store.events(), self.store.records());
-            assert!(begun.elapsed() < patience, "waited in vain for {what}: {seen:?}");
+            assert!(begun.elapsed() < SOON, "waited in vain for {what}: {seen:?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -93,11 +90,17 @@ impl Service {
         self.status().consuming
     }
 
-    /// Stops within what is promised.
     pub async fn stop(self) {
-        let begun = Instant::now();
-        self.consumer.stop().await;
-        assert!(begun.elapsed() < Duration::from_secs(5), "stopping took {:?}", begun.elapsed());
+        self.stop_within(SOON).await;
+    }
+
+    /// E4: whatever it waits for.
+    pub async fn stop_in_time(self) {
+        self.stop_within(Duration::from_secs(5)).await;
+    }
+
+    async fn stop_within(self, limit: Duration) {
+        timeout(limit, self.consumer.stop()).await.unwrap_or_else(|_| panic!("stopping takes more than {limit:?}"));
         self.store.assert_content();
     }
 }

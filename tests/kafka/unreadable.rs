@@ -9,7 +9,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer as _};
 
-use crate::broker::{PATIENCE, Topic, unique};
+use crate::broker::{SOON, Topic, unique};
 use crate::service::{Service, settings_at};
 use crate::store::Memory;
 
@@ -22,7 +22,7 @@ fn write(brokers: &str, topic: &str, partition: i32, name: &str, count: usize) {
         let record = BaseRecord::<[u8], [u8]>::to(topic).partition(partition).payload(value.as_bytes());
         producer.send(record).map_err(|(error, _)| error).unwrap();
     }
-    producer.flush(PATIENCE).unwrap();
+    producer.flush(SOON).unwrap();
 }
 
 /// How a batch of one record is spoilt.

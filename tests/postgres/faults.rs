@@ -8,7 +8,7 @@ use equipoise::postgres::{PgError, PgStore, Settings};
 use equipoise::{Outcome, Request};
 
 use crate::backup;
-use crate::harness::{Database, Partition, TOPIC, create, event, update};
+use crate::harness::{Database, Partition, SOON, TOPIC, create, event, update};
 use crate::proxy::{Proxy, Trouble};
 
 fn settings(url: &str) -> Settings {
@@ -84,7 +84,7 @@ async fn a_commit_is_lost() {
     assert!(proxy.troubled() >= 10, "{}", proxy.troubled());
 }
 
-/// D6, case A19 (c): the answer to COMMIT takes a minute: it is not waited for.
+/// D6, case A19 (c): the answer to COMMIT takes very long: it is not waited for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_answer_that_takes_too_long_is_not_waited_for() {
     let database = Database::new().await;
@@ -92,7 +92,7 @@ async fn an_answer_that_takes_too_long_is_not_waited_for() {
     let store = PgStore::connect(&settings(&proxy.url)).await.expect("a store");
     let mut partition = Partition::take(&store, 0).await;
     partition.apply(&store, &events(0)).await.expect("applied");
-    proxy.plan(Trouble::Hold(Duration::from_secs(60)), 1);
+    proxy.plan(Trouble::Hold(10 * SOON), 1);
     let run = partition.run(&events(1));
     let started = Instant::now();
     let (applied, ()) = tokio::join!(partition.apply_run(&store, &run), async {
@@ -100,7 +100,7 @@ async fn an_answer_that_takes_too_long_is_not_waited_for() {
         proxy.plan(Trouble::None, 1);
     });
     assert_eq!(applied, Ok(Applied { applied: 50, ..Applied::default() }), "what became of it was found out");
-    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    assert!(started.elapsed() < 5 * SOON, "{:?}", started.elapsed());
     assert_eq!(database.one::<i64>("SELECT sum(current_stock)::bigint FROM products").await, 200);
     database.check().await;
 }
@@ -258,14 +258,15 @@ async fn many_batch_numbers_that_are_taken_are_passed_over_soon() {
     database
         .run(
             "INSERT INTO commits (batch, first_sequence, count, time_floor)
-            SELECT 1024 * n + 1, 0, 0, 0 FROM generate_series(1, 1000) AS n",
+            SELECT 1024 * n + 1, 0, 0, 0 FROM generate_series(1, 100000) AS n",
         )
         .await;
     database.run("SELECT setval('ledger_batches', 1, false)").await;
     let other = database.store().await;
     let began = Instant::now();
     other.submit(update("u", "sku", 1)).await.expect("decided").result().expect("applied");
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    // Each of them alone would take minutes.
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
     database.check().await;
 }
 
@@ -276,6 +277,8 @@ async fn sessions_are_terminated() {
     const AT_ONCE: usize = 5;
     let database = Database::new().await;
     let killer = database.client().await;
+    // Nobody makes the schema before the first was killed.
+    killer.batch_execute("SELECT pg_advisory_lock(x'65717569706f6973'::bigint)").await.expect("locked");
     let killing = tokio::spawn(async move {
         let kill = "SELECT pg_terminate_backend(pid), to_regclass('pruned_ids') IS NULL FROM pg_stat_activity
             WHERE datname = current_database() AND application_name = 'equipoise'
@@ -286,6 +289,9 @@ async fn sessions_are_terminated() {
             tokio::time::sleep(Duration::from_millis(if later == 0 { 1 } else { 100 })).await;
             let victims = killer.query(kill, &[&(0.01 * later as f64)]).await.expect("killed");
             killed += victims.len();
+            if killed > 0 {
+                killer.batch_execute("SELECT pg_advisory_unlock_all()").await.expect("unlocked");
+            }
             early += victims.iter().filter(|victim| victim.get(1)).count();
         }
         early
@@ -409,12 +415,18 @@ async fn a_failure_that_nobody_heard_is_nobody_elses() {
 /// D4: an instance that dies in the middle of a batch leaves all of it or nothing, and its successor goes on.
 #[test]
 fn an_instance_that_dies_leaves_nothing_half_done() {
+    const APPLIED: &str = "SELECT coalesce(max(next_offset), 0) FROM consumer_offsets";
     let runtime =
         || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let watcher = runtime();
     let database = watcher.block_on(Database::new());
     let mut random = crate::harness::Random(1);
-    for _ in 0..30 {
+    let (began, mut lives) = (Instant::now(), 0);
+    let applied = || watcher.block_on(database.one::<i64>(APPLIED));
+    // So many lives, and as many more as it takes until some batches were applied between their ends.
+    while lives < 30 || applied() <= 30 * 50 {
+        assert!(began.elapsed() < 2 * SOON, "{} events in {lives} lives", applied());
+        lives += 1;
         let url = database.url.clone();
         let dying = runtime();
         dying.spawn(async move {
@@ -433,7 +445,7 @@ fn an_instance_that_dies_leaves_nothing_half_done() {
         let store = database.store().await;
         let partition = Partition::take(&store, 0).await;
         let batches = partition.0.next.expect("some were applied") / 50;
-        assert!(batches > 30 && partition.0.next == Some(batches * 50), "{batches}");
+        assert_eq!(partition.0.next, Some(batches * 50));
         let stock = "SELECT sum(current_stock)::bigint FROM products";
         assert_eq!(database.one::<i64>(stock).await, batches * 100);
         database.check().await;

@@ -1,13 +1,16 @@
 //! A database of its own for each test, and short names for what tests do.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use equipoise::inventory::{Applied, Content, DeadLetter, Event, Position, Record, Run, Store as _, StoreError};
 use equipoise::postgres::{PgStore, Settings};
 use equipoise::{AccountId, Operation, Request, TransactionId};
 use tokio_postgres::types::FromSqlOwned;
 use tokio_postgres::{Client, NoTls};
+
+/// How long anything may take that should happen soon, on a machine that is busy.
+pub const SOON: Duration = Duration::from_secs(60);
 
 pub const TOPIC: &str = "inventory-events";
 
@@ -169,7 +172,7 @@ impl Partition {
                     return Ok(applied);
                 }
                 Err(StoreError::Unavailable { .. } | StoreError::Held { .. }) => {
-                    tokio::time::sleep(std::time::Duration::from_millis(20)).await
+                    tokio::time::sleep(Duration::from_millis(20)).await
                 }
                 Err(error) => return Err(error),
             }

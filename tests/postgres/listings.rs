@@ -6,10 +6,7 @@ use equipoise::AccountState;
 use equipoise::postgres::{Listing, PgError, PgStore};
 use tokio::time::{Instant, sleep};
 
-use crate::harness::{Database, create, update};
-
-/// How long anything may take that waits for nobody.
-const SOON: Duration = Duration::from_secs(20);
+use crate::harness::{Database, SOON, create, update};
 
 /// The most listings at once.
 const LISTINGS: usize = 64;

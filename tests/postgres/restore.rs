@@ -7,7 +7,7 @@ use equipoise::postgres::{PgError, PgStore, Settings};
 use equipoise::{Operation, Request};
 use tokio::time::{Instant, sleep};
 
-use crate::harness::{Database, Partition, TOPIC, account, create, event, id, update};
+use crate::harness::{Database, Partition, SOON, TOPIC, account, create, event, id, update};
 
 const TABLES: [(&str, &str); 6] = [
     ("products", "sku"),
@@ -88,7 +88,7 @@ async fn a_restore_is_not_written_into() {
             database.run(&TABLES.map(|(table, _)| format!("INSERT INTO {table} TABLE old_{table};")).concat()).await;
         }
         add_keys(&database).await;
-        let until = Instant::now() + Duration::from_secs(20);
+        let until = Instant::now() + SOON;
         while store.submit(update("u", "sku", 1)).await.is_err() {
             assert!(Instant::now() < until, "{:?}", store.unavailable());
             sleep(Duration::from_millis(50)).await;
@@ -157,7 +157,7 @@ async fn an_older_schema_is_brought_up() {
         restored.push_str(&format!("{migration}; INSERT INTO equipoise_schema (version) VALUES ({version});"));
     }
     database.run(&format!("{restored} COMMIT")).await;
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + SOON;
     while store.submit(opened("o")).await.is_err() || other.submit(update("u", "sku", 1)).await.is_err() {
         assert!(Instant::now() < until, "{:?}", store.unavailable());
         sleep(Duration::from_millis(50)).await;
@@ -168,7 +168,7 @@ async fn an_older_schema_is_brought_up() {
 
     // Of the older schema by what it says of itself: nobody can bring it up.
     database.run("DELETE FROM equipoise_schema WHERE version = 9").await;
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + SOON;
     while store.unavailable().is_none_or(|why| !why.contains("from version 8 to 9, at migration 9")) {
         assert!(Instant::now() < until, "{:?}", store.unavailable());
         sleep(Duration::from_millis(50)).await;
@@ -184,7 +184,7 @@ async fn a_restore_is_no_new_ledger() {
     let locker = database.client().await;
     locker.batch_execute("SELECT pg_advisory_lock(x'65717569706f6973'::bigint)").await.expect("locked");
     database.run("DELETE FROM equipoise_schema WHERE version = 9").await;
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + SOON;
     let waits = "SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database
         WHERE l.locktype = 'advisory' AND NOT l.granted AND d.datname = current_database())";
     while !database.one::<bool>(waits).await {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use equipoise::inventory::{Store as _, StoreError};
 use equipoise::postgres::{PgError, PgStore, Settings};
 
-use crate::harness::{Database, Partition, TOPIC, account, create, event, update};
+use crate::harness::{Database, Partition, SOON, TOPIC, account, create, event, update};
 
 /// D8: a person finds the products and the events in tables named after them.
 #[tokio::test]
@@ -215,7 +215,7 @@ async fn hidden_rows_are_not_taken_for_none() {
     let balance = store.balance(&account("sku")).await;
     let listing = store.list("").await.map(|listing| listing.sequence());
     let created = store.submit(create("sku", 1)).await;
-    let until = Instant::now() + Duration::from_secs(10);
+    let until = Instant::now() + SOON;
     while store.unavailable().is_none() && Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -268,8 +268,10 @@ async fn the_encoding_must_be_utf8() {
 /// D6: a database that is not up is waited for only when the caller says so.
 #[tokio::test]
 async fn connecting_waits_when_told_to() {
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
-    let url = format!("postgresql://postgres@127.0.0.1:{closed}/postgres");
+    // Nobody else gets the port, and nobody listens on it.
+    let bound = tokio::net::TcpSocket::new_v4().expect("a socket");
+    bound.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
+    let url = format!("postgresql://postgres@{}/postgres", bound.local_addr().expect("an address"));
     let refused = PgStore::connect(&Settings::new(&url)).await.expect_err("nobody there");
     assert!(matches!(refused, PgError::Unavailable { .. }), "{refused}");
     let mut settings = Settings::new(&url);

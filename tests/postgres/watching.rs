@@ -11,10 +11,8 @@ use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
-use crate::harness::{Database, create, update};
+use crate::harness::{Database, SOON, create, update};
 use crate::restore::{put_back, save};
-
-const SOON: Duration = Duration::from_secs(10);
 
 type Client = AccountServiceClient<Channel>;
 

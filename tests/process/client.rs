@@ -1,12 +1,12 @@
 //! Short ways to call a service, and one form for every answer.
 
-use std::time::Duration;
+use std::future::poll_fn;
+use std::task::Poll;
 
 use equipoise::grpc::proto::account_service_client::AccountServiceClient;
 use equipoise::grpc::proto::operation::Operation as Kind;
 use equipoise::grpc::proto::*;
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
@@ -147,17 +147,19 @@ fn refusal(status: Status) -> Result<Answer, Status> {
 
 /// A call whose request does not end, as long as the task lives: the service can only cut its connection.
 pub async fn half_sent(channel: Channel) -> JoinHandle<()> {
-    let mut grpc = tonic::client::Grpc::new(channel);
+    let mut grpc = tonic::client::Grpc::new(channel.clone());
     grpc.ready().await.unwrap();
-    let held = tokio::spawn(async move {
+    let mut call = Box::pin(async move {
         let path = PathAndQuery::from_static("/equipoise.v1.AccountService/GetBalance");
         let codec = tonic_prost::ProstCodec::<GetBalanceRequest, GetBalanceResponse>::default();
         // However it ends.
         let _ = grpc.client_streaming(Request::new(tokio_stream::pending()), path, codec).await;
     });
-    // It is on its way by then.
-    sleep(Duration::from_millis(200)).await;
-    held
+    // Begun before the next call, it is there when that is answered.
+    let begun = poll_fn(|context| Poll::Ready(call.as_mut().poll(context).is_pending())).await;
+    assert!(begun, "its request does not end");
+    let _ = balance(&Client::new(channel), "nobody").await;
+    tokio::spawn(call)
 }
 
 pub async fn balance(client: &Client, account: &str) -> Result<GetBalanceResponse, Status> {

@@ -63,7 +63,7 @@ async fn calls_that_wait_for_the_disk_hold_up_no_others() {
         tokio::spawn(async move { Order::update(&format!("x{number}"), "a", 1).send(&client).await });
     }
     sleep(Duration::from_millis(200)).await;
-    service.stop();
+    service.stop_in_time();
     fs::remove_file(&stalled).unwrap();
     verified(dir.path());
     let service = start();

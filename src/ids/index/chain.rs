@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::format::{FORMAT, Span};
 use super::run::Run;
-use super::{DAMAGE_MARK, IndexError, Kept, damaged, unreadable, unwritable};
+use super::{DAMAGE_MARK, IndexError, JournalSpan, damaged, unreadable, unwritable};
 use crate::folder::Folder;
 use crate::format::HEADER;
 
@@ -35,19 +35,20 @@ struct Flaw {
     what: String,
 }
 
-/// Opens the runs in `dir` of this ledger, whose journal has the entries that `kept` says, and removes every other: those that a larger
-/// one contains, and from the first bad place on all that follows; all, where what lies before the journal cannot be relied on.
+/// Opens the runs of this ledger in `dir`, whose journal has the entries that `journal` says, and removes the others: runs that
+/// a larger one contains, and everything from the first bad place on; all of them, where ids of entries before the journal's
+/// oldest cannot be relied on.
 ///
 /// # Errors
 /// [`IndexError::Damaged`] where it cannot and has to be; nothing is removed then.
-pub(super) fn open(dir: &Folder, ledger: &[u8; 16], kept: Kept) -> Result<Chain, IndexError> {
-    let Kept { oldest, honoured_before, .. } = kept;
+pub(super) fn open(dir: &Folder, ledger: &[u8; 16], journal: JournalSpan) -> Result<Chain, IndexError> {
+    let JournalSpan { oldest, honoured_before, .. } = journal;
     let spans = tidy(dir)?;
     let mark = mark(dir)?;
     let is_marked = mark.is_some();
     let (runs, mut flaw) = match mark {
         Some(mark) => (Vec::new(), Some(mark)),
-        None => link(dir, ledger, kept, &spans)?,
+        None => link(dir, ledger, journal, &spans)?,
     };
     let mut chain = Chain { runs, lost: None };
     if let Some(gap) = gap_before(oldest, dir, ledger, &spans, &chain) {
@@ -104,17 +105,17 @@ fn gap_before(oldest: u64, dir: &Folder, ledger: &[u8; 16], spans: &[Span], chai
 fn link(
     dir: &Folder,
     ledger: &[u8; 16],
-    kept: Kept,
+    journal: JournalSpan,
     spans: &[Span],
 ) -> Result<(Vec<Arc<Run>>, Option<Flaw>), IndexError> {
     let (mut runs, mut flaw) = (Vec::<Arc<Run>>::new(), None);
     for span in spans {
         let last = runs.last().map(|run| run.span().last);
-        let next = last.map_or(kept.oldest, |last| last + 1);
+        let next = last.map_or(journal.oldest, |last| last + 1);
         let what = if last.is_some_and(|last| span.last <= last) {
             continue;
-        } else if span.last > kept.end {
-            format!("it goes beyond the journal's end, sequence {}", kept.end)
+        } else if span.last > journal.end {
+            format!("it goes beyond the journal's end, sequence {}", journal.end)
         } else if span.first > next || (last.is_some() && span.first != next) {
             format!("sequence {next} and what follows it are missing")
         } else {

@@ -34,7 +34,7 @@ fn folder(dir: &Path) -> Folder {
 }
 
 fn open_kept(dir: &Path, oldest: u64, end: u64, honoured_before: bool) -> Result<DiskIndex, IndexError> {
-    DiskIndex::open(folder(dir), LEDGER, Kept { oldest, end, honoured_before })
+    DiskIndex::open(folder(dir), LEDGER, JournalSpan { oldest, end, honoured_before })
 }
 
 fn open(dir: &Path, end: u64) -> DiskIndex {
@@ -139,8 +139,9 @@ fn a_run_may_be_taken_twice() {
 fn what_is_not_this_journals_is_wiped() {
     let dir = tempfile::tempdir().expect("a folder");
     filled(dir.path());
-    let index = DiskIndex::open(folder(dir.path()), [8; 16], Kept { oldest: 1, end: 900, honoured_before: false })
-        .expect("opens");
+    let index =
+        DiskIndex::open(folder(dir.path()), [8; 16], JournalSpan { oldest: 1, end: 900, honoured_before: false })
+            .expect("opens");
     assert!(index.wiped().expect("wiped").contains("another ledger's"));
     assert_eq!((index.published(), index.find(key(1))), (0, Ok(None)));
     drop(index);
@@ -280,7 +281,7 @@ fn ids_are_found_beside_merging() {
         done.set();
         let settled = || index.runs.load().len() < 20;
         let rest = || std::thread::sleep(std::time::Duration::from_millis(10));
-        assert!((0..1_000).any(|_| {
+        assert!((0..6_000).any(|_| {
             rest();
             settled()
         }));

@@ -149,7 +149,7 @@ impl Draft {
     }
 
     /// Puts a section of notes, its first byte and the others, before the frames.
-    pub(super) fn note(&mut self, (flags, section): (u8, &[u8])) {
+    pub(super) fn put_notes(&mut self, (flags, section): (u8, &[u8])) {
         debug_assert_eq!(self.notes, 0, "a batch has one section");
         let (end, length) = (self.bytes.len(), 1 + section.len());
         self.bytes.resize(end + length, 0);
@@ -292,13 +292,13 @@ mod tests {
             into.extend_from_slice(b"frame");
             7
         });
-        draft.note((1, b"notes"));
+        draft.put_notes((1, b"notes"));
         let bytes = draft.seal(3, 40, 9, &[5; 32], &[1; 16]).1.to_vec();
         let batch = Batch::read(&bytes, &[1; 16]).expect("good");
         assert_eq!((batch.notes(), batch.frames().0), (&b"\x01notes"[..], &b"frame"[..]));
         assert_eq!((batch.header.time, batch.header.next()), (7, 41));
         draft.clear();
-        draft.note((0, b"alone"));
+        draft.put_notes((0, b"alone"));
         let bytes = draft.seal(4, 41, 9, &[5; 32], &[1; 16]).1.to_vec();
         let batch = Batch::read(&bytes, &[1; 16]).expect("good");
         assert_eq!((batch.notes(), batch.frames().0), (&b"\0alone"[..], &b""[..]));

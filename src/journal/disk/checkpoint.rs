@@ -120,7 +120,7 @@ impl Header {
         }
     }
 
-    /// What it has.
+    /// What need not be read in the journal, because the checkpoint has it.
     pub(super) fn covered(&self) -> Covered {
         Covered { sequence: self.sequence, batch: self.notes.map(|notes| notes.batch) }
     }
@@ -145,7 +145,7 @@ impl Covered {
     pub(super) const NOTHING: Covered = Covered { sequence: 0, batch: None };
 
     /// Whether everything after it is in the segment with `header` and later ones.
-    pub(super) fn reaches(&self, header: &segment::Header) -> bool {
+    pub(super) fn is_continued_from(&self, header: &segment::Header) -> bool {
         match self.batch {
             Some(batch) => header.batch <= batch + 1 && header.first <= self.sequence + 1,
             // Of the batches after its entry, which may be nothing but notes, it cannot tell the first.
@@ -153,8 +153,8 @@ impl Covered {
         }
     }
 
-    /// Whether nothing is missing when the journal begins with the segment with `header`.
-    pub(super) fn reaches_back(&self, header: &segment::Header) -> bool {
+    /// Whether a journal that begins with the segment with `header` leaves no gap after the checkpoint.
+    pub(super) fn joins(&self, header: &segment::Header) -> bool {
         header.first <= self.sequence + 1 && self.batch.is_none_or(|batch| header.batch <= batch + 1)
     }
 
@@ -279,7 +279,7 @@ impl Drop for Writing<'_> {
     }
 }
 
-/// Reads a checkpoint through; what is wrong with it otherwise.
+/// Reads a checkpoint through, or says what is wrong with it.
 pub(super) fn read(file: &dyn File) -> Result<Header, String> {
     let (mut blocks, _) = Blocks::open(file)?;
     let mut accounts = Accounts::of(blocks.header);
@@ -388,7 +388,7 @@ impl Accounts {
     }
 }
 
-/// What a checkpoint of `length` bytes with `header` says is noted; what is wrong with it otherwise.
+/// What a checkpoint of `length` bytes with `header` says is noted, or what is wrong with it.
 fn noted(file: &dyn File, header: &Header, length: u64) -> Result<Noted, String> {
     let Some(notes) = header.notes else { return Ok(Noted::default()) };
     if header.accounts_at() > length {

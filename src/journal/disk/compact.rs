@@ -45,7 +45,7 @@ pub struct Compacted {
     /// The sequence of the oldest entry that stays, or of the next one to come.
     pub oldest: u64,
     /// Why the oldest of them stays.
-    pub because: Kept,
+    pub because: KeptBecause,
 }
 
 impl Compacted {
@@ -72,7 +72,7 @@ pub struct DroppedSegment {
 /// Why a segment stays.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
-pub enum Kept {
+pub enum KeptBecause {
     /// The next entry is written there.
     #[error("the journal ends there")]
     Tail,
@@ -164,35 +164,39 @@ pub(super) fn compact_in(
 }
 
 /// How many segments may go, from the oldest on, and why the next one may not.
-fn droppable(files: &dyn Files, extents: &[Extent], options: &CompactOptions) -> Result<(usize, Kept), OpenError> {
-    let Some(tail) = extents.last() else { return Ok((0, Kept::Tail)) };
+fn droppable(
+    files: &dyn Files,
+    extents: &[Extent],
+    options: &CompactOptions,
+) -> Result<(usize, KeptBecause), OpenError> {
+    let Some(tail) = extents.last() else { return Ok((0, KeptBecause::Tail)) };
     let good = good_checkpoints(files, tail.header.ledger)?;
     let covered = match good {
         Ok(older) => older,
-        Err(few) => return Ok((0, if extents.len() == 1 { Kept::Tail } else { few })),
+        Err(few) => return Ok((0, if extents.len() == 1 { KeptBecause::Tail } else { few })),
     };
     let window = nanoseconds(options.id_window);
     let newest = tail.next - 1;
     let why = |extent: &Extent| {
         let last = extent.next - 1;
         if extent.header.number == tail.header.number {
-            Some(Kept::Tail)
+            Some(KeptBecause::Tail)
         } else if last > covered.sequence || covered.batch.map_or(extent.noted, |batch| extent.batch > batch) {
-            Some(Kept::Checkpoint { sequence: covered.sequence })
+            Some(KeptBecause::Checkpoint { sequence: covered.sequence })
         } else if extent.time.saturating_add(window) >= tail.time {
-            Some(Kept::Window)
+            Some(KeptBecause::Window)
         } else if newest.saturating_sub(last) < options.keep_entries {
-            Some(Kept::Entries { entries: options.keep_entries })
+            Some(KeptBecause::Entries { entries: options.keep_entries })
         } else {
             None
         }
     };
     let kept = extents.iter().enumerate().find_map(|(place, extent)| Some((place, why(extent)?)));
-    Ok(kept.unwrap_or((0, Kept::Tail)))
+    Ok(kept.unwrap_or((0, KeptBecause::Tail)))
 }
 
 /// What the older of the two newest good checkpoints has; or that there are too few.
-fn good_checkpoints(files: &dyn Files, ledger: LedgerId) -> Result<Result<Covered, Kept>, OpenError> {
+fn good_checkpoints(files: &dyn Files, ledger: LedgerId) -> Result<Result<Covered, KeptBecause>, OpenError> {
     let cannot = |what, name: &str| {
         let path = files.path(name);
         move |error| OpenError::Io { path, what, error }
@@ -212,7 +216,7 @@ fn good_checkpoints(files: &dyn Files, ledger: LedgerId) -> Result<Result<Covere
             Err(what) => drop(passed_over.get_or_insert(format!("{}: {what}", files.path(&name).display()))),
         }
     }
-    Ok(Err(Kept::TooFewCheckpoints { good, passed_over }))
+    Ok(Err(KeptBecause::TooFewCheckpoints { good, passed_over }))
 }
 
 fn describe(files: &dyn Files, extent: &Extent) -> DroppedSegment {

@@ -43,44 +43,59 @@ pub(super) fn encode(handle: &Handle<Balance>, into: &mut Vec<u8>) -> u64 {
     }
     let mut effects = Effects::of(handle);
     for (member, place) in members.iter().zip(0_u32..) {
-        let mut state = |position: usize, into: &mut Vec<u8>| {
-            let state = effects.state_at(place, position);
-            into.extend_from_slice(&state.amount.to_le_bytes());
-            into.extend_from_slice(&state.version.to_le_bytes());
-        };
-        let id = member.id.as_ref().map_or("", TransactionId::as_str);
-        match member.operation.kind() {
-            Kind::Create { account, initial_balance: amount } | Kind::Update { account, delta: amount } => {
-                into.push(if matches!(member.operation.kind(), Kind::Create { .. }) { CREATE } else { UPDATE });
-                put_text(id, into);
-                put_text(account.as_str(), into);
-                into.extend_from_slice(&amount.to_le_bytes());
-                state(0, into);
-            }
-            Kind::Transfer { from, to, amount } => {
-                into.push(TRANSFER);
-                put_text(id, into);
-                put_text(from.as_str(), into);
-                put_text(to.as_str(), into);
-                into.extend_from_slice(&amount.to_le_bytes());
-                state(0, into);
-                state(1, into);
-            }
-            Kind::Post { legs } => {
-                into.push(POST);
-                put_text(id, into);
-                into.extend_from_slice(&(legs.len() as u16).to_le_bytes());
-                for (position, leg) in legs.iter().enumerate() {
-                    put_text(leg.account.as_str(), into);
-                    into.extend_from_slice(&leg.delta.to_le_bytes());
-                    state(position, into);
-                }
-            }
-        }
+        encode_member(member, |position| effects.state_at(place, position), into);
     }
     let length = (into.len() - start - 4) as u32;
     into[start..start + 4].copy_from_slice(&length.to_le_bytes());
     decision.time
+}
+
+/// Appends a member; `state_at` says what it made of its accounts, in their order.
+#[inline]
+fn encode_member(member: &Member, mut state_at: impl FnMut(usize) -> Balance, into: &mut Vec<u8>) {
+    let id = member.id.as_ref().map_or("", TransactionId::as_str);
+    match member.operation.kind() {
+        Kind::Create { account, initial_balance } => {
+            into.push(CREATE);
+            put_text(id, into);
+            put_change(account, *initial_balance, state_at(0), into);
+        }
+        Kind::Update { account, delta } => {
+            into.push(UPDATE);
+            put_text(id, into);
+            put_change(account, *delta, state_at(0), into);
+        }
+        Kind::Transfer { from, to, amount } => {
+            into.push(TRANSFER);
+            put_text(id, into);
+            put_text(from.as_str(), into);
+            put_text(to.as_str(), into);
+            into.extend_from_slice(&amount.to_le_bytes());
+            put_state(state_at(0), into);
+            put_state(state_at(1), into);
+        }
+        Kind::Post { legs } => {
+            into.push(POST);
+            put_text(id, into);
+            into.extend_from_slice(&(legs.len() as u16).to_le_bytes());
+            for (position, leg) in legs.iter().enumerate() {
+                put_change(&leg.account, leg.delta, state_at(position), into);
+            }
+        }
+    }
+}
+
+#[inline]
+fn put_change(account: &AccountId, amount: i64, state: Balance, into: &mut Vec<u8>) {
+    put_text(account.as_str(), into);
+    into.extend_from_slice(&amount.to_le_bytes());
+    put_state(state, into);
+}
+
+#[inline]
+fn put_state(state: Balance, into: &mut Vec<u8>) {
+    into.extend_from_slice(&state.amount.to_le_bytes());
+    into.extend_from_slice(&state.version.to_le_bytes());
 }
 
 fn reason_code(reason: Reason) -> u8 {

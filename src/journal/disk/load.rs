@@ -26,7 +26,7 @@ pub(super) struct Checkpoint {
 /// The accounts of a block.
 type Decoded = Vec<Account<Balance>>;
 
-/// Reads a checkpoint; what is wrong with it otherwise. Fails where there is no other thread to be had.
+/// Reads a checkpoint, or says what is wrong with it. Fails where there is no other thread to be had.
 pub(super) fn load(file: &dyn File) -> io::Result<Result<Checkpoint, String>> {
     let (blocks, noted) = match Blocks::open(file) {
         Ok(opened) => opened,

@@ -172,7 +172,7 @@ impl Disk {
     }
 
     /// Reads entries by `blocking` from now on.
-    pub(crate) fn reading(self, blocking: Blocking) -> Self {
+    pub(crate) fn with_blocking(self, blocking: Blocking) -> Self {
         Disk { blocking, ..self }
     }
 

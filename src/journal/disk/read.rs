@@ -29,7 +29,7 @@ impl<'a> Cursor<'a> {
     fn open(files: &'a dyn Files, segment: Arc<Segment>, sequence: u64) -> Result<Self, HistoryError> {
         let name = segment::name(segment.header.number);
         let file = files.open(&name).map_err(|error| unreadable(files, &segment, &error.to_string()))?;
-        let offset = segment.place(sequence);
+        let offset = segment.offset_before(sequence);
         Ok(Cursor { files, segment, file, offset, window: Vec::new(), start: offset })
     }
 
@@ -38,7 +38,7 @@ impl<'a> Cursor<'a> {
         loop {
             let Some(bytes) = self.bytes(batch::HEADER)? else { return Ok(None) };
             let Some(header) = batch::Header::read(bytes) else { return Ok(None) };
-            self.segment.note(header.first, self.offset);
+            self.segment.remember_offset(header.first, self.offset);
             let at = self.offset;
             if wanted(&header) {
                 self.bytes(batch::HEADER + header.length as usize)?;

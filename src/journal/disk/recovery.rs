@@ -78,7 +78,7 @@ pub(super) fn recover(files: &dyn Files, recovery: &mut Recovery<'_>) -> Result<
     let (mut segments, rest) = superseded(files, &numbers, &covered)?;
     let mut scan = Scan::new(files, recovery, covered, rest)?;
     scan.fold = Some(Fold::after(noted.unwrap_or_default()));
-    while let Some(segment) = scan.step(segments.last())? {
+    while let Some(segment) = scan.next_segment(segments.last())? {
         segments.push(segment);
     }
     let (mut end, unused, torn) = (scan.end, scan.unused, scan.torn);
@@ -112,10 +112,11 @@ fn superseded<'n>(
     for number in numbers {
         headers.push(read_header(files, *number)?);
     }
-    let good = |header: &Result<segment::Header, &'static str>| header.is_ok_and(|header| covered.reaches(&header));
+    let good =
+        |header: &Result<segment::Header, &'static str>| header.is_ok_and(|header| covered.is_continued_from(&header));
     let start = headers.iter().rposition(good).unwrap_or(0);
     if let Some(Ok(first)) = headers.first()
-        && !covered.reaches_back(first)
+        && !covered.joins(first)
     {
         let what =
             format!("the journal begins at sequence {}, and no good checkpoint covers what came before", first.first);

@@ -36,7 +36,7 @@ pub(super) fn read_through(files: &dyn Files, recovery: &mut Recovery<'_>) -> Re
     let mut scan = Scan::new(files, recovery, Covered::NOTHING, &numbers(files)?)?;
     let mut extents = Vec::new();
     let mut last = None;
-    while let Some(segment) = scan.step(last.as_ref())? {
+    while let Some(segment) = scan.next_segment(last.as_ref())? {
         let (batch, next, time) = scan.end.as_ref().map_or((segment.header.batch, segment.header.first, 0), |end| {
             (end.next.batch, end.next.sequence, end.next.time)
         });
@@ -87,7 +87,7 @@ impl<'a, 'r> Scan<'a, 'r> {
         Ok(Scan { files, recovery, covered, fold: None, noted: false, numbers, end, unused, torn, progress, buffer })
     }
 
-    fn image(&mut self, number: u64) -> Result<Image, OpenError> {
+    fn read_image(&mut self, number: u64) -> Result<Image, OpenError> {
         let name = segment::name(number);
         let file = open(self.files, &name)?;
         let failed = || cannot("read", self.files.path(&name));
@@ -107,12 +107,12 @@ impl<'a, 'r> Scan<'a, 'r> {
     }
 
     /// Reads the next segment, which follows on `before`, unless the journal ended before it.
-    pub(super) fn step(&mut self, before: Option<&Arc<Segment>>) -> Result<Option<Arc<Segment>>, OpenError> {
+    pub(super) fn next_segment(&mut self, before: Option<&Arc<Segment>>) -> Result<Option<Arc<Segment>>, OpenError> {
         let Some(number) = self.numbers.next() else { return Ok(None) };
-        let image = self.image(number)?;
+        let image = self.read_image(number)?;
         match image.header {
             Ok(header) => {
-                let segment = self.segment(&image, header, before)?;
+                let segment = self.replay_segment(&image, header, before)?;
                 self.buffer = image.bytes;
                 Ok(Some(segment))
             }
@@ -125,51 +125,33 @@ impl<'a, 'r> Scan<'a, 'r> {
     }
 
     /// Replays one segment.
-    fn segment(
+    fn replay_segment(
         &mut self,
         image: &Image,
         header: segment::Header,
         before: Option<&Arc<Segment>>,
     ) -> Result<Arc<Segment>, OpenError> {
         let wrong = |offset, what: &str| Err(image.damaged(self.files, offset, what));
-        if before.is_some_and(|before| !before.header.may_precede(&header)) {
-            return wrong(0, "a segment that does not continue the one before");
-        }
-        let mut next = Next { batch: header.batch, sequence: header.first, before: header.before, time: 0 };
-        if let Some(end) = &self.end {
-            let expected = Next { time: 0, ..end.next };
-            if expected != next || end.segment.header.ledger != header.ledger {
-                return wrong(0, "a segment that does not continue the one before: batches are missing");
-            }
-            next.time = end.next.time;
-        }
+        let mut next = self.expected(image, &header, before)?;
         let segment = Arc::new(Segment::new(header));
         let bytes = image.bytes.as_slice();
         let (mut at, mut last) = (segment::HEADER as usize, None);
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             let Some(batch) = Batch::read(rest, &header.salt) else {
                 if written(rest) > 0 {
-                    self.torn = Some(self.torn(image, at, &header)?);
+                    self.torn = Some(self.torn_tail(image, at, &header)?);
                 }
                 break;
             };
-            if batch.header.number != next.batch
-                || batch.header.first != next.sequence
-                || !batch.continues(&next.before)
-            {
+            if !next.is_continued_by(&batch) {
                 return wrong(at as u64, "a batch that does not continue the one before");
             }
             self.replay(&batch).map_err(|what| match what {
                 Stop::Malformed(what) => image.damaged(self.files, at as u64, what),
                 Stop::Error(error) => error,
             })?;
-            segment.note(batch.header.first, at as u64);
-            next = Next {
-                batch: next.batch + 1,
-                sequence: batch.header.next(),
-                before: batch.header.hash,
-                time: batch.header.time.max(next.time),
-            };
+            segment.remember_offset(batch.header.first, at as u64);
+            next = next.after(&batch.header);
             last = Some(at as u64);
             at += batch.header.span();
             self.report(batch.header.span() as u64)?;
@@ -182,8 +164,27 @@ impl<'a, 'r> Scan<'a, 'r> {
         Ok(segment)
     }
 
+    /// What the first batch of a segment is to continue, if the segment continues `before` and what was read.
+    fn expected(
+        &self,
+        image: &Image,
+        header: &segment::Header,
+        before: Option<&Arc<Segment>>,
+    ) -> Result<Next, OpenError> {
+        let wrong = |what: &str| Err(image.damaged(self.files, 0, what));
+        if before.is_some_and(|before| !before.header.may_precede(header)) {
+            return wrong("a segment that does not continue the one before");
+        }
+        let next = Next { batch: header.batch, sequence: header.first, before: header.before, time: 0 };
+        let Some(end) = &self.end else { return Ok(next) };
+        if next != (Next { time: 0, ..end.next }) || header.ledger != end.segment.header.ledger {
+            return wrong("a segment that does not continue the one before: batches are missing");
+        }
+        Ok(end.next)
+    }
+
     /// A batch that is bad and not zeros: the journal may end here, unless something good comes later.
-    fn torn(&self, image: &Image, at: usize, header: &segment::Header) -> Result<Event, OpenError> {
+    fn torn_tail(&self, image: &Image, at: usize, header: &segment::Header) -> Result<Event, OpenError> {
         let wrong = |what: String| Err(image.damaged(self.files, at as u64, what));
         if let Some(good) = batch::find(&image.bytes, at + 1, &header.salt) {
             return wrong(format!("a damaged batch, with a good one after it at offset {good}"));

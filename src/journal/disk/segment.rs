@@ -21,8 +21,8 @@ pub(super) const FORMAT: Format = Format { kind: *b"EQPSEGM", version: VERSION }
 const NEWER: &str = "a segment of another format than this program reads: a newer version wrote it";
 /// How much of the header is checked.
 const CHECKED: usize = 128;
-/// One remembered place in so many bytes of a segment.
-const POINT_EVERY: u64 = 32 * 1024;
+/// About one batch's offset is remembered in so many bytes of a segment.
+const REMEMBERED_EVERY: u64 = 32 * 1024;
 
 /// What tells one ledger's files from another's.
 pub(crate) type LedgerId = [u8; 16];
@@ -128,28 +128,28 @@ pub(super) fn number(file: &str) -> Option<u64> {
 pub(super) struct Segment {
     pub(super) header: Header,
     /// Ascending: a batch's first sequence, and its offset.
-    points: Mutex<Vec<(u64, u64)>>,
+    offsets: Mutex<Vec<(u64, u64)>>,
 }
 
 impl Segment {
     pub(super) fn new(header: Header) -> Self {
-        Segment { header, points: Mutex::new(Vec::new()) }
+        Segment { header, offsets: Mutex::new(Vec::new()) }
     }
 
     /// Remembers that the batch with first sequence `first` is at `offset`, if no near one is remembered.
-    pub(super) fn note(&self, first: u64, offset: u64) {
-        let mut points = self.points.lock();
-        let after = points.last().map_or((self.header.first, HEADER), |last| *last);
-        if first > after.0 && offset >= after.1 + POINT_EVERY {
-            points.push((first, offset));
+    pub(super) fn remember_offset(&self, first: u64, offset: u64) {
+        let mut offsets = self.offsets.lock();
+        let after = offsets.last().map_or((self.header.first, HEADER), |last| *last);
+        if first > after.0 && offset >= after.1 + REMEMBERED_EVERY {
+            offsets.push((first, offset));
         }
     }
 
     /// Where to look for `sequence`: the offset of a batch that begins at or before it.
-    pub(super) fn place(&self, sequence: u64) -> u64 {
-        let points = self.points.lock();
-        let after = points.partition_point(|(first, _)| *first <= sequence);
-        after.checked_sub(1).map_or(HEADER, |last| points[last].1)
+    pub(super) fn offset_before(&self, sequence: u64) -> u64 {
+        let offsets = self.offsets.lock();
+        let after = offsets.partition_point(|(first, _)| *first <= sequence);
+        after.checked_sub(1).map_or(HEADER, |last| offsets[last].1)
     }
 }
 
@@ -218,11 +218,11 @@ mod tests {
     fn a_sequence_is_found_from_the_nearest_remembered_batch() {
         let segment = Segment::new(header());
         for batch in 1..100 {
-            segment.note(5_000 + batch * 10, HEADER + batch * 1_000);
+            segment.remember_offset(5_000 + batch * 10, HEADER + batch * 1_000);
         }
-        assert_eq!(segment.place(5_000), HEADER);
-        assert_eq!(segment.place(5_329), HEADER);
-        assert_eq!(segment.place(5_330), HEADER + 33_000);
-        assert_eq!(segment.place(u64::MAX), HEADER + 99_000);
+        assert_eq!(segment.offset_before(5_000), HEADER);
+        assert_eq!(segment.offset_before(5_329), HEADER);
+        assert_eq!(segment.offset_before(5_330), HEADER + 33_000);
+        assert_eq!(segment.offset_before(u64::MAX), HEADER + 99_000);
     }
 }

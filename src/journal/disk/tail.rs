@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Disk;
-use super::batch::{Draft, Hash};
+use super::batch::{self, Batch, Draft, Hash};
 use super::files::{File, write_all};
 use super::frame;
 use super::section::{self, Sections};
@@ -34,6 +34,18 @@ pub(super) struct Next {
     pub(super) before: Hash,
     /// The time of the newest entry, nanoseconds since the Unix epoch.
     pub(super) time: u64,
+}
+
+impl Next {
+    pub(super) fn is_continued_by(&self, batch: &Batch<'_>) -> bool {
+        batch.header.number == self.batch && batch.header.first == self.sequence && batch.continues(&self.before)
+    }
+
+    /// What follows on the batch with `header`, which continues this.
+    pub(super) fn after(&self, header: &batch::Header) -> Next {
+        let time = header.time.max(self.time);
+        Next { batch: self.batch + 1, sequence: header.next(), before: header.hash, time }
+    }
 }
 
 impl Disk {
@@ -66,7 +78,7 @@ impl Disk {
             if !tail.draft.is_empty() && tail.draft.length() + sections.length() > most {
                 self.write_batch(tail)?;
             }
-            tail.draft.note(sections.next(most - tail.draft.length()));
+            tail.draft.put_notes(sections.next(most - tail.draft.length()));
         }
         Ok(())
     }
@@ -78,7 +90,7 @@ impl Disk {
     }
 
     fn write_batch(&self, tail: &mut Tail) -> Result<(), JournalError> {
-        let length = tail.draft.length().next_multiple_of(super::batch::ALIGNMENT) as u64;
+        let length = tail.draft.length().next_multiple_of(batch::ALIGNMENT) as u64;
         if tail.offset + length > tail.segment.header.length {
             self.begin_segment(tail)?;
         }
@@ -87,9 +99,9 @@ impl Disk {
         let failed = |error| self.failed(segment.header.number, *offset, error);
         write_all(&**file, bytes, *offset).map_err(failed)?;
         file.sync().map_err(failed)?;
-        segment.note(header.first, *offset);
+        segment.remember_offset(header.first, *offset);
         *offset += bytes.len() as u64;
-        *next = Next { batch: next.batch + 1, sequence: header.next(), before: header.hash, time: header.time };
+        *next = next.after(&header);
         draft.clear();
         Ok(())
     }

@@ -229,7 +229,7 @@ fn closing_gives_the_room_back() {
     let mut offsets = 0..;
     while push(&lanes, 0, offsets.next().expect("endless")) != Pushed::Full {}
     lanes.close(&[0]);
-    assert_eq!(lanes.state.lock().bytes, 0);
+    assert_eq!(lanes.state.lock().drainable_bytes, 0);
 }
 
 /// D3: while the store is at a run another goes on where that ends, if enough waits; nothing goes behind an announcement.
@@ -338,7 +338,7 @@ fn a_lane_that_waits_leaves_the_others_their_room() {
     assert_eq!(lanes.resumable(), [0; 0], "as much waits as before");
     lanes.applied(&lanes.take());
     assert_eq!(lanes.resumable(), [0]);
-    assert_eq!(lanes.state.lock().bytes, 0);
+    assert_eq!(lanes.state.lock().drainable_bytes, 0);
 
     push(&lanes, 0, 10);
     lanes.hold(&lanes.take());
@@ -346,5 +346,5 @@ fn a_lane_that_waits_leaves_the_others_their_room() {
     push(&lanes, 1, 10);
     lanes.close(&[0]);
     lanes.applied(&lanes.take());
-    assert_eq!(lanes.state.lock().bytes, 0);
+    assert_eq!(lanes.state.lock().drainable_bytes, 0);
 }

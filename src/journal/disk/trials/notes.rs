@@ -418,7 +418,7 @@ fn a_flipped_byte_in_notes_is_named_or_cut() {
 /// C4, D3: compaction keeps the segments whose notes only one checkpoint has, and the notes when it drops the others.
 #[test]
 fn compaction_drops_no_note() {
-    use crate::journal::disk::compact::{CompactOptions, Kept, compact_in};
+    use crate::journal::disk::compact::{CompactOptions, KeptBecause, compact_in};
 
     let (disk, ledger, events) = notes_after_a_checkpoint(false);
     let one_more = |ledger: &Ledger, name: &str| {
@@ -434,7 +434,7 @@ fn compaction_drops_no_note() {
     let compacted = compact_in(&*killed.files(), &options, go_on).expect("good");
     // The older checkpoint is from before the first note.
     assert!(compacted.dropped.is_empty(), "{compacted:?}");
-    assert!(matches!(compacted.because, Kept::Checkpoint { .. }), "{compacted:?}");
+    assert!(matches!(compacted.because, KeptBecause::Checkpoint { .. }), "{compacted:?}");
     assert_eq!(reopen(&killed).core().notes.durable(), noted);
 
     let (ledger, events) = open(&disk, 1);

@@ -272,7 +272,8 @@ fn a_failed_write_or_sync_of_a_segments_begin_closes_the_ledger() {
         let ledger = reopen(&disk);
         begin(&ledger);
         assert!(eventually(|| disk.names().contains(&SPARE.to_owned())));
-        std::thread::sleep(Duration::from_millis(20));
+        // With the name alone the sync of its folder may be still to come, which is a call too.
+        assert!(eventually(|| disk.after(End::WorstPowerCut).names().contains(&SPARE.to_owned())));
         disk.fail(disk.calls() + call, Fault::Failed);
         assert_eq!(roll(&ledger), call == NAME, "{}", disk.last_calls());
     }
