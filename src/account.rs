@@ -52,6 +52,11 @@ macro_rules! id {
                 parse_id(field, text).map($name)
             }
 
+            /// Bytes that it has allocated outside itself.
+            pub(crate) fn spilled_bytes(&self) -> usize {
+                if self.0.is_heap_allocated() { self.0.capacity() } else { 0 }
+            }
+
             /// The id as text.
             #[must_use]
             pub fn as_str(&self) -> &str {
@@ -148,6 +153,10 @@ impl State for Balance {
     type Request = Request;
 
     const ABSENT: Balance = Balance { amount: 0, version: 0 };
+
+    fn spilled(request: &Request) -> usize {
+        request.spilled_bytes()
+    }
 
     fn apply(&self, change: &Change) -> Result<Balance, Reject> {
         match *change {

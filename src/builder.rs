@@ -12,6 +12,7 @@ use crate::core::{Core, Limits};
 use crate::directory::Directory;
 use crate::event::Event;
 use crate::folder::Folder;
+use crate::foreign::Observer;
 use crate::ids::{DiskIndex, IdRecord, Ids, Index as _, IndexError, Indexed, JournalSpan};
 use crate::journal::disk::files::{CHECKPOINTS, Files, JOURNAL, OnDisk};
 use crate::journal::disk::recovery::Recovery;
@@ -51,7 +52,7 @@ pub struct Builder {
     checkpoint_every: u64,
     id_window: Duration,
     progress: Box<dyn FnMut(Progress) -> ControlFlow<()> + Send>,
-    observer: Arc<dyn Fn(&Event) + Send + Sync>,
+    observer: Observer,
     blocking: Blocking,
 }
 
@@ -74,7 +75,7 @@ impl Default for Builder {
             checkpoint_every: 1_000_000,
             id_window: DEFAULT_ID_WINDOW,
             progress: Box::new(|_| ControlFlow::Continue(())),
-            observer: Arc::new(|_| {}),
+            observer: Observer::new(|_| {}),
             blocking: Blocking::default(),
         }
     }
@@ -105,7 +106,8 @@ impl Builder {
         self
     }
 
-    /// Grows the tables for so many accounts beforehand: growing takes locks.
+    /// Grows the look-up cache for so many accounts beforehand: growing takes locks. That takes 12 to 24 bytes for each at once, 8 GiB at
+    /// most; where there is not so much memory, the process is aborted, as by any allocation that fails.
     #[must_use]
     pub fn reserve(mut self, accounts: usize) -> Self {
         self.reserve_accounts = accounts;
@@ -158,11 +160,14 @@ impl Builder {
         self
     }
 
-    /// Calls `told` with events that an operator may want to know, while the ledger is opened and while it runs. The
-    /// ledger's own threads call it, too.
+    /// Calls `told` with events that an operator may want to know, while the ledger is opened and while it runs: on the
+    /// thread that opens it, on its own threads, and on the thread of a caller that meets a failed journal. No lock is
+    /// held, so `told` may call the ledger, even [`Ledger::close`]. It should return soon, and must not wait for the disk
+    /// ([`Durability::OnDisk`]): the thread that calls it may be the one that makes segments, which makes none meanwhile.
+    /// A panic goes no further, and `told` is called with the next event all the same.
     #[must_use]
     pub fn observer(mut self, told: impl Fn(&Event) + Send + Sync + 'static) -> Self {
-        self.observer = Arc::new(told);
+        self.observer = Observer::new(told);
         self
     }
 
@@ -213,7 +218,7 @@ impl Builder {
         let recovery = Recovery {
             install: &mut |recovered| restoration.take(recovered).map_err(|_| too_many_accounts()),
             progress: &mut self.progress,
-            tell: &*observer,
+            tell: &|event| observer.tell(event),
         };
         let nothing_beyond = |ledger: Option<&LedgerId>, end| no_ids_beyond(files.root(), ledger, end);
         let (disk, position, noted) =
@@ -242,7 +247,7 @@ impl Builder {
         let index = DiskIndex::folder(root).and_then(|dir| DiskIndex::open(dir, disk.ledger(), journal));
         let index = index.map_err(|error| unusable(root, "open", error))?;
         if let Some(what) = index.wiped() {
-            (self.observer)(&Event::IndexRebuilt { what: what.to_owned() });
+            self.observer.tell(&Event::IndexRebuilt { what: what.to_owned() });
         }
         self.index_missing(root, &index, disk, at.sequence)?;
         Ok(Ids::with_index(self.id_capacity, index.with_blocking(self.blocking.clone()), window))

@@ -28,7 +28,7 @@ pub(crate) struct Core {
     pub(crate) disk: Option<Arc<Disk>>,
     pub(crate) kernel: Kernel<Balance>,
     pub(crate) directory: Directory,
-    pub(crate) waiters: Waiters,
+    pub(crate) waiters: Arc<Waiters>,
     pub(crate) notes: Notes,
     pub(crate) bell: Doorbell,
     /// Wakes the thread that writes checkpoints.
@@ -89,7 +89,7 @@ impl Core {
             disk,
             kernel,
             directory,
-            waiters: Waiters::default(),
+            waiters: Arc::default(),
             notes: Notes::new(noted),
             bell: Doorbell::new(),
             checkpoint_bell: Doorbell::new(),
@@ -221,7 +221,7 @@ impl Core {
         if let Some(flusher) = &self.flusher {
             // Whoever waits for a segment ends.
             flusher.sink().close();
-            flusher.give_up(failure, &self.waiters, &self.notes);
+            self.flushing(|of| flusher.give_up(failure, of));
             self.note_failure(flusher);
         }
     }

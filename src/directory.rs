@@ -8,6 +8,7 @@
 use std::borrow::Borrow;
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::ops::Bound;
+use std::panic::catch_unwind;
 use std::sync::Arc;
 
 use crossbeam_skiplist::base::SkipList;
@@ -79,8 +80,27 @@ pub(crate) struct Directory {
     recovered: u32,
 }
 
-/// The look-up cache: a map of all accounts, whose look-up takes two cache misses, and hints in front of it, whose
-/// look-up takes one and can be prefetched.
+/// Stands for what flurry keeps per thread: created after that, it is dropped before it. Using flurry later panics.
+struct Entered(bool);
+
+impl Entered {
+    fn new() -> Self {
+        // Another crate's flurry may have ended in this thread already.
+        Entered(catch_unwind(|| drop(flurry::HashMap::<(), ()>::new().guard())).is_ok())
+    }
+}
+
+impl Drop for Entered {
+    // Having a destructor is what makes the thread-local unavailable once the thread ends.
+    fn drop(&mut self) {}
+}
+
+thread_local! {
+    static ENTERED: Entered = Entered::new();
+}
+
+/// The look-up cache: a map of accounts, whose look-up takes two cache misses, and hints in front of it, whose look-up
+/// takes one and can be prefetched. The map lacks accounts that were opened by a thread that was ending.
 struct Cache {
     map: Map,
     hints: Hints,
@@ -93,9 +113,22 @@ impl Cache {
         Cache { map: Map::with_capacity_and_hasher(capacity, hasher.clone()), hints: Hints::new(), hasher }
     }
 
-    fn insert(&self, id: &AccountId, index: SlabIndex, guard: &flurry::Guard<'_>) {
+    /// What the map is asked with; None in a thread that ends and has no thread-locals any more.
+    fn guard(&self) -> Option<flurry::Guard<'_>> {
+        let may_enter = ENTERED.try_with(|entered| entered.0).unwrap_or(false);
+        may_enter.then(|| self.map.guard())
+    }
+
+    fn insert(&self, id: &AccountId, index: SlabIndex, guard: Option<&flurry::Guard<'_>>) {
         self.hints.insert(self.hasher.hash_one(id), index);
-        self.map.insert(Place { id: id.clone(), index }, (), guard);
+        if let Some(guard) = guard {
+            self.map.insert(Place { id: id.clone(), index }, (), guard);
+        }
+    }
+
+    fn find(&self, id: &AccountId) -> Option<SlabIndex> {
+        let guard = &self.guard()?;
+        self.map.get_key_value(id, guard).map(|(place, ())| place.index)
     }
 }
 
@@ -129,10 +162,7 @@ impl Directory {
         {
             return Some(index);
         }
-        match cache.map.get_key_value(id, &cache.map.guard()) {
-            Some((place, ())) => Some(place.index),
-            None => self.look_up(id, guard),
-        }
+        cache.find(id).or_else(|| self.look_up(id, guard))
     }
 
     /// Prefetches accounts that are about to be looked up; None without a look-up cache.
@@ -188,7 +218,7 @@ impl Directory {
         self.unopened.subtract(1);
         let Some(cache) = &self.cache else { return };
         if let Some(index) = self.look_up(id, guard) {
-            cache.insert(id, index, &cache.map.guard());
+            cache.insert(id, index, cache.guard().as_ref());
         }
     }
 
@@ -219,9 +249,9 @@ impl Directory {
             if stop() {
                 return;
             }
-            let guard = cache.map.guard();
+            let guard = cache.guard();
             for (index, account) in self.accounts.range(from, self.recovered.min(from.saturating_add(STRIDE))) {
-                cache.insert(account.key(), index, &guard);
+                cache.insert(account.key(), index, guard.as_ref());
             }
         }
     }

@@ -151,7 +151,8 @@ pub enum Refusal {
     },
 }
 
-/// A request that was not decided.
+/// A request that was not decided; or, of a handle with [`Durability::OnDisk`](crate::Durability::OnDisk), one that was, while its answer
+/// did not get onto the disk: only [`SubmitError::JournalFailed`] and [`SubmitError::Closed`] may mean that.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum SubmitError {
@@ -170,7 +171,7 @@ pub enum SubmitError {
     /// Its id was used, and what was answered then is no longer kept. Final.
     #[error(transparent)]
     AnswerGone(#[from] AnswerGone),
-    /// The ledger was shut down.
+    /// The ledger was shut down. Who waited for the disk with a request that was decided at that moment gets this too.
     #[error("the ledger is shutting down")]
     Closed,
     /// The journal could not be written, so the ledger was closed. Requests that were decided but not answered may or
@@ -279,7 +280,7 @@ pub enum Error {
     /// Decided and refused.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// Not decided.
+    /// Not decided, or decided and perhaps not on disk, as [`SubmitError`] says.
     #[error(transparent)]
     NotDecided(#[from] SubmitError),
 }

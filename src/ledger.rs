@@ -87,8 +87,9 @@ impl Ledger {
     /// it can be called from async code: the calling thread finishes an undecided transaction in its way.
     ///
     /// # Errors
-    /// [`SubmitError`]: nothing was decided, and no id was used up. A refusal by an account is not an error here but
-    /// the [`Outcome::result`]: it was decided, and its id keeps it.
+    /// [`SubmitError`]: nothing was decided, and no id was used up. With [`Durability::OnDisk`] two of them may mean that it was decided, and
+    /// nobody knows whether it is on disk: [`SubmitError::JournalFailed`] and [`SubmitError::Closed`].
+    /// A refusal by an account is not an error here but the [`Outcome::result`]: it was decided, and its id keeps it.
     pub fn submit(&self, request: Request) -> Result<Outcome, SubmitError> {
         let decided = self.core().submit(request, self.next());
         self.answer(decided)
@@ -102,7 +103,8 @@ impl Ledger {
 
     /// Submits each request by itself and in order, like [`Ledger::submit`]: a later one sees the earlier ones and,
     /// unless it is replayed, has a higher sequence. Faster than separate calls: requests that touch different accounts
-    /// share one CAS on the commit list, and their cache misses overlap.
+    /// share one CAS on the commit list, and their cache misses overlap. With [`Durability::OnDisk`] it waits for all of
+    /// them; if the ledger is closed meanwhile, those that are not on disk by then are errors, as in [`Ledger::submit`].
     ///
     /// ```
     /// # use equipoise::{AccountId, Ledger, Operation, Request};
@@ -125,7 +127,9 @@ impl Ledger {
         if self.durability == Durability::OnDisk {
             let observed = results.iter().map(|result| self.observed(result)).max().unwrap_or(0);
             if let Err(Closed) = self.wait_durable(observed) {
-                results.iter_mut().for_each(|result| *result = Err(core.why_closed()));
+                let durable = self.durable();
+                let lost = results.iter_mut().filter(|result| self.observed(result) > durable);
+                lost.for_each(|result| *result = Err(core.why_closed()));
             }
         }
         results
@@ -246,7 +250,8 @@ impl Ledger {
         self.core().transaction(id)
     }
 
-    /// Up to `limit` durable journal entries from sequence `from` on (0: from the oldest kept).
+    /// Up to `limit` durable journal entries from sequence `from` on (0: from the oldest kept). Reads the disk; in memory
+    /// it waits while the flusher adds a batch to the history.
     ///
     /// # Errors
     /// [`HistoryError::Gone`] when `from` is no longer kept. A ledger in memory without [`Builder::history`] always
@@ -289,7 +294,10 @@ impl Ledger {
         block_on(self.durable_at(sequence))
     }
 
-    /// Resolves when `sequence` is durable, under any async runtime; without a history, at once.
+    /// Resolves when `sequence` is durable, under any async runtime; without a history, at once. Keeps the ledger open.
+    ///
+    /// A waker is called, and dropped, by the thread that makes the sequence durable, the ledger's own or another caller's, without a lock:
+    /// it may call the ledger, but should not wait for a disk there, for others wait behind it. What it panics with goes no further.
     pub fn durable_at(&self, sequence: u64) -> impl Future<Output = Result<(), Closed>> + Send + Unpin + use<> {
         Ticket::new(self.clone(), sequence)
     }
@@ -298,7 +306,8 @@ impl Ledger {
     /// note becomes durable with the entry at [`Note::after`] or later, never before it; if that entry is already
     /// durable, at once. Notes that wait for the same entry keep the order of the calls. The future resolves when the
     /// note is durable, under any async runtime; dropping it does not withdraw the note. Without a history the note is
-    /// kept in memory, at once. An empty note resolves after the notes before it.
+    /// kept in memory, at once. An empty note resolves after the notes before it. Its waker is called as
+    /// [`Ledger::durable_at`] says.
     ///
     /// ```
     /// # use equipoise::{AccountId, Advance, Ledger, Note, NoteError};
@@ -328,7 +337,8 @@ impl Ledger {
         block_on(self.note(note))
     }
 
-    /// How far `source` was read, durably; None when nothing was ever noted of it.
+    /// How far `source` was read, durably; None when nothing was ever noted of it. This, [`Ledger::sources`] and [`Ledger::parked`] wait
+    /// while the flusher puts notes there.
     #[must_use]
     pub fn source(&self, source: &str) -> Option<SourcePosition> {
         self.core().notes.source(source)
@@ -352,14 +362,15 @@ impl Ledger {
         self.core().failure()
     }
 
-    /// Resolves when the ledger was closed, or its journal failed.
+    /// Resolves when the ledger was closed, or its journal failed; also when its last handle is gone, for it keeps none. What it wakes is
+    /// called as [`Ledger::durable_at`] says.
     pub fn closed(&self) -> impl Future<Output = ()> + Send + Unpin + use<> {
-        let mut ticket = Ticket::new(Endless(self.clone()), u64::MAX);
+        let mut ticket = Ticket::new(Endless(self.core().waiters.clone()), u64::MAX);
         std::future::poll_fn(move |context| std::pin::Pin::new(&mut ticket).poll(context).map(|_| ()))
     }
 
-    /// Refuses new requests from now on, makes what was committed durable, and wakes whoever waits for more. Reads go
-    /// on. Idempotent.
+    /// Refuses new requests from now on, makes what was committed durable, which waits for the disk, and wakes whoever waits for more.
+    /// Reads go on. Idempotent. The last handle does it when it is dropped, and waits for the ledger's threads, too.
     pub fn close(&self) {
         self.core().close();
     }
@@ -422,6 +433,7 @@ impl Drop for Front {
         let closing = std::thread::Builder::new().name("equipoise-close".to_owned());
         if closing.spawn(move || close(&core, threads)).is_err() {
             self.core.closed.set();
+            self.core.waiters.close();
         }
     }
 }
@@ -429,7 +441,7 @@ impl Drop for Front {
 fn close(core: &Core, threads: Vec<JoinHandle<()>>) {
     core.close();
     for thread in threads {
-        // None of them panics; if one did, that was printed.
+        // None of them panics, for what is not ours is caught; if one did, that was printed.
         let _ = thread.join();
     }
 }

@@ -4,7 +4,8 @@
 //! # Use
 //!
 //! A [`Ledger`] is a handle; clones share one ledger. Every method can be called from any thread and from async code: a
-//! method waits for another thread only where its documentation says so.
+//! method waits for another thread only where its documentation says so. The ledger is closed when its last handle is
+//! dropped; account handles, snapshots and futures of [`Ledger::durable_at`] hold one.
 //!
 //! ```
 //! use equipoise::{AccountId, Ledger};
@@ -120,7 +121,10 @@
 //! # What an error means
 //!
 //! * [`SubmitError`] (and [`InvalidRequest`] inside it): nothing was decided, nothing changed, no id was used up.
-//!   [`AnswerGone`] is final: the entry that used the id is no longer kept.
+//!   [`AnswerGone`] is final: the entry that used the id is no longer kept. There is one exception. A caller that asks
+//!   for [`Durability::OnDisk`], and waits for the disk when the journal fails or the ledger is closed, gets
+//!   [`SubmitError::JournalFailed`] or [`SubmitError::Closed`] although the request was decided and every reader sees it.
+//!   The next start shows whether it is on disk: a request with an id can simply be sent again.
 //! * [`Refusal`]: the request was decided, at a sequence of its own, and changed nothing. Its id keeps that answer:
 //!   sent again, it is refused again, even if the money has arrived meanwhile.
 //! * [`Exhausted`]: a limit that protects the process was reached; the same request may succeed later.
@@ -134,9 +138,11 @@
 //! cache. An id takes about 470 bytes while it is in memory (`examples/memory.rs` measures both); on disk it takes
 //! about 38 bytes, and 1.3 to 2.6 bytes of memory.
 //!
-//! Deciding, reading and snapshots are lock-free. Opening accounts is not (see [`Builder::reserve`]), nor is a request
-//! whose id has left memory, which reads the disk. A thread that sleeps inside the engine blocks nobody, but no memory
-//! is freed meanwhile: at [`Builder::garbage_cap`] writes are refused, and reads go on.
+//! Deciding, reading and snapshots are lock-free. These are not: opening accounts (see [`Builder::reserve`]), a request
+//! whose id has left memory, which reads the disk, a thread's first look-up, and the allocator, if it has locks: with
+//! glibc's, a writer may wait for a thread that was suspended inside it. The crate leaves that choice to its host; the
+//! binary uses mimalloc. A thread that sleeps inside the engine blocks nobody, but no memory is freed meanwhile: at
+//! [`Builder::garbage_cap`] writes are refused, and reads go on.
 
 // The trials of the journal share the tools of the tests outside.
 #[cfg(all(test, equipoise_engine))]
@@ -160,6 +166,8 @@ mod error;
 mod event;
 #[cfg(equipoise_ids)]
 mod folder;
+#[cfg(equipoise_engine)]
+mod foreign;
 #[cfg(equipoise_ids)]
 mod format;
 #[cfg(equipoise_engine)]

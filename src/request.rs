@@ -71,6 +71,17 @@ pub enum Kind {
 }
 
 impl Operation {
+    fn spilled_bytes(&self) -> usize {
+        match &self.0 {
+            Kind::Create { account, .. } | Kind::Update { account, .. } => account.spilled_bytes(),
+            Kind::Transfer { from, to, .. } => from.spilled_bytes().saturating_add(to.spilled_bytes()),
+            Kind::Post { legs } => {
+                let accounts = legs.iter().map(|leg| leg.account.spilled_bytes());
+                accounts.fold(size_of_val(legs.as_slice()), usize::saturating_add)
+            }
+        }
+    }
+
     /// Opens `account` with `initial_balance`.
     ///
     /// # Errors
@@ -295,6 +306,16 @@ impl Request {
             _ => return None,
         };
         Some(legs.saturating_mul(LEG_BYTES) as u64)
+    }
+
+    /// Bytes that it has allocated outside itself.
+    pub(crate) fn spilled_bytes(&self) -> usize {
+        let members = if self.members.spilled() { size_of_val(self.members()) } else { 0 };
+        let within = self.members.iter().map(|member| {
+            let id = member.id.as_ref().map_or(0, TransactionId::spilled_bytes);
+            id.saturating_add(member.operation.spilled_bytes())
+        });
+        within.fold(members, usize::saturating_add)
     }
 
     /// Whether it asks for the same as `owner`, where its member `index` carries the id of `owner`'s member `place`.

@@ -9,6 +9,8 @@ use std::thread::Thread;
 use parking_lot::Mutex;
 use thiserror::Error;
 
+use crate::foreign::wake;
+
 /// The ledger was closed before the sequence became durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("the ledger was closed")]
@@ -28,16 +30,13 @@ struct Queue {
 }
 
 impl Waiters {
-    /// Wakes whoever waits for a sequence up to `durable`.
+    /// Wakes whoever waits for a sequence up to `durable`. For a caller without locks: whom it wakes may do anything.
     pub(crate) fn reached(&self, durable: u64) {
         let mut queue = self.queue.lock();
         let later = queue.waiting.split_off(&(durable.saturating_add(1), 0));
         let woken = std::mem::replace(&mut queue.waiting, later);
         drop(queue);
-        // Outside the lock: a waker runs its runtime's code.
-        for waker in woken.into_values() {
-            waker.wake();
-        }
+        woken.into_values().for_each(wake);
     }
 
     /// Whether somebody waits for a sequence up to `newest`. Later sequences do not count: nothing can make them
@@ -46,19 +45,19 @@ impl Waiters {
         self.queue.lock().waiting.first_key_value().is_some_and(|((sequence, _), _)| *sequence <= newest)
     }
 
-    /// Wakes everybody; from now on waiting for what is not durable fails.
+    /// Wakes everybody, as [`Self::reached`] does; from now on waiting for what is not durable fails.
     pub(crate) fn close(&self) {
         let mut queue = self.queue.lock();
         queue.closed = true;
         let woken = std::mem::take(&mut queue.waiting);
         drop(queue);
-        for waker in woken.into_values() {
-            waker.wake();
-        }
+        woken.into_values().for_each(wake);
     }
 
     /// Leaves `waker` under `ticket`, made at the first call; Err when closed.
     fn register(&self, sequence: u64, ticket: &mut Option<u64>, waker: &Waker) -> Result<(), Closed> {
+        // Copied and let go outside the lock: a waker may own what comes here.
+        let waker = waker.clone();
         let mut queue = self.queue.lock();
         if queue.closed {
             return Err(Closed);
@@ -67,12 +66,15 @@ impl Waiters {
             queue.tickets = queue.tickets.wrapping_add(1);
             queue.tickets
         });
-        queue.waiting.insert((sequence, number), waker.clone());
+        let replaced = queue.waiting.insert((sequence, number), waker);
+        drop(queue);
+        drop(replaced);
         Ok(())
     }
 
     fn leave(&self, sequence: u64, ticket: u64) {
-        self.queue.lock().waiting.remove(&(sequence, ticket));
+        let left = self.queue.lock().waiting.remove(&(sequence, ticket));
+        drop(left);
     }
 }
 

@@ -238,3 +238,29 @@ fn open_snapshots_keep_a_bounded_memory() {
     settle(MIB);
     assert_eq!(ledger.stats().open_snapshots, 0);
 }
+
+/// Resident memory of the process, bytes.
+fn resident() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm").expect("Linux");
+    4_096 * pages.split(' ').nth(1).expect("a field").parse::<u64>().expect("a number")
+}
+
+/// E7: what a thread that sleeps keeps counts for about what it takes, with the texts of ids and what it takes to remember it.
+#[test]
+fn garbage_weighs_what_it_takes() {
+    const REQUESTS: u64 = 100_000;
+    let _alone = alone_in_the_process();
+    let name = "n".repeat(equipoise::MAX_ID_BYTES);
+    let ledger = open(Ledger::builder().id_capacity(1_000).build(), &[(&name, 0)]);
+    let decided = |number: u64| drop(decide(&ledger, named(update(&name, 1), &format!("{number:0100}"))));
+    (0..5_000).for_each(decided);
+    settle(MIB);
+    while_somebody_sleeps_pinned(|| {
+        let before = (resident(), ledger.stats().garbage_bytes);
+        (5_000..5_000 + REQUESTS).for_each(decided);
+        let (taken, counted) = (resident() - before.0, ledger.stats().garbage_bytes - before.1);
+        let each = (taken / REQUESTS, counted / REQUESTS);
+        assert!(counted > taken / 4 * 3, "of {} bytes a request {} count", each.0, each.1);
+    });
+    settle(MIB);
+}

@@ -19,7 +19,7 @@ const REQUIREMENTS: [&str; 42] = [
 const RACE_CHECKERS: [&str; 3] = ["loom", "shuttle", "thread"];
 
 /// Which of our modules a module may name. What is not listed here may name everything.
-const LAYERS: [(&str, &[&str]); 37] = [
+const LAYERS: [(&str, &[&str]); 38] = [
     ("kernel", &["kernel"]),
     ("blocking", &[]),
     ("folder", &[]),
@@ -33,7 +33,8 @@ const LAYERS: [(&str, &[&str]); 37] = [
     ("restoration", &["account", "directory", "error", "journal", "kernel"]),
     ("directory", &["account", "error", "directory", "kernel"]),
     ("ids", &["account", "blocking", "error", "folder", "format", "request", "ids", "kernel"]),
-    ("wait", &["wait"]),
+    ("wait", &["wait", "foreign"]),
+    ("foreign", &["event"]),
     ("opening", &["opening"]),
     ("event", &["event"]),
     ("clock", &["clock"]),
@@ -42,8 +43,8 @@ const LAYERS: [(&str, &[&str]); 37] = [
     (
         "journal",
         &[
-            "account", "blocking", "clock", "error", "event", "folder", "format", "request", "outcome", "opening",
-            "lock", "site", "journal", "wait", "kernel",
+            "account", "blocking", "clock", "error", "event", "folder", "foreign", "format", "request", "outcome",
+            "opening", "lock", "site", "journal", "wait", "kernel",
         ],
     ),
     // The ledger's own parts.
@@ -92,6 +93,7 @@ const LAYERS: [(&str, &[&str]); 37] = [
 const ENGINE: &[&str] = &[
     "blocking",
     "folder",
+    "foreign",
     "restoration",
     "account",
     "request",

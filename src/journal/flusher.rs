@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::notes::Due;
+use super::notes::{Answers, Due};
 use super::{JournalError, NoteError, Notes, Sink};
 use crate::account::Balance;
 use crate::error::SubmitError;
@@ -17,14 +17,11 @@ const TRIM_STRIDE: usize = 64;
 /// Moves the durable sequence; the first thread that comes does it, one at a time.
 pub(crate) struct Flusher {
     sink: Arc<dyn Sink>,
-    working: Mutex<Working>,
+    working: Mutex<Consumer<Balance>>,
+    /// Memory for the next batch.
+    room: Mutex<Vec<Handle<Balance>>>,
     /// Why the sink failed; nothing becomes durable after that.
     failure: OnceLock<JournalError>,
-}
-
-struct Working {
-    consumer: Consumer<Balance>,
-    batch: Vec<Handle<Balance>>,
 }
 
 /// The parts of a ledger that a flush works on.
@@ -34,6 +31,25 @@ pub(crate) struct Flushing<'a> {
     pub(crate) notes: &'a Notes,
     /// Sees each batch once it is durable, and its last sequence.
     pub(crate) on_durable: &'a dyn Fn(&[Handle<Balance>], u64),
+}
+
+/// What is left to do once the flusher's lock is released: it runs code of the embedder, which may come back here.
+#[must_use]
+enum Left {
+    Nothing,
+    /// A batch, which ends with sequence `through`, is durable, and so are the notes in it.
+    Durable {
+        batch: Vec<Handle<Balance>>,
+        through: u64,
+        noted: Answers,
+    },
+    /// Notes that accompany no entries are durable.
+    Noted(Answers),
+    /// Nothing becomes durable any more, including these notes.
+    Failed {
+        due: Due,
+        why: NoteError,
+    },
 }
 
 /// The result of an attempt to flush.
@@ -49,8 +65,7 @@ pub(crate) enum Flushed {
 
 impl Flusher {
     pub(crate) fn new(sink: Arc<dyn Sink>, consumer: Consumer<Balance>) -> Self {
-        let working = Mutex::new(Working { consumer, batch: Vec::new() });
-        Flusher { sink, working, failure: OnceLock::new() }
+        Flusher { sink, working: Mutex::new(consumer), room: Mutex::default(), failure: OnceLock::new() }
     }
 
     pub(crate) fn sink(&self) -> &dyn Sink {
@@ -66,17 +81,19 @@ impl Flusher {
     /// does not work for others without end.
     pub(crate) fn try_flush(&self, of: &Flushing<'_>) -> Flushed {
         let Some(mut working) = self.working.try_lock() else { return Flushed::Busy };
-        if self.flush_batch(&mut working, of) { Flushed::More } else { Flushed::Done }
+        let left = self.flush_batch(&mut working, of);
+        drop(working);
+        if self.finish(left, of) { Flushed::More } else { Flushed::Done }
     }
 
     /// Makes everything committed durable, also what comes meanwhile as long as somebody waits for it.
     pub(crate) fn flush(&self, of: &Flushing<'_>) {
         loop {
             let mut working = self.working.lock();
-            let more = self.flush_batch(&mut working, of);
+            let left = self.flush_batch(&mut working, of);
             // Under load there is always more; so a thread in `paused` gets the lock next.
             MutexGuard::unlock_fair(working);
-            if !more {
+            if !self.finish(left, of) {
                 return;
             }
         }
@@ -89,65 +106,87 @@ impl Flusher {
         self.failure.get().is_none().then(then)
     }
 
-    /// Makes what is committed durable. Returns whether to flush again: somebody waits for more, or only notes were
-    /// written.
-    fn flush_batch(&self, working: &mut Working, of: &Flushing<'_>) -> bool {
-        let Flushing { kernel, waiters, notes, on_durable } = *of;
+    /// Makes what is committed durable.
+    fn flush_batch(&self, consumer: &mut Consumer<Balance>, of: &Flushing<'_>) -> Left {
+        let Flushing { kernel, notes, on_durable, .. } = *of;
         if self.failure.get().is_some() {
-            return false;
+            return Left::Nothing;
         }
         let guard = pin();
         let through = kernel.begin_flush(&guard);
         let due = notes.take(through);
         if through == kernel.durable() {
             drop(guard);
-            return !due.is_empty() && self.keep_notes(due, waiters, notes);
+            return if due.is_empty() { Left::Nothing } else { self.keep_notes(due, notes) };
         }
-        working.consumer.take(kernel, through, &mut working.batch, &guard);
+        let mut batch = std::mem::take(&mut *self.room.lock());
+        consumer.take(kernel, through, &mut batch, &guard);
         drop(guard);
-        if let Err(failure) = self.sink.append(&working.batch, &due.records) {
-            working.batch.clear();
-            self.fail(failure, due, waiters, notes);
-            return false;
+        if let Err(failure) = self.sink.append(&batch, &due.records) {
+            return self.fail(failure, due);
         }
         kernel.end_flush(through);
-        waiters.reached(through);
-        notes.kept(due);
-        on_durable(&working.batch, through);
-        for entries in working.batch.chunks(TRIM_STRIDE) {
+        on_durable(&batch, through);
+        Left::Durable { batch, through, noted: notes.kept(due) }
+    }
+
+    /// Writes notes that accompany no entries.
+    fn keep_notes(&self, due: Due, notes: &Notes) -> Left {
+        let kept = if due.records.is_empty() { Ok(()) } else { self.sink.append(&[], &due.records) };
+        match kept {
+            Ok(()) => Left::Noted(notes.kept(due)),
+            Err(failure) => self.fail(failure, due),
+        }
+    }
+
+    /// Does what is left of a flush; whether somebody waits for more.
+    fn finish(&self, left: Left, of: &Flushing<'_>) -> bool {
+        let Flushing { kernel, waiters, notes, .. } = *of;
+        match left {
+            Left::Nothing => false,
+            Left::Durable { batch, through, noted } => {
+                waiters.reached(through);
+                noted.give();
+                self.let_go(batch, kernel);
+                waiters.is_awaited(kernel.now(&pin()))
+            }
+            Left::Noted(noted) => {
+                noted.give();
+                true
+            }
+            Left::Failed { due, why } => {
+                waiters.close();
+                notes.close(due, &why);
+                false
+            }
+        }
+    }
+
+    /// Trims what only the flush needed, and keeps the memory of `batch` for the next.
+    fn let_go(&self, mut batch: Vec<Handle<Balance>>, kernel: &Kernel<Balance>) {
+        for entries in batch.chunks(TRIM_STRIDE) {
             let guard = pin();
             entries.iter().for_each(|entry| kernel.trim_legs(entry, &guard));
         }
-        working.batch.clear();
-        waiters.is_awaited(kernel.now(&pin()))
-    }
-
-    /// Writes notes that accompany no entries; whether that succeeded.
-    fn keep_notes(&self, due: Due, waiters: &Waiters, notes: &Notes) -> bool {
-        let kept = if due.records.is_empty() { Ok(()) } else { self.sink.append(&[], &due.records) };
-        match kept {
-            Ok(()) => notes.kept(due),
-            Err(failure) => {
-                self.fail(failure, due, waiters, notes);
-                return false;
-            }
+        batch.clear();
+        let mut room = self.room.lock();
+        if room.capacity() < batch.capacity() {
+            std::mem::swap(&mut *room, &mut batch);
         }
-        true
     }
 
     /// Fails although the sink has not, unless it has by now.
-    pub(crate) fn give_up(&self, failure: JournalError, waiters: &Waiters, notes: &Notes) {
-        let _standing = self.working.lock();
-        if self.failure.get().is_none() {
-            self.fail(failure, Due::default(), waiters, notes);
-        }
+    pub(crate) fn give_up(&self, failure: JournalError, of: &Flushing<'_>) {
+        let standing = self.working.lock();
+        let left = if self.failure.get().is_none() { self.fail(failure, Due::default()) } else { Left::Nothing };
+        drop(standing);
+        self.finish(left, of);
     }
 
-    fn fail(&self, failure: JournalError, due: Due, waiters: &Waiters, notes: &Notes) {
+    fn fail(&self, failure: JournalError, due: Due) -> Left {
         let why = NoteError::Closed(SubmitError::JournalFailed { what: failure.what.clone() });
         // Only we set it, under the lock.
         let _ = self.failure.set(failure);
-        waiters.close();
-        notes.close(due, &why);
+        Left::Failed { due, why }
     }
 }

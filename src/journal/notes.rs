@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 use parking_lot::{Mutex, RwLock};
 
 use super::source::{Advance, MAX_PARKED_BYTES, MAX_SOURCES, Note, NoteError, Parked, SourcePosition, weight};
+use crate::foreign::wake;
 
 /// About how many bytes a note takes besides the records it parks.
 const NOTE_BYTES: u64 = 100;
@@ -126,13 +127,25 @@ struct Queue {
 #[derive(Default)]
 pub(crate) struct Due {
     pub(crate) records: Vec<Record>,
-    answers: Vec<(Arc<Slot>, Result<(), NoteError>)>,
+    answers: Answers,
 }
 
 impl Due {
     /// Whether nobody waits for it.
     pub(crate) fn is_empty(&self) -> bool {
-        self.answers.is_empty()
+        self.answers.0.is_empty()
+    }
+}
+
+/// What those are to be told whose notes were taken.
+#[derive(Default)]
+#[must_use]
+pub(crate) struct Answers(Vec<(Arc<Slot>, Result<(), NoteError>)>);
+
+impl Answers {
+    /// Tells them. For a caller without locks: whom it wakes may do anything.
+    pub(crate) fn give(self) {
+        self.0.into_iter().for_each(|(slot, answer)| slot.fill(answer));
     }
 }
 
@@ -197,11 +210,11 @@ impl Notes {
     }
 
     /// Called when the notes taken are durable.
-    pub(crate) fn kept(&self, due: Due) {
+    pub(crate) fn kept(&self, due: Due) -> Answers {
         if !due.records.is_empty() {
             self.durable.write().follow(due.records);
         }
-        due.answers.into_iter().for_each(|(slot, answer)| slot.fill(answer));
+        due.answers
     }
 
     /// Notes everything that waits; for a ledger without a flusher.
@@ -211,18 +224,18 @@ impl Notes {
         // Within the lock: changes follow one another.
         self.durable.write().follow(due.records);
         drop(queue);
-        due.answers.into_iter().for_each(|(slot, answer)| slot.fill(answer));
+        due.answers.give();
     }
 
-    /// Accepts no further notes; waiters, including those of `due`, are told `why`.
+    /// Accepts no further notes; waiters, including those of `due`, are told `why`. The caller holds no lock.
     pub(crate) fn close(&self, due: Due, why: &NoteError) {
         let mut queue = self.queue.lock();
         queue.closed.get_or_insert_with(|| why.clone());
         let waiting = std::mem::take(&mut queue.waiting);
         drop(queue);
-        let taken = due.answers.into_iter().map(|(slot, answer)| (slot, answer.and(Err(why.clone()))));
+        let taken = due.answers.0.into_iter().map(|(slot, answer)| (slot, answer.and(Err(why.clone()))));
         let left = waiting.into_iter().map(|(_, slot)| (slot, Err(why.clone())));
-        taken.chain(left).for_each(|(slot, answer)| slot.fill(answer));
+        Answers(taken.chain(left).collect()).give();
     }
 }
 
@@ -249,7 +262,7 @@ impl Queue {
             self.waiting_bytes -= note.parked_bytes();
             self.weighed += note.parked_bytes() + NOTE_BYTES;
             let answer = self.planned.plan(note, &mut due.records);
-            due.answers.push((slot, answer));
+            due.answers.0.push((slot, answer));
         }
         due
     }
@@ -271,8 +284,7 @@ impl Slot {
         waiting.answer = Some(answer);
         let waker = waiting.waker.take();
         drop(waiting);
-        // Outside the lock: a waker runs its runtime's code.
-        waker.into_iter().for_each(Waker::wake);
+        waker.into_iter().for_each(wake);
     }
 }
 
@@ -291,13 +303,15 @@ impl Future for Noting {
     type Output = Result<(), NoteError>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        // Copied and let go outside the lock: a waker may do anything.
+        let waker = context.waker().clone();
         let mut waiting = self.0.0.lock();
-        match &waiting.answer {
-            Some(answer) => Poll::Ready(answer.clone()),
-            None => {
-                waiting.waker = Some(context.waker().clone());
-                Poll::Pending
-            }
+        if let Some(answer) = &waiting.answer {
+            return Poll::Ready(answer.clone());
         }
+        let replaced = waiting.waker.replace(waker);
+        drop(waiting);
+        drop(replaced);
+        Poll::Pending
     }
 }

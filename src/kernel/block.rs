@@ -17,6 +17,8 @@ pub(super) struct Block<S: State> {
     held: AtomicU64,
     /// How many there are, in the first slots.
     filled: AtomicU64,
+    /// How many bytes these have allocated outside the block.
+    spilled: AtomicU64,
     slots: *mut [MaybeUninit<Transaction<S>>],
 }
 
@@ -27,7 +29,8 @@ impl<S: State> Block<S> {
     /// A block for up to `capacity` transactions. The first that is pushed owns it.
     pub(super) fn allocate(capacity: usize) -> *const Self {
         let slots = Box::into_raw(Box::new_uninit_slice(capacity));
-        Box::into_raw(Box::new(Block { held: AtomicU64::new(0), filled: AtomicU64::new(0), slots }))
+        let [held, filled, spilled] = [0; 3].map(AtomicU64::new);
+        Box::into_raw(Box::new(Block { held, filled, spilled, slots }))
     }
 
     /// Makes a transaction in the next slot, to be decided after `before`.
@@ -42,6 +45,7 @@ impl<S: State> Block<S> {
         // Relaxed: only the caller changes it before the last transaction is let go.
         let place = this.filled.load(Relaxed);
         debug_assert!((place as usize) < this.slots.len(), "a block has room for what is pushed");
+        this.spilled.store(this.spilled.load(Relaxed) + plan.spilled_bytes() as u64, Relaxed);
         // Safety: the caller's promise: the slot exists.
         let slot = unsafe { this.slots.cast::<Transaction<S>>().add(place as usize) };
         // Safety: nobody has heard of this slot.
@@ -61,7 +65,8 @@ impl<S: State> Block<S> {
         // Safety: I9, the one that is let go has kept it until here.
         let this = unsafe { &*block };
         let filled = this.filled.load(Relaxed);
-        let bytes = size_of::<Self>() + size_of::<Transaction<S>>() * this.slots.len();
+        let spilled = this.spilled.load(Relaxed) as usize;
+        let bytes = size_of::<Self>() + size_of::<Transaction<S>>() * this.slots.len() + spilled;
         let last = if mutant(Mutant::BlockGoesWithFirst) { filled } else { 1 };
         // AcqRel: the last use of every other one happens before the free.
         if this.held.fetch_sub(1, AcqRel) == last {

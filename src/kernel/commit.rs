@@ -97,38 +97,44 @@ impl<S: State> Entry<S> {
     }
 }
 
-/// An entry that a driver fills and tries to link.
-pub(super) enum Draft<S: State> {
-    Embedded(*mut Entry<S>),
-    Boxed(Box<Entry<S>>),
+/// An entry that a driver fills and tries to link. Not a box: to move that would say that nobody else has the pointer, and once it is
+/// linked others do.
+pub(super) struct Draft<S: State> {
+    entry: *mut Entry<S>,
+    /// Whether it lies in its transaction.
+    embedded: bool,
 }
 
 impl<S: State> Draft<S> {
     /// An entry for `transaction`, whose accounts held `before`.
     pub(super) fn new(transaction: &Transaction<S>, before: SmallVec<[S; 2]>) -> Self {
-        let mut draft = match transaction.take_embedded() {
-            Some(entry) => Draft::Embedded(entry),
-            None => Draft::Boxed(Box::new(Entry::empty())),
+        let draft = match transaction.take_embedded() {
+            Some(entry) => Draft { entry, embedded: true },
+            None => Draft { entry: Box::into_raw(Box::new(Entry::empty())), embedded: false },
         };
         // Safety: I5, the draft lives until it is linked, and with its transaction after that.
-        let entry = unsafe { &*draft.as_ptr() };
+        let entry = unsafe { &*draft.entry };
         // Safety: the draft is ours alone until it is linked.
         unsafe { entry.before.set(before) };
         draft
     }
 
-    pub(super) fn as_ptr(&mut self) -> *mut Entry<S> {
-        match self {
-            Draft::Embedded(entry) => *entry,
-            Draft::Boxed(entry) => &raw mut **entry,
-        }
+    pub(super) fn as_ptr(&self) -> *mut Entry<S> {
+        self.entry
     }
 
     /// Gives the entry to the list.
     pub(super) fn linked(self) {
-        if let Draft::Boxed(entry) = self {
-            // I5: freed by its transaction's Drop.
-            let _ = Box::into_raw(entry);
+        // I5: freed by its transaction's Drop.
+        std::mem::forget(self);
+    }
+}
+
+impl<S: State> Drop for Draft<S> {
+    fn drop(&mut self) {
+        if !self.embedded {
+            // Safety: I5, made by `new`, and never linked.
+            drop(unsafe { Box::from_raw(self.entry) });
         }
     }
 }
@@ -179,7 +185,7 @@ impl<S: State> Kernel<S> {
         guard: &Guard,
         meter: &mut Meter,
     ) {
-        let mut draft = Draft::new(transaction, before);
+        let draft = Draft::new(transaction, before);
         let entry = draft.as_ptr();
         // Safety: I5, the draft lives until it is linked, and with its transaction after that.
         let filled = unsafe { &*entry };
@@ -249,7 +255,7 @@ impl<S: State> Kernel<S> {
 
     /// The seeded bug "draw a number, then publish": two transactions may publish in the other order.
     #[cfg(equipoise_mutants)]
-    fn append_by_ticket(&self, transaction: &Transaction<S>, refusal: Option<Refused<S::Reject>>, mut draft: Draft<S>) {
+    fn append_by_ticket(&self, transaction: &Transaction<S>, refusal: Option<Refused<S::Reject>>, draft: Draft<S>) {
         let entry = draft.as_ptr();
         let sequence = self.drawn.fetch_add(1, SeqCst) + 1;
         let body = EntryBody { transaction, sequence, time: 0, refusal, older: 0, prev: std::ptr::null_mut() };

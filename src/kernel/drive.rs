@@ -14,26 +14,36 @@ use super::{Kernel, Refused, State, earlier};
 /// How often a writer checks an undecided transaction in its way again before it helps.
 const PATIENCE: usize = 64;
 
-/// A version that a driver fills until one installation succeeds.
-struct Spare<S: State>(Option<Box<Version<S>>>);
+/// A version that a driver fills until one installation succeeds; null before the first try. Not a box: to move that would say that nobody
+/// else has the pointer, and once it is installed others do.
+struct Spare<S: State>(*mut Version<S>);
 
 impl<S: State> Spare<S> {
+    fn none() -> Self {
+        Spare(std::ptr::null_mut())
+    }
+
     fn fill(&mut self, body: Body<S>) -> *mut Version<S> {
-        let version = match &mut self.0 {
-            Some(version) => {
-                // Safety: never published: `installed` would have taken it.
-                unsafe { version.rewrite(body) };
-                version
-            }
-            none => none.insert(boxed(Version::new(UNDECIDED, body))),
-        };
-        &raw mut **version
+        // Safety: the spare's own, unless null.
+        match unsafe { self.0.as_ref() } {
+            // Safety: never published: `installed` would have taken it.
+            Some(version) => unsafe { version.rewrite(body) },
+            None => self.0 = Box::into_raw(boxed(Version::new(UNDECIDED, body))),
+        }
+        self.0
     }
 
     fn installed(&mut self) {
-        if let Some(version) = self.0.take() {
-            // I1: the account's cell owns it now.
-            let _ = Box::into_raw(version);
+        // I1: the account's cell owns it now.
+        self.0 = std::ptr::null_mut();
+    }
+}
+
+impl<S: State> Drop for Spare<S> {
+    fn drop(&mut self) {
+        if !self.0.is_null() {
+            // Safety: made by `fill`, and never published.
+            drop(unsafe { Box::from_raw(self.0) });
         }
     }
 }
@@ -105,7 +115,7 @@ impl<S: State> Kernel<S> {
         guard: &Guard,
         meter: &mut Meter,
     ) -> Option<Ready<S>> {
-        let mut spare = Spare(None);
+        let mut spare = Spare::none();
         let mut before = SmallVec::new();
         let mut refusal = transaction.plan.refusal;
         for leg in &transaction.plan.legs {

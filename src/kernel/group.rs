@@ -158,7 +158,7 @@ impl<S: State> Kernel<S> {
             if !mutant(Mutant::GroupKeepsDecided) {
                 complete.retain(|one| one.transaction.state() == ACTIVE);
             }
-            for (one, older) in complete.iter_mut().zip(0..) {
+            for (one, older) in complete.iter().zip(0..) {
                 let transaction = one.transaction;
                 let body = EntryBody::after(moment, newest, transaction, one.refusal, older);
                 moment = body.moment();

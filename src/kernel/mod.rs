@@ -89,6 +89,10 @@ pub(crate) trait State: Copy + Eq + Send + Sync + 'static {
     type Request: Send + Sync + 'static;
     /// An account that nobody opened yet; opening is an operation on it.
     const ABSENT: Self;
+    /// Bytes that a request has allocated outside itself, about.
+    fn spilled(_request: &Self::Request) -> usize {
+        0
+    }
     /// The state after `op`. Pure, total, short, repeatable, and blind to other accounts: every helper calls it.
     fn apply(&self, op: &Self::Op) -> Result<Self, Self::Reject>;
 }

@@ -30,6 +30,10 @@ pub(crate) fn pin() -> Guard {
 #[cfg(equipoise_engine)]
 const LARGE: usize = 1 << 20;
 
+/// What crossbeam takes to remember that something is to be freed, bytes.
+#[cfg(equipoise_engine)]
+const DEFERRED: usize = 4 * size_of::<usize>();
+
 /// Frees `garbage` once no guard that is pinned now remains.
 ///
 /// # Safety
@@ -50,9 +54,10 @@ pub(crate) unsafe fn retire_bytes<T>(guard: &Guard, garbage: *mut T, bytes: usiz
     let _ = (guard, garbage, bytes);
     #[cfg(equipoise_engine)]
     {
-        super::garbage::count(bytes as i64);
+        let counted = (bytes + DEFERRED) as i64;
+        super::garbage::count(counted);
         let free = move || {
-            super::garbage::count(-(bytes as i64));
+            super::garbage::count(-counted);
             // Safety: the caller's promise, handed on: this closure runs once, after every guard of today is gone.
             super::reuse::let_go(unsafe { Box::from_raw(garbage) });
         };

@@ -92,11 +92,11 @@ pub(crate) struct Plan<S: State> {
 }
 
 impl<S: State> Plan<S> {
-    /// Bytes that it has allocated outside itself, without those of the request.
-    fn spilled_bytes(&self) -> usize {
+    /// Bytes that it has allocated outside itself.
+    pub(super) fn spilled_bytes(&self) -> usize {
         let legs = if self.legs.spilled() { self.legs.len() * size_of::<Leg<S>>() } else { 0 };
         let spilled = self.legs.iter().filter(|leg| leg.ops.spilled());
-        legs + spilled.map(|leg| size_of_val(leg.ops())).sum::<usize>()
+        S::spilled(&self.request) + legs + spilled.map(|leg| size_of_val(leg.ops())).sum::<usize>()
     }
 }
 

@@ -44,7 +44,7 @@ pub struct Stats {
 }
 
 impl Ledger {
-    /// Numbers about the ledger.
+    /// Numbers about the ledger. With a history in memory it waits while the flusher puts a batch there.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let core = self.core();

@@ -1,5 +1,7 @@
 //! Conditions that a ledger's tickets wait for: its durable sequence, or its end.
 
+use std::sync::Arc;
+
 use super::Ledger;
 use crate::wait::{Durable, Waiters};
 
@@ -19,12 +21,12 @@ impl Durable for Ledger {
     }
 }
 
-/// A ledger whose watermark never comes: who waits for it waits for the end.
-pub(super) struct Endless(pub(super) Ledger);
+/// A watermark that never comes: who waits for it waits for the ledger's end, and does not hold it up.
+pub(super) struct Endless(pub(super) Arc<Waiters>);
 
 impl Durable for Endless {
     fn waiters(&self) -> &Waiters {
-        self.0.waiters()
+        &self.0
     }
 
     fn is_durable(&self, _: u64) -> bool {

@@ -110,6 +110,7 @@ use crate::blocking::Blocking;
 use crate::error::Exhausted;
 use crate::event::Event;
 use crate::folder::is_out_of_room;
+use crate::foreign::Observer;
 use crate::kernel::Handle;
 use crate::opening::OpenError;
 use crate::outcome::{Outcome, Record};
@@ -124,7 +125,7 @@ pub(crate) struct Disk {
     segments: RwLock<BTreeMap<u64, Arc<Segment>>>,
     tail: Mutex<Tail>,
     spare: Spare,
-    tell: Arc<dyn Fn(&Event) + Send + Sync>,
+    observer: Observer,
     blocking: Blocking,
 }
 
@@ -147,7 +148,7 @@ impl Disk {
         files: Arc<dyn Files>,
         segment_bytes: u64,
         mut recovery: Recovery<'_>,
-        tell: Arc<dyn Fn(&Event) + Send + Sync>,
+        observer: Observer,
         nothing_beyond: impl FnOnce(Option<&LedgerId>, u64) -> Result<(), OpenError>,
     ) -> Result<(Self, Position, Noted), OpenError> {
         if !SEGMENT_BYTES.contains(&segment_bytes) {
@@ -162,7 +163,7 @@ impl Disk {
         // From here on it is good, and may be written to.
         found.torn.iter().for_each(recovery.tell);
         tidy(&*files, &found.unused)?;
-        let spare = Spare::new(files.clone(), segment_bytes, tell.clone());
+        let spare = Spare::new(files.clone(), segment_bytes, observer.clone());
         let (ledger, tail) = match &found.end {
             Some(end) => (found.segments[0].header.ledger, end.repair(&*files)?),
             None => begin(&*files, &spare)?,
@@ -173,7 +174,7 @@ impl Disk {
         let position =
             Position { sequence: tail.next.sequence - 1, time: tail.next.time, checkpoint: found.checkpoint };
         let (segments, tail) = (RwLock::new(segments), Mutex::new(tail));
-        let disk = Disk { files, ledger, segments, tail, spare, tell, blocking: Blocking::default() };
+        let disk = Disk { files, ledger, segments, tail, spare, observer, blocking: Blocking::default() };
         Ok((disk, position, found.noted))
     }
 
@@ -213,16 +214,16 @@ impl Disk {
         }
         let (header, bytes) = writing.finish()?;
         let sequence = moment.sequence;
-        (self.tell)(&Event::CheckpointWritten { sequence, accounts: header.accounts, bytes });
+        self.tell(&Event::CheckpointWritten { sequence, accounts: header.accounts, bytes });
         for (file, error) in checkpoint::remove_old(&*self.files) {
-            (self.tell)(&Event::CheckpointLeft { file, error: error.to_string() });
+            self.tell(&Event::CheckpointLeft { file, error: error.to_string() });
         }
         Ok(())
     }
 
-    /// Tells an operator.
+    /// Tells an operator. For a caller without locks.
     pub(crate) fn tell(&self, event: &Event) {
-        (self.tell)(event);
+        self.observer.tell(event);
     }
 
     /// The number of the newest durable batch, and the time of the newest entry. Waits for a batch that is being written.

@@ -12,6 +12,7 @@ use super::tail::Next;
 use crate::error::Exhausted;
 use crate::event::Event;
 use crate::folder::is_out_of_room;
+use crate::foreign::Observer;
 use crate::kernel::cells::Flag;
 use crate::opening::OpenError;
 
@@ -30,7 +31,7 @@ pub(super) struct Spare {
     pub(super) length: u64,
     state: Mutex<State>,
     changed: Condvar,
-    tell: Arc<dyn Fn(&Event) + Send + Sync>,
+    observer: Observer,
     /// Whether there is no spare and none can be made, for the reason in `state.failure`; set under that lock.
     short: Flag,
 }
@@ -44,11 +45,13 @@ struct State {
     closed: bool,
     /// Why the last attempt to make or rename a spare failed.
     failure: Option<Event>,
+    /// What of that the observer knows.
+    told: Option<Event>,
 }
 
 impl Spare {
-    pub(super) fn new(files: Arc<dyn Files>, length: u64, tell: Arc<dyn Fn(&Event) + Send + Sync>) -> Self {
-        Spare { files, length, state: Mutex::default(), changed: Condvar::new(), tell, short: Flag::new() }
+    pub(super) fn new(files: Arc<dyn Files>, length: u64, observer: Observer) -> Self {
+        Spare { files, length, state: Mutex::default(), changed: Condvar::new(), observer, short: Flag::new() }
     }
 
     /// Why there is none and none can be made; None while all is well.
@@ -151,7 +154,8 @@ impl Spare {
             if self.state.lock().closed {
                 return Err(error);
             }
-            self.rest_after(self.failed(&error));
+            self.note(&error);
+            self.rest();
             if error.kind() == io::ErrorKind::NotFound
                 && let Ok(another) = self.find_or_make()
             {
@@ -170,13 +174,18 @@ impl Spare {
         self.changed.notify_all();
     }
 
-    /// The thread that makes the next one as soon as the last was taken; looks at something meanwhile, once a second or more often.
+    /// The thread that makes the next one as soon as the last was taken, and tells the observer; looks at something meanwhile, once a
+    /// second or more often.
     pub(super) fn keep_ready(&self, look: impl Fn()) {
         loop {
             look();
+            self.tell();
             let mut state = self.state.lock();
             if state.closed {
                 return;
+            }
+            if state.failure != state.told {
+                continue;
             }
             if state.busy || state.ready.is_some() {
                 self.changed.wait_for(&mut state, LOOK);
@@ -185,7 +194,11 @@ impl Spare {
             drop(state);
             match self.prepare() {
                 Ok(()) => self.recovered(),
-                Err(error) => self.rest_after(self.failed(&error)),
+                Err(error) => {
+                    self.note(&error);
+                    self.tell();
+                    self.rest();
+                }
             }
         }
     }
@@ -193,27 +206,41 @@ impl Spare {
     /// There is one again, or it has its name.
     fn recovered(&self) {
         let mut state = self.state.lock();
-        let failed = state.failure.take().is_some();
+        state.failure = None;
         self.short.set_to(false);
         drop(state);
-        if failed {
-            (self.tell)(&Event::RoomAgain);
-        }
+        self.changed.notify_all();
     }
 
-    /// Records a failure, reports it unless it repeats the last one, and waits until the next attempt is due.
-    fn rest_after(&self, failure: Event) {
+    /// Records a failure.
+    fn note(&self, error: &io::Error) {
+        let failure = self.failed(error);
         let mut state = self.state.lock();
-        let before = state.failure.replace(failure.clone());
+        state.failure = Some(failure);
         self.short.set_to(true);
         drop(state);
-        if before.as_ref() != Some(&failure) {
-            (self.tell)(&failure);
-        }
+        self.changed.notify_all();
+    }
+
+    /// Waits until it is time for another try.
+    fn rest(&self) {
         let mut state = self.state.lock();
         if !state.closed {
             self.changed.wait_for(&mut state, REST);
         }
+    }
+
+    /// Tells the observer what has changed since it was told. Whoever takes a spare holds the journal's end meanwhile, so only
+    /// [`Self::keep_ready`] tells.
+    fn tell(&self) {
+        let mut state = self.state.lock();
+        if state.failure == state.told {
+            return;
+        }
+        state.told = state.failure.clone();
+        let event = state.told.clone().unwrap_or(Event::RoomAgain);
+        drop(state);
+        self.observer.tell(&event);
     }
 
     fn failed(&self, error: &io::Error) -> Event {

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Arc;
 
 use equipoise::{AccountId, Durability, Event, Ledger, OpenError};
 
@@ -13,6 +12,7 @@ use super::disk::{Disk, End};
 use super::workload::{Caller, Events, Known, Shown, begin, checkpoint, open, reopen, roll};
 use super::{common, depth};
 use crate::account::Balance;
+use crate::foreign::Observer;
 use crate::journal::Noted;
 use crate::journal::disk::checkpoint::{Moment, Writing};
 use crate::journal::disk::load::load;
@@ -93,7 +93,7 @@ impl Journal {
             tell: &|event| events.lock().push(event.clone()),
         };
         let opened =
-            crate::journal::disk::Disk::open(disk.files(), 1 << 20, recovery, Arc::new(|_: &Event| {}), |_, _| Ok(()));
+            crate::journal::disk::Disk::open(disk.files(), 1 << 20, recovery, Observer::new(|_| {}), |_, _| Ok(()));
         let told = std::mem::take(&mut *events.lock());
         let end = opened.map(|(_, position, _)| position.sequence);
         if let Ok(end) = end {
@@ -387,7 +387,7 @@ fn time_goes_on_from_the_checkpoint_where_the_newest_segment_is_empty() {
     drop(ledger);
     let recovery = Recovery { install: &mut |_| Ok(()), progress: &mut |_| ControlFlow::Continue(()), tell: &|_| {} };
     let opened =
-        crate::journal::disk::Disk::open(killed.files(), 1 << 20, recovery, Arc::new(|_: &Event| {}), |_, _| Ok(()));
+        crate::journal::disk::Disk::open(killed.files(), 1 << 20, recovery, Observer::new(|_| {}), |_, _| Ok(()));
     assert_eq!(opened.map(|(_, position, _)| position.time).expect("good"), time);
 }
 

@@ -7,7 +7,7 @@ use equipoise::{Durability, Event, Exhausted, Ledger, OpenError, SubmitError};
 
 use crate::journal::disk::checkpoint::name;
 
-use super::common::{account, alone, chain, create};
+use super::common::{account, alone, chain, create, named};
 use super::disk::{Disk, End, Fault};
 use super::workload::{Known, Shown, begin, checkpoint, eventually, fill, newest_checkpoint, open, reopen};
 
@@ -183,6 +183,24 @@ fn a_checkpoint_that_cannot_be_removed_is_in_nobodys_way() {
     assert_eq!(count(|event| matches!(event, Event::CheckpointFailed { .. })), 0, "{events:?}");
     assert!(disk.names().contains(&oldest));
     assert_eq!(disk.names().iter().filter(|name| name.starts_with("checkpoints/")).count(), 3, "{:?}", disk.names());
+}
+
+/// C1: of a batch of requests that a failed disk ends, the answers that are durable stand.
+#[test]
+fn a_failed_device_takes_no_durable_answer_back() {
+    let disk = Disk::new();
+    let ledger = reopen(&disk).with_durability(Durability::OnDisk);
+    begin(&ledger);
+    let first = ledger.submit(named(create("kept", 1), "x")).expect("decided");
+    assert!(eventually(|| disk.names().contains(&"journal/spare".to_owned())));
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    disk.fail(disk.calls() + 1, Fault::Failed);
+    let requests = [named(create("kept", 1), "x"), named(create("lost", 1), "y"), named(create("kept", 2), "x")];
+    let [kept, lost, reused] = ledger.submit_all(requests).try_into().expect("three");
+    assert_eq!(kept.expect("durable").sequence(), first.sequence());
+    assert!(matches!(lost, Err(SubmitError::JournalFailed { .. })), "{lost:?}");
+    // What it rests on is durable, but who tells that does not ask which use of the id it met.
+    assert!(reused.is_err());
 }
 
 /// C1: a failed write or sync closes the ledger: calls say so, reads go on, and its end does not hang.

@@ -1,10 +1,12 @@
 //! The next segment: who waits for it gets it whole, whoever else is at it.
 
-use super::common;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use super::common;
+
 use super::disk::{Disk, End, Fault};
-use super::workload::{Known, Shown, begin, eventually, fill_applied, open, reopen, roll};
+use super::workload::{Known, Shown, begin, eventually, fill_applied, observed, open, reopen, roll};
 use equipoise::{Durability, Event, Ledger, OpenError, SubmitError};
 
 const SPARE: &str = "journal/spare";
@@ -130,19 +132,24 @@ fn a_refused_caller_hears_why_there_is_no_segment() {
     assert!(eventually(|| told(|event| matches!(event, Event::RoomAgain)) == 1));
 }
 
-/// Entries of about 150 kB, until there is no room for one.
-fn fill_until_refused(ledger: &Ledger) {
+/// Entries of about 150 kB, until one is refused; why.
+fn fill(ledger: &Ledger) -> SubmitError {
     let name = "x".repeat(equipoise::MAX_ID_BYTES);
     let long = || common::chain((0..1_000).map(|_| common::update(&name, 1)));
     let _ = ledger.create(&common::account(&name), 1);
     for _ in 0..100_000 {
         match ledger.submit(long()) {
             Ok(_) => std::thread::sleep(Duration::from_millis(1)),
-            Err(SubmitError::Exhausted(_)) => return,
-            Err(error) => panic!("{error}"),
+            Err(refused) => return refused,
         }
     }
     panic!("it is never refused");
+}
+
+/// As [`fill`], until there is no room for one.
+fn fill_until_refused(ledger: &Ledger) {
+    let refused = fill(ledger);
+    assert!(matches!(refused, SubmitError::Exhausted(_)), "{refused}");
 }
 
 /// Case A13: C1, E7: a name that the next segment cannot have closes nothing: writes are refused, with the reason, and what was decided
@@ -167,7 +174,7 @@ fn a_refused_name_is_asked_for_again() {
     assert!(eventually(|| answer().is_ok()));
     let told = |wanted: fn(&Event) -> bool| events.lock().iter().filter(|event| wanted(event)).count();
     assert_eq!(told(|event| matches!(event, Event::SegmentFailed { .. })), 1);
-    assert_eq!(told(|event| matches!(event, Event::RoomAgain)), 1);
+    assert!(eventually(|| told(|event| matches!(event, Event::RoomAgain)) == 1));
     assert!(roll(&ledger));
     let cut = disk.after(End::WorstPowerCut);
     drop(ledger);
@@ -192,6 +199,52 @@ fn a_close_waits_for_no_name() {
     drop(ledger);
     disk.break_renames(None);
     assert!(reopen(&disk.after(End::WorstPowerCut)).sequence() >= durable);
+}
+
+/// C1, E4: who is told that a segment cannot have its name may close the ledger: that ends, and so does whoever waits.
+#[test]
+fn an_observer_may_close_the_ledger() {
+    let disk = Disk::new();
+    let (of, closed) = (Arc::new(OnceLock::<Ledger>::new()), Arc::new(OnceLock::new()));
+    let (ledger, done) = (of.clone(), closed.clone());
+    let closes = move |event: &Event| {
+        if let (Event::SegmentFailed { .. }, Some(ledger)) = (event, ledger.get()) {
+            ledger.close();
+            let _ = done.set(());
+        }
+    };
+    let ledger = observed(&disk, 1_000, closes).expect("opens");
+    begin(&ledger);
+    assert!(eventually(|| disk.names().contains(&SPARE.to_owned())));
+    disk.break_renames(Some(SPARE));
+    let _ = of.set(ledger.clone());
+    fill(&ledger);
+    assert!(eventually(|| closed.get().is_some()), "a close by the observer ends");
+    assert!(ledger.wait_durable(ledger.sequence()).is_err());
+    let failure = ledger.failure().expect("a reason");
+    assert!(failure.contains("journal/0000000002.segment"), "{failure}");
+    let durable = ledger.durable();
+    disk.break_renames(None);
+    assert!(reopen(&disk.after(End::WorstPowerCut)).sequence() >= durable);
+}
+
+/// C1, E7: an observer that panics ends no thread: what is told of heals, and writes go on by themselves.
+#[test]
+fn an_observer_that_panics_holds_nothing_up() {
+    let disk = Disk::new();
+    let ledger = observed(&disk, 1_000, |event| panic!("told of: {event}")).expect("opens");
+    begin(&ledger);
+    assert!(eventually(|| disk.names().contains(&SPARE.to_owned())));
+    disk.break_renames(Some(SPARE));
+    fill_until_refused(&ledger);
+    let decided = ledger.sequence();
+    disk.break_renames(None);
+    assert!(eventually(|| ledger.durable() >= decided), "it heals");
+    assert!(eventually(|| !ledger.stats().short_of_space) && roll(&ledger) && roll(&ledger));
+    assert_eq!(ledger.failure(), None);
+    let (sequence, cut) = (ledger.sequence(), disk.after(End::WorstPowerCut));
+    drop(ledger);
+    assert!(reopen(&cut).sequence() <= sequence);
 }
 
 /// C1, E7: somebody removes the spare: another is made.

@@ -22,11 +22,19 @@ pub(super) type Events = Arc<Mutex<Vec<Event>>>;
 pub(super) fn open(disk: &Disk, checkpoint_every: u64) -> (Result<Ledger, OpenError>, Events) {
     let events = Events::default();
     let heard = events.clone();
+    (observed(disk, checkpoint_every, move |event| heard.lock().push(event.clone())), events)
+}
+
+/// As [`open`], with an observer of one's own.
+pub(super) fn observed(
+    disk: &Disk,
+    checkpoint_every: u64,
+    observer: impl Fn(&Event) + Send + Sync + 'static,
+) -> Result<Ledger, OpenError> {
     let builder: Builder = Ledger::builder().segment_bytes(1 << 20).checkpoint_every(checkpoint_every);
-    let builder = builder.observer(move |event| heard.lock().push(event.clone()));
     let files = disk.files();
-    let lock = Lock::take(files.root()).map(Arc::new);
-    (lock.and_then(|lock| builder.open_in(files, lock)), events)
+    let lock = Lock::take(files.root()).map(Arc::new)?;
+    builder.observer(observer).open_in(files, lock)
 }
 
 /// Opens what must open.
