@@ -34,6 +34,8 @@ pub(crate) struct Core {
     /// Wakes the thread that writes checkpoints.
     pub(crate) checkpoint_bell: Doorbell,
     pub(crate) closed: Latch,
+    /// How often there was a reason to tell that the journal failed.
+    failures_told: Counter,
     pub(crate) opened: Counter,
     /// How many requests were refused because the disk takes no next segment, or no ids.
     pub(crate) refused_for_space: Counter,
@@ -94,6 +96,7 @@ impl Core {
             bell: Doorbell::new(),
             checkpoint_bell: Doorbell::new(),
             closed: Latch::new(),
+            failures_told: Counter::new(),
             opened: Counter::new(),
             refused_for_space: Counter::new(),
             trimmed: Counter::new(),
@@ -195,7 +198,13 @@ impl Core {
 
     fn flushing<T>(&self, flush: impl FnOnce(&Flushing<'_>) -> T) -> T {
         let on_durable = |batch: &[_], through| self.became_durable(batch, through);
-        flush(&Flushing { kernel: &self.kernel, waiters: &self.waiters, notes: &self.notes, on_durable: &on_durable })
+        flush(&Flushing {
+            kernel: &self.kernel,
+            waiters: &self.waiters,
+            notes: &self.notes,
+            closed: &self.closed,
+            on_durable: &on_durable,
+        })
     }
 
     /// What follows a flush of `batch`, which ends with sequence `through`.
@@ -204,15 +213,12 @@ impl Core {
         self.ids.queue_durable(batch, through);
     }
 
-    /// A ledger whose journal failed is closed.
+    /// Tells the operator once that the journal failed.
     fn note_failure(&self, flusher: &Flusher) {
-        if let Some(failure) = flusher.failure()
-            && !self.closed.is_set()
+        if let (Some(failure), Some(disk)) = (flusher.failure(), &self.disk)
+            && self.failures_told.add(1) == 0
         {
-            self.closed.set();
-            if let Some(disk) = &self.disk {
-                disk.tell(&Event::JournalFailed { what: failure.what.clone() });
-            }
+            disk.tell(&Event::JournalFailed { what: failure.what.clone() });
         }
     }
 

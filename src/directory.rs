@@ -9,7 +9,7 @@ use std::borrow::Borrow;
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::ops::Bound;
 use std::panic::catch_unwind;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use crossbeam_skiplist::base::SkipList;
 
@@ -85,8 +85,9 @@ struct Entered(bool);
 
 impl Entered {
     fn new() -> Self {
+        static PROBE: LazyLock<flurry::HashMap<(), ()>> = LazyLock::new(flurry::HashMap::new);
         // Another crate's flurry may have ended in this thread already.
-        Entered(catch_unwind(|| drop(flurry::HashMap::<(), ()>::new().guard())).is_ok())
+        Entered(catch_unwind(|| drop(PROBE.guard())).is_ok())
     }
 }
 

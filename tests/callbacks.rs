@@ -9,9 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
-use std::time::{Duration, Instant};
 
-use common::{account, alone, balance, create, decide, open, update};
+use common::{SOON, account, alone, balance, create, decide, open, soon, update};
 use equipoise::{Durability, Event, Ledger, Note};
 
 /// Does something when it is woken.
@@ -36,15 +35,7 @@ fn leave<F: Future + Unpin>(future: &mut F, waker: &Waker) {
 fn ends<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, is_done) = channel();
     std::thread::spawn(move || done.send(work()));
-    is_done.recv_timeout(Duration::from_secs(20)).unwrap_or_else(|_| panic!("it does not end, or panicked: {what}"))
-}
-
-fn eventually(what: &str, is_so: impl Fn() -> bool) {
-    let started = Instant::now();
-    while !is_so() {
-        assert!(started.elapsed() < Duration::from_secs(20), "{what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    is_done.recv_timeout(SOON).unwrap_or_else(|_| panic!("it does not end, or panicked: {what}"))
 }
 
 /// A ledger with a flusher whose sink is memory, and one on disk, each with an account.
@@ -74,7 +65,7 @@ fn a_waker_that_panics_harms_nobody_else() {
         leave(&mut notes[1], &good);
         // Where the sink is memory, who waits flushes.
         let _ = catch_unwind(AssertUnwindSafe(|| ledger.update(&account("a"), 1)));
-        eventually("the others are woken", || woken.load(Ordering::SeqCst) == 2);
+        soon("the others are woken", || woken.load(Ordering::SeqCst) == 2);
         let careful = ledger.with_durability(Durability::OnDisk);
         ends("an update on disk", move || careful.update(&account("a"), 10)).expect("decided");
         let sequences: Vec<_> = ledger.history(0, 100).expect("kept").iter().map(|entry| entry.sequence()).collect();
@@ -102,7 +93,7 @@ fn a_waker_may_close_the_ledger() {
         leave(&mut ticket, &closes);
         let writes = ledger.clone();
         ends("an update", move || writes.update(&account("a"), 1)).expect("decided");
-        eventually("it is closed", || closed.load(Ordering::SeqCst));
+        soon("it is closed", || closed.load(Ordering::SeqCst));
         assert_eq!((ledger.durable(), ledger.failure()), (next, None));
         drop(ticket);
     }
@@ -150,7 +141,7 @@ fn an_observer_that_panics_ends_no_thread() {
     let ledger = Ledger::builder().checkpoint_every(1).observer(observer).open(dir.path()).expect("opens");
     for name in ["a", "b"] {
         decide(&ledger, alone(create(name, 1)));
-        let heard = hears.recv_timeout(Duration::from_secs(20)).expect("a checkpoint");
+        let heard = hears.recv_timeout(SOON).expect("a checkpoint");
         assert!(matches!(heard, Event::CheckpointWritten { .. }), "{heard}");
     }
     decide(&ledger, alone(update("a", 1)));

@@ -258,7 +258,7 @@ fn garbage_weighs_what_it_takes() {
     while_somebody_sleeps_pinned(|| {
         let before = (resident(), ledger.stats().garbage_bytes);
         (5_000..5_000 + REQUESTS).for_each(decided);
-        let (taken, counted) = (resident() - before.0, ledger.stats().garbage_bytes - before.1);
+        let (taken, counted) = (resident().saturating_sub(before.0), ledger.stats().garbage_bytes - before.1);
         let each = (taken / REQUESTS, counted / REQUESTS);
         assert!(counted > taken / 4 * 3, "of {} bytes a request {} count", each.0, each.1);
     });

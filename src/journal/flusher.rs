@@ -8,6 +8,7 @@ use super::notes::{Answers, Due};
 use super::{JournalError, NoteError, Notes, Sink};
 use crate::account::Balance;
 use crate::error::SubmitError;
+use crate::kernel::cells::Latch;
 use crate::kernel::{Consumer, Handle, Kernel, pin};
 use crate::wait::Waiters;
 
@@ -29,6 +30,8 @@ pub(crate) struct Flushing<'a> {
     pub(crate) kernel: &'a Kernel<Balance>,
     pub(crate) waiters: &'a Waiters,
     pub(crate) notes: &'a Notes,
+    /// Set once nothing becomes durable any more.
+    pub(crate) closed: &'a Latch,
     /// Sees each batch once it is durable, and its last sequence.
     pub(crate) on_durable: &'a dyn Fn(&[Handle<Balance>], u64),
 }
@@ -141,7 +144,7 @@ impl Flusher {
 
     /// Does what is left of a flush; whether somebody waits for more.
     fn finish(&self, left: Left, of: &Flushing<'_>) -> bool {
-        let Flushing { kernel, waiters, notes, .. } = *of;
+        let Flushing { kernel, waiters, notes, closed, .. } = *of;
         match left {
             Left::Nothing => false,
             Left::Durable { batch, through, noted } => {
@@ -155,6 +158,8 @@ impl Flusher {
                 true
             }
             Left::Failed { due, why } => {
+                // A woken caller finds the ledger closed.
+                closed.set();
                 waiters.close();
                 notes.close(due, &why);
                 false
