@@ -4,10 +4,9 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::exit;
 
 use super::exit::Failure;
-use super::interrupt::{self, INTERRUPTED};
+use super::interrupt;
 
 /// Errors name its path.
 pub(super) struct Destination {
@@ -48,13 +47,12 @@ impl Place {
     /// An interrupt is the end from now on, and nothing is left of what is not whole.
     pub(super) fn end_with_interrupt(&self) -> Result<(), Failure> {
         let Some(unfinished) = self.unfinished.clone() else { return Ok(()) };
-        let end = move || {
+        let end = move |_| {
             // It may not be there yet, or have got its name in this moment.
             let _ = fs::remove_file(unfinished);
             Failure::Interrupted("interrupted".to_owned()).report(false);
-            exit(i32::from(INTERRUPTED));
         };
-        interrupt::listen(end, || ())
+        interrupt::end_after(end).map(drop)
     }
 }
 

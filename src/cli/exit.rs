@@ -13,7 +13,7 @@ use serde::Serialize;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use super::interrupt::INTERRUPTED;
+use super::interrupt::{INTERRUPTED, Signal};
 use super::output::escape;
 use crate::OpenError;
 use crate::config::ConfigError;
@@ -28,7 +28,9 @@ enum Exit {
     Usage = 2,
     Unreachable = 3,
     Failed = 4,
+    HungUp = 128 + Signal::Hangup as isize,
     Interrupted = INTERRUPTED as isize,
+    Terminated = 128 + Signal::Terminate as isize,
 }
 
 /// Why a command did not do what it was asked.
@@ -49,7 +51,7 @@ pub(super) enum Failure {
     /// Somebody wanted the end before it was done.
     Interrupted(String),
     /// Somebody wanted the end before the answer to a change had come, which has this id.
-    Unanswered { id: String },
+    Unanswered { id: String, signal: Signal },
     /// Results cannot be written.
     Output(io::Error),
     /// A change was done under this id, and that cannot be written.
@@ -194,7 +196,12 @@ impl Failure {
         match self {
             Failure::Usage(_) => Exit::Usage,
             Failure::Refused(_) => Exit::Refused,
-            Failure::Interrupted(_) | Failure::Unanswered { .. } => Exit::Interrupted,
+            Failure::Interrupted(_) => Exit::Interrupted,
+            Failure::Unanswered { signal, .. } => match signal {
+                Signal::Hangup => Exit::HungUp,
+                Signal::Interrupt => Exit::Interrupted,
+                Signal::Terminate => Exit::Terminated,
+            },
             Failure::Call { status, .. } => exit_of(status.code()),
             Failure::Output(error) | Failure::Untold { error, .. } if error.kind() == io::ErrorKind::BrokenPipe => {
                 Exit::Done
@@ -259,7 +266,7 @@ impl Failure {
     fn note(&self) -> Option<String> {
         match self {
             Failure::Call { note, .. } => note.clone(),
-            Failure::Unanswered { id } => Some(safe_again(id)),
+            Failure::Unanswered { id, .. } => Some(safe_again(id)),
             Failure::Untold { id, .. } => Some(its_id(id)),
             _ => None,
         }
@@ -268,7 +275,7 @@ impl Failure {
     fn say_json(&self, exit: Exit) -> io::Result<()> {
         let transaction_id = match self {
             Failure::Call { id, .. } => id.as_deref(),
-            Failure::Untold { id, .. } | Failure::Unanswered { id } => Some(id.as_str()),
+            Failure::Untold { id, .. } | Failure::Unanswered { id, .. } => Some(id.as_str()),
             _ => None,
         };
         let place = match self {

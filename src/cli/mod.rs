@@ -55,8 +55,10 @@ Exit codes:
   4  anything else: the data directory is damaged, in use or cannot be opened, its journal failed,
      the output cannot be written (a closed stdout counts as /dev/null), a port is taken, the system
      does not give enough threads or files, an internal error
-  130  interrupted before it was done (bench run, produce, export --output), or before the answer
-     came (create, update, transfer)
+  130  interrupted before it was done (bench run, produce)
+
+export --output that is interrupted before it is done, and create, update and transfer before the
+answer came, end by the signal itself: shells show that as 130 (SIGINT), 143 (SIGTERM) or 129 (SIGHUP).
 
 Results go to stdout, messages to stderr. With --json each result is one JSON object a line, and an
 error {\"error\":{\"code\":...,\"message\":...,\"exit\":...}}; lines of stderr that begin with warning: or

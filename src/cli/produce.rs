@@ -285,7 +285,7 @@ fn listen(stage: &Arc<Stage>, seed: u64, json: bool) -> Result<(), Failure> {
     let say = move |what: &str| {
         Failure::Interrupted(format!("interrupted: {what}; {}", same_run(seed))).report(json);
     };
-    let first = move || {
+    let first = move |_| {
         stage.interrupt(|what| {
             say(what);
             exit(i32::from(INTERRUPTED));

@@ -358,7 +358,7 @@ fn failure(error: bench::Error) -> Failure {
 /// The first signal asks the run to end; the second one ends the process.
 fn listen(interrupt: &Arc<Interrupt>) -> Result<(), Failure> {
     let (ask, abandon) = (interrupt.clone(), interrupt.clone());
-    let first = move || {
+    let first = move |_| {
         ask.ask();
         note("ending early; once more to end at once");
     };
