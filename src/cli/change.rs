@@ -102,7 +102,7 @@ impl ChangeId {
         let id = self.get();
         let (unanswered, json) = (id.clone(), common.json);
         let gate = interrupt::end_after(move |signal| {
-            Failure::Unanswered { id: unanswered, signal }.report(json);
+            Failure::Unanswered { id: unanswered, signal }.report_within(json);
         })?;
         let done = client::run(common, environment, |client| call(client, &id));
         // Whoever was told of an interrupt sees it end the process.

@@ -50,7 +50,7 @@ impl Place {
         let end = move |_| {
             // It may not be there yet, or have got its name in this moment.
             let _ = fs::remove_file(unfinished);
-            Failure::Interrupted("interrupted".to_owned()).report(false);
+            Failure::Interrupted("interrupted".to_owned()).report_within(false);
         };
         interrupt::end_after(end).map(drop)
     }

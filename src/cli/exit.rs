@@ -20,6 +20,10 @@ use crate::config::ConfigError;
 use crate::grpc::code_name;
 use crate::verify::Problem;
 
+/// How long whoever ends waits for a reader of stderr: a supervisor restarts a service, and a script goes on, only after
+/// that end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// The exit codes. They are part of the interface: scripts branch on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Exit {
@@ -179,13 +183,10 @@ impl Failure {
         ExitCode::from(exit as u8)
     }
 
-    /// As [`Self::report`], but waits for a reader of stderr no longer than `patience`.
-    pub(super) fn report_within(self, patience: Duration) -> ExitCode {
+    /// As [`Self::report`], but waits for a reader of stderr no longer than [`LAST_WORDS`].
+    pub(super) fn report_within(self, json: bool) -> ExitCode {
         let code = ExitCode::from(self.exit_code());
-        let (said, waiting) = mpsc::channel();
-        // After that time nobody listens any more. If no thread can be started, nothing is reported.
-        let _ = thread::Builder::new().spawn(move || said.send(self.report(false)));
-        waiting.recv_timeout(patience).unwrap_or(code)
+        say_within(move || self.report(json)).unwrap_or(code)
     }
 
     pub(super) fn exit_code(&self) -> u8 {
@@ -288,6 +289,14 @@ impl Failure {
         let line = serde_json::to_string(&BTreeMap::from([("error", error)]))?;
         writeln!(io::stderr().lock(), "{line}")
     }
+}
+
+/// Runs `say`, which writes to stderr, and waits for a reader no longer than [`LAST_WORDS`].
+pub(super) fn say_within<T: Send + 'static>(say: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (said, waiting) = mpsc::channel();
+    // After that time nobody listens any more. If no thread can be started, nothing is said.
+    let _ = thread::Builder::new().spawn(move || said.send(say()));
+    waiting.recv_timeout(LAST_WORDS).ok()
 }
 
 fn safe_again(id: &str) -> String {

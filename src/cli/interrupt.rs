@@ -33,8 +33,8 @@ impl Signal {
     }
 }
 
-/// The first signal calls `first`, the next one is the end of the process, with `last` before it. Neither may wait for
-/// a reader of stderr without a limit: no signal is heard meanwhile.
+/// The first signal calls `first`, the next one is the end of the process, with `last` before it. No signal is heard
+/// while they run: what they have to say, they say with [`say_within`](super::exit::say_within).
 pub(super) fn listen(
     first: impl FnOnce(Signal) + Send + 'static,
     last: impl FnOnce() + Send + 'static,

@@ -157,7 +157,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) if matches!(command, Command::Serve(_)) => failure.report_within(serve::LAST_WORDS),
+        Err(failure) if matches!(command, Command::Serve(_)) => failure.report_within(false),
         Err(failure) => failure.report(json),
     }
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use tonic::Status;
 
 use super::check::{self, Check};
-use super::exit::Failure;
+use super::exit::{Failure, say_within};
 use super::interrupt::{self, INTERRUPTED};
 use super::kafka::Kafka;
 use super::note;
@@ -283,7 +283,7 @@ impl Stage {
 fn listen(stage: &Arc<Stage>, seed: u64, json: bool) -> Result<(), Failure> {
     let stage = stage.clone();
     let say = move |what: &str| {
-        Failure::Interrupted(format!("interrupted: {what}; {}", same_run(seed))).report(json);
+        Failure::Interrupted(format!("interrupted: {what}; {}", same_run(seed))).report_within(json);
     };
     let first = move |_| {
         stage.interrupt(|what| {
@@ -292,7 +292,7 @@ fn listen(stage: &Arc<Stage>, seed: u64, json: bool) -> Result<(), Failure> {
         });
         // One object a line is all that programs expect.
         if !json {
-            note("ending early; once more to end at once");
+            say_within(|| note("ending early; once more to end at once"));
         }
     };
     interrupt::listen(first, move || say("what was on its way was not waited for"))

@@ -38,9 +38,6 @@ const SERVICE: &str = "service";
 #[cfg(feature = "postgres")]
 const DATABASE_START: Duration = Duration::from_secs(60 * 60);
 
-/// How long the reason for its end waits for a reader of stderr: a supervisor restarts the service only after that end.
-pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
-
 /// Threads of a service beside the runtime's own: for signals, the log, the journal, the index of ids, checkpoints, and work that blocks.
 const OTHER_THREADS: usize = 12;
 

@@ -1,11 +1,14 @@
 //! Signals that come in the middle of something.
 
 use std::fs;
+use std::io::{PipeReader, PipeWriter, Write as _};
 use std::net::TcpListener;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use rustix::fs::{OFlags, fcntl_setfl};
 
 use crate::program::{BINARY, Ended, SOON, Service, ends_within, equipoise, interruptible, signal};
 
@@ -69,6 +72,47 @@ fn an_interrupt_ends_the_script_of_a_change() {
     let (status, ended) = end(child);
     assert_eq!((status.signal(), ended.stdout.as_str()), (Some(INT), ""), "{ended:?}");
     assert!(ended.stderr.contains("sending it again with --id '"), "{ended:?}");
+}
+
+/// A pipe that is full, which nobody reads as long as its reader lives.
+fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    fcntl_setfl(&writer, OFlags::NONBLOCK).expect("a pipe");
+    for piece in [4096, 1] {
+        while writer.write(&vec![b'.'; piece]).is_ok() {}
+    }
+    fcntl_setfl(&writer, OFlags::empty()).expect("a pipe");
+    (reader, writer)
+}
+
+/// Nobody reads what an interrupted command has to say: it ends nevertheless.
+#[test]
+fn an_interrupt_waits_for_no_reader() {
+    let (silent, address) = silent();
+    let (_reader, writer) = full_pipe();
+    let begin = |arguments: &[&str]| {
+        let mut command = interruptible(BINARY, &[arguments, &["--server", &address, "--timeout", "1h"]].concat());
+        let stderr = writer.try_clone().expect("a pipe");
+        let child = command.stdout(Stdio::null()).stderr(stderr).spawn().expect("it runs");
+        (child, silent.accept().expect("a connection"))
+    };
+    for (name, number) in [("TERM", TERM), ("INT", INT), ("HUP", HUP)] {
+        let (mut child, _connection) = begin(&["transfer", "a", "b", "5"]);
+        signal(&child, name);
+        assert_eq!(ends_within(&mut child, SOON).signal(), Some(number), "{name}");
+    }
+    // The run itself has something to say at its end; a second interrupt ends that.
+    let (mut child, _connection) = begin(&["bench", "run", "hot"]);
+    let until = Instant::now() + SOON;
+    let status = loop {
+        signal(&child, "INT");
+        thread::sleep(Duration::from_millis(20));
+        if let Some(status) = child.try_wait().expect("a child") {
+            break status;
+        }
+        assert!(Instant::now() < until, "it runs on");
+    };
+    assert_eq!(status.code(), Some(130), "{status}");
 }
 
 /// C3: a watch that the service ends says where to go on, also to programs.
