@@ -168,16 +168,24 @@ fn id_window(flag: Option<Duration>, config: Option<&Path>, environment: &Enviro
     flag.map_or_else(|| Ok(Config::resolve(&[], environment, file.as_deref())?.id_window), Ok)
 }
 
-/// The service of whoever owns a directory cannot open what root makes in it.
+/// The service of whoever owns a directory, or the place of a new one, cannot open what root makes there.
 #[cfg(unix)]
 fn warn_of_owner(directory: &Path) {
     use std::os::unix::fs::MetadataExt as _;
 
-    let owner = std::fs::metadata(directory).map_or(0, |there| there.uid());
-    if owner != 0 && rustix::process::geteuid().is_root() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let Ok(path) = std::path::absolute(directory) else { return };
+    let found = path.ancestors().find_map(|path| std::fs::metadata(path).ok().map(|there| (path, there)));
+    let Some((nearest, there)) = found else { return };
+    // Where everybody may write, as in /tmp, a new directory is not its owner's.
+    let for_all = nearest != path && there.mode() & 0o002 != 0;
+    if there.uid() != 0 && !for_all {
         warn(&format!(
-            "{} belongs to the user {owner}, who cannot open what root makes in it: run this as that user, or chown it afterwards",
-            directory.display()
+            "{} belongs to the user {}, who cannot open what root makes in it: run this as that user, or chown it afterwards",
+            nearest.display(),
+            there.uid()
         ));
     }
 }
