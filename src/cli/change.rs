@@ -7,7 +7,7 @@ use prost_types::Timestamp;
 use super::Common;
 use super::client::{self, Client};
 use super::exit::Failure;
-use super::interrupt;
+use super::interrupt::{self, Gate};
 use super::output::Output;
 use super::record::{ChangeRecord, CommitRecord, TransferRecord, rfc3339};
 use crate::config::Environment;
@@ -101,7 +101,8 @@ impl ChangeId {
     ) -> Result<(), Failure> {
         let id = self.get();
         let (unanswered, json) = (id.clone(), common.json);
-        let gate = interrupt::end_after(move |signal| {
+        let gate = Gate::default();
+        interrupt::end_after(&gate, move |signal| {
             Failure::Unanswered { id: unanswered, signal }.report_within(json);
         })?;
         let done = client::run(common, environment, |client| call(client, &id));

@@ -58,16 +58,14 @@ pub(super) fn listen(
 }
 
 /// A signal ends the process, after `tell`, and nobody passes the gate meanwhile.
-pub(super) fn end_after(tell: impl FnOnce(Signal) + Send + 'static) -> Result<Gate, Failure> {
-    let gate = Gate::default();
+pub(super) fn end_after(gate: &Gate, tell: impl FnOnce(Signal) + Send + 'static) -> Result<(), Failure> {
     let closing = gate.clone();
     let end = move |signal: Signal| {
         let _closed = closing.pass();
         tell(signal);
         signal.end();
     };
-    listen(end, || ())?;
-    Ok(gate)
+    listen(end, || ())
 }
 
 /// Open until a signal comes.

@@ -193,7 +193,8 @@ fn a_bench_takes_its_service_along() {
 #[cfg(target_os = "linux")]
 fn a_signal_that_is_ignored_stays_ignored() {
     let (silent, address) = silent();
-    for (name, number, heard, by) in [("HUP", HUP, "TERM", TERM), ("INT", INT, "TERM", TERM), ("TERM", TERM, "INT", INT)]
+    for (name, number, heard, by) in
+        [("HUP", HUP, "TERM", TERM), ("INT", INT, "TERM", TERM), ("TERM", TERM, "INT", INT)]
     {
         let script = format!(r#"trap "" {name}; exec "$0" "$@""#);
         let arguments = ["-c", &script, BINARY, "update", "a", "5", "--server", &address, "--timeout", "1h"];
