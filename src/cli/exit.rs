@@ -20,8 +20,7 @@ use crate::config::ConfigError;
 use crate::grpc::code_name;
 use crate::verify::Problem;
 
-/// How long whoever ends waits for a reader of stderr: a supervisor restarts a service, and a script goes on, only after
-/// that end.
+/// How long a process that ends waits for a reader of stderr. Its supervisor or script waits as long.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The exit codes. They are part of the interface: scripts branch on them.

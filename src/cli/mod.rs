@@ -183,7 +183,8 @@ fn warn_of_owner(directory: &Path) {
     let for_all = nearest != path && there.mode() & 0o002 != 0;
     if there.uid() != 0 && !for_all {
         warn(&format!(
-            "{} belongs to the user {}, who cannot open what root makes in it: run this as that user, or chown it afterwards",
+            "{} belongs to the user {}, who cannot open what root makes in it: run this as that user, or chown it \
+             afterwards",
             nearest.display(),
             there.uid()
         ));

@@ -74,7 +74,7 @@ fn an_interrupt_ends_the_script_of_a_change() {
     assert!(ended.stderr.contains("sending it again with --id '"), "{ended:?}");
 }
 
-/// A pipe that is full, which nobody reads as long as its reader lives.
+/// A full pipe. It stays open as long as the reader that comes with it.
 fn full_pipe() -> (PipeReader, PipeWriter) {
     let (reader, mut writer) = std::io::pipe().expect("a pipe");
     fcntl_setfl(&writer, OFlags::NONBLOCK).expect("a pipe");

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
 use crate::data::account;
-use crate::program::{Ended, ends_within, equipoise};
+use crate::program::{Ended, SOON, ends_within, equipoise};
 
 /// More than what lies in buffers on the way.
 const ACCOUNTS: usize = 30_000;
@@ -54,7 +54,7 @@ fn paused(
     meanwhile();
     read(&mut reader, &mut stdout);
     drop(reader);
-    let status = ends_within(&mut child, Duration::from_secs(60));
+    let status = ends_within(&mut child, SOON);
     let mut stderr = String::new();
     child.stderr.take().expect("piped").read_to_string(&mut stderr).expect("text");
     Ended { code: status.code(), stdout, stderr }
@@ -111,7 +111,7 @@ fn a_list_does_not_outlive_the_service() {
     let begin = || service_on(listener.try_clone().expect("a socket"), Options::default());
     let (first, mut second) = (begin(), None);
     let restart = || {
-        first.shutdown_background();
+        first.shutdown_timeout(SOON);
         second = Some(begin());
     };
     let ended = paused(&address, &["accounts"], restart, |reader, text| {
