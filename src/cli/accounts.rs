@@ -2,7 +2,8 @@
 
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
-use tonic::Status;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 
 use super::Common;
 use super::client::{self, Client};
@@ -33,7 +34,8 @@ pub(super) struct Balance {
 
 /// List accounts in id order, all as of one commit sequence
 ///
-/// The service gives the list up, and the exit code is 3, when the reader of the output pauses for a minute.
+/// The service gives the list up, and the exit code is 3, when the reader of the output pauses for a minute, or the
+/// service is restarted meanwhile.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
@@ -111,11 +113,13 @@ impl Accounts {
     }
 }
 
-/// The tokens are the service's own: it refuses one when too much time went by since the page before.
+/// The tokens are the service's own: it refuses one when too much time passed since the page before, and one from
+/// before its start.
 fn given_up(failure: Failure) -> Failure {
-    match failure.reason().as_deref() {
-        Some("PAGE_TOKEN") => {
-            Status::resource_exhausted("the list was given up: its reader paused for too long; begin again").into()
+    match &failure {
+        Failure::Call { status, .. } if failure.reason().as_deref() == Some("PAGE_TOKEN") => {
+            let what = "the list was given up: too much time passed, or the service was restarted; begin again";
+            Status::with_error_details(Code::ResourceExhausted, what, status.get_error_details()).into()
         }
         _ => failure,
     }

@@ -1,7 +1,5 @@
 //! The commands that change something: `create`, `update`, `transfer`.
 
-use std::process::exit;
-
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use prost_types::Timestamp;
@@ -9,7 +7,7 @@ use prost_types::Timestamp;
 use super::Common;
 use super::client::{self, Client};
 use super::exit::Failure;
-use super::interrupt::{self, INTERRUPTED};
+use super::interrupt::{self, Gate};
 use super::output::Output;
 use super::record::{ChangeRecord, CommitRecord, TransferRecord, rfc3339};
 use crate::config::Environment;
@@ -102,14 +100,15 @@ impl ChangeId {
         call: impl AsyncFnOnce(Client, &str) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let id = self.get();
-        let (unanswered, json) = (Failure::Unanswered { id: id.clone() }, common.json);
-        let tell = move || {
-            unanswered.report(json);
-            exit(i32::from(INTERRUPTED));
-        };
-        interrupt::listen(tell, || ())?;
-        client::run(common, environment, |client| call(client, &id))
-            .map_err(|failure| failure.of_change(&id, self.given.is_none()))
+        let (unanswered, json) = (id.clone(), common.json);
+        let gate = Gate::default();
+        interrupt::end_after(&gate, move |signal| {
+            Failure::Unanswered { id: unanswered, signal }.report_within(json);
+        })?;
+        let done = client::run(common, environment, |client| call(client, &id));
+        // Whoever was told of an interrupt sees it end the process.
+        let _passed = gate.pass();
+        done.map_err(|failure| failure.of_change(&id, self.given.is_none()))
     }
 }
 

@@ -4,10 +4,9 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::exit;
 
 use super::exit::Failure;
-use super::interrupt::{self, INTERRUPTED};
+use super::interrupt::{self, Gate};
 
 /// Errors name its path.
 pub(super) struct Destination {
@@ -22,6 +21,8 @@ pub(super) struct Place {
     unfinished: Option<PathBuf>,
     /// For its owner alone, unless what was there was for others too.
     permissions: Option<Permissions>,
+    /// Closed by an interrupt.
+    gate: Gate,
 }
 
 impl Place {
@@ -29,7 +30,8 @@ impl Place {
         let there = fs::metadata(path);
         match &there {
             Ok(there) if !there.is_file() => {
-                return Ok(Place { path: path.to_owned(), unfinished: None, permissions: None });
+                let gate = Gate::default();
+                return Ok(Place { path: path.to_owned(), unfinished: None, permissions: None, gate });
             }
             Err(_) if fs::symlink_metadata(path).is_ok() => {
                 let nowhere = io::Error::new(io::ErrorKind::NotFound, "a link that leads nowhere");
@@ -42,19 +44,18 @@ impl Place {
         let mut unfinished = path.clone().into_os_string();
         unfinished.push(format!(".{}.tmp", super::new_uuid().simple()));
         let permissions = there.ok().map(|there| there.permissions());
-        Ok(Place { path, unfinished: Some(unfinished.into()), permissions })
+        Ok(Place { path, unfinished: Some(unfinished.into()), permissions, gate: Gate::default() })
     }
 
     /// An interrupt is the end from now on, and nothing is left of what is not whole.
     pub(super) fn end_with_interrupt(&self) -> Result<(), Failure> {
         let Some(unfinished) = self.unfinished.clone() else { return Ok(()) };
-        let end = move || {
+        let end = move |_| {
             // It may not be there yet, or have got its name in this moment.
             let _ = fs::remove_file(unfinished);
-            Failure::Interrupted("interrupted".to_owned()).report(false);
-            exit(i32::from(INTERRUPTED));
+            Failure::Interrupted("interrupted".to_owned()).report_within(false);
         };
-        interrupt::listen(end, || ())
+        interrupt::end_after(&self.gate, end)
     }
 }
 
@@ -65,7 +66,10 @@ impl Destination {
             let file = File::create(&place.path).map_err(named)?;
             return Ok(Destination { place, file });
         };
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(unfinished).map_err(named)?;
+        let file = {
+            let _open = place.gate.pass();
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(unfinished).map_err(named)?
+        };
         let destination = Destination { place, file };
         if let Some(permissions) = &destination.place.permissions {
             let set = destination.file.set_permissions(permissions.clone());
@@ -78,10 +82,15 @@ impl Destination {
     pub(super) fn finish(mut self) -> io::Result<()> {
         let Place { path, unfinished: Some(unfinished), .. } = &self.place else { return Ok(()) };
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let finished = self.file.sync_all().and_then(|()| fs::rename(unfinished, path));
+        let finished = self.file.sync_all().and_then(|()| {
+            let _open = self.place.gate.pass();
+            fs::rename(unfinished, path)
+        });
         finished.map_err(|error| name(path, &error))?;
         let folder = File::open(folder.unwrap_or(Path::new("."))).and_then(|folder| folder.sync_all());
         let synced = folder.map_err(|error| name(path, &error));
+        // Whoever was told of an interrupt sees it end the process.
+        drop(self.place.gate.pass());
         self.place.unfinished = None;
         synced
     }

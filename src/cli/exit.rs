@@ -13,12 +13,15 @@ use serde::Serialize;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use super::interrupt::INTERRUPTED;
+use super::interrupt::{INTERRUPTED, Signal};
 use super::output::escape;
 use crate::OpenError;
 use crate::config::ConfigError;
 use crate::grpc::code_name;
 use crate::verify::Problem;
+
+/// How long a process that ends waits for a reader of stderr. Its supervisor or script waits as long.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The exit codes. They are part of the interface: scripts branch on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +31,9 @@ enum Exit {
     Usage = 2,
     Unreachable = 3,
     Failed = 4,
+    HungUp = 128 + Signal::Hangup as isize,
     Interrupted = INTERRUPTED as isize,
+    Terminated = 128 + Signal::Terminate as isize,
 }
 
 /// Why a command did not do what it was asked.
@@ -49,7 +54,7 @@ pub(super) enum Failure {
     /// Somebody wanted the end before it was done.
     Interrupted(String),
     /// Somebody wanted the end before the answer to a change had come, which has this id.
-    Unanswered { id: String },
+    Unanswered { id: String, signal: Signal },
     /// Results cannot be written.
     Output(io::Error),
     /// A change was done under this id, and that cannot be written.
@@ -177,13 +182,10 @@ impl Failure {
         ExitCode::from(exit as u8)
     }
 
-    /// As [`Self::report`], but waits for a reader of stderr no longer than `patience`.
-    pub(super) fn report_within(self, patience: Duration) -> ExitCode {
+    /// As [`Self::report`], but waits for a reader of stderr no longer than [`LAST_WORDS`].
+    pub(super) fn report_within(self, json: bool) -> ExitCode {
         let code = ExitCode::from(self.exit_code());
-        let (said, waiting) = mpsc::channel();
-        // After that time nobody listens any more. If no thread can be started, nothing is reported.
-        let _ = thread::Builder::new().spawn(move || said.send(self.report(false)));
-        waiting.recv_timeout(patience).unwrap_or(code)
+        say_within(move || self.report(json)).unwrap_or(code)
     }
 
     pub(super) fn exit_code(&self) -> u8 {
@@ -194,7 +196,12 @@ impl Failure {
         match self {
             Failure::Usage(_) => Exit::Usage,
             Failure::Refused(_) => Exit::Refused,
-            Failure::Interrupted(_) | Failure::Unanswered { .. } => Exit::Interrupted,
+            Failure::Interrupted(_) => Exit::Interrupted,
+            Failure::Unanswered { signal, .. } => match signal {
+                Signal::Hangup => Exit::HungUp,
+                Signal::Interrupt => Exit::Interrupted,
+                Signal::Terminate => Exit::Terminated,
+            },
             Failure::Call { status, .. } => exit_of(status.code()),
             Failure::Output(error) | Failure::Untold { error, .. } if error.kind() == io::ErrorKind::BrokenPipe => {
                 Exit::Done
@@ -259,7 +266,7 @@ impl Failure {
     fn note(&self) -> Option<String> {
         match self {
             Failure::Call { note, .. } => note.clone(),
-            Failure::Unanswered { id } => Some(safe_again(id)),
+            Failure::Unanswered { id, .. } => Some(safe_again(id)),
             Failure::Untold { id, .. } => Some(its_id(id)),
             _ => None,
         }
@@ -268,7 +275,7 @@ impl Failure {
     fn say_json(&self, exit: Exit) -> io::Result<()> {
         let transaction_id = match self {
             Failure::Call { id, .. } => id.as_deref(),
-            Failure::Untold { id, .. } | Failure::Unanswered { id } => Some(id.as_str()),
+            Failure::Untold { id, .. } | Failure::Unanswered { id, .. } => Some(id.as_str()),
             _ => None,
         };
         let place = match self {
@@ -281,6 +288,14 @@ impl Failure {
         let line = serde_json::to_string(&BTreeMap::from([("error", error)]))?;
         writeln!(io::stderr().lock(), "{line}")
     }
+}
+
+/// Runs `say`, which writes to stderr, and waits for a reader no longer than [`LAST_WORDS`].
+pub(super) fn say_within<T: Send + 'static>(say: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (said, waiting) = mpsc::channel();
+    // After that time nobody listens any more. If no thread can be started, nothing is said.
+    let _ = thread::Builder::new().spawn(move || said.send(say()));
+    waiting.recv_timeout(LAST_WORDS).ok()
 }
 
 fn safe_again(id: &str) -> String {

@@ -69,8 +69,10 @@ impl Export {
 
     fn is_inside(&self, path: &Path) -> bool {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        match (fs::canonicalize(folder), fs::canonicalize(&self.directory)) {
-            (Ok(folder), Ok(directory)) => folder.starts_with(directory),
+        // A link counts as what it leads to, which is what would be replaced.
+        let place = fs::canonicalize(path).or_else(|_| fs::canonicalize(folder));
+        match (place, fs::canonicalize(&self.directory)) {
+            (Ok(place), Ok(directory)) => place.starts_with(directory),
             // What is not there is told of elsewhere.
             _ => false,
         }

@@ -1,37 +1,54 @@
 //! SIGINT, SIGTERM and SIGHUP, for commands that have something to say, or to tidy, at their end.
 
 use std::io;
-use std::process::exit;
+use std::process::{self, exit};
+use std::sync::Arc;
 use std::thread;
 
+use parking_lot::{Mutex, MutexGuard};
+use signal_hook::low_level::emulate_default_handler;
+use tokio::signal::unix::{Signal as Hearing, SignalKind, signal};
+
 use super::exit::Failure;
-use super::serve::Signals;
 
 /// How shells tell of SIGINT.
 pub(super) const INTERRUPTED: u8 = 130;
 
-/// The first signal calls `first`, the next one is the end of the process, with `last` before it.
+/// With its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Signal {
+    Hangup = 1,
+    Interrupt = 2,
+    Terminate = 15,
+}
+
+impl Signal {
+    /// Ends the process by this signal. A shell ends its script then; an exit with code 130 would let it go on.
+    fn end(self) -> ! {
+        // In a container the process may be number 1, which no signal of its own ends.
+        if process::id() != 1 {
+            let _ = emulate_default_handler(self as i32);
+        }
+        exit(128 + self as i32)
+    }
+}
+
+/// The first signal calls `first`, the next one is the end of the process, with `last` before it. No signal is heard
+/// while they run: what they have to say, they say with [`say_within`](super::exit::say_within).
 pub(super) fn listen(
-    first: impl FnOnce() + Send + 'static,
+    first: impl FnOnce(Signal) + Send + 'static,
     last: impl FnOnce() + Send + 'static,
 ) -> Result<(), Failure> {
     let cannot = |error| Failure::Other(format!("cannot wait for signals: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot)?;
-    let (mut signals, mut hangup) = {
+    let mut signals = {
         let _entered = runtime.enter();
-        (Signals::new().map_err(cannot)?, Hangup::new().map_err(cannot)?)
-    };
-    let mut next = async move || {
-        tokio::select! {
-            _ = signals.next() => {}
-            () = hangup.next() => {}
-        }
+        Signals::new().map_err(cannot)?
     };
     let listen = move || {
         runtime.block_on(async {
-            next().await;
-            first();
-            next().await;
+            first(signals.next().await);
+            signals.next().await;
         });
         last();
         exit(i32::from(INTERRUPTED));
@@ -40,40 +57,75 @@ pub(super) fn listen(
     Ok(())
 }
 
-/// The end of the terminal; None: whoever ignores it, as nohup does, wants to outlive that.
-#[cfg(target_os = "linux")]
-struct Hangup(Option<tokio::signal::unix::Signal>);
+/// A signal ends the process, after `tell`, and nobody passes the gate meanwhile.
+pub(super) fn end_after(gate: &Gate, tell: impl FnOnce(Signal) + Send + 'static) -> Result<(), Failure> {
+    let closing = gate.clone();
+    let end = move |signal: Signal| {
+        let _closed = closing.pass();
+        tell(signal);
+        signal.end();
+    };
+    listen(end, || ())
+}
 
-#[cfg(target_os = "linux")]
-impl Hangup {
+/// Open until a signal comes.
+#[derive(Clone, Default)]
+pub(super) struct Gate(Arc<Mutex<()>>);
+
+impl Gate {
+    /// Does not return once a signal came. One that comes while somebody holds the guard waits for its end.
+    pub(super) fn pass(&self) -> MutexGuard<'_, ()> {
+        self.0.lock()
+    }
+}
+
+/// Those that were ignored when the process began stay so: nohup wants that, and shells for what a script starts in
+/// the background.
+struct Signals {
+    hangup: Option<Hearing>,
+    interrupt: Option<Hearing>,
+    terminate: Option<Hearing>,
+}
+
+impl Signals {
     fn new() -> io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-
-        let hangup = SignalKind::hangup();
-        let status = procfs::process::Process::myself().and_then(|process| process.status());
-        // Where that cannot be known, nothing is changed.
-        let ignored = status.map_or(true, |status| status.sigign & (1 << (hangup.as_raw_value() - 1)) != 0);
-        Ok(Hangup(if ignored { None } else { Some(signal(hangup)?) }))
+        let ignored = ignored();
+        // Where that cannot be known, a run shall outlive its terminal, and Ctrl-C end it.
+        let hear = |kind: SignalKind, unknown: bool| {
+            let heard = ignored.map_or(unknown, |ignored| ignored & (1 << (kind.as_raw_value() - 1)) == 0);
+            heard.then(|| signal(kind)).transpose()
+        };
+        Ok(Signals {
+            hangup: hear(SignalKind::hangup(), false)?,
+            interrupt: hear(SignalKind::interrupt(), true)?,
+            terminate: hear(SignalKind::terminate(), true)?,
+        })
     }
 
-    async fn next(&mut self) {
-        match &mut self.0 {
-            Some(signal) => drop(signal.recv().await),
-            None => std::future::pending().await,
+    async fn next(&mut self) -> Signal {
+        tokio::select! {
+            () = hear(&mut self.hangup) => Signal::Hangup,
+            () = hear(&mut self.interrupt) => Signal::Interrupt,
+            () = hear(&mut self.terminate) => Signal::Terminate,
         }
     }
 }
 
-#[cfg(not(target_os = "linux"))]
-struct Hangup;
+async fn hear(signal: &mut Option<Hearing>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// The signals that are ignored, as bits; None where nobody says.
+#[cfg(target_os = "linux")]
+fn ignored() -> Option<u64> {
+    let status = procfs::process::Process::myself().and_then(|process| process.status());
+    status.ok().map(|status| status.sigign)
+}
 
 #[cfg(not(target_os = "linux"))]
-impl Hangup {
-    fn new() -> io::Result<Self> {
-        Ok(Hangup)
-    }
-
-    async fn next(&mut self) {
-        std::future::pending().await
-    }
+fn ignored() -> Option<u64> {
+    None
 }

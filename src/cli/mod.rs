@@ -55,8 +55,10 @@ Exit codes:
   4  anything else: the data directory is damaged, in use or cannot be opened, its journal failed,
      the output cannot be written (a closed stdout counts as /dev/null), a port is taken, the system
      does not give enough threads or files, an internal error
-  130  interrupted before it was done (bench run, produce, export --output), or before the answer
-     came (create, update, transfer)
+  130  interrupted before it was done (bench run, produce)
+
+export --output that is interrupted before it is done, and create, update and transfer before the
+answer came, end by the signal itself: shells show that as 130 (SIGINT), 143 (SIGTERM) or 129 (SIGHUP).
 
 Results go to stdout, messages to stderr. With --json each result is one JSON object a line, and an
 error {\"error\":{\"code\":...,\"message\":...,\"exit\":...}}; lines of stderr that begin with warning: or
@@ -155,7 +157,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) if matches!(command, Command::Serve(_)) => failure.report_within(serve::LAST_WORDS),
+        Err(failure) if matches!(command, Command::Serve(_)) => failure.report_within(false),
         Err(failure) => failure.report(json),
     }
 }
@@ -166,16 +168,25 @@ fn id_window(flag: Option<Duration>, config: Option<&Path>, environment: &Enviro
     flag.map_or_else(|| Ok(Config::resolve(&[], environment, file.as_deref())?.id_window), Ok)
 }
 
-/// The service of whoever owns a directory cannot open what root makes in it.
+/// The service of whoever owns a directory, or the place of a new one, cannot open what root makes there.
 #[cfg(unix)]
 fn warn_of_owner(directory: &Path) {
     use std::os::unix::fs::MetadataExt as _;
 
-    let owner = std::fs::metadata(directory).map_or(0, |there| there.uid());
-    if owner != 0 && rustix::process::geteuid().is_root() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let Ok(path) = std::path::absolute(directory) else { return };
+    let found = path.ancestors().find_map(|path| std::fs::metadata(path).ok().map(|there| (path, there)));
+    let Some((nearest, there)) = found else { return };
+    // Where everybody may write, as in /tmp, a new directory is not its owner's.
+    let for_all = nearest != path && there.mode() & 0o002 != 0;
+    if there.uid() != 0 && !for_all {
         warn(&format!(
-            "{} belongs to the user {owner}, who cannot open what root makes in it: run this as that user, or chown it afterwards",
-            directory.display()
+            "{} belongs to the user {}, who cannot open what root makes in it: run this as that user, or chown it \
+             afterwards",
+            nearest.display(),
+            there.uid()
         ));
     }
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use tonic::Status;
 
 use super::check::{self, Check};
-use super::exit::Failure;
+use super::exit::{Failure, say_within};
 use super::interrupt::{self, INTERRUPTED};
 use super::kafka::Kafka;
 use super::note;
@@ -283,16 +283,16 @@ impl Stage {
 fn listen(stage: &Arc<Stage>, seed: u64, json: bool) -> Result<(), Failure> {
     let stage = stage.clone();
     let say = move |what: &str| {
-        Failure::Interrupted(format!("interrupted: {what}; {}", same_run(seed))).report(json);
+        Failure::Interrupted(format!("interrupted: {what}; {}", same_run(seed))).report_within(json);
     };
-    let first = move || {
+    let first = move |_| {
         stage.interrupt(|what| {
             say(what);
             exit(i32::from(INTERRUPTED));
         });
         // One object a line is all that programs expect.
         if !json {
-            note("ending early; once more to end at once");
+            say_within(|| note("ending early; once more to end at once"));
         }
     };
     interrupt::listen(first, move || say("what was on its way was not waited for"))

@@ -38,9 +38,6 @@ const SERVICE: &str = "service";
 #[cfg(feature = "postgres")]
 const DATABASE_START: Duration = Duration::from_secs(60 * 60);
 
-/// How long the reason for its end waits for a reader of stderr: a supervisor restarts the service only after that end.
-pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
-
 /// Threads of a service beside the runtime's own: for signals, the log, the journal, the index of ids, checkpoints, and work that blocks.
 const OTHER_THREADS: usize = 12;
 
@@ -329,20 +326,20 @@ async fn end_of_stdin() {
 
 /// SIGINT and SIGTERM.
 #[cfg(unix)]
-pub(super) struct Signals {
+struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
 }
 
 #[cfg(unix)]
 impl Signals {
-    pub(super) fn new() -> io::Result<Self> {
+    fn new() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
 
         Ok(Signals { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
-    pub(super) async fn next(&mut self) -> &'static str {
+    async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",
             _ = self.terminate.recv() => "SIGTERM",
@@ -352,15 +349,15 @@ impl Signals {
 
 /// Ctrl-C.
 #[cfg(not(unix))]
-pub(super) struct Signals;
+struct Signals;
 
 #[cfg(not(unix))]
 impl Signals {
-    pub(super) fn new() -> io::Result<Self> {
+    fn new() -> io::Result<Self> {
         Ok(Signals)
     }
 
-    pub(super) async fn next(&mut self) -> &'static str {
+    async fn next(&mut self) -> &'static str {
         match tokio::signal::ctrl_c().await {
             Ok(()) => "CTRL-C",
             Err(_) => std::future::pending().await,

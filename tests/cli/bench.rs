@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use equipoise::bench::{Run, Target, Workload};
 
-use crate::program::{Ended, SOON, Service, ends_within, equipoise, run, signal};
+use crate::program::{BINARY, Ended, SOON, Service, ends_within, equipoise, interruptible, run, signal};
 
 /// A fraction of a second, on few accounts, and as small as it gets.
 const SHORT: [&str; 12] = [
@@ -175,7 +175,7 @@ fn a_service_that_dies_is_told_of() {
 fn an_interrupt_ends_it_early() {
     let service = Service::start();
     let arguments = ["bench", "run", "hot", "uniform", "--duration", "1m", "--warm-up", "0s", "--json", "--server"];
-    let mut command = equipoise(&arguments);
+    let mut command = interruptible(BINARY, &arguments);
     command.arg(&service.address).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("it runs");
     service.wait_for_load();

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::program::{Ended, SOON, Service, ends_within, equipoise, run, run_for, signal};
+use crate::program::{BINARY, Ended, SOON, Service, ends_within, equipoise, interruptible, run, run_for, signal};
 
 fn bench(arguments: &[&str]) -> Command {
-    equipoise(&[&["bench", "run"], arguments].concat())
+    interruptible(BINARY, &[&["bench", "run"], arguments].concat())
 }
 
 fn one_run(ended: &Ended) -> Value {

@@ -191,13 +191,17 @@ fn a_file_of_the_directory_is_no_output() {
     let (dir, place) = (small(), tempfile::tempdir().expect("a directory"));
     let (lock, link) = (dir.path().join("LOCK"), place.path().join("link"));
     std::os::unix::fs::symlink("nowhere", &link).expect("a link");
+    let [to_lock, new] = [place.path().join("to-lock"), dir.path().join("new")];
+    std::os::unix::fs::symlink(&lock, &to_lock).expect("a link");
     let before = files(dir.path());
-    for (path, code, why) in [(&lock, 2, "is in the data directory"), (&link, 4, "a link that leads nowhere")] {
+    let inside = "is in the data directory";
+    let cases = [(&lock, 2, inside), (&to_lock, 2, inside), (&new, 2, inside), (&link, 4, "a link that leads nowhere")];
+    for (path, code, why) in cases {
         let ended = run(&mut on("export", dir.path(), &["--output", path.to_str().expect("UTF-8")]));
         assert_eq!((ended.code, ended.stderr.contains(why)), (Some(code), true), "{ended:?}");
     }
     assert!(before == files(dir.path()));
-    assert_eq!(std::fs::read_dir(place.path()).expect("a folder").count(), 1);
+    assert_eq!(std::fs::read_dir(place.path()).expect("a folder").count(), 2);
 }
 
 /// As of other programs, `-` is stdout.

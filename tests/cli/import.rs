@@ -1,7 +1,8 @@
 //! `equipoise import`.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::Write;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -162,18 +163,34 @@ fn help_says_that_ids_are_not_taken_over() {
     }
 }
 
-/// What root makes, the user whom the directory belongs to cannot open: it is warned.
+/// What root makes, the user whom the directory belongs to cannot open: it is warned, also of a new one's parent.
 #[test]
 fn root_is_warned_of_a_directory_of_somebody_else() {
     const STRANGER: u32 = 54_321;
+    let text = export(small().path());
+    for new in [false, true] {
+        let place = Place::new();
+        if !new {
+            fs::create_dir(place.data()).expect("a directory");
+        }
+        let theirs = if new { place.dir.path().to_owned() } else { place.data() };
+        // Only root can give it away, and whoever is not does not need the warning.
+        let given = chown(&theirs, Some(STRANGER), Some(STRANGER)).is_ok();
+        let named = |ended: &Ended| ended.stderr.contains(&format!("{} belongs to the user 54321", theirs.display()));
+        let ended = place.import(&text);
+        assert_eq!((ended.code, named(&ended)), (Some(0), given), "{ended:?}");
+        if !new {
+            let ended = run(&mut on("compact", &place.data(), &["--dry-run"]));
+            assert_eq!((ended.code, named(&ended)), (Some(0), given), "{ended:?}");
+        }
+    }
+    // Whoever owns a place for everybody is not whom the new directory is for.
     let place = Place::new();
-    fs::create_dir(place.data()).expect("a directory");
-    // Only root can give it away, and whoever is not does not need the warning.
-    let given = std::os::unix::fs::chown(place.data(), Some(STRANGER), Some(STRANGER)).is_ok();
-    let ended = place.import(&export(small().path()));
-    assert_eq!((ended.code, ended.stderr.starts_with("warning: ")), (Some(0), given), "{ended:?}");
-    let ended = run(&mut on("compact", &place.data(), &["--dry-run"]));
-    assert_eq!((ended.code, ended.stderr.contains("belongs to the user 54321")), (Some(0), given), "{ended:?}");
+    if chown(place.dir.path(), Some(STRANGER), Some(STRANGER)).is_ok() {
+        fs::set_permissions(place.dir.path(), Permissions::from_mode(0o1777)).expect("root may");
+        let ended = place.import(&text);
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
+    }
 }
 
 /// Case A14: the second exits at once, names who has it, and touches nothing.

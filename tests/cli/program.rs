@@ -15,9 +15,24 @@ use serde_json::Value;
 /// How long anything may take that should happen soon, on a machine that is busy.
 pub const SOON: Duration = Duration::from_secs(60);
 
+pub const BINARY: &str = env!("CARGO_BIN_EXE_equipoise");
+
 /// The binary, in an environment that says nothing to it.
 pub fn equipoise(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_equipoise"));
+    undisturbed(BINARY, arguments)
+}
+
+/// A command that hears signals, even when whoever runs the tests ignores them: what is ignored is inherited.
+pub fn interruptible(program: &str, arguments: &[&str]) -> Command {
+    if cfg!(target_os = "linux") {
+        undisturbed("env", &[&["--default-signal=HUP,INT,TERM", program], arguments].concat())
+    } else {
+        undisturbed(program, arguments)
+    }
+}
+
+fn undisturbed(program: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         let ours = ["EQUIPOISE_", "KAFKA_", "DATABASE_URL"].iter().any(|begin| text.starts_with(begin));

@@ -14,12 +14,12 @@ use rdkafka::mocking::MockCluster;
 use serde_json::Value;
 
 use crate::servers::shared_broker;
-use crate::service::{SOON, equipoise, signal};
+use crate::service::{SOON, interruptible, signal};
 use crate::topic::Topic;
 
 fn produce(brokers: &str, topic: &str, more: &[&str]) -> Command {
     let arguments = ["produce", "--json", "--brokers", brokers, "--topic", topic];
-    let mut command = equipoise(&[&arguments, more].concat());
+    let mut command = interruptible(&[&arguments, more].concat());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

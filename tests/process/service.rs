@@ -17,9 +17,20 @@ use crate::client::Client;
 /// How long anything may take that should happen soon, on a machine that is busy.
 pub const SOON: Duration = Duration::from_secs(60);
 
+const BINARY: &str = env!("CARGO_BIN_EXE_equipoise");
+
 /// The binary, in an environment that says nothing to it.
 pub fn equipoise(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_equipoise"));
+    undisturbed(BINARY, arguments)
+}
+
+/// As [`equipoise`]; it hears signals, even when whoever runs the tests ignores them: what is ignored is inherited.
+pub fn interruptible(arguments: &[&str]) -> Command {
+    undisturbed("env", &[&["--default-signal=HUP,INT,TERM", BINARY], arguments].concat())
+}
+
+fn undisturbed(program: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
     let ours = ["EQUIPOISE_", "KAFKA_", "DATABASE_URL"];
     let said = |name: &std::ffi::OsStr| ours.iter().any(|begin| name.to_string_lossy().starts_with(begin));
     for (name, _) in std::env::vars_os().filter(|(name, _)| said(name)) {

@@ -14,7 +14,7 @@ use crate::bench::history::{History, Row};
 use crate::bench::{self, Asked, Interrupt, Place, Settings, Stage, Workload, report};
 use crate::cli::client;
 use crate::cli::destination::{self, Destination};
-use crate::cli::exit::Failure;
+use crate::cli::exit::{Failure, say_within};
 use crate::cli::output::Output;
 
 use crate::cli::progress::Bar;
@@ -358,9 +358,9 @@ fn failure(error: bench::Error) -> Failure {
 /// The first signal asks the run to end; the second one ends the process.
 fn listen(interrupt: &Arc<Interrupt>) -> Result<(), Failure> {
     let (ask, abandon) = (interrupt.clone(), interrupt.clone());
-    let first = move || {
+    let first = move |_| {
         ask.ask();
-        note("ending early; once more to end at once");
+        say_within(|| note("ending early; once more to end at once"));
     };
     interrupt::listen(first, move || abandon.abandon())
 }
