@@ -52,7 +52,7 @@ macro_rules! id {
                 parse_id(field, text).map($name)
             }
 
-            /// Bytes that it has allocated outside itself.
+            /// How many bytes it has allocated on the heap.
             pub(crate) fn spilled_bytes(&self) -> usize {
                 if self.0.is_heap_allocated() { self.0.capacity() } else { 0 }
             }

@@ -106,8 +106,9 @@ impl Builder {
         self
     }
 
-    /// Grows the look-up cache for so many accounts beforehand: growing takes locks. That takes 12 to 24 bytes for each at once, 8 GiB at
-    /// most; where there is not so much memory, the process is aborted, as by any allocation that fails.
+    /// Grows the look-up cache for this many accounts beforehand, since growing takes locks. That allocates 12 to 24
+    /// bytes per account at once, 8 GiB at most; without enough memory the process aborts, as after any failed
+    /// allocation.
     #[must_use]
     pub fn reserve(mut self, accounts: usize) -> Self {
         self.reserve_accounts = accounts;
@@ -160,11 +161,11 @@ impl Builder {
         self
     }
 
-    /// Calls `told` with events that an operator may want to know, while the ledger is opened and while it runs: on the
-    /// thread that opens it, on its own threads, and on the thread of a caller that meets a failed journal. No lock is
-    /// held, so `told` may call the ledger, even [`Ledger::close`]. It should return soon, and must not wait for the disk
-    /// ([`Durability::OnDisk`]): the thread that calls it may be the one that makes segments, which makes none meanwhile.
-    /// A panic goes no further, and `told` is called with the next event all the same.
+    /// Calls `told` with events that an operator may want to know, while the ledger is opened and afterwards: on the
+    /// thread that opens it, on its own threads, and on a caller's thread that finds that the journal failed. No lock
+    /// is held, so `told` may call the ledger, even [`Ledger::close`]. It should return soon and must not wait for the
+    /// disk ([`Durability::OnDisk`]): it may run on the thread that makes the segments, which makes none meanwhile. A
+    /// panic in `told` is caught, and later events are still reported.
     #[must_use]
     pub fn observer(mut self, told: impl Fn(&Event) + Send + Sync + 'static) -> Self {
         self.observer = Observer::new(told);
@@ -239,7 +240,7 @@ impl Builder {
         Ok(ledger)
     }
 
-    /// Opens the id index in the data directory `root`, at the journal's time `now`, and gives it what it lacks of the journal's ids.
+    /// Opens the id index in the data directory `root`, at the journal's time `now`, and adds the ids that it lacks.
     fn open_ids(&mut self, root: &Folder, disk: &Disk, at: Position, now: u64) -> Result<Ids, OpenError> {
         let window = nanoseconds(self.id_window);
         let honoured_before = may_honour_dropped(disk, at, now, window);
@@ -253,7 +254,7 @@ impl Builder {
         Ok(Ids::with_index(self.id_capacity, index.with_blocking(self.blocking.clone()), window))
     }
 
-    /// Gives `index` the ids of the journal's entries up to `end` that it lacks.
+    /// Adds to `index` the ids that it lacks, of the journal's entries up to `end`.
     fn index_missing(&mut self, root: &Folder, index: &DiskIndex, disk: &Disk, end: u64) -> Result<(), OpenError> {
         let mut from = index.published() + 1;
         while from <= end {
@@ -342,13 +343,13 @@ fn may_honour_dropped(disk: &Disk, at: Position, now: u64, window: u64) -> bool 
     if oldest <= 1 {
         return false;
     }
-    // What compaction dropped is no later than the oldest entry that is left. Where that cannot be read, the ids count as
+    // What compaction dropped is no later than the oldest entry left. If that entry cannot be read, the ids count as
     // honoured: a start reads no more of the journal than it needs, so its damage is not reported here.
     let until = if oldest > at.sequence { Ok(at.time) } else { disk.record(oldest).map(|entry| entry.time) };
     until.map_or(true, |until| now.saturating_sub(until) <= window)
 }
 
-/// That the id index in the data directory `root` cannot be used.
+/// The error for an id index in the data directory `root` that cannot be used.
 fn unusable(root: &Folder, what: &'static str, error: IndexError) -> OpenError {
     match error {
         IndexError::NoSpace { path } => {

@@ -34,7 +34,7 @@ pub(crate) struct Core {
     /// Wakes the thread that writes checkpoints.
     pub(crate) checkpoint_bell: Doorbell,
     pub(crate) closed: Latch,
-    /// How often there was a reason to tell that the journal failed.
+    /// How often the journal's failure was noticed; only the first time is reported.
     failures_told: Counter,
     pub(crate) opened: Counter,
     /// How many requests were refused because the disk takes no next segment, or no ids.
@@ -109,7 +109,7 @@ impl Core {
         }
     }
 
-    /// What the journal says of the entry that the id index names.
+    /// The journal's record of the entry that the id index names.
     pub(crate) fn recorded(&self, entry: Indexed) -> Result<Record, HistoryError> {
         match &self.disk {
             Some(disk) => disk.record(entry.sequence),
@@ -132,17 +132,17 @@ impl Core {
         }
     }
 
-    /// How many bytes wait for a suspended thread.
+    /// How many bytes of garbage wait for a suspended thread.
     pub(crate) fn garbage_bytes(&self) -> u64 {
         garbage::bytes() + self.ids.overdue_bytes()
     }
 
-    /// The durable sequence; `u64::MAX` without a flusher, where everything counts as durable.
+    /// The durable sequence; `u64::MAX` without a flusher, since everything counts as durable then.
     pub(crate) fn durable(&self) -> u64 {
         if self.flusher.is_some() { self.kernel.durable() } else { u64::MAX }
     }
 
-    /// Makes everything committed durable, and sees to what follows that.
+    /// Makes everything committed durable, and reports a failure.
     pub(crate) fn flush(&self) {
         if let Some(flusher) = &self.flusher {
             self.flushing(|of| flusher.flush(of));
@@ -150,7 +150,7 @@ impl Core {
         }
     }
 
-    /// Makes what is committed durable, unless somebody else is flushing. If others wait for more by then, wakes the flusher.
+    /// Makes what is committed durable, unless another thread is flushing. Wakes the flusher if another flush is due.
     fn try_flush(&self, flusher: &Flusher) -> Flushed {
         let flushed = self.flushing(|of| flusher.try_flush(of));
         self.note_failure(flusher);
@@ -213,7 +213,7 @@ impl Core {
         self.ids.queue_durable(batch, through);
     }
 
-    /// Tells the operator once that the journal failed.
+    /// Tells the observer, once, that the journal failed.
     fn note_failure(&self, flusher: &Flusher) {
         if let (Some(failure), Some(disk)) = (flusher.failure(), &self.disk)
             && self.failures_told.add(1) == 0
@@ -222,17 +222,17 @@ impl Core {
         }
     }
 
-    /// Closes a ledger whose journal is not to be written any more.
+    /// Closes a ledger whose journal must not be written any more.
     pub(crate) fn give_up(&self, failure: JournalError) {
         if let Some(flusher) = &self.flusher {
-            // Whoever waits for a segment ends.
+            // Ends every wait for a segment.
             flusher.sink().close();
             self.flushing(|of| flusher.give_up(failure, of));
             self.note_failure(flusher);
         }
     }
 
-    /// What a closed ledger says to a request.
+    /// The error for a request to a closed ledger.
     pub(crate) fn why_closed(&self) -> SubmitError {
         match self.failure() {
             Some(what) => SubmitError::JournalFailed { what },
@@ -245,7 +245,7 @@ impl Core {
         Some(self.flusher.as_ref()?.failure()?.what.clone())
     }
 
-    /// Refuses what comes from now on, makes durable what was committed, and wakes whoever waits for more. Idempotent.
+    /// Refuses new requests, makes what was committed durable, and wakes everybody who waits for more. Idempotent.
     pub(crate) fn close(&self) {
         let first = !self.closed.is_set();
         self.closed.set();

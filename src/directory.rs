@@ -20,7 +20,7 @@ use crate::kernel::hints::{self, Hints};
 use crate::kernel::slab::{Loaded, Slab, SlabIndex};
 use crate::kernel::{Account, Guard, pin};
 
-/// The place rides in the key: flurry keeps values behind a pointer of their own, which would be one more cache miss per look-up.
+/// The place is part of the key, since flurry keeps values behind a pointer: one more cache miss per look-up.
 type Map = flurry::HashMap<Place, (), foldhash::fast::RandomState>;
 
 /// An id and where its account lies; equal and hashed as the id.
@@ -80,19 +80,20 @@ pub(crate) struct Directory {
     recovered: u32,
 }
 
-/// Stands for what flurry keeps per thread: created after that, it is dropped before it. Using flurry later panics.
+/// Tells whether flurry's thread-local data is still there: created after that data, this is dropped before it. Without
+/// the data flurry panics.
 struct Entered(bool);
 
 impl Entered {
     fn new() -> Self {
         static PROBE: LazyLock<flurry::HashMap<(), ()>> = LazyLock::new(flurry::HashMap::new);
-        // Another crate's flurry may have ended in this thread already.
+        // flurry's data may be gone from this thread already, if another crate used flurry.
         Entered(catch_unwind(|| drop(PROBE.guard())).is_ok())
     }
 }
 
 impl Drop for Entered {
-    // Having a destructor is what makes the thread-local unavailable once the thread ends.
+    // A thread-local with a destructor becomes unavailable when its thread ends.
     fn drop(&mut self) {}
 }
 
@@ -101,7 +102,7 @@ thread_local! {
 }
 
 /// The look-up cache: a map of accounts, whose look-up takes two cache misses, and hints in front of it, whose look-up
-/// takes one and can be prefetched. The map lacks accounts that were opened by a thread that was ending.
+/// takes one and can be prefetched. The map lacks accounts that an ending thread opened.
 struct Cache {
     map: Map,
     hints: Hints,
@@ -114,7 +115,7 @@ impl Cache {
         Cache { map: Map::with_capacity_and_hasher(capacity, hasher.clone()), hints: Hints::new(), hasher }
     }
 
-    /// What the map is asked with; None in a thread that ends and has no thread-locals any more.
+    /// A guard for the map; None in an ending thread whose thread-locals are gone.
     fn guard(&self) -> Option<flurry::Guard<'_>> {
         let may_enter = ENTERED.try_with(|entered| entered.0).unwrap_or(false);
         may_enter.then(|| self.map.guard())
@@ -270,8 +271,8 @@ impl Directory {
         self.accounts = Slab::over(accounts);
     }
 
-    /// Where the account called `id` lies, which was open in an earlier process. It is made if the checkpoint did not bring
-    /// it. Call it once per id.
+    /// Where the account called `id` lies, which was open in an earlier process; made if it was not in the checkpoint.
+    /// Call it once per id.
     pub(crate) fn find_or_make_open(&mut self, id: &AccountId) -> Result<SlabIndex, Exhausted> {
         let guard = &pin();
         if self.sorted > 0
@@ -369,8 +370,8 @@ impl Ahead<'_> {
 mod tests {
     use super::*;
 
-    /// E6: what a checkpoint brought is found, and walked in order, before, while and after it moves into the skiplist; a newcomer
-    /// stands between.
+    /// E6: accounts from a checkpoint are found, and walked in order, before, during and after their move into the
+    /// skiplist, with new accounts among them.
     #[test]
     fn accounts_are_in_order_while_they_move() {
         let id = |number: u32| AccountId::new(&format!("a{number:05}")).expect("an id");

@@ -151,8 +151,8 @@ pub enum Refusal {
     },
 }
 
-/// A request that was not decided; or, of a handle with [`Durability::OnDisk`](crate::Durability::OnDisk), one that was, while its answer
-/// did not get onto the disk: only [`SubmitError::JournalFailed`] and [`SubmitError::Closed`] may mean that.
+/// A request was not decided. With [`Durability::OnDisk`](crate::Durability::OnDisk), [`SubmitError::JournalFailed`]
+/// and [`SubmitError::Closed`] may also mean that it was decided, and is perhaps not on disk.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum SubmitError {
@@ -171,7 +171,7 @@ pub enum SubmitError {
     /// Its id was used, and what was answered then is no longer kept. Final.
     #[error(transparent)]
     AnswerGone(#[from] AnswerGone),
-    /// The ledger was shut down. Who waited for the disk with a request that was decided at that moment gets this too.
+    /// The ledger was shut down. A decided request that was waiting for the disk at that moment gets this error too.
     #[error("the ledger is shutting down")]
     Closed,
     /// The journal could not be written, so the ledger was closed. Requests that were decided but not answered may or
@@ -280,7 +280,7 @@ pub enum Error {
     /// Decided and refused.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// Not decided, or decided and perhaps not on disk, as [`SubmitError`] says.
+    /// Not decided, or decided and perhaps not on disk: see [`SubmitError`].
     #[error(transparent)]
     NotDecided(#[from] SubmitError),
 }

@@ -82,7 +82,7 @@ impl Folder {
         Self::at(&self.handle, Path::new("."), self.path.clone())
     }
 
-    /// Locks it, without waiting for it, until it is unlocked or dropped.
+    /// Locks it, without waiting, until it is unlocked or dropped.
     pub(crate) fn try_lock(&self) -> Result<(), TryLockError> {
         self.handle.try_lock()
     }

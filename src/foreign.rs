@@ -1,5 +1,6 @@
-//! Code that is not ours, and runs on our threads or in the middle of our calls: wakers, and the observer. Whoever comes here holds no lock,
-//! so that code may call the ledger; and a panic ends here, so that it ends neither a thread of ours nor what is to be done after it.
+//! Runs foreign code: wakers and the observer, which run on the engine's threads or inside its calls. Callers hold no
+//! lock, so that code may call the ledger. Panics are caught here: they end no thread of the engine, and what follows
+//! is still done.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,12 +9,12 @@ use std::task::Waker;
 
 use crate::event::Event;
 
-/// Wakes, and lets the waker go.
+/// Wakes `waker` and drops it.
 pub(crate) fn wake(waker: Waker) {
     run(|| waker.wake());
 }
 
-/// Who is told what an operator may want to know.
+/// The embedder's callback for events that an operator may want to know.
 #[derive(Clone)]
 pub(crate) struct Observer(Arc<dyn Fn(&Event) + Send + Sync>);
 
@@ -33,11 +34,11 @@ impl fmt::Debug for Observer {
     }
 }
 
-/// Runs it. Of a panic the process's hook has told.
+/// Runs `code` and catches a panic, which the panic hook has already reported.
 fn run(code: impl FnOnce()) {
     let Err(panic) = catch_unwind(AssertUnwindSafe(code)) else { return };
     if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
-        // It would panic for ever.
+        // Dropping this payload might panic again, without end.
         std::mem::forget(again);
     }
 }
@@ -54,7 +55,7 @@ mod tests {
         }
     }
 
-    /// E4: a panic ends where the code was run, whatever it carries.
+    /// E4: `run` contains a panic, whatever its payload.
     #[test]
     fn a_panic_ends_here() {
         run(|| panic!("plain"));

@@ -10,7 +10,7 @@ use crate::kernel::slab::SlabIndex;
 use crate::ledger::Ledger;
 use crate::request::{Operation, Request};
 
-/// An open account of a ledger, found once. Keeps the ledger open.
+/// An open account of a ledger, looked up once. Keeps the ledger open.
 #[derive(Clone)]
 pub struct Account {
     ledger: Ledger,

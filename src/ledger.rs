@@ -37,7 +37,7 @@ pub struct Ledger {
     durability: Durability,
 }
 
-/// What the last clone of a ledger takes down.
+/// What is shut down when the last clone of a ledger is dropped.
 struct Front {
     core: Arc<Core>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -87,15 +87,16 @@ impl Ledger {
     /// it can be called from async code: the calling thread finishes an undecided transaction in its way.
     ///
     /// # Errors
-    /// [`SubmitError`]: nothing was decided, and no id was used up. With [`Durability::OnDisk`] two of them may mean that it was decided, and
-    /// nobody knows whether it is on disk: [`SubmitError::JournalFailed`] and [`SubmitError::Closed`].
-    /// A refusal by an account is not an error here but the [`Outcome::result`]: it was decided, and its id keeps it.
+    /// [`SubmitError`]: nothing was decided, and no id was used up. With [`Durability::OnDisk`] there are two
+    /// exceptions: [`SubmitError::JournalFailed`] and [`SubmitError::Closed`] may also mean that the request was
+    /// decided, and is perhaps not on disk.
+    /// A refusal by an account is no error here but the [`Outcome::result`]: it was decided, and its id keeps it.
     pub fn submit(&self, request: Request) -> Result<Outcome, SubmitError> {
         let decided = self.core().submit(request, self.next());
         self.answer(decided)
     }
 
-    /// As [`Ledger::submit`], for a caller that waits for [`Ledger::durable_at`] next, and so sees to the flushing itself.
+    /// Like [`Ledger::submit`], for a caller that waits for [`Ledger::durable_at`] next, which starts the flush.
     #[cfg(feature = "grpc")]
     pub(crate) fn submit_awaited(&self, request: Request) -> Result<Outcome, SubmitError> {
         self.core().submit(request, Next::Waits)
@@ -103,8 +104,8 @@ impl Ledger {
 
     /// Submits each request by itself and in order, like [`Ledger::submit`]: a later one sees the earlier ones and,
     /// unless it is replayed, has a higher sequence. Faster than separate calls: requests that touch different accounts
-    /// share one CAS on the commit list, and their cache misses overlap. With [`Durability::OnDisk`] it waits for all of
-    /// them; if the ledger is closed meanwhile, those that are not on disk by then are errors, as in [`Ledger::submit`].
+    /// share one CAS on the commit list, and their cache misses overlap. With [`Durability::OnDisk`] the call waits for
+    /// all of them; if the ledger is closed meanwhile, those not on disk yet get an error, as with [`Ledger::submit`].
     ///
     /// ```
     /// # use equipoise::{AccountId, Ledger, Operation, Request};
@@ -250,8 +251,8 @@ impl Ledger {
         self.core().transaction(id)
     }
 
-    /// Up to `limit` durable journal entries from sequence `from` on (0: from the oldest kept). Reads the disk; in memory
-    /// it waits while the flusher adds a batch to the history.
+    /// Up to `limit` durable journal entries from sequence `from` on (0: from the oldest kept). Reads the disk; in
+    /// memory it waits while the flusher adds a batch.
     ///
     /// # Errors
     /// [`HistoryError::Gone`] when `from` is no longer kept. A ledger in memory without [`Builder::history`] always
@@ -296,8 +297,9 @@ impl Ledger {
 
     /// Resolves when `sequence` is durable, under any async runtime; without a history, at once. Keeps the ledger open.
     ///
-    /// A waker is called, and dropped, by the thread that makes the sequence durable, the ledger's own or another caller's, without a lock:
-    /// it may call the ledger, but should not wait for a disk there, for others wait behind it. What it panics with goes no further.
+    /// The waker is called, and dropped, by the thread that makes the sequence durable, the ledger's own or another
+    /// caller's. No lock is held, so the waker may call the ledger. It should not wait for the disk, since other
+    /// waiters are woken after it. A panic in it is caught.
     pub fn durable_at(&self, sequence: u64) -> impl Future<Output = Result<(), Closed>> + Send + Unpin + use<> {
         Ticket::new(self.clone(), sequence)
     }
@@ -306,8 +308,8 @@ impl Ledger {
     /// note becomes durable with the entry at [`Note::after`] or later, never before it; if that entry is already
     /// durable, at once. Notes that wait for the same entry keep the order of the calls. The future resolves when the
     /// note is durable, under any async runtime; dropping it does not withdraw the note. Without a history the note is
-    /// kept in memory, at once. An empty note resolves after the notes before it. Its waker is called as
-    /// [`Ledger::durable_at`] says.
+    /// kept in memory, at once. An empty note resolves after the notes before it. For wakers see
+    /// [`Ledger::durable_at`].
     ///
     /// ```
     /// # use equipoise::{AccountId, Advance, Ledger, Note, NoteError};
@@ -337,8 +339,8 @@ impl Ledger {
         block_on(self.note(note))
     }
 
-    /// How far `source` was read, durably; None when nothing was ever noted of it. This, [`Ledger::sources`] and [`Ledger::parked`] wait
-    /// while the flusher puts notes there.
+    /// How far `source` was read, durably; None when nothing was ever noted about it. Like [`Ledger::sources`] and
+    /// [`Ledger::parked`], it waits while the flusher stores notes.
     #[must_use]
     pub fn source(&self, source: &str) -> Option<SourcePosition> {
         self.core().notes.source(source)
@@ -362,15 +364,15 @@ impl Ledger {
         self.core().failure()
     }
 
-    /// Resolves when the ledger was closed, or its journal failed; also when its last handle is gone, for it keeps none. What it wakes is
-    /// called as [`Ledger::durable_at`] says.
+    /// Resolves when the ledger is closed or its journal has failed, and when its last handle is dropped: the future
+    /// holds none. For wakers see [`Ledger::durable_at`].
     pub fn closed(&self) -> impl Future<Output = ()> + Send + Unpin + use<> {
         let mut ticket = Ticket::new(Endless(self.core().waiters.clone()), u64::MAX);
         std::future::poll_fn(move |context| std::pin::Pin::new(&mut ticket).poll(context).map(|_| ()))
     }
 
-    /// Refuses new requests from now on, makes what was committed durable, which waits for the disk, and wakes whoever waits for more.
-    /// Reads go on. Idempotent. The last handle does it when it is dropped, and waits for the ledger's threads, too.
+    /// Refuses new requests, makes what was committed durable (this waits for the disk), and wakes everybody who waits
+    /// for more. Reads go on. Idempotent. Dropping the last handle does this, and also waits for the ledger's threads.
     pub fn close(&self) {
         self.core().close();
     }
@@ -441,7 +443,7 @@ impl Drop for Front {
 fn close(core: &Core, threads: Vec<JoinHandle<()>>) {
     core.close();
     for thread in threads {
-        // None of them panics, for what is not ours is caught; if one did, that was printed.
+        // None of them panics, since foreign code is caught; if one did, the panic hook has reported it.
         let _ = thread.join();
     }
 }

@@ -110,9 +110,9 @@
 //! Every decided request has a place in one list, its *commit sequence*: 1, 2, 3, … There is one order, and everybody
 //! sees it.
 //!
-//! * [`Ledger::balance`] returns the newest committed state. It never waits: for an account that a writer holds it returns
-//!   the state before that write. Once one side of a transfer is visible, so is the other. Reads of one thread never go back,
-//!   and include that thread's own writes.
+//! * [`Ledger::balance`] returns the newest committed state. It never waits: for an account that a writer holds it
+//!   returns the state before that write. Once one side of a transfer is visible, so is the other. Reads of one thread
+//!   never go back, and include that thread's own writes.
 //! * [`Ledger::snapshot`] at sequence *n* holds exactly what replaying the first *n* entries of the journal gives.
 //! * [`Ledger::balance_durable`] and [`Ledger::snapshot_durable`] do the same at the *durable* sequence: what they show
 //!   can no longer be lost. To see your own write there, wait for it first: [`Ledger::wait_durable`],
@@ -123,8 +123,8 @@
 //! * [`SubmitError`] (and [`InvalidRequest`] inside it): nothing was decided, nothing changed, no id was used up.
 //!   [`AnswerGone`] is final: the entry that used the id is no longer kept. There is one exception. A caller that asks
 //!   for [`Durability::OnDisk`], and waits for the disk when the journal fails or the ledger is closed, gets
-//!   [`SubmitError::JournalFailed`] or [`SubmitError::Closed`] although the request was decided and every reader sees it.
-//!   The next start shows whether it is on disk: a request with an id can simply be sent again.
+//!   [`SubmitError::JournalFailed`] or [`SubmitError::Closed`] although the request was decided and every reader sees
+//!   it. The next start shows whether it is on disk: a request with an id can simply be sent again.
 //! * [`Refusal`]: the request was decided, at a sequence of its own, and changed nothing. Its id keeps that answer:
 //!   sent again, it is refused again, even if the money has arrived meanwhile.
 //! * [`Exhausted`]: a limit that protects the process was reached; the same request may succeed later.

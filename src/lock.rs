@@ -116,7 +116,7 @@ mod tests {
 
     use super::*;
 
-    /// B5: a process that another thread began has a copy of every descriptor until it runs its own program.
+    /// B5: a child that another thread just forked has a copy of every descriptor until it runs its own program.
     #[test]
     fn a_child_about_to_begin_keeps_no_lock() {
         let dir = tempfile::tempdir().expect("a directory");

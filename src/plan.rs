@@ -114,7 +114,8 @@ mod tests {
         Operation::transfer(account(from), account(to), 1).expect("valid")
     }
 
-    /// A8: accounts are taken in ascending order of their ids as bytes, whichever way the money flows and however many there are.
+    /// A8: accounts are taken in ascending order of their ids as bytes, whichever way the money flows and however many
+    /// there are.
     #[test]
     fn legs_ascend_whichever_way_the_money_flows() {
         let ids = ["B", "a", "b", "b0", "c", "d", "e", "f", "g", "z", "\u{e9}"];

@@ -308,7 +308,7 @@ impl Request {
         Some(legs.saturating_mul(LEG_BYTES) as u64)
     }
 
-    /// Bytes that it has allocated outside itself.
+    /// How many bytes it has allocated on the heap.
     pub(crate) fn spilled_bytes(&self) -> usize {
         let members = if self.members.spilled() { size_of_val(self.members()) } else { 0 };
         let within = self.members.iter().map(|member| {

@@ -12,7 +12,8 @@ use crate::ledger::{Ledger, state_of};
 /// How many states are copied under one epoch pin; the caller's code never runs pinned.
 const STRIDE: usize = 64;
 
-/// Every account at one commit sequence. Clones share it; the last one lets the old versions go. Keeps the ledger open.
+/// Every account at one commit sequence. Clones share it; dropping the last releases the old versions. Keeps the ledger
+/// open.
 #[derive(Clone)]
 pub struct Snapshot {
     open: Arc<Open>,

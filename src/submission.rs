@@ -336,7 +336,8 @@ impl Core {
     }
 }
 
-/// Whether a caller lets others run first, when `behind` decided requests wait to become durable of the `limit` that may.
+/// Whether a caller lets others run first, when `behind` decided requests wait to become durable of the `limit` that
+/// may.
 #[inline]
 fn gives_way(behind: u64, limit: u64) -> bool {
     behind > limit / 2 && (behind > limit - limit / 4 || behind.is_multiple_of(GIVES_WAY_ONCE_IN))
@@ -399,8 +400,8 @@ mod tests {
         assert_eq!(handle.decision().map(|decision| decision.sequence), Some(ledger.sequence()));
     }
 
-    /// C6: what refused chains would have opened takes bounded memory: chains that would make more accounts are refused past a
-    /// limit, while single operations and other chains go on.
+    /// C6: what refused chains would have opened takes bounded memory: chains that would make more accounts are refused
+    /// past a limit, while single operations and other chains go on.
     #[test]
     fn refused_chains_make_a_bounded_number_of_accounts() {
         let ledger = Ledger::new();
@@ -427,8 +428,8 @@ mod tests {
         assert_eq!(ledger.stats().unopened_accounts, unopened - 2);
     }
 
-    /// E7: while somebody who forgets ids is suspended, ids take memory up to the cap, which is shown; then writes are refused, and
-    /// go on by themselves afterwards.
+    /// E7: while a thread that forgets ids is suspended, ids take memory up to the cap, and statistics show it. Then
+    /// writes are refused; they go on by themselves once it continues.
     #[test]
     fn ids_that_nobody_forgets_count_as_garbage() {
         let cap = garbage::bytes() + (16 << 20);

@@ -103,7 +103,8 @@ pub fn init(filter: &str) -> Result<Guard, Error> {
     Ok(guard)
 }
 
-/// Whether `filter` lets nothing of Equipoise through, not even errors, without saying `off`: one that names other targets alone.
+/// Whether `filter` lets nothing of Equipoise through, not even errors, without saying `off`: one that names other
+/// targets alone.
 #[must_use]
 pub fn is_deaf(filter: &str) -> bool {
     const OURS: &str = env!("CARGO_PKG_NAME");

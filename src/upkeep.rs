@@ -18,7 +18,8 @@ const BREATHER: Duration = Duration::from_millis(1);
 /// How many accounts a checkpoint copies under one epoch pin.
 const STRIDE: usize = 64;
 
-/// Bytes of notes after which a checkpoint is written, however few entries have come: about how many are read again at a start.
+/// Bytes of notes after which a checkpoint is written, however few entries have come: about how many are read again at
+/// a start.
 const CHECKPOINT_NOTES: u64 = 64 << 20;
 
 /// The first and the longest pause after a checkpoint that failed: a full disk is full a while.

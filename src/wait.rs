@@ -30,7 +30,7 @@ struct Queue {
 }
 
 impl Waiters {
-    /// Wakes whoever waits for a sequence up to `durable`. For a caller without locks: whom it wakes may do anything.
+    /// Wakes those who wait for a sequence up to `durable`. The caller holds no lock: a waker may run any code.
     pub(crate) fn reached(&self, durable: u64) {
         let mut queue = self.queue.lock();
         let later = queue.waiting.split_off(&(durable.saturating_add(1), 0));
@@ -45,7 +45,7 @@ impl Waiters {
         self.queue.lock().waiting.first_key_value().is_some_and(|((sequence, _), _)| *sequence <= newest)
     }
 
-    /// Wakes everybody, as [`Self::reached`] does; from now on waiting for what is not durable fails.
+    /// Wakes everybody, as [`Self::reached`] does. From now on, waiting for a sequence that is not durable fails.
     pub(crate) fn close(&self) {
         let mut queue = self.queue.lock();
         queue.closed = true;
@@ -54,9 +54,9 @@ impl Waiters {
         woken.into_values().for_each(wake);
     }
 
-    /// Leaves `waker` under `ticket`, made at the first call; Err when closed.
+    /// Registers `waker` under `ticket`, which the first call draws; Err when closed.
     fn register(&self, sequence: u64, ticket: &mut Option<u64>, waker: &Waker) -> Result<(), Closed> {
-        // Copied and let go outside the lock: a waker may own what comes here.
+        // Cloned and dropped outside the lock: a waker may run any code.
         let waker = waker.clone();
         let mut queue = self.queue.lock();
         if queue.closed {
@@ -107,7 +107,7 @@ impl<W: Durable + Unpin> Future for Ticket<W> {
             return Poll::Ready(Ok(()));
         }
         let registered = this.watermark.waiters().register(this.sequence, &mut this.number, context.waker());
-        // Again, now that a flush that ends from here on wakes us.
+        // Checked again: a flush that ends from here on wakes us, but an earlier one may not have.
         match (this.watermark.is_durable(this.sequence), registered) {
             (true, _) => Poll::Ready(Ok(())),
             (false, Ok(())) => Poll::Pending,

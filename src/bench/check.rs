@@ -1,4 +1,5 @@
-//! Whether a ledger holds what it must after a run: the total, every account's version, and the journal against a snapshot.
+//! Whether a ledger holds what it must after a run: the total, every account's version, and the journal against a
+//! snapshot.
 
 use super::Check;
 use super::names::Names;
@@ -152,8 +153,8 @@ impl<'a> Checker<'a> {
         put(&mut self.replayed, number, leg.after);
     }
 
-    /// Compares with what a snapshot shows, and both with what the callers know. The journal must have been followed up to the
-    /// snapshot's sequence.
+    /// Compares with what a snapshot shows, and both with what the callers know. The journal must have been followed up
+    /// to the snapshot's sequence.
     pub(super) fn finish(mut self, shown: &Shown, expected: &Expected, read: bool) -> Check {
         self.sums(shown, expected);
         if read {
@@ -244,7 +245,8 @@ mod tests {
     use super::*;
     use crate::bench::tally::{Effect, Unknown};
 
-    /// An entry: its sequence, whether it was accepted, and for each leg the account, the delta, the balance and the version.
+    /// An entry: its sequence, whether it was accepted, and for each leg the account, the delta, the balance and the
+    /// version.
     type Row = (u64, bool, Vec<(u32, i64, i64, u64)>);
 
     fn good() -> (Vec<Row>, Shown, Expected) {

@@ -1,7 +1,7 @@
 //! Measuring: the canonical workloads, and what is done with their figures.
 //!
-//! A [`Run`] is one workload against one target, as `equipoise bench run --json` prints it; [`run`] makes one. [`history`] keeps
-//! its figures from run to run, and [`report`] draws both.
+//! A [`Run`] is one workload against one target, as `equipoise bench run --json` prints it; [`run`] makes one.
+//! [`history`] keeps its figures from run to run, and [`report`] draws both.
 
 mod batches;
 mod call;

@@ -136,8 +136,8 @@ mod tests {
         }
     }
 
-    /// What was seen in 600 ms of a target that stalls from 150 ms for so long, with so many calls under way at most; given up
-    /// 100 ms after the end. Not what was seen while this machine stalled.
+    /// The calls seen in 600 ms of a target that stalls for `stall` ms from 150 ms on, at most `most` of them under way
+    /// at once. Calls are given up 100 ms after the end. Repeated as long as this machine stalls as well.
     fn stalled(most: usize, stall: u64) -> Vec<bench::Call> {
         const LATE: Duration = Duration::from_millis(30);
         for _ in 0..100 {
@@ -149,7 +149,7 @@ mod tests {
         panic!("this machine stalls all the time");
     }
 
-    /// The same, and how late the latest call was told to begin.
+    /// These calls, and the longest delay of a call's announcement.
     fn measured(most: usize, stall: u64) -> (Vec<bench::Call>, Duration) {
         let choices = Choices::draw(&Workload::Open.mix(), 10, 1).expect("a table");
         let names = Arc::new(Names::new(10).expect("names"));
@@ -170,14 +170,14 @@ mod tests {
             let mut late = Duration::ZERO;
             while let Some(at) = paced.recv().await {
                 late = late.max(at.elapsed());
-                // What comes after the calls were given up is late enough.
+                // Once the calls are given up nobody receives this.
                 let _ = tell.send(at);
             }
             late
         });
         let late = local.block_on(&runtime, async {
             let given_up = tokio::time::Instant::from(window.end + Duration::from_millis(100));
-            // What is not answered by then is what the test is about.
+            // The test is about what is not answered by then.
             let _ = tokio::time::timeout_at(given_up, open(vec![target], shared, plan, intended, most)).await;
             told.await.expect("told")
         });
@@ -186,8 +186,8 @@ mod tests {
         (recorder.borrow().calls(), late)
     }
 
-    /// E2: latency counts from the intended start. In a stall of 200 ms 100 of 300 calls are due, and all are late, also where only
-    /// one can be under way; a caller that waits would have seen one.
+    /// E2: latency counts from the intended start. During a stall of 200 ms 100 of 300 calls are due, and all are late,
+    /// even if only one may be under way; a caller that waits would have seen one.
     #[test]
     fn a_stall_is_seen_by_every_call_that_it_delays() {
         for most in [1_000, 1] {
@@ -201,7 +201,8 @@ mod tests {
         }
     }
 
-    /// E2: of 300 calls that are due some 225 are not answered, under way or not: each is as late as it is when it is given up.
+    /// E2: of 300 calls that are due some 225 are not answered, under way or not: each is as late as it is when it is
+    /// given up.
     #[test]
     fn calls_that_are_never_answered_are_told() {
         for most in [1_000, 1] {

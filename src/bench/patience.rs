@@ -17,7 +17,7 @@ const LOOK: Duration = Duration::from_millis(50);
 pub(super) struct Patience {
     pub(super) limit: Duration,
     interrupt: Arc<Interrupt>,
-    /// The end was asked for before: what is waited for is a part of it.
+    /// The end was already requested, and this wait is part of it.
     ending: bool,
 }
 
@@ -26,7 +26,7 @@ impl Patience {
         Patience { limit, interrupt: interrupt.clone(), ending: false }
     }
 
-    /// For what belongs to the end, if that was asked for before: only then is it waited for all the same.
+    /// For what belongs to the end. If that was already requested, the interrupt does not cut these waits short.
     pub(super) fn of_the_end(limit: Duration, interrupt: &Arc<Interrupt>) -> Self {
         Patience { ending: interrupt.is_asked(), ..Patience::new(limit, interrupt) }
     }
@@ -55,7 +55,7 @@ impl Patience {
     }
 
     /// # Errors
-    /// [`Error::Interrupted`] when somebody wants the end since.
+    /// [`Error::Interrupted`] when the end was requested since.
     pub(super) fn look(&self) -> Result<(), Error> {
         if self.interrupt.is_asked() && !self.ending { Err(Error::Interrupted) } else { Ok(()) }
     }

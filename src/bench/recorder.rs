@@ -1,4 +1,5 @@
-//! What the callers of one thread see, written down: latencies, rates over time, and what the ledger must hold afterwards.
+//! What the callers of one thread see, written down: latencies, rates over time, and what the ledger must hold
+//! afterwards.
 
 use std::time::{Duration, Instant};
 

@@ -61,7 +61,8 @@ type Told<'a> = &'a mut dyn FnMut(Stage);
 /// Runs a workload against the target at `place`. An interrupted run keeps the length that it reached.
 ///
 /// # Errors
-/// [`enum@Error`] when the target cannot be opened, filled, reached or read. A check that fails is no error: see [`Run::check`].
+/// [`enum@Error`] when the target cannot be opened, filled, reached or read. A check that fails is no error: see
+/// [`Run::check`].
 pub fn run(place: &Place, asked: &Asked, interrupt: &Arc<Interrupt>, told: Told<'_>) -> Result<Run, Error> {
     let opened = Opened::open(place, asked.settings.accounts, asked.patience, interrupt)?;
     let run = measured(&opened, asked, interrupt, told);
@@ -352,7 +353,7 @@ mod tests {
 
     use super::*;
 
-    /// Who wants the end before anything is waited for waits for nothing.
+    /// A run whose end is requested before it waits for anything waits for nothing.
     #[test]
     fn an_end_that_is_asked_for_before_the_run_is_heard() {
         let mute = TcpListener::bind("127.0.0.1:0").expect("a port");

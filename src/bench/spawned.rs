@@ -33,7 +33,7 @@ impl Spawned {
     pub(super) fn start(program: &Path, dir: Option<&Path>, interrupt: &Arc<Interrupt>) -> Result<Self, Error> {
         let mut command = Command::new(program);
         command.args(["serve", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--log", "off"]);
-        // However this process ends, the other end of its standard input is closed then.
+        // However this process ends, that closes its end of the child's standard input.
         command.arg("--end-with-stdin");
         match dir {
             Some(dir) => command.arg("--data-dir").arg(dir),

@@ -93,7 +93,8 @@ impl Worker {
 
     fn prepare(&self) -> Result<(Runtime, Line), Error> {
         let mut builder = tokio::runtime::Builder::new_current_thread();
-        // A thread of an embedded ledger has no use for descriptors, of which there may be too few for hundreds of threads.
+        // A thread of an embedded ledger has no use for descriptors, of which there may be too few for hundreds of
+        // threads.
         let builder = match &self.reach {
             Reach::Ledger(_) => builder.enable_time(),
             Reach::Service(_) => builder.enable_all(),

@@ -34,8 +34,8 @@ pub(super) struct Balance {
 
 /// List accounts in id order, all as of one commit sequence
 ///
-/// The service gives the list up, and the exit code is 3, when the reader of the output pauses for a minute, or the
-/// service is restarted meanwhile.
+/// The service ends the list, and the exit code is 3, when the reader of the output pauses for a minute, or the service
+/// is restarted meanwhile.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
@@ -54,8 +54,8 @@ pub(super) struct Accounts {
 /// Print all balances as of one commit sequence, and their total, without stopping anybody
 ///
 /// The last line, or with --json the last object, holds the total, the number of accounts and the sequence. Without it
-/// the snapshot is not complete. The service gives it up, and the exit code is 3, when the reader of the output pauses for a
-/// minute.
+/// the snapshot is not complete. The service ends it, and the exit code is 3, when the reader of the output pauses for
+/// a minute.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
@@ -113,8 +113,7 @@ impl Accounts {
     }
 }
 
-/// The tokens are the service's own: it refuses one when too much time passed since the page before, and one from
-/// before its start.
+/// Page tokens belong to the service: it refuses one that was issued too long ago, or before its start.
 fn given_up(failure: Failure) -> Failure {
     match &failure {
         Failure::Call { status, .. } if failure.reason().as_deref() == Some("PAGE_TOKEN") => {

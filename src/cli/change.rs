@@ -92,7 +92,7 @@ impl ChangeId {
         self.given.clone().unwrap_or_else(|| super::new_uuid().to_string())
     }
 
-    /// Makes the change under its id, which is told whenever nobody knows how it ended, an interrupt included.
+    /// Makes the change under its id. The id is printed whenever the outcome is unknown, also after an interrupt.
     fn run(
         &self,
         common: &Common,
@@ -106,7 +106,7 @@ impl ChangeId {
             Failure::Unanswered { id: unanswered, signal }.report_within(json);
         })?;
         let done = client::run(common, environment, |client| call(client, &id));
-        // Whoever was told of an interrupt sees it end the process.
+        // After a signal this does not return: the signal ends the process.
         let _passed = gate.pass();
         done.map_err(|failure| failure.of_change(&id, self.given.is_none()))
     }

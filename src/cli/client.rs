@@ -48,7 +48,8 @@ where
     let cannot = |error| Failure::Other(format!("cannot start: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot)?;
     let handle = runtime.handle().clone();
-    // The service cuts a connection that does not answer its pings: they are answered while the command waits for its reader.
+    // On a thread of its own: the service cuts a connection that does not answer its pings, even while the command
+    // waits for its reader.
     let connection = thread::Builder::new().name("connection".to_owned());
     connection.spawn(move || runtime.block_on(future::pending::<()>())).map_err(cannot)?;
     handle.block_on(async { command(Client::new(common, environment)?).await })

@@ -8,18 +8,18 @@ use std::path::{Path, PathBuf};
 use super::exit::Failure;
 use super::interrupt::{self, Gate};
 
-/// Errors name its path.
+/// An output file. Errors name its path.
 pub(super) struct Destination {
     place: Place,
     file: File,
 }
 
-/// Where it goes.
+/// Where the output goes.
 pub(super) struct Place {
     path: PathBuf,
     /// Its name until it is complete; None for a pipe or a device, which is written directly.
     unfinished: Option<PathBuf>,
-    /// For its owner alone, unless what was there was for others too.
+    /// Those of the file that is replaced. A new file is for its owner alone.
     permissions: Option<Permissions>,
     /// Closed by an interrupt.
     gate: Gate,
@@ -39,7 +39,7 @@ impl Place {
             }
             _ => {}
         }
-        // A link goes on leading there.
+        // A link stays, and what it leads to is replaced.
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let mut unfinished = path.clone().into_os_string();
         unfinished.push(format!(".{}.tmp", super::new_uuid().simple()));
@@ -47,11 +47,11 @@ impl Place {
         Ok(Place { path, unfinished: Some(unfinished.into()), permissions, gate: Gate::default() })
     }
 
-    /// An interrupt is the end from now on, and nothing is left of what is not whole.
+    /// From now on an interrupt ends the process, and leaves nothing of an incomplete file.
     pub(super) fn end_with_interrupt(&self) -> Result<(), Failure> {
         let Some(unfinished) = self.unfinished.clone() else { return Ok(()) };
         let end = move |_| {
-            // It may not be there yet, or have got its name in this moment.
+            // It may not exist yet, or may just have been renamed.
             let _ = fs::remove_file(unfinished);
             Failure::Interrupted("interrupted".to_owned()).report_within(false);
         };
@@ -89,7 +89,7 @@ impl Destination {
         finished.map_err(|error| name(path, &error))?;
         let folder = File::open(folder.unwrap_or(Path::new("."))).and_then(|folder| folder.sync_all());
         let synced = folder.map_err(|error| name(path, &error));
-        // Whoever was told of an interrupt sees it end the process.
+        // After a signal this does not return: the signal ends the process.
         drop(self.place.gate.pass());
         self.place.unfinished = None;
         synced
@@ -99,7 +99,7 @@ impl Destination {
 impl Drop for Destination {
     fn drop(&mut self) {
         if let Some(unfinished) = &self.place.unfinished {
-            // What stays is in nobody's way.
+            // A file that stays does no harm.
             let _ = fs::remove_file(unfinished);
         }
     }

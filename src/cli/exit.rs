@@ -20,7 +20,7 @@ use crate::config::ConfigError;
 use crate::grpc::code_name;
 use crate::verify::Problem;
 
-/// How long a process that ends waits for a reader of stderr. Its supervisor or script waits as long.
+/// How long an ending process waits for a reader of stderr. Its supervisor or script waits as long.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The exit codes. They are part of the interface: scripts branch on them.
@@ -51,9 +51,9 @@ pub(super) enum Failure {
     },
     /// What was asked for does not fit what is there.
     Refused(String),
-    /// Somebody wanted the end before it was done.
+    /// The end was requested before it was done.
     Interrupted(String),
-    /// Somebody wanted the end before the answer to a change had come, which has this id.
+    /// The end was requested before the answer to the change with this id had come.
     Unanswered { id: String, signal: Signal },
     /// Results cannot be written.
     Output(io::Error),
@@ -113,7 +113,7 @@ struct ErrorRecord<'a> {
     replayed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     transaction_id: Option<&'a str>,
-    /// What may be done about it.
+    /// What can be done about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<String>,
     /// Where a data directory is not whole.
@@ -182,7 +182,7 @@ impl Failure {
         ExitCode::from(exit as u8)
     }
 
-    /// As [`Self::report`], but waits for a reader of stderr no longer than [`LAST_WORDS`].
+    /// Like [`Self::report`], but waits for a reader of stderr for [`LAST_WORDS`] at most.
     pub(super) fn report_within(self, json: bool) -> ExitCode {
         let code = ExitCode::from(self.exit_code());
         say_within(move || self.report(json)).unwrap_or(code)
@@ -262,7 +262,7 @@ impl Failure {
         self.note().map_or(Ok(()), |note| writeln!(stderr, "  note: {}", escape(&note)))
     }
 
-    /// What may be done about it.
+    /// What can be done about it.
     fn note(&self) -> Option<String> {
         match self {
             Failure::Call { note, .. } => note.clone(),
@@ -290,10 +290,10 @@ impl Failure {
     }
 }
 
-/// Runs `say`, which writes to stderr, and waits for a reader no longer than [`LAST_WORDS`].
+/// Runs `say`, which writes to stderr, and waits for a reader for [`LAST_WORDS`] at most.
 pub(super) fn say_within<T: Send + 'static>(say: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (said, waiting) = mpsc::channel();
-    // After that time nobody listens any more. If no thread can be started, nothing is said.
+    // After that time nobody receives this. If no thread can be started, nothing is written.
     let _ = thread::Builder::new().spawn(move || said.send(say()));
     waiting.recv_timeout(LAST_WORDS).ok()
 }

@@ -19,8 +19,8 @@ use crate::verify::{self, Accounts, Batch, Directory, Entry, Unavailable, Visito
 /// Print all accounts of a data directory as of one sequence, or its journal's entries, as JSON lines
 ///
 /// The first line is an object that says what follows: of which ledger, as of which sequence, how many accounts. Then
-/// comes one object an account, in the order of the ids' bytes: what import reads. Entries have one object each, with
-/// every change of every account; a last line counts them, without which not all are there.
+/// comes one object per account, in the order of the ids' bytes: what import reads. Entries have one object each, with
+/// every change of every account; a last line counts them, and without it some are missing.
 ///
 /// It reads the files; it neither asks nor disturbs a service. Beside a running service it shows the journal as it is
 /// at that moment, when the newest entries may be written but not yet on disk. A torn tail, as a crash leaves it, is
@@ -30,8 +30,8 @@ use crate::verify::{self, Accounts, Batch, Directory, Entry, Unavailable, Visito
 /// The positions of sources such as Kafka topics, and parked records, are not exported: a ledger made from an export
 /// reads its topics from where its settings say.
 ///
-/// Transaction ids are not exported either: in a ledger made of an export, a request that is sent again runs again. To keep
-/// them, stop the service and copy the directory.
+/// Transaction ids are not exported either: in a ledger made from an export, a request that is sent again runs again.
+/// To keep them, stop the service and copy the directory.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
@@ -51,9 +51,9 @@ pub(super) struct Export {
     /// The first entry wanted [default: the oldest there is]
     #[arg(long, value_name = "SEQUENCE", requires = "entries")]
     from: Option<u64>,
-    /// Write to this file in place of stdout; it takes the place of what was there, and its mode, when it is whole
+    /// Write to this file instead of stdout; once complete, it replaces the file that was there, and keeps its mode
     ///
-    /// It is a new file: owner, group and other names are not those of what was there.
+    /// It is a new file: owner, group and other names of the old one are not kept.
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -69,11 +69,11 @@ impl Export {
 
     fn is_inside(&self, path: &Path) -> bool {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        // A link counts as what it leads to, which is what would be replaced.
+        // A link counts as what it leads to, which would be replaced.
         let place = fs::canonicalize(path).or_else(|_| fs::canonicalize(folder));
         match (place, fs::canonicalize(&self.directory)) {
             (Ok(place), Ok(directory)) => place.starts_with(directory),
-            // What is not there is told of elsewhere.
+            // A missing path is reported elsewhere.
             _ => false,
         }
     }
@@ -228,12 +228,12 @@ struct EntriesHeader {
     from: u64,
 }
 
-/// The last line.
+/// The last line of exported entries.
 #[derive(Serialize)]
 struct EntriesEnd {
     kind: &'static str,
     entries: u64,
-    /// None: there is no entry.
+    /// None if there is no entry.
     last_sequence: Option<u64>,
 }
 

@@ -12,7 +12,7 @@ use crate::AccountId;
 pub(super) const ACCOUNTS: &str = "equipoise-export";
 /// What the header of entries begins with.
 pub(super) const ENTRIES: &str = "equipoise-entries";
-/// What the line after them begins with.
+/// What the line after the entries begins with.
 pub(super) const ENTRIES_END: &str = "equipoise-entries-end";
 pub(super) const VERSION: u32 = 1;
 
@@ -49,7 +49,7 @@ pub(super) struct Reader<R> {
     /// How many accounts there are, as the header says.
     pub(super) accounts: u64,
     read: u64,
-    /// Where the ledger stood.
+    /// The ledger's sequence, as the header says.
     sequence: u64,
     last: Option<AccountId>,
 }
@@ -145,7 +145,7 @@ impl<R: BufRead> Reader<R> {
     }
 
     fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Failure> {
-        // Serde takes an array for the fields in their order, too.
+        // Serde would also accept an array of the fields in their order.
         if self.buffer.trim_ascii_start().first() == Some(&b'[') {
             let line = String::from_utf8_lossy(&self.buffer);
             return Err(Failure::Usage(format!("line {}: expected an object: {}", self.line, cut(line.trim_end()))));

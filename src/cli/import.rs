@@ -30,13 +30,13 @@ const SHOWN_EVERY: u64 = 1_000;
 /// TMPDIR): nothing is left of it, however the command ends.
 ///
 /// Each account is opened under a transaction id that is made from the exported ledger and the account's id: after an
-/// interruption the same import is run again, and passes over the accounts that are there already. That holds as long as
-/// transaction ids are honoured (24 hours), and for accounts that did not change since as long as the journal's entries
-/// are there. Versions begin at 1 again, and sequences are those of the directory: the export's are not taken over, and may be
-/// left out.
+/// interruption, run the same import again, and it passes over the accounts that are there already. That holds as long
+/// as transaction ids are honoured (24 hours), and for accounts that did not change since as long as the journal's
+/// entries are there. Versions begin at 1 again, and sequences are those of the directory: those of the export are not
+/// used, and may be left out.
 ///
-/// Nor are the transaction ids of the exported ledger: a request that was done there and is sent again to this one runs
-/// again. To keep them, stop the service there and copy its directory.
+/// The exported ledger's transaction ids are not taken over either: a request that was done there and is sent again to
+/// this one runs again. To keep them, stop the service there and copy its directory.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
@@ -81,7 +81,7 @@ impl Import {
     }
 }
 
-/// A file that was named.
+/// An input file: whether it can be read once only, like a pipe, or again.
 enum Source {
     Once(File),
     Again(File),

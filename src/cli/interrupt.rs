@@ -1,4 +1,4 @@
-//! SIGINT, SIGTERM and SIGHUP, for commands that have something to say, or to tidy, at their end.
+//! SIGINT, SIGTERM and SIGHUP, for commands that report something or clean up when they end.
 
 use std::io;
 use std::process::{self, exit};
@@ -11,10 +11,10 @@ use tokio::signal::unix::{Signal as Hearing, SignalKind, signal};
 
 use super::exit::Failure;
 
-/// How shells tell of SIGINT.
+/// The exit code by which shells report SIGINT.
 pub(super) const INTERRUPTED: u8 = 130;
 
-/// With its number.
+/// A signal, with its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Signal {
     Hangup = 1,
@@ -23,9 +23,9 @@ pub(super) enum Signal {
 }
 
 impl Signal {
-    /// Ends the process by this signal. A shell ends its script then; an exit with code 130 would let it go on.
+    /// Ends the process by this signal, so that a shell ends its script. After an exit with code 130 it would go on.
     fn end(self) -> ! {
-        // In a container the process may be number 1, which no signal of its own ends.
+        // In a container the process may be number 1, which none of its own signals ends.
         if process::id() != 1 {
             let _ = emulate_default_handler(self as i32);
         }
@@ -33,8 +33,8 @@ impl Signal {
     }
 }
 
-/// The first signal calls `first`, the next one is the end of the process, with `last` before it. No signal is heard
-/// while they run: what they have to say, they say with [`say_within`](super::exit::say_within).
+/// The first signal calls `first`; the next one calls `last` and ends the process. Signals are not handled while they
+/// run, so they print through [`say_within`](super::exit::say_within).
 pub(super) fn listen(
     first: impl FnOnce(Signal) + Send + 'static,
     last: impl FnOnce() + Send + 'static,
@@ -57,7 +57,7 @@ pub(super) fn listen(
     Ok(())
 }
 
-/// A signal ends the process, after `tell`, and nobody passes the gate meanwhile.
+/// A signal calls `tell` and ends the process. Nobody passes the gate meanwhile.
 pub(super) fn end_after(gate: &Gate, tell: impl FnOnce(Signal) + Send + 'static) -> Result<(), Failure> {
     let closing = gate.clone();
     let end = move |signal: Signal| {
@@ -68,19 +68,19 @@ pub(super) fn end_after(gate: &Gate, tell: impl FnOnce(Signal) + Send + 'static)
     listen(end, || ())
 }
 
-/// Open until a signal comes.
+/// A gate that is open until a signal comes.
 #[derive(Clone, Default)]
 pub(super) struct Gate(Arc<Mutex<()>>);
 
 impl Gate {
-    /// Does not return once a signal came. One that comes while somebody holds the guard waits for its end.
+    /// Does not return once a signal has come. A signal that comes while the guard is held waits until it is dropped.
     pub(super) fn pass(&self) -> MutexGuard<'_, ()> {
         self.0.lock()
     }
 }
 
-/// Those that were ignored when the process began stay so: nohup wants that, and shells for what a script starts in
-/// the background.
+/// Signals that were ignored when the process began stay ignored: nohup needs that, and so do shells for the background
+/// jobs of a script.
 struct Signals {
     hangup: Option<Hearing>,
     interrupt: Option<Hearing>,
@@ -90,7 +90,7 @@ struct Signals {
 impl Signals {
     fn new() -> io::Result<Self> {
         let ignored = ignored();
-        // Where that cannot be known, a run shall outlive its terminal, and Ctrl-C end it.
+        // If that is unknown, a run survives its terminal, and Ctrl-C ends it.
         let hear = |kind: SignalKind, unknown: bool| {
             let heard = ignored.map_or(unknown, |ignored| ignored & (1 << (kind.as_raw_value() - 1)) == 0);
             heard.then(|| signal(kind)).transpose()
@@ -118,7 +118,7 @@ async fn hear(signal: &mut Option<Hearing>) {
     }
 }
 
-/// The signals that are ignored, as bits; None where nobody says.
+/// The ignored signals, as bits; None if unknown.
 #[cfg(target_os = "linux")]
 fn ignored() -> Option<u64> {
     let status = procfs::process::Process::myself().and_then(|process| process.status());

@@ -1,11 +1,11 @@
-//! What the system lets this process have: where that is not enough it is told of, and is not the end without a word.
+//! The system's limits on this process: one that is too low is reported, instead of ending the process silently.
 
 use std::io;
 use std::thread;
 
 use parking_lot::Mutex;
 
-/// From now on a write past the longest file that may be written is an error as others are, and not the end by SIGXFSZ.
+/// From now on a write past the limit on file size fails like any other, and SIGXFSZ does not end the process.
 #[cfg(unix)]
 pub(super) fn outlive_long_files() -> io::Result<()> {
     use rustix::process::{Resource, Signal, getrlimit};
@@ -16,7 +16,7 @@ pub(super) fn outlive_long_files() -> io::Result<()> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let _entered = runtime.enter();
-    // Whoever hears the signal is dropped, and its handler stays.
+    // The listener is dropped, and the signal's handler stays.
     signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).map(drop)
 }
 
@@ -25,10 +25,10 @@ pub(super) fn outlive_long_files() -> io::Result<()> {
     Ok(())
 }
 
-/// The system counts a thread for a moment longer than whoever joins it waits.
+/// How many joined threads the system may still count: it does so for a moment after the join.
 const STILL_COUNTED: usize = 4;
 
-/// Fails when not so many threads can be had at once. The log and the runtime panic where theirs cannot be had.
+/// Fails if this many threads cannot be started at once. The log and the runtime panic if theirs cannot be.
 pub(super) fn try_threads(count: usize) -> io::Result<()> {
     let gate = Mutex::new(());
     thread::scope(|scope| {
@@ -37,7 +37,7 @@ pub(super) fn try_threads(count: usize) -> io::Result<()> {
         let begun: Vec<_> = (0..count + STILL_COUNTED).map(begin).collect::<io::Result<_>>()?;
         drop(closed);
         for thread in begun {
-            // Its only way to end is that it got the lock.
+            // It only takes the lock, so it cannot fail.
             let _ = thread.join();
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! The `equipoise` command: the service, and a client for people and scripts.
 //!
-//! Results go to stdout, everything else to stderr; `--json` prints results and the error as one object a line. How a command ended is
-//! in its exit code, which `equipoise --help` lists.
+//! Results go to stdout, everything else to stderr; `--json` prints results and the error as one object per line. The
+//! exit code says how a command ended; `equipoise --help` lists the codes.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -168,7 +168,8 @@ fn id_window(flag: Option<Duration>, config: Option<&Path>, environment: &Enviro
     flag.map_or_else(|| Ok(Config::resolve(&[], environment, file.as_deref())?.id_window), Ok)
 }
 
-/// The service of whoever owns a directory, or the place of a new one, cannot open what root makes there.
+/// Warns root of a directory of another user, or of a new one in such a place: that user's service cannot open what
+/// root creates.
 #[cfg(unix)]
 fn warn_of_owner(directory: &Path) {
     use std::os::unix::fs::MetadataExt as _;
@@ -179,7 +180,7 @@ fn warn_of_owner(directory: &Path) {
     let Ok(path) = std::path::absolute(directory) else { return };
     let found = path.ancestors().find_map(|path| std::fs::metadata(path).ok().map(|there| (path, there)));
     let Some((nearest, there)) = found else { return };
-    // Where everybody may write, as in /tmp, a new directory is not its owner's.
+    // Where everybody may write, as in /tmp, the owner of the place need not be that of the new directory.
     let for_all = nearest != path && there.mode() & 0o002 != 0;
     if there.uid() != 0 && !for_all {
         warn(&format!(
@@ -194,7 +195,7 @@ fn warn_of_owner(directory: &Path) {
 #[cfg(not(unix))]
 fn warn_of_owner(_: &Path) {}
 
-/// A UUID that nobody has: of this moment, or, where the clock is before 1970, of the first that there is.
+/// A new UUID, of this moment; of the epoch, where the clock is before 1970.
 fn new_uuid() -> Uuid {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Uuid::new_v7(Timestamp::from_unix(NoContext, since.as_secs(), since.subsec_nanos()))

@@ -35,8 +35,8 @@ impl Output {
         Output { out: BufWriter::with_capacity(BUFFER, Sink::Stdout(stdout)), json, colour }
     }
 
-    /// Writes records as JSON to stdout, which is also called `-`, or into the file `path`: [`Output::finish`] puts it over what was
-    /// there, and an interrupt before that leaves nothing.
+    /// Writes records as JSON to stdout, also called `-`, or to the file `path`: [`Output::finish`] replaces what was
+    /// there, and an interrupt before that leaves nothing behind.
     pub(super) fn json_to(path: Option<&Path>) -> Result<Self, Failure> {
         let Some(path) = path.filter(|path| *path != Path::new("-")) else { return Ok(Output::new(true)) };
         let place = Place::of(path)?;

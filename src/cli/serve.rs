@@ -38,7 +38,8 @@ const SERVICE: &str = "service";
 #[cfg(feature = "postgres")]
 const DATABASE_START: Duration = Duration::from_secs(60 * 60);
 
-/// Threads of a service beside the runtime's own: for signals, the log, the journal, the index of ids, checkpoints, and work that blocks.
+/// A service's threads besides the runtime's: for signals, the log, the journal, the id index, checkpoints and blocking
+/// work.
 const OTHER_THREADS: usize = 12;
 
 /// How long work that outlived the service may take to stop.
@@ -111,7 +112,7 @@ pub(super) struct Serve {
     /// Print the settings in effect as TOML, and nothing else, and end
     #[arg(long)]
     print_config: bool,
-    /// End when standard input does: with whoever started it and holds the other end
+    /// End when standard input ends: with the process that started it and holds the other end
     #[arg(long, hide = true)]
     end_with_stdin: bool,
 }
@@ -124,7 +125,7 @@ impl Serve {
             stdout.write_all(config.to_toml().as_bytes())?;
             return Ok(stdout.flush()?);
         }
-        // Before anything that takes time: a signal from now on is a graceful end.
+        // First of all: from now on a signal means a graceful end.
         let (exit_code, ends_with) = watch::channel(0);
         let shutdown = shutdown(ends_with, self.end_with_stdin)
             .map_err(|error| Failure::Other(format!("cannot wait for signals: {error}")))?;
@@ -221,7 +222,7 @@ fn cannot_start(error: io::Error) -> Failure {
     Failure::Other(format!("cannot start: {error}"))
 }
 
-/// How many threads the runtime takes for itself.
+/// How many worker threads the runtime has.
 fn workers() -> usize {
     let said = std::env::var("TOKIO_WORKER_THREADS").ok().and_then(|text| text.parse().ok());
     said.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from))
@@ -294,8 +295,9 @@ fn say(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Resolves at the first SIGINT or SIGTERM, or the end of standard input if that is to be its own. From then on the process ends at the next one, or at [`LATEST_END`], whatever the
-/// service's threads wait for: the one that listens is its own. That is no failure, unless `exit_code` says so by then.
+/// Resolves at the first SIGINT or SIGTERM, or, if `with_stdin`, at the end of standard input. After that the next
+/// signal, or [`LATEST_END`], ends the process, whatever the service's threads wait for: this listens on a thread of
+/// its own. The exit code is then 0, unless `exit_code` says otherwise.
 fn shutdown(exit_code: watch::Receiver<u8>, with_stdin: bool) -> io::Result<oneshot::Receiver<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut signals = runtime.block_on(async { Signals::new() })?;
@@ -320,7 +322,7 @@ fn shutdown(exit_code: watch::Receiver<u8>, with_stdin: bool) -> io::Result<ones
 }
 
 async fn end_of_stdin() {
-    // Nobody reads it any more after an error, either.
+    // An error counts as the end: nothing is read after it.
     let _ = tokio::task::spawn_blocking(|| io::copy(&mut io::stdin().lock(), &mut io::sink())).await;
 }
 

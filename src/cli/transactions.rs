@@ -31,7 +31,8 @@ pub(super) struct Transaction {
 
 /// Print transactions as they are committed, in order and without a gap, until it is interrupted
 ///
-/// It waits for its reader and for the next transaction as long as either takes. When the service ends it, the error says where to go on.
+/// It waits for its reader and for the next transaction without a limit. When the service ends it, the error says where
+/// to continue.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:

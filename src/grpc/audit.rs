@@ -1,7 +1,7 @@
 //! The log of failed operations (requirement A13): one ERROR event each, bounded, without control characters.
 //!
-//! A call that ends before its operations are answered fails as one, and may have thousands of them: the log names the first
-//! [`NAMED`], and counts the others in one more event.
+//! A call that ends before its operations are answered fails as one, and may have thousands of them: the log names the
+//! first [`NAMED`], and counts the others in one more event.
 
 use std::cell::RefCell;
 use std::fmt::{self, Write as _};

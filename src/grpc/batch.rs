@@ -312,7 +312,8 @@ mod tests {
         assert!(told.iter().all(|result| result.message.starts_with("no room in éé")), "{:?}", told[0]);
     }
 
-    /// A14: what keeps a whole group from being decided is told of each member; what is wrong with one of them, of that one.
+    /// A14: what keeps a whole group from being decided is told of each member; what is wrong with one of them, of that
+    /// one.
     #[test]
     fn a_failure_of_the_whole_group_is_told_of_every_member() {
         let what = "somebody unplugged it".to_owned();

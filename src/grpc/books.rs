@@ -135,7 +135,8 @@ impl Books {
         }
     }
 
-    /// Why the accounts cannot be changed: their journal failed, or PostgreSQL does not answer at present; None when they can.
+    /// Why the accounts cannot be changed: their journal failed, or PostgreSQL does not answer at present; None when
+    /// they can.
     #[must_use]
     pub fn unavailable(&self) -> Option<String> {
         match self {

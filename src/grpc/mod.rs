@@ -70,12 +70,12 @@ pub struct Options {
     pub max_connections: usize,
     /// The most calls at once on one connection.
     pub max_streams: u32,
-    /// The most calls at once on one connection whose client sends many messages: ExecuteStream and reflection. One more gets
-    /// RESOURCE_EXHAUSTED.
+    /// The most calls at once on one connection whose client sends many messages: ExecuteStream and reflection. One
+    /// more gets RESOURCE_EXHAUSTED.
     pub max_request_streams: usize,
-    /// The most bytes still to come of messages that have begun, counted when each begins, over all connections; on each
-    /// connection a quarter of it, or the longest message. A message past that waits for a tenth of `request_timeout`, then gets
-    /// RESOURCE_EXHAUSTED. Less than [`Self::max_message_bytes`] counts as that.
+    /// The most bytes still to come of messages that have begun, counted when each begins, over all connections; on
+    /// each connection a quarter of it, or the longest message. A message past that waits for a tenth of
+    /// `request_timeout`, then gets RESOURCE_EXHAUSTED. Less than [`Self::max_message_bytes`] counts as that.
     pub max_begun_bytes: usize,
     /// How long a call may take to begin its answer, whatever deadline the client named.
     pub request_timeout: Duration,
@@ -131,12 +131,12 @@ pub enum Error {
         /// Why.
         what: String,
     },
-    /// The process may not open a file for a connection.
+    /// The process may not open enough files for a single connection.
     #[error("the limit on open files is {files}, and a service needs {least} at least")]
     NoConnections {
         /// How many it may open.
         files: u64,
-        /// How many a service with a single connection wants.
+        /// How many a service with one connection needs.
         least: u64,
     },
 }

@@ -127,7 +127,8 @@ impl Opening {
     }
 }
 
-/// Runs what may wait for a disk. A worker's other tasks go to another thread first: among them may be calls that need no disk.
+/// Runs what may wait for a disk. A worker's other tasks go to another thread first: among them may be calls that need
+/// no disk.
 fn beside_others(read: &mut dyn FnMut()) {
     match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(read),

@@ -352,8 +352,8 @@ mod tests {
         assert!(Operations::read([&many, &[0x10][..]].concat().into()).is_err());
     }
 
-    /// A13: a batch that ends as one names its first operations in the log and counts the others, so that it does not crowd out
-    /// whatever else is to be said.
+    /// A13: a batch that ends as one names its first operations in the log and counts the others, so that it does not
+    /// crowd out whatever else is to be said.
     #[test]
     fn a_batch_that_ends_as_one_does_not_flood_the_log() {
         #[derive(Clone, Default)]

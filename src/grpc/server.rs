@@ -86,7 +86,7 @@ pub async fn serve(
     }
 }
 
-/// The backend, and the server in front of it.
+/// Builds the backend and the server in front of it.
 fn wire(options: &Options, opening: &Opening, stopping: &watch::Receiver<bool>) -> Result<(Backend, Server), Error> {
     let (health, others) = health_and_reflection()?;
     let backend = Backend {

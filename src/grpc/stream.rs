@@ -1,7 +1,7 @@
 //! ExecuteStream: batches in, results out in the same order, many in flight.
 //!
-//! While one batch waits to become durable the next ones are read and decided. A client that does not read its results stops
-//! being read from itself: [`pull`](super::pull) asks for a message only when the client has room for it.
+//! While one batch waits to become durable the next ones are read and decided. A client that does not read its results
+//! stops being read from itself: [`pull`](super::pull) asks for a message only when the client has room for it.
 
 use std::collections::VecDeque;
 

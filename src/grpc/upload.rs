@@ -25,10 +25,10 @@ const OF_CONNECTION: usize = 4;
 /// How many calls of one connection wait for it.
 pub(super) const WAITING: usize = 16;
 
-/// A request's body as it comes in, checked for what tonic gets wrong. tonic takes a reset by the client for the end of the
-/// body and would begin with what had come: here a reset is an error. So is anything after the message of a unary call.
-/// tonic allocates room for all of a message once it has begun: here the message waits until there is [`Room`], and is
-/// refused when that takes too long. A message of a stream that does not go on ends the stream.
+/// A request's body as it comes in, checked for what tonic gets wrong. tonic takes a reset by the client for the end of
+/// the body and would begin with what had come: here a reset is an error. So is anything after the message of a unary
+/// call. tonic allocates room for all of a message once it has begun: here the message waits until there is [`Room`],
+/// and is refused when that takes too long. A message of a stream that does not go on ends the stream.
 pub(super) struct Upload {
     body: Incoming,
     /// The call's place among the connection's streams, if its client sends many messages.
@@ -125,7 +125,8 @@ impl Body for Upload {
     }
 }
 
-/// Room for what is to come of messages under way, over all connections and on each. One that comes in one piece needs none.
+/// Room for what is to come of messages under way, over all connections and on each. One that comes in one piece needs
+/// none.
 #[derive(Clone)]
 pub(super) struct Room {
     all: Arc<Semaphore>,
@@ -188,8 +189,8 @@ impl Room {
     }
 }
 
-/// A message's share of the room. A task waits for it and holds it: nobody polls the body of a stream whose client does not
-/// read its results, and a share, or a turn in the queue, that the body held would be lost to everybody else.
+/// A message's share of the room. A task waits for it and holds it: nobody polls the body of a stream whose client does
+/// not read its results, and a share, or a turn in the queue, that the body held would be lost to everybody else.
 struct Share {
     /// None once it was there.
     had: Option<oneshot::Receiver<()>>,

@@ -150,7 +150,8 @@ impl DiskIndex {
         made.map_err(|error| unwritable(&root.path_of(Self::FOLDER), &error))
     }
 
-    /// The run in the data directory `root` that a newer release wrote, its format version, and the newest that this one reads.
+    /// The run in the data directory `root` that a newer release wrote, its format version, and the newest that this
+    /// one reads.
     ///
     /// # Errors
     /// [`IndexError::Failed`] when the file system does not let it.
@@ -180,13 +181,13 @@ impl DiskIndex {
         Ok(beyond.map(|span| (dir.path_of(&span.name()), span.last)))
     }
 
-    /// Opens the index in `dir` of the ledger with this id, whose journal has the entries that `journal` says. What of it cannot
-    /// be used is deleted first, see [`Self::wiped`]. The caller then hands over the ids of all entries after [`Index::published`]
-    /// with [`Self::catch_up`].
+    /// Opens the index of `ledger` in `dir`; `journal` says which entries the journal has. First deletes what cannot be
+    /// used, see [`Self::wiped`]. The caller then passes the ids of all entries after [`Index::published`] to
+    /// [`Self::catch_up`].
     ///
     /// # Errors
     /// [`IndexError::Damaged`] when ids are lost that the journal does not have either; nothing was deleted then.
-    /// [`IndexError::NoSpace`], [`IndexError::Failed`] when the file system does not let it.
+    /// [`IndexError::NoSpace`], [`IndexError::Failed`] when the file system refuses.
     pub(crate) fn open(dir: Folder, ledger: [u8; 16], journal: JournalSpan) -> Result<DiskIndex, IndexError> {
         let chain = chain::open(&dir, &ledger, journal)?;
         let published = chain.last().unwrap_or(journal.oldest.saturating_sub(1));
@@ -211,7 +212,7 @@ impl DiskIndex {
         DiskIndex { blocking, ..self }
     }
 
-    /// Why some or all of what was there was deleted when it was opened, if it was.
+    /// Why some or all of the index was deleted when it was opened, if it was.
     pub(crate) fn wiped(&self) -> Option<&str> {
         self.wiped.as_deref()
     }
@@ -241,7 +242,7 @@ impl DiskIndex {
         Writer::new(&self.dir, self.ledger, self.begin, span, ids)
     }
 
-    /// What it said cannot be right: the next start makes it again, if it can.
+    /// Marks the index as wrong, so that the next start rebuilds it if it can.
     pub(crate) fn distrust(&self, what: String) -> IndexError {
         self.mark(IndexError::Damaged { path: self.dir.path().to_owned(), what })
     }

@@ -28,8 +28,8 @@
 //! while runs are merged. It stays as long as the index does; an id used again after the window takes no second place
 //! once its runs are merged.
 //!
-//! Measured with 10 million random ids of 36 bytes in runs of 50,000, on two cores and a disk that others kept busy: 0.36 µs
-//! of CPU per id with all merging, 38 MB resident in all. Look-ups:
+//! Measured with 10 million random ids of 36 bytes in runs of 50,000, on two cores and a disk that others kept busy:
+//! 0.36 µs of CPU per id with all merging, 38 MB resident in all. Look-ups:
 //!
 //! | of an id that is | | mean | 99th percentile | longest |
 //! |---|---|---|---|---|

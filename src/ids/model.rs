@@ -353,7 +353,8 @@ fn a_late_helper_leaves_no_claim_in_memory() {
     });
 }
 
-/// B2: a duplicate that helped too late takes nothing out of the table that was not forgotten: of a chain the first id was.
+/// B2: a duplicate that helped too late takes nothing out of the table that was not forgotten: of a chain the first id
+/// was.
 #[test]
 fn a_late_helper_forgets_nothing_early() {
     check(|| {

@@ -128,7 +128,8 @@ impl<I: Index> Ids<I> {
         });
         let withdrawn = match gate {
             Gate::Closed => u64::MAX,
-            // Others may have settled, driven and forgotten it while we claimed: end the claims that we made too late, no others.
+            // Others may have settled, driven and forgotten it while we claimed: end the claims that we made too late,
+            // no others.
             _ => match handle.claims_ended() {
                 1.. if mutant(Mutant::LateHelperEndsAll) => u64::MAX,
                 ended => ended,

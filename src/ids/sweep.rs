@@ -39,7 +39,8 @@ pub(super) struct Sweep {
     queue: Mutex<Queue>,
     /// Taken by a sweep and not yet published. The lock's holder sweeps.
     taken: Mutex<Queue>,
-    /// Ids that are durable and not published; those of a large transaction count more than once, as [`Claim::room`] says.
+    /// Ids that are durable and not published; those of a large transaction count more than once, as [`Claim::room`]
+    /// says.
     waiting: Gauge,
     bell: Doorbell,
     failing: Flag,
@@ -69,7 +70,8 @@ impl Sweep {
         }
     }
 
-    /// How many ids the queues keep room for: what waits when a sweep is due, and half as much that comes until it begins.
+    /// How many ids the queues keep room for: what waits when a sweep is due, and half as much that comes until it
+    /// begins.
     fn usual(&self) -> usize {
         (self.due_at + self.due_at / 2).min(MOST_KEPT)
     }
@@ -233,8 +235,8 @@ impl<I: Index> Ids<I> {
         Err(Exhausted::Ids { ids: ids as u64, limit: limit as u64, why: self.degraded() })
     }
 
-    /// Notes that `handle`'s ids are claimed and its gate open, in a ledger without an index. With one [`Ids::queue_durable`] and
-    /// the sweep do that.
+    /// Without an index: queues the ids of `handle`, which are claimed and whose gate is open, to be forgotten later.
+    /// With an index, [`Ids::queue_durable`] and the sweep do that.
     #[inline]
     pub(crate) fn note_claimed(&self, handle: &Handle<Balance>) {
         if self.index.is_none() {
@@ -250,19 +252,19 @@ impl<I: Index> Ids<I> {
         }
     }
 
-    /// Whether callers must help to forget. With an index nobody but the sweep forgets.
+    /// Whether callers must help to forget. With an index only the sweep forgets.
     #[inline]
     pub(crate) fn is_overfull(&self) -> bool {
         self.index.is_none() && self.table.is_overfull()
     }
 
-    /// Without an index: how many bytes of ids wait for a suspended thread that was to forget them.
+    /// Without an index: the bytes of ids past the capacity, which a suspended thread keeps from being forgotten.
     #[inline]
     pub(crate) fn overdue_bytes(&self) -> u64 {
         if self.index.is_none() { self.table.overdue_bytes() } else { 0 }
     }
 
-    /// Runs `then` while somebody who forgets is suspended.
+    /// Runs `then` while a thread that forgets is suspended.
     #[cfg(all(test, equipoise_engine))]
     pub(crate) fn while_forgetting(&self, then: impl FnOnce()) {
         self.table.while_forgetting(then);

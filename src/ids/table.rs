@@ -25,7 +25,8 @@ pub(crate) struct Claim {
     hash: u64,
     pub(crate) handle: Handle<Balance>,
     pub(crate) member: u32,
-    /// For how many extra ids' worth of memory this id is charged: a large transaction's memory is shared among its ids.
+    /// For how many extra ids' worth of memory this id is charged: a large transaction's memory is shared among its
+    /// ids.
     extra: u32,
 }
 
@@ -48,7 +49,8 @@ impl Claim {
 /// About how many bytes an id with a small transaction takes in memory.
 const ID_BYTES: u64 = 470;
 
-/// For how many extra ids' worth of memory each id of `request` is charged. Walks all members: call it once per request.
+/// For how many extra ids' worth of memory each id of `request` is charged. Walks all members: call it once per
+/// request.
 #[inline]
 pub(super) fn extra_room(request: &Request) -> u32 {
     let Some(weight) = request.weight() else { return 0 };
@@ -59,11 +61,11 @@ pub(super) fn extra_room(request: &Request) -> u32 {
 pub(super) struct Table {
     claims: Claims<Balance>,
     hasher: RandomState,
-    /// The claims of transactions whose gate is open, oldest first: in this order they are forgotten.
+    /// The claims of transactions whose gate is open, oldest first: they are forgotten in this order.
     order: SegQueue<Claim>,
-    /// The sum of their `extra`.
+    /// The sum of the `extra` of these claims.
     extra: Gauge,
-    /// Taken off `order`, and not allowed to go yet. Whoever holds the lock forgets.
+    /// Claims that were taken off `order` and may not go yet. The thread that holds the lock forgets.
     forgetting: Mutex<VecDeque<Claim>>,
     pub(super) capacity: usize,
 }
@@ -91,13 +93,13 @@ impl Table {
         if cfg!(equipoise_shuttle) { 0 } else { self.hasher.hash_one(id.as_str()) }
     }
 
-    /// The claim of `handle` on `id`, which its `member` carries, charged for `extra` ids beyond its own.
+    /// The claim of `handle` on `id`, the id of its member `member`, charged for `extra` more ids.
     #[inline]
     pub(super) fn claim_of(&self, id: &TransactionId, handle: &Handle<Balance>, member: u32, extra: u32) -> Claim {
         Claim { hash: self.hash(id), handle: handle.clone(), member, extra }
     }
 
-    /// Whose `id` is. The transaction may be undecided, its gate unsettled.
+    /// The claim on `id`. Its transaction may be undecided, and its gate unsettled.
     #[inline]
     pub(super) fn find(&self, id: &TransactionId) -> Option<Claim> {
         let hash = self.hash(id);
@@ -153,14 +155,14 @@ impl Table {
         self.order.len() + self.extra() > self.capacity.saturating_add(self.capacity / 8)
     }
 
-    /// How many bytes the ids past the capacity take that may be forgotten.
+    /// The bytes of the ids past the capacity, which may be forgotten.
     #[inline]
     pub(super) fn overdue_bytes(&self) -> u64 {
         let ids = (self.order.len() + self.extra()).saturating_sub(self.capacity);
         ids as u64 * ID_BYTES
     }
 
-    /// Runs `then` while somebody who forgets is suspended.
+    /// Runs `then` while a thread that forgets is suspended.
     #[cfg(all(test, equipoise_engine))]
     pub(super) fn while_forgetting(&self, then: impl FnOnce()) {
         let _oldest = self.forgetting.lock();

@@ -147,8 +147,8 @@ fn swept_ids_are_honoured() {
     assert!(matches!(world.ids.find(&id("x0")), Ok(Some(Found::Recorded(Indexed { sequence: 1, .. })))));
 }
 
-/// B2, B4: of several requests those before the first with an id in use are new, wherever that id is; one that cannot be
-/// looked up is not.
+/// B2, B4: of several requests those before the first with an id in use are new, wherever that id is; one that cannot
+/// be looked up is not.
 #[test]
 fn requests_before_the_first_used_id_are_new() {
     let dir = tempfile::tempdir().expect("a folder");

@@ -1,4 +1,5 @@
-//! From an event to a record's bytes: what [`decode`](super::decode()) reads, in each of the ways that it may be written.
+//! From an event to a record's bytes: what [`decode`](super::decode()) reads, in each of the ways that it may be
+//! written.
 
 use serde::Serialize;
 

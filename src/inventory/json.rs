@@ -91,8 +91,8 @@ fn integer(raw: &str) -> Option<i64> {
     let Some(last) = (0..whole.len() + fraction.len()).rev().find(|at| digit(*at) != Some(&b'0')) else {
         return Some(0);
     };
-    // How many of the digits, with zeros after them, stand before the point once the exponent has moved it. An exponent that
-    // does not fit is out of range, or a fraction, either way.
+    // How many of the digits, with zeros after them, stand before the point once the exponent has moved it. An exponent
+    // that does not fit is out of range, or a fraction, either way.
     let point = exponent.parse::<i64>().ok()?.checked_add(i64::try_from(whole.len()).ok()?)?;
     let point = usize::try_from(point).ok()?;
     if last >= point {

@@ -1,4 +1,5 @@
-//! The ledger as the store of inventory events: one process, whose data directory keeps stock, offsets and dead letters together.
+//! The ledger as the store of inventory events: one process, whose data directory keeps stock, offsets and dead letters
+//! together.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -88,14 +89,14 @@ impl LedgerStore {
         Ok((note, applied))
     }
 
-    /// Decides an event. What its fate rests on is to be durable with `note`, which takes its dead letter too.
+    /// Decides an event. What the fate depends on becomes durable no later than `note`, which also takes a dead letter.
     fn fate(&self, event: &Event, original: &DeadLetter, note: &mut Note) -> Result<Fate, StoreError> {
         match self.event(event)? {
             Verdict::Outcome(outcome) => {
                 note.after = note.after.max(outcome.sequence());
                 Ok(Fate::of(&outcome))
             }
-            // Long durable.
+            // Durable since long ago.
             Verdict::Before => Ok(Fate::Duplicate),
             Verdict::Letter { reason } => {
                 // The id's first use may not be durable yet.
@@ -107,7 +108,7 @@ impl LedgerStore {
         }
     }
 
-    /// These runs, with what earlier calls decided of them and did not get noted.
+    /// These runs, with the decisions of earlier calls that were not noted.
     fn resume(&self, topic: &str, runs: &[&Run]) -> Deciding<'_> {
         let mut decided = self.decided.lock();
         let runs = runs.iter().map(|run| {

@@ -4,7 +4,8 @@ use thiserror::Error;
 
 use crate::InvalidRequest;
 
-/// Why a message is no event. The text names the field and shows what was there, shortened and without control characters.
+/// Why a message is no event. The text names the field and shows what was there, shortened and without control
+/// characters.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Malformed {

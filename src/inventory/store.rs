@@ -12,16 +12,16 @@ use super::Event;
 /// [`StoreError::Fenced`].
 #[tonic::async_trait]
 pub trait Store: Send + Sync {
-    /// Makes the caller the owner of these partitions of `topic`, and says where each goes on. Those that it leaves out have to wait:
-    /// somebody has locked what they need.
+    /// Makes the caller the owner of these partitions of `topic`, and says where each goes on. Those that it leaves out
+    /// have to wait: somebody has locked what they need.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn take_over(&self, topic: &str, partitions: &[i32]) -> Result<Vec<Position>, StoreError>;
 
-    /// How many calls of [`Store::apply`] may be under way at once. The runs of each begin where those of the call before end, in
-    /// the order in which the calls are first polled. Besides these, one call may be under way for each partition that was
-    /// [`StoreError::Held`]. A call that moves a partition back is kept before the next one is made.
+    /// How many calls of [`Store::apply`] may be under way at once. The runs of each begin where those of the call
+    /// before end, in the order in which the calls are first polled. Besides these, one call may be under way for each
+    /// partition that was [`StoreError::Held`]. A call that moves a partition back is kept before the next one is made.
     fn at_once(&self) -> usize {
         1
     }

@@ -155,7 +155,8 @@ fn a_quantity_is_exact_or_malformed() {
     complains(plain(quantity("12345678901234567890").as_bytes()), &["got 12345678901234567890"], "shown");
 }
 
-/// D1, D6, cases A16 and A17: an id that the stores could not keep is malformed here, by the rules that all doors share.
+/// D1, D6, cases A16 and A17: an id that the stores could not keep is malformed here, by the rules that all doors
+/// share.
 #[test]
 fn an_id_against_the_rules_is_malformed() {
     let random: String =

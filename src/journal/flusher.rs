@@ -15,11 +15,11 @@ use crate::wait::Waiters;
 /// How many transactions' accounts are trimmed under one epoch pin.
 const TRIM_STRIDE: usize = 64;
 
-/// Moves the durable sequence; the first thread that comes does it, one at a time.
+/// Moves the durable sequence. Any thread may do that, one at a time.
 pub(crate) struct Flusher {
     sink: Arc<dyn Sink>,
     working: Mutex<Consumer<Balance>>,
-    /// Memory for the next batch.
+    /// Memory for the next batch, kept from earlier ones.
     room: Mutex<Vec<Handle<Balance>>>,
     /// Why the sink failed; nothing becomes durable after that.
     failure: OnceLock<JournalError>,
@@ -30,17 +30,17 @@ pub(crate) struct Flushing<'a> {
     pub(crate) kernel: &'a Kernel<Balance>,
     pub(crate) waiters: &'a Waiters,
     pub(crate) notes: &'a Notes,
-    /// Set once nothing becomes durable any more.
+    /// Set once nothing more becomes durable.
     pub(crate) closed: &'a Latch,
     /// Sees each batch once it is durable, and its last sequence.
     pub(crate) on_durable: &'a dyn Fn(&[Handle<Balance>], u64),
 }
 
-/// What is left to do once the flusher's lock is released: it runs code of the embedder, which may come back here.
+/// What is left to do after the flusher's lock is released. It runs the embedder's code, which may call the flusher.
 #[must_use]
 enum Left {
     Nothing,
-    /// A batch, which ends with sequence `through`, is durable, and so are the notes in it.
+    /// A batch that ends with sequence `through` is durable, with its notes.
     Durable {
         batch: Vec<Handle<Balance>>,
         through: u64,
@@ -48,7 +48,7 @@ enum Left {
     },
     /// Notes that accompany no entries are durable.
     Noted(Answers),
-    /// Nothing becomes durable any more, including these notes.
+    /// Nothing more becomes durable, these notes included.
     Failed {
         due: Due,
         why: NoteError,
@@ -89,12 +89,12 @@ impl Flusher {
         if self.finish(left, of) { Flushed::More } else { Flushed::Done }
     }
 
-    /// Makes everything committed durable, also what comes meanwhile as long as somebody waits for it.
+    /// Makes everything committed durable, and goes on with what is committed meanwhile while somebody waits for it.
     pub(crate) fn flush(&self, of: &Flushing<'_>) {
         loop {
             let mut working = self.working.lock();
             let left = self.flush_batch(&mut working, of);
-            // Under load there is always more; so a thread in `paused` gets the lock next.
+            // Under load there is always more to flush, so a thread in `paused` gets the lock next.
             MutexGuard::unlock_fair(working);
             if !self.finish(left, of) {
                 return;
@@ -102,14 +102,14 @@ impl Flusher {
         }
     }
 
-    /// Runs `then` while the durable sequence does not move. Not after the sink has failed: it may then hold more
-    /// entries than anybody was told about.
+    /// Runs `then` while the durable sequence stands still. None after the sink has failed: it may then hold entries
+    /// that were never reported durable.
     pub(crate) fn paused<T>(&self, then: impl FnOnce() -> T) -> Option<T> {
         let _standing = self.working.lock();
         self.failure.get().is_none().then(then)
     }
 
-    /// Makes what is committed durable.
+    /// Flushes what is committed and the notes that are due.
     fn flush_batch(&self, consumer: &mut Consumer<Balance>, of: &Flushing<'_>) -> Left {
         let Flushing { kernel, notes, on_durable, .. } = *of;
         if self.failure.get().is_some() {
@@ -142,7 +142,7 @@ impl Flusher {
         }
     }
 
-    /// Does what is left of a flush; whether somebody waits for more.
+    /// Does the work left by a flush. Returns whether another flush is due.
     fn finish(&self, left: Left, of: &Flushing<'_>) -> bool {
         let Flushing { kernel, waiters, notes, closed, .. } = *of;
         match left {
@@ -158,7 +158,7 @@ impl Flusher {
                 true
             }
             Left::Failed { due, why } => {
-                // A woken caller finds the ledger closed.
+                // First, so that a woken caller finds the ledger closed.
                 closed.set();
                 waiters.close();
                 notes.close(due, &why);
@@ -167,7 +167,7 @@ impl Flusher {
         }
     }
 
-    /// Trims what only the flush needed, and keeps the memory of `batch` for the next.
+    /// Trims what only the flush needed, and keeps the memory of `batch` for the next flush.
     fn let_go(&self, mut batch: Vec<Handle<Balance>>, kernel: &Kernel<Balance>) {
         for entries in batch.chunks(TRIM_STRIDE) {
             let guard = pin();
@@ -180,7 +180,7 @@ impl Flusher {
         }
     }
 
-    /// Fails although the sink has not, unless it has by now.
+    /// Closes the flusher with `failure`, although the sink has not failed. Does nothing if it has by now.
     pub(crate) fn give_up(&self, failure: JournalError, of: &Flushing<'_>) {
         let standing = self.working.lock();
         let left = if self.failure.get().is_none() { self.fail(failure, Due::default()) } else { Left::Nothing };
@@ -190,7 +190,7 @@ impl Flusher {
 
     fn fail(&self, failure: JournalError, due: Due) -> Left {
         let why = NoteError::Closed(SubmitError::JournalFailed { what: failure.what.clone() });
-        // Only we set it, under the lock.
+        // Set only here, under the lock.
         let _ = self.failure.set(failure);
         Left::Failed { due, why }
     }

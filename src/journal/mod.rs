@@ -26,8 +26,8 @@ pub(crate) trait Sink: Send + Sync {
     /// Stores `batch`, dense and in commit order, and the notes, which never precede the last entry of `batch`. When it
     /// returns, both are as safe as the sink can make them. After an error nothing more can be appended.
     fn append(&self, batch: &[Handle<Balance>], noted: &[Record]) -> Result<(), JournalError>;
-    /// Up to `limit` entries from sequence `from` (0: the oldest kept) to `through`, which is durable. A sink that decodes
-    /// stops after the entry that brings the bytes read to `bytes`.
+    /// Up to `limit` entries from sequence `from` (0: the oldest kept) to `through`, which is durable. A sink that
+    /// decodes stops after the entry that brings the bytes read to `bytes`.
     fn read(&self, from: u64, through: u64, limit: usize, bytes: usize) -> Result<Vec<Outcome>, HistoryError>;
     /// The oldest sequence kept, or the next one to come.
     fn oldest(&self) -> u64;

@@ -16,11 +16,11 @@ const NOTE_BYTES: u64 = 100;
 /// One change of what is noted, as it is journalled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Record {
-    /// A source is there from now on; `anew`: it went back, on purpose.
+    /// A source's new position; `anew`: it moved back, on purpose.
     Position { source: Arc<str>, at: SourcePosition, anew: bool },
     /// A record was put aside.
     Parked(Parked),
-    /// A parked record is needed no more.
+    /// A parked record is no longer needed.
     Unparked(u64),
 }
 
@@ -67,7 +67,7 @@ impl Noted {
         Ok(())
     }
 
-    /// Puts a parked record in that has its number.
+    /// Inserts a parked record under the number it already has.
     pub(crate) fn put(&mut self, number: u64, payload: Arc<[u8]>) {
         self.bytes += weight(&payload);
         if let Some(before) = self.parked.insert(number, payload) {
@@ -131,19 +131,19 @@ pub(crate) struct Due {
 }
 
 impl Due {
-    /// Whether nobody waits for it.
+    /// Whether it holds no note.
     pub(crate) fn is_empty(&self) -> bool {
         self.answers.0.is_empty()
     }
 }
 
-/// What those are to be told whose notes were taken.
+/// The answers for the waiters of the notes that were taken.
 #[derive(Default)]
 #[must_use]
 pub(crate) struct Answers(Vec<(Arc<Slot>, Result<(), NoteError>)>);
 
 impl Answers {
-    /// Tells them. For a caller without locks: whom it wakes may do anything.
+    /// Delivers the answers. The caller holds no lock: a waker may run any code.
     pub(crate) fn give(self) {
         self.0.into_iter().for_each(|(slot, answer)| slot.fill(answer));
     }
@@ -221,13 +221,13 @@ impl Notes {
     pub(crate) fn keep_all(&self) {
         let mut queue = self.queue.lock();
         let due = queue.take(u64::MAX);
-        // Within the lock: changes follow one another.
+        // Under the queue's lock, so that changes keep their order.
         self.durable.write().follow(due.records);
         drop(queue);
         due.answers.give();
     }
 
-    /// Accepts no further notes; waiters, including those of `due`, are told `why`. The caller holds no lock.
+    /// Accepts no further notes. Waiters, including those of `due`, get the error `why`. The caller holds no lock.
     pub(crate) fn close(&self, due: Due, why: &NoteError) {
         let mut queue = self.queue.lock();
         queue.closed.get_or_insert_with(|| why.clone());
@@ -303,7 +303,7 @@ impl Future for Noting {
     type Output = Result<(), NoteError>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        // Copied and let go outside the lock: a waker may do anything.
+        // Cloned and dropped outside the lock: a waker may run any code.
         let waker = context.waker().clone();
         let mut waiting = self.0.0.lock();
         if let Some(answer) = &waiting.answer {

@@ -112,8 +112,8 @@ fn give(shared: &Arc<Shared>, under_way: &mut UnderWay) {
     }
 }
 
-/// Asks again for a batch whose answer was an error, and then for those in `later`, which may have failed because of it.
-/// Returns what has to wait for somebody, by partition and in order, since each partition waits for somebody of its own.
+/// Asks again for a batch whose answer was an error, then for those in `later`, which may have failed because of it.
+/// Returns the runs that are held, in order, by partition, since each partition waits by itself.
 async fn ask_again(
     shared: &Shared,
     mut batch: Batch,
@@ -153,7 +153,7 @@ async fn ask_again(
     by_partition(held)
 }
 
-/// Each run as a batch of its own, in their order.
+/// Splits batches into one batch per run, by partition and in order.
 fn by_partition(batches: Vec<Batch>) -> BTreeMap<i32, Vec<Batch>> {
     let mut by_partition = BTreeMap::<_, Vec<_>>::new();
     for Batch { runs, generations } in batches {
@@ -165,7 +165,7 @@ fn by_partition(batches: Vec<Batch>) -> BTreeMap<i32, Vec<Batch>> {
     by_partition
 }
 
-/// Asks for these of one partition in their order until the store has them.
+/// Asks the store for these batches of one partition, in order, until it has them.
 async fn wait(shared: Arc<Shared>, partition: i32, held: Vec<Batch>, mut stop: watch::Receiver<bool>) {
     let asker = Asker::Wait(partition);
     for mut batch in held {
@@ -184,7 +184,7 @@ async fn wait(shared: Arc<Shared>, partition: i32, held: Vec<Batch>, mut stop: w
     }
 }
 
-/// Asks the store until it has the batch, or nobody wants it any more. What has to wait for somebody comes back.
+/// Asks the store until it has the batch, or the batch is no longer wanted. Returns the runs that are held.
 async fn settle(
     shared: &Shared,
     asker: Asker,
@@ -210,13 +210,13 @@ async fn settle(
                 ControlFlow::Continue(())
             }
             Err(StoreError::Unavailable { what }) => pause(shared, asker, &what, backoff.next(), stop).await,
-            // Somebody has to do something; when that is done nobody is to have to restart this as well.
+            // Somebody has to fix this, but should not have to restart this process as well.
             Err(StoreError::Failed { what }) => pause(shared, asker, &what, AFTER_FAILURE, stop).await,
         };
         if paused.is_break() {
             return Batch::default();
         }
-        // A partition that was taken from us while the store was asked is its next owner's business.
+        // A partition that was taken from us meanwhile is left to its next owner.
         shared.lanes.keep_current(&mut batch);
         if batch.runs.is_empty() {
             // Nobody asks any more.
@@ -227,7 +227,7 @@ async fn settle(
     }
 }
 
-/// Leaves a store alone that is not there; Break: until the consumer is to end.
+/// Waits before asking an unavailable store again. Break: the consumer is to end.
 async fn pause(
     shared: &Shared,
     asker: Asker,
@@ -249,10 +249,10 @@ fn kept(shared: &Shared, asker: Asker, batch: &Batch, applied: Applied) {
     done(shared, batch);
 }
 
-/// Forgets the runs of these partitions; nothing was changed, so the others are still to be applied.
+/// Drops the runs of these partitions. Nothing was changed, so the other runs are still to be applied.
 fn drop_fenced(shared: &Shared, batch: &mut Batch, partitions: &[i32]) {
     let is_fenced = |partition: i32| partitions.contains(&partition);
-    // A store that names none of ours means all of them, or this would go on for ever.
+    // If the store names none of ours it means all of them, or this would never end.
     let all = !batch.runs.iter().any(|run| is_fenced(run.partition));
     let fenced: Vec<(i32, Generation)> = batch
         .runs

@@ -1,4 +1,5 @@
-//! Compares stored offsets with the log: whether the records after them are still there, and whether it is the same topic.
+//! Compares stored offsets with the log: whether the records after them are still there, and whether it is the same
+//! topic.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -103,7 +104,8 @@ fn record_before(position: Position, next: i64) -> i64 {
     next - 1 - distance(position.fingerprint)
 }
 
-/// Where a partition goes on, going by what the log has. `young` finds the first record that may be consumed a second time.
+/// Where a partition goes on, going by what the log has. `young` finds the first record that may be consumed a second
+/// time.
 fn placed(
     settings: &Settings,
     position: Position,
@@ -200,8 +202,8 @@ impl<'a> Look<'a> {
         Ok(Extent { first, end })
     }
 
-    /// The first record of which the id is remembered if it was consumed before; None when there is none. An eighth of the window is
-    /// left for clocks that differ, and for the time that it takes.
+    /// The first record of which the id is remembered if it was consumed before; None when there is none. An eighth of
+    /// the window is left for clocks that differ, and for the time that it takes.
     fn young(&self, partition: i32, window: Duration, patience: Duration) -> KafkaResult<Option<i64>> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let since = now.saturating_sub(window - window / 8).as_millis();

@@ -30,7 +30,8 @@ fn unlike_farther(fingerprint: i64) -> i64 {
     }
 }
 
-/// The fingerprint for an offset that is moved on by so much over what are no records: markers of transactions, or aborted ones.
+/// The fingerprint for an offset that is moved on by so much over what are no records: markers of transactions, or
+/// aborted ones.
 pub(super) fn farther(fingerprint: i64, by: i64) -> i64 {
     let distance = distance(fingerprint).saturating_add(by);
     match (fingerprint, distance) {

@@ -50,7 +50,7 @@ pub(super) struct Lanes {
 #[derive(Debug, Default)]
 struct State {
     lanes: BTreeMap<i32, Lane>,
-    /// Bytes of the lanes that are not held: the others do not drain.
+    /// Bytes of the lanes that are not held; held lanes do not drain.
     drainable_bytes: usize,
     waiting_records: usize,
     /// The partition that was served last, so that all take turns.
@@ -73,7 +73,7 @@ struct Lane {
     paused: bool,
     /// An offset to give to the store before the next record: where the partition begins, or what it has passed since.
     announce: Option<i64>,
-    /// The announcement is under way: nothing is given to the store behind it.
+    /// The announcement is in flight: the store is given nothing behind it.
     is_announced: bool,
     /// The fingerprint for `from`.
     fingerprint: i64,
@@ -92,7 +92,7 @@ struct Lane {
 struct Waiting {
     record: Record,
     bytes: usize,
-    /// The record's fingerprint, for records that do not keep what it is made of.
+    /// The record's fingerprint, for records that do not keep what it is computed from.
     fingerprint: i64,
 }
 
@@ -133,8 +133,8 @@ impl Lanes {
         Lanes { limits, ..Lanes::default() }
     }
 
-    /// Opens the lane of a partition that begins with `start`. With `announce` the store is given this offset first, in a run
-    /// without records: so the others rise, whatever the store had.
+    /// Opens the lane of a partition that begins with `start`. With `announce` the store is given this offset first, in
+    /// a run without records: so the others rise, whatever the store had.
     pub(super) fn open(&self, generation: Generation, position: Position, start: i64, announce: bool) {
         let lane = Lane {
             generation,

@@ -66,8 +66,8 @@ impl Log {
         Ok((oldest, ends))
     }
 
-    /// Hands over every record from `from` up to, but not including, `ends`, in order within a partition: as it lies there, and
-    /// without a reason. `take` says whether to go on.
+    /// Hands over every record from `from` up to, but not including, `ends`, in order within a partition: as it lies
+    /// there, and without a reason. `take` says whether to go on.
     ///
     /// # Errors
     /// [`TopicError`].

@@ -436,7 +436,8 @@ pub(super) fn is_unreadable(error: &KafkaError) -> bool {
     [BadCompression, BadMessage, NotImplemented].map(Some).contains(&error.rdkafka_error_code())
 }
 
-/// The offset that librdkafka names where it could not read something: "… at offset 7 …", "… of message at 7 of 20 bytes …".
+/// The offset that librdkafka names where it could not read something: "… at offset 7 …", "… of message at 7 of 20
+/// bytes …".
 fn offset_in(text: &str) -> Option<i64> {
     text.split(" at ").skip(1).find_map(|rest| {
         let rest = rest.strip_prefix("offset ").unwrap_or(rest);

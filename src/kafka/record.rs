@@ -49,7 +49,8 @@ fn headers(headers: &BorrowedHeaders) -> Vec<(String, Option<Vec<u8>>)> {
 }
 
 fn header(headers: &BorrowedHeaders, index: usize) -> (String, Option<Vec<u8>>) {
-    // rdkafka 0.39 unwraps `to_str` on a header's name, so a name that is not UTF-8 panics, and there is no other way to ask.
+    // rdkafka 0.39 unwraps `to_str` on a header's name, so a name that is not UTF-8 panics, and there is no other way
+    // to ask.
     let read = quietly(|| headers.try_get(index).map(|it| (it.key.to_owned(), it.value.map(<[u8]>::to_vec))));
     read.flatten().unwrap_or_else(|| (UNREADABLE.to_owned(), None))
 }

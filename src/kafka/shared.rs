@@ -145,8 +145,8 @@ impl Shared {
         self.trouble.lock().unknown = None;
     }
 
-    /// The partitions of which nothing is fetched, so that librdkafka does not know how far their logs are, and the next offset that the
-    /// store does not have.
+    /// The partitions of which nothing is fetched, so that librdkafka does not know how far their logs are, and the
+    /// next offset that the store does not have.
     pub(super) fn held_up(&self) -> BTreeMap<i32, Option<i64>> {
         let assignment = self.assignment.lock();
         let paused = self.lanes.progress().into_iter().filter(|(_, it)| it.paused);
@@ -170,8 +170,8 @@ impl Shared {
         self.close(&assignment.begin_again(not_before, why));
     }
 
-    /// Records of this partition cannot be read: it waits before them, once the store has those that could be. Until then nothing more
-    /// of it is taken, and [`Lanes::drained`] tells when to come again.
+    /// Records of this partition cannot be read: it waits before them, once the store has those that could be. Until
+    /// then nothing more of it is taken, and [`Lanes::drained`] tells when to come again.
     pub(super) fn hold_up(&self, partition: i32, now: Instant) {
         if !self.lanes.shut(partition) {
             return;

@@ -36,8 +36,8 @@ impl<S: State> Block<S> {
     /// Makes a transaction in the next slot, to be decided after `before`.
     ///
     /// # Safety
-    /// `block` was allocated by the caller, who alone pushes to it, and no more than there is room for. Of each that was pushed before, a
-    /// handle lives.
+    /// `block` was allocated by the caller, who alone pushes to it, and no more than there is room for. Of each that
+    /// was pushed before, a handle lives.
     #[inline]
     pub(super) unsafe fn push(block: *const Self, plan: Plan<S>, before: Option<&Handle<S>>) -> Handle<S> {
         // Safety: the caller's promise; the handles keep it (I9).
@@ -70,7 +70,8 @@ impl<S: State> Block<S> {
         let last = if mutant(Mutant::BlockGoesWithFirst) { filled } else { 1 };
         // AcqRel: the last use of every other one happens before the free.
         if this.held.fetch_sub(1, AcqRel) == last {
-            // Safety: I9, none of its transactions is referenced; a guard that found one before that holds the free back.
+            // Safety: I9, none of its transactions is referenced; a guard that found one before that holds the free
+            // back.
             unsafe { retire_bytes(guard, block.cast_mut(), bytes) };
         }
     }

@@ -54,8 +54,8 @@ const _: () = assert!(usize::BITS == 64, "a word has room for a tag where addres
 /// The most parts that one transaction may claim.
 pub(crate) const PARTS: usize = 1 << PART_BITS;
 
-/// Which part of a transaction is claimed: None where it claims one thing only, else the part's number. A transaction always
-/// uses the same form.
+/// The part of a transaction that is claimed: its number, or None if the transaction claims a single thing. A
+/// transaction always uses the same form.
 pub(crate) type Part = Option<u32>;
 
 /// A claim that was found: its transaction, and the claimed part.
@@ -105,8 +105,8 @@ unsafe impl<S: State> Send for Claims<S> {}
 // Safety: as for Send.
 unsafe impl<S: State> Sync for Claims<S> {}
 
-/// The word of a claim: the transaction's address, and a tag of the part's number and some bits of the hash, or, without a
-/// part, of bits of the hash alone.
+/// The word of a claim: the transaction's address, and a tag of the part's number and some bits of the hash, or,
+/// without a part, of bits of the hash alone.
 fn word<S: State>(transaction: *const Transaction<S>, part: Part, hash: u64) -> *mut Transaction<S> {
     const { assert!(align_of::<Transaction<S>>() > IS_PART, "an address leaves room for the lowest bit") };
     assert_eq!(transaction.addr() & !ADDRESS, 0, "an address leaves room for the tag");
@@ -153,26 +153,26 @@ impl<S: State> Table<S> {
         (((hash >> 32) * self.lines().len() as u64) >> 32) as usize
     }
 
-    /// The table before it.
+    /// The next older table.
     fn older<'g>(&self, _guard: &'g Guard) -> Option<&'g Table<S>> {
         // Acquire: pairs with the AcqRel that put this table in front.
         // Safety: I11, loaded after the pin, from a table that was found after it.
         unsafe { self.older.load(Acquire).as_ref() }
     }
 
-    /// The slots on the way of `hash`, each with how many lines it is away.
+    /// The slots on the way of `hash`, each with its distance from the way's beginning in lines.
     #[inline]
     fn way(&self, hash: u64) -> impl Iterator<Item = (&Slot<S>, usize)> {
         let (before, from) = self.lines().split_at(self.home(hash));
         from.iter().chain(before).zip(0..).flat_map(|(line, away)| line.iter().map(move |slot| (slot, away)))
     }
 
-    /// Goes the way of `hash` to a claim that `is` what is looked for, or to its end.
+    /// Follows the way of `hash` to a claim that `is` accepts, or to its end.
     #[inline]
     fn seek<'g>(&'g self, hash: u64, is: &impl Fn(&S::Request, Part) -> bool, _guard: &'g Guard) -> Way<'g, S> {
         for (slot, away) in self.way(hash) {
-            // SeqCst: pairs with the CAS in `claim`: what the transaction was made of is seen. One order with it and `end`, which ends
-            // at a slot that was free: who claims behind this one comes later there.
+            // SeqCst: pairs with the CAS in `claim`: what the transaction was made of is seen. One order with it and
+            // `end`, which ends at a slot that was free: who claims behind this one comes later there.
             let found = slot.load(SeqCst);
             match found.addr() {
                 FREE => return Way::Free(slot, away),
@@ -191,7 +191,7 @@ impl<S: State> Table<S> {
         Way::Sealed
     }
 
-    /// Sees to it that what `is` looked for is never claimed here from now on, unless it is already: then it is returned.
+    /// Makes sure that what `is` looks for is never claimed here from now on. If it already is, returns that claim.
     #[inline]
     fn seal(&self, hash: u64, is: &impl Fn(&S::Request, Part) -> bool, guard: &Guard) -> Option<Met<S>> {
         loop {
@@ -200,7 +200,8 @@ impl<S: State> Table<S> {
                 Way::Sealed => return None,
                 Way::Free(..) if mutant(Mutant::OlderNotSealed) => return None,
                 Way::Free(slot, _) => {
-                    // AcqRel: whoever finds the seal sees the newer table. Lost: somebody used the slot, perhaps for this.
+                    // AcqRel: a thread that finds the seal sees the newer table. If the CAS fails, the slot was used,
+                    // perhaps for this.
                     if slot.compare_exchange(constant(FREE), constant(SEALED), AcqRel, Acquire).is_ok() {
                         return None;
                     }
@@ -209,7 +210,8 @@ impl<S: State> Table<S> {
         }
     }
 
-    /// As [`Self::seek`], in this newest table and all older ones. When it leads to a free slot, the way is sealed in those.
+    /// Like [`Self::seek`], in this newest table and all older ones. Seals the way in the older ones, unless it finds a
+    /// claim there.
     #[inline]
     fn seek_sealing_older<'g>(
         &'g self,
@@ -224,7 +226,7 @@ impl<S: State> Table<S> {
         }
     }
 
-    /// Seals some more of it; whether nothing is claimed in it and nothing ever will be.
+    /// Seals some more lines. Returns whether no slot of the table is claimed or ever will be.
     fn is_spent(&self) -> bool {
         // Relaxed, both: only the collecting thread touches it, one at a time.
         let from = self.spent.load(Relaxed) as usize;
@@ -248,7 +250,7 @@ impl<S: State> Table<S> {
 }
 
 impl<S: State> Claims<S> {
-    /// Nothing claimed. In the long run a table has room for about `usual` claims.
+    /// An empty set of claims. In the long run a table has room for about `usual` of them.
     pub(crate) fn new(usual: usize) -> Self {
         let first = Box::into_raw(Table::new(FEWEST, std::ptr::null_mut()));
         Claims {
@@ -272,8 +274,8 @@ impl<S: State> Claims<S> {
     }
 
     fn newest<'g>(&self, _guard: &'g Guard) -> &'g Table<S> {
-        // SeqCst: pairs with the CAS in `renew`; one order with `end_for_good`, which meets every table that was claimed in before.
-        // Safety: I11, loaded after the pin.
+        // SeqCst: pairs with the CAS in `renew`; one order with `end_for_good`, which meets every table that was
+        // claimed in before. Safety: I11, loaded after the pin.
         unsafe { &*self.newest.load(SeqCst) }
     }
 
@@ -283,7 +285,7 @@ impl<S: State> Claims<S> {
         std::iter::successors(Some(self.newest(guard)), |table| table.older(guard))
     }
 
-    /// Prefetches what is looked at when `hash` is asked for.
+    /// Prefetches what a look-up of `hash` reads first.
     #[inline]
     pub(crate) fn prefetch(&self, hash: u64) {
         for table in self.tables(&pin()) {
@@ -291,7 +293,7 @@ impl<S: State> Claims<S> {
         }
     }
 
-    /// The transaction that claimed, under `hash`, what `is` looked for, and which part of it that is.
+    /// The transaction that has claimed, under `hash`, what `is` looks for, and which part that is.
     #[inline]
     pub(crate) fn find(&self, hash: u64, is: impl Fn(&S::Request, Part) -> bool) -> Option<(Handle<S>, Part)> {
         let guard = &pin();
@@ -306,7 +308,7 @@ impl<S: State> Claims<S> {
         }
     }
 
-    /// Whether something that `is` looked for is claimed under `hash`.
+    /// Whether something that `is` looks for is claimed under `hash`.
     #[inline]
     pub(crate) fn contains(&self, hash: u64, is: impl Fn(&S::Request, Part) -> bool) -> bool {
         self.found(hash, &is, &pin()).is_some()
@@ -320,7 +322,8 @@ impl<S: State> Claims<S> {
         })
     }
 
-    /// Claims, under `hash`, `part` of `handle`'s transaction, which is what `is` looks for. Whoever holds that already is returned.
+    /// Claims, under `hash`, `part` of `handle`'s transaction, which is what `is` looks for. If another transaction
+    /// holds it already, returns that one.
     #[inline]
     pub(crate) fn claim(
         &self,
@@ -345,10 +348,10 @@ impl<S: State> Claims<S> {
                 Way::Sealed => self.renew(newest),
                 Way::Free(slot, away) => {
                     let claim = word(handle.as_ptr(), part, hash);
-                    // SeqCst: publishes the transaction to `seek`; one order with `end_for_good`. Lost: somebody used the slot,
-                    // perhaps for this.
+                    // SeqCst: publishes the transaction to `seek`; one order with `end_for_good`. If the CAS fails, the
+                    // slot was used, perhaps for this.
                     if slot.compare_exchange(constant(FREE), claim, SeqCst, Acquire).is_ok() {
-                        // I10: the slot has it now.
+                        // I10: the slot owns it now.
                         std::mem::forget(counted);
                         self.count(1);
                         if away >= LONG {
@@ -393,7 +396,7 @@ impl<S: State> Claims<S> {
                     break;
                 }
                 let after = if mutant(Mutant::SlotUsedAgain) { FREE } else { GONE };
-                // AcqRel: what was done before is seen by whoever finds it gone.
+                // AcqRel: a thread that finds the claim gone sees what was done before.
                 if std::ptr::eq(found, claim) && slot.compare_exchange(claim, constant(after), AcqRel, Acquire).is_ok()
                 {
                     self.count(-1);
@@ -405,7 +408,8 @@ impl<S: State> Claims<S> {
         }
     }
 
-    /// As [`Self::end`], once nobody may claim this part or an earlier one any more: whoever does it late is to end it.
+    /// Like [`Self::end`], once nobody may claim this part or an earlier one any more: a thread that does so late ends
+    /// that claim.
     #[inline]
     pub(crate) fn end_for_good(&self, hash: u64, handle: &Handle<S>, part: Part) {
         if !mutant(Mutant::LateClaimStays) {
@@ -414,7 +418,8 @@ impl<S: State> Claims<S> {
         self.end(hash, handle, part);
     }
 
-    /// Lets older tables go in which nothing is claimed any more. Looks through a part of each only: call it now and then.
+    /// Removes older tables in which nothing is claimed any more. Each call looks at a part of them: call it now and
+    /// then.
     pub(crate) fn collect(&self) {
         let guard = &pin();
         // Acquire: pairs with the Release below, so one collects after the other.

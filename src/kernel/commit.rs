@@ -97,11 +97,11 @@ impl<S: State> Entry<S> {
     }
 }
 
-/// An entry that a driver fills and tries to link. Not a box: to move that would say that nobody else has the pointer, and once it is
-/// linked others do.
+/// An entry that a driver fills and tries to link. Not a Box: moving a Box asserts that nobody else has the pointer,
+/// and once the entry is linked others have it.
 pub(super) struct Draft<S: State> {
     entry: *mut Entry<S>,
-    /// Whether it lies in its transaction.
+    /// Whether the entry is stored inside its transaction.
     embedded: bool,
 }
 
@@ -125,7 +125,7 @@ impl<S: State> Draft<S> {
 
     /// Gives the entry to the list.
     pub(super) fn linked(self) {
-        // I5: freed by its transaction's Drop.
+        // I5: its transaction's Drop frees it.
         std::mem::forget(self);
     }
 }
@@ -330,7 +330,8 @@ impl<S: State> Drop for Kernel<S> {
         let consumed_to = self.consumed_to.load(Relaxed);
         let mut entry = self.head();
         loop {
-            // Safety: I4 with a consumer; without one only what was linked with the head is visited, which the list references.
+            // Safety: I4 with a consumer; without one only what was linked with the head is visited, which the list
+            // references.
             let &EntryBody { prev, older, .. } = unsafe { &*entry }.body();
             if !self.consumed {
                 self.let_go_with(entry, older, guard);
@@ -360,7 +361,8 @@ fn decide_older<S: State>(body: &EntryBody<S>) {
     for entry in entries.into_iter().rev() {
         // Safety: as above.
         let body = unsafe { &*entry }.body();
-        // Safety: I3, the list's reference keeps the transaction of its entry; only the genesis has none, and it is linked alone.
+        // Safety: I3, the list's reference keeps the transaction of its entry; only the genesis has none, and it is
+        // linked alone.
         unsafe { &*body.transaction }.decide(entry, body);
     }
 }

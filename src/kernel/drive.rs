@@ -14,8 +14,8 @@ use super::{Kernel, Refused, State, earlier};
 /// How often a writer checks an undecided transaction in its way again before it helps.
 const PATIENCE: usize = 64;
 
-/// A version that a driver fills until one installation succeeds; null before the first try. Not a box: to move that would say that nobody
-/// else has the pointer, and once it is installed others do.
+/// A version that a driver fills until one installation succeeds; null before the first attempt. Not a Box: moving a
+/// Box asserts that nobody else has the pointer, and once the version is installed others have it.
 struct Spare<S: State>(*mut Version<S>);
 
 impl<S: State> Spare<S> {
@@ -24,9 +24,9 @@ impl<S: State> Spare<S> {
     }
 
     fn fill(&mut self, body: Body<S>) -> *mut Version<S> {
-        // Safety: the spare's own, unless null.
+        // Safety: owned by the spare, unless null.
         match unsafe { self.0.as_ref() } {
-            // Safety: never published: `installed` would have taken it.
+            // Safety: not published, since `installed` would have cleared the pointer.
             Some(version) => unsafe { version.rewrite(body) },
             None => self.0 = Box::into_raw(boxed(Version::new(UNDECIDED, body))),
         }
@@ -180,7 +180,7 @@ impl<S: State> Kernel<S> {
         if mutant(Mutant::StateBeforeSequence) && transaction.state() != ACTIVE {
             return Try::Decided;
         }
-        // (2) Then see whether it is ours already. Its cached sequence is looked at first, since addresses are used again.
+        // (2) Then see whether it is ours already. Check its cached sequence first, since addresses are used again.
         if let Some(version) = version
             && version.cached() == UNDECIDED
             && std::ptr::eq(version.body().transaction, transaction)
@@ -188,8 +188,8 @@ impl<S: State> Kernel<S> {
             let before = version.body().old;
             return Try::Installed(Installed { before, refusal: leg.fold(before).err() });
         }
-        // (3) Load the state last: a transaction that is decided by now had all its legs installed before (1), or the CAS
-        // below fails. This order is what prevents a second application.
+        // (3) Load the state last: a transaction that is decided by now had all its legs installed before (1), or the
+        // CAS below fails. This order is what prevents a second application.
         let late = mutant(Mutant::StateBeforeHead) || mutant(Mutant::StateBeforeSequence);
         if !late && transaction.state() != ACTIVE {
             return Try::Decided;
@@ -279,7 +279,7 @@ impl<S: State> Kernel<S> {
     }
 }
 
-/// Whether `transaction` is decided after a moment. No spinning under a model checker: it explores both outcomes anyway.
+/// Whether `transaction` is decided after a moment. No spinning under a model checker, which explores both outcomes.
 fn outwaited<S: State>(transaction: &Transaction<S>) -> bool {
     cfg!(equipoise_engine)
         && (0..PATIENCE).any(|_| {

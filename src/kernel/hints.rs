@@ -81,8 +81,8 @@ impl Table {
     fn insert(&self, hash: u64, index: SlabIndex) {
         let ways = &self.0[self.line(hash)].0;
         let word = tag(hash) | u64::from(index.number());
-        // Relaxed: a hint is only believed after a look at the entry, which the slab publishes. Of two stores at once one may
-        // be lost.
+        // Relaxed: a hint is only believed after a look at the entry, which the slab publishes. Of two stores at once
+        // one may be lost.
         let way = ways.iter().find(|way| way.load(Relaxed) == 0).unwrap_or(&ways[index.number() as usize % WAYS]);
         way.store(word, Relaxed);
     }

@@ -89,7 +89,7 @@ pub(crate) trait State: Copy + Eq + Send + Sync + 'static {
     type Request: Send + Sync + 'static;
     /// An account that nobody opened yet; opening is an operation on it.
     const ABSENT: Self;
-    /// Bytes that a request has allocated outside itself, about.
+    /// Roughly how many bytes a request has allocated on the heap.
     fn spilled(_request: &Self::Request) -> usize {
         0
     }

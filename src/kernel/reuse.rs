@@ -12,7 +12,8 @@ const LAYOUT: Layout = match Layout::from_size_align(64, 64) {
     Err(_) => unreachable!(),
 };
 
-/// How many a thread keeps: about as many as one call of crossbeam's collector lets go at once. AddressSanitizer would not see a use after that.
+/// How many a thread keeps: about as many as one call of crossbeam's collector lets go at once. AddressSanitizer would
+/// not see a use after that.
 const MOST_PER_THREAD: usize = if cfg!(equipoise_no_reuse) { 0 } else { 512 };
 
 struct Pool(Vec<NonNull<u8>>);

@@ -26,11 +26,11 @@ pub(crate) fn pin() -> Guard {
     Guard
 }
 
-/// From so many bytes on garbage does not wait until its thread has more.
+/// Garbage of at least this many bytes does not wait until its thread has more.
 #[cfg(equipoise_engine)]
 const LARGE: usize = 1 << 20;
 
-/// What crossbeam takes to remember that something is to be freed, bytes.
+/// How many bytes crossbeam uses to remember one deferred free.
 #[cfg(equipoise_engine)]
 const DEFERRED: usize = 4 * size_of::<usize>();
 

@@ -92,7 +92,7 @@ pub(crate) struct Plan<S: State> {
 }
 
 impl<S: State> Plan<S> {
-    /// Bytes that it has allocated outside itself.
+    /// How many bytes it has allocated on the heap.
     pub(super) fn spilled_bytes(&self) -> usize {
         let legs = if self.legs.spilled() { self.legs.len() * size_of::<Leg<S>>() } else { 0 };
         let spilled = self.legs.iter().filter(|leg| leg.ops.spilled());
@@ -122,7 +122,8 @@ pub(crate) struct Transaction<S: State> {
     pub(super) plan: Plan<S>,
 }
 
-// Safety: the raw pointers inside are the kernel's own (I3, I5, I7, I8); everything else is Send and Sync by State's bounds.
+// Safety: the raw pointers inside are the kernel's own (I3, I5, I7, I8); everything else is Send and Sync by State's
+// bounds.
 unsafe impl<S: State> Send for Transaction<S> {}
 // Safety: as for Send; every shared field is atomic or immutable once published.
 unsafe impl<S: State> Sync for Transaction<S> {}
@@ -191,7 +192,8 @@ impl<S: State> Transaction<S> {
         if self.state() != ACTIVE {
             return;
         }
-        // Release: pairs with the Acquire in `Handle::decision`. Only one entry of a transaction is ever linked, so all store the same.
+        // Release: pairs with the Acquire in `Handle::decision`. Only one entry of a transaction is ever linked, so all
+        // store the same.
         self.entry.store(entry.cast_mut(), Release);
         let decided = body.sequence << 1 | u64::from(body.refusal.is_none());
         // AcqRel: releases every account at once, with what its versions hold, to the Acquire in `state`.
@@ -246,7 +248,8 @@ impl<S: State> Transaction<S> {
         self.released.store(true, Release);
     }
 
-    /// Another counted reference; None if the last one was given back before the caller, who met it under a guard, got here.
+    /// Another counted reference; None if the last one was given back before the caller, who met it under a guard, got
+    /// here.
     ///
     /// # Safety
     /// `transaction` was met under a guard that is still pinned (I10).
@@ -399,14 +402,14 @@ impl<S: State> Handle<S> {
         prefetch(self.0.as_ptr());
     }
 
-    /// Notes that the claims of the first `parts` parts end for good: whoever claims one of them from now on must end that claim.
+    /// Notes that the claims of the first `parts` parts are over for good: a thread that still makes one must end it.
     #[inline]
     pub(super) fn end_claims(&self, parts: u32) {
         // SeqCst: pairs with the load in `claims_ended`.
         self.claims_ended.fetch_max(u64::from(parts), SeqCst);
     }
 
-    /// How many parts, from the first on, had their claims ended for good: a claim made on one of them since is to be ended.
+    /// The claims of how many parts, from the first on, are over for good: a claim made later must be ended.
     #[inline]
     pub(crate) fn claims_ended(&self) -> u64 {
         // SeqCst: one order with `Claims::end_for_good`, which either meets an earlier claim or makes its note visible

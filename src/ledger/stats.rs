@@ -36,7 +36,8 @@ pub struct Stats {
     pub history_oldest: u64,
     /// The journal's next segment cannot be allocated now: writes are refused until it can.
     pub short_of_space: bool,
-    /// The id index cannot be written now: ids wait in memory, and once too many do, requests that carry ids are refused until it can.
+    /// The id index cannot be written now: ids wait in memory, and once too many do, requests that carry ids are
+    /// refused until it can.
     pub ids_index_failing: bool,
     /// Requests refused with [`Exhausted::Disk`], [`Exhausted::Segment`], or [`Exhausted::Ids`] because the index
     /// cannot be written.
@@ -44,7 +45,7 @@ pub struct Stats {
 }
 
 impl Ledger {
-    /// Numbers about the ledger. With a history in memory it waits while the flusher puts a batch there.
+    /// Numbers about the ledger. With a history in memory it waits while the flusher adds a batch.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let core = self.core();

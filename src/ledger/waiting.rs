@@ -21,7 +21,7 @@ impl Durable for Ledger {
     }
 }
 
-/// A watermark that never comes: who waits for it waits for the ledger's end, and does not hold it up.
+/// A watermark that is never reached: a ticket for it waits for the ledger's end, without delaying that.
 pub(super) struct Endless(pub(super) Arc<Waiters>);
 
 impl Durable for Endless {

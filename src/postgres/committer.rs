@@ -24,8 +24,8 @@ use super::remembered::Remembered;
 use super::work::{Answer, Asks, Batch, Job, settle};
 use crate::inventory::{Position, StoredDeadLetter};
 
-/// How often a batch may miss although its accounts are locked and its ids looked up. Other instances can be meant by that a
-/// few times, with accounts and ids that are new.
+/// How often a batch may miss although its accounts are locked and its ids looked up. Other instances can be meant by
+/// that a few times, with accounts and ids that are new.
 const IN_VAIN: u32 = 100;
 
 /// How much one instance does at once, and how much it remembers.
@@ -291,12 +291,12 @@ impl<D: Database> Committer<D> {
         Ok(())
     }
 
-    /// As [`Self::attempt`], for a batch that changes nothing, of replays alone.
+    /// Like [`Self::attempt`], for a batch of replays alone, which changes nothing.
     async fn answer_unchanged(&mut self, batch: &mut Batch, decided: &Decided, retry: &mut Retry) -> Result<(), Fault> {
         if retry.lock {
             self.database.release().await?;
         }
-        // What is remembered may be of a database that was put back to an earlier state, or is being put back.
+        // Remembered answers may come from a database that was, or is being, put back to an earlier state.
         let recalled = &decided.changes.recalled;
         if !recalled.is_empty() && !self.database.holds(recalled).await? {
             self.missed(batch, &decided.changes, Missed { recalled: true, ..Missed::default() }, retry)?;

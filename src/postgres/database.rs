@@ -15,8 +15,8 @@ pub(super) trait Database: Send + 'static {
     /// fails with [`Fault::Numbered`].
     fn number(&mut self) -> impl Future<Output = Result<i64, Fault>> + Send;
 
-    /// What the database holds of these accounts and ids, both sorted. With `lock` a transaction begins in which the accounts'
-    /// rows stay as they are, until [`Database::write`] or [`Database::release`].
+    /// What the database holds of these accounts and ids, both sorted. With `lock` a transaction begins in which the
+    /// accounts' rows stay as they are, until [`Database::write`] or [`Database::release`].
     fn look_up(
         &mut self,
         accounts: &[AccountId],

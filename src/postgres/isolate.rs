@@ -17,8 +17,8 @@ enum Trial {
     Outdated(Outdated),
 }
 
-/// Finds the asks that the database does not keep, by trials of all asks up to one, which keep nothing: whether an ask is refused
-/// may depend on what those before it made of an account.
+/// Finds the asks that the database does not keep, by trials of all asks up to one, which keep nothing: whether an ask
+/// is refused may depend on what those before it made of an account.
 pub(super) async fn isolate<D: Database>(
     database: &mut D,
     batch: &mut Batch,

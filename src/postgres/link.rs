@@ -27,7 +27,8 @@ use super::tls::Trust;
 /// How much longer than the server's own limit an answer may take.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// How long a lock is waited for at most: while one batch waits, all others do. Instances wait for one another, mostly for milliseconds.
+/// How long a lock is waited for at most: while one batch waits, all others do. Instances wait for one another, mostly
+/// for milliseconds.
 const LOCK: Duration = Duration::from_secs(1);
 
 /// How to connect: the settings, checked.
@@ -356,7 +357,8 @@ pub(super) fn text(error: &Error) -> String {
 mod tests {
     use super::*;
 
-    /// D8: several hosts are taken apart where they can be connected to, and left to the driver's refusal where they cannot.
+    /// D8: several hosts are taken apart where they can be connected to, and left to the driver's refusal where they
+    /// cannot.
     #[test]
     fn hosts_that_do_not_fit_are_left_together() {
         let parts = |text: &str| hosts(Config::from_str(text).unwrap()).len();

@@ -96,8 +96,8 @@ impl Listings {
         Listings { connector, sessions: Default::default(), room: Arc::new(Semaphore::new(LISTINGS)) }
     }
 
-    /// Begins a listing of the accounts whose ids begin with `prefix`. Asks once more when its session turns out to be gone, and not when it
-    /// takes too long.
+    /// Begins a listing of the accounts whose ids begin with `prefix`. Asks once more when its session turns out to be
+    /// gone, and not when it takes too long.
     pub(super) async fn begin(&self, prefix: &str) -> Result<Listing, PgError> {
         let began = Instant::now();
         match self.try_begin(prefix).await? {

@@ -1,8 +1,8 @@
-//! Rows that somebody else holds, a person in `psql` or a suspended instance: locked rows, and rows that were inserted and not
-//! committed.
+//! Rows that somebody else holds, a person in `psql` or a suspended instance: locked rows, and rows that were inserted
+//! and not committed.
 //!
-//! Work that needs such a row is told so, and the rest of its batch goes on. As long as a row was held at the last look, it is
-//! looked at again, without waiting, before anything that needs it is written.
+//! Work that needs such a row is told so, and the rest of its batch goes on. As long as a row was held at the last
+//! look, it is looked at again, without waiting, before anything that needs it is written.
 
 use std::collections::HashMap;
 use std::hash::Hash;

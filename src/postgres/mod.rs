@@ -39,12 +39,13 @@
 //!
 //! # A database that is put back to an earlier state
 //!
-//! A new connection may lead to the same database at an earlier state, or to another server that lacks its tail. So after
-//! every fault the instance forgets what it remembers, makes its other connections anew, and answers nothing from memory
-//! while there is no connection. It does the same where no connection broke, as when a dump is restored in place, once it
-//! sees that an offset or the commit sequence is lower than it can be, or that an id which it remembers as used is not: such
-//! ids are checked with each batch that meets them. A batch number may then be drawn twice: an instance that finds its number
-//! taken draws others, and takes a commit for its own only if the commit's first entry is its own.
+//! A new connection may lead to the same database at an earlier state, or to another server that lacks its tail. So
+//! after every fault the instance forgets what it remembers, makes its other connections anew, and answers nothing from
+//! memory while there is no connection. It does the same where no connection broke, as when a dump is restored in
+//! place, once it sees that an offset or the commit sequence is lower than it can be, or that an id which it remembers
+//! as used is not: such ids are checked with each batch that meets them. A batch number may then be drawn twice: an
+//! instance that finds its number taken draws others, and takes a commit for its own only if the commit's first entry
+//! is its own.
 //!
 //! # A database that may not be written, or not be believed
 //!

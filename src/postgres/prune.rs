@@ -31,8 +31,8 @@ const TRY_LOCK: &str = "SELECT pg_try_advisory_xact_lock($1)";
 
 const NOW: &str = "SELECT extract(epoch FROM clock_timestamp())::float8";
 
-/// `$1`: about how many entries; `$2`: how old they are at least, in seconds, at the time `$3`. An id that was used again since belongs to a later
-/// batch, and stays.
+/// `$1`: about how many entries; `$2`: how old they are at least, in seconds, at the time `$3`. An id that was used
+/// again since belongs to a later batch, and stays.
 const PRUNE: &str = "WITH waiting AS (
         SELECT batch, first_sequence, count, committed_at,
             sum(count) OVER (ORDER BY first_sequence) - count AS before
@@ -93,8 +93,8 @@ impl Pruning {
     }
 }
 
-/// The time that ids are measured by, in seconds since 1970: no faster than this process's monotonic clock, and from the beginning
-/// no later than the database's clock and this machine's.
+/// The time that ids are measured by, in seconds since 1970: no faster than this process's monotonic clock, and from
+/// the beginning no later than the database's clock and this machine's.
 #[derive(Clone, Copy, Debug)]
 struct Believed {
     first: f64,
@@ -180,7 +180,8 @@ mod tests {
 
     const DAY: f64 = 86_400.0;
 
-    /// B4, case A15: a clock that jumps forward makes no id older, at whatever moment; one that is set back makes them younger.
+    /// B4, case A15: a clock that jumps forward makes no id older, at whatever moment; one that is set back makes them
+    /// younger.
     #[test]
     fn a_jump_of_the_clock_is_not_believed() {
         let (here, now) = (UNIX_EPOCH + Duration::from_secs(1_000_000), Instant::now());

@@ -60,8 +60,8 @@ const IDS: &str = "SELECT * FROM journal j
     WHERE (j.batch, j.place) IN (SELECT batch, place FROM processed_events WHERE event_id = ANY($1))
     ORDER BY j.sequence, j.member";
 
-/// Needed where some accounts are changed and others only met: both are taken in one order. The stock is compared as well:
-/// it may have been changed by hand.
+/// Needed where some accounts are changed and others only met: both are taken in one order. The stock is compared as
+/// well: it may have been changed by hand.
 const LOCK_ACCOUNTS: &str = "SELECT p.sku
     FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS expected (sku, stock, version)
     JOIN products p ON p.sku = expected.sku
@@ -169,7 +169,8 @@ const COMMIT_NOTHING: &str = "INSERT INTO commits (batch, first_sequence, count,
 const GIVE_UP: &str = "INSERT INTO commits (batch, first_sequence, count, time_floor) VALUES ($1, NULL, 0, 0)
     ON CONFLICT DO NOTHING RETURNING batch";
 
-/// The commit of a batch of `$2` entries whose first one has the time `$3`. Another batch may have its number: see `Fault::Numbered`.
+/// The commit of a batch of `$2` entries whose first one has the time `$3`. Another batch may have its number: see
+/// `Fault::Numbered`.
 const FATE: &str = "SELECT first_sequence, time_floor FROM commits c
     WHERE batch = $1 AND first_sequence IS NOT NULL AND count = $2::bigint
         AND ($2::bigint = 0 OR EXISTS (SELECT FROM journal_entries j WHERE j.batch = c.batch AND j.place = 0 AND j.time_ns = $3::bigint))";

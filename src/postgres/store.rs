@@ -33,7 +33,8 @@ const AHEAD: usize = 256;
 /// How long [`PgStore::connect`] waits between two tries.
 const BETWEEN_TRIES: Duration = Duration::from_millis(200);
 
-/// The accounts, their journal and the offsets of the events, in PostgreSQL. Any number of instances may use one database.
+/// The accounts, their journal and the offsets of the events, in PostgreSQL. Any number of instances may use one
+/// database.
 pub struct PgStore {
     queue: mpsc::Sender<Job>,
     reader: Reader,
@@ -107,8 +108,8 @@ impl PgStore {
         self.enqueue(request).await?.outcome().await
     }
 
-    /// As [`PgStore::submit`], in two steps: when it returns the request has its place in the queue, before those that come
-    /// later.
+    /// As [`PgStore::submit`], in two steps: when it returns the request has its place in the queue, before those that
+    /// come later.
     ///
     /// # Errors
     /// [`PgError::Refused`], [`PgError::Closed`].
@@ -165,8 +166,8 @@ impl PgStore {
         self.reader.sequence().await
     }
 
-    /// The accounts whose ids begin with `prefix`, as they are now, to be read page by page. PostgreSQL copies them first, which takes about
-    /// a second for a million, and 30 s at most.
+    /// The accounts whose ids begin with `prefix`, as they are now, to be read page by page. PostgreSQL copies them
+    /// first, which takes about a second for a million, and 30 s at most.
     ///
     /// # Errors
     /// [`PgError::Listings`] while there are 64 listings that were not dropped; any other.

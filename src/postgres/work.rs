@@ -298,7 +298,7 @@ impl Batch {
         }
     }
 
-    /// What became of the runs of a work, whose events have these verdicts.
+    /// The result for the runs of a work, from the verdicts on their events.
     fn applied<'v>(
         &self,
         work: usize,
@@ -343,7 +343,7 @@ impl Batch {
 }
 
 impl Asks {
-    /// Appends the events of a work's run.
+    /// Appends the events of the run at `at` of `work`.
     fn push_run(&mut self, work: usize, at: usize, run: &Run) {
         for (place, record) in run.records.iter().enumerate() {
             if let Content::Event { event, .. } = &record.content {

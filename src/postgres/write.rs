@@ -201,8 +201,8 @@ pub(super) async fn write_rows(
     Ok(columns.missed(answers)?)
 }
 
-/// Writes all rows of a batch and commits, in one round trip; None: all was rolled back, since something is not as expected.
-/// What is sent here may be kept although no answer comes.
+/// Writes all rows of a batch and commits, in one round trip; None: all was rolled back, since something is not as
+/// expected. What is sent here may be kept although no answer comes.
 pub(super) async fn write_surely(
     link: &Link,
     statements: &Statements,

@@ -1,6 +1,6 @@
-//! Checks a data directory from the outside: reads its files (segments and runs of format 1, checkpoints of 1 and 2) and
-//! replays every entry, with code that shares nothing with the engine. What the engine writes wrongly and would read back
-//! just as wrongly is found here.
+//! Checks a data directory from the outside: reads its files (segments and runs of format 1, checkpoints of 1 and 2)
+//! and replays every entry, with code that shares nothing with the engine. What the engine writes wrongly and would
+//! read back just as wrongly is found here.
 //!
 //! What is checked, in this order; the first bad place ends it:
 //!

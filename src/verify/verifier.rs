@@ -21,8 +21,8 @@ use super::sources::{Sections, Sources};
 /// What is asked for.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The hash of the last batch at an earlier time: proves that nothing of the journal up to there is missing. What came since is a
-    /// note.
+    /// The hash of the last batch at an earlier time: proves that nothing of the journal up to there is missing. What
+    /// came since is a note.
     pub head: Option<[u8; 32]>,
     /// How long an id may not be used again.
     pub id_window: Duration,

@@ -1,4 +1,5 @@
-//! What criterion leaves behind: `target/criterion/**/new/`, with `benchmark.json` and `estimates.json` for each benchmark.
+//! What criterion leaves behind: `target/criterion/**/new/`, with `benchmark.json` and `estimates.json` for each
+//! benchmark.
 
 use std::fs;
 use std::io;

@@ -1,5 +1,5 @@
-//! The form that CI dashboards read: an array of `name`, `unit`, `value`, `range` and `extra`, which github-action-benchmark calls
-//! `customSmallerIsBetter` and `customBiggerIsBetter`.
+//! The form that CI dashboards read: an array of `name`, `unit`, `value`, `range` and `extra`, which
+//! github-action-benchmark calls `customSmallerIsBetter` and `customBiggerIsBetter`.
 
 use serde::Serialize;
 

@@ -32,8 +32,8 @@ pub(super) fn page(title: &str, body: &Markup) -> String {
     page.into_string()
 }
 
-/// A table that scrolls by itself where it is too wide, also by keyboard. Cells may hold a stranger's text; the first of a row is
-/// its heading.
+/// A table that scrolls by itself where it is too wide, also by keyboard. Cells may hold a stranger's text; the first
+/// of a row is its heading.
 pub(super) fn table(caption: &str, heads: &[&str], rows: &[Vec<Markup>]) -> Markup {
     html! {
         div.scroll role="region" aria-label=(caption) tabindex="0" {

@@ -46,7 +46,8 @@ pub(super) enum Verdict {
 }
 
 impl<'a> Trend<'a> {
-    /// Every metric of `rows`, in the order in which they come up. One that changed its unit or direction is another one.
+    /// Every metric of `rows`, in the order in which they come up. One that changed its unit or direction is another
+    /// one.
     pub(super) fn all(rows: &[&'a Row]) -> Vec<Self> {
         let mut trends: Vec<Self> = Vec::new();
         for (at, row) in rows.iter().enumerate() {

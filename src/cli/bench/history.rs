@@ -56,8 +56,8 @@ pub(in crate::cli) struct Collect {
 /// Draw the history as one static page
 ///
 /// One chart for each benchmark and metric, by machine, with the newest figure against the median of those before it.
-/// Machines, versions of a workload and settings are never mixed. Files of runs, as bench run --json prints them, can be
-/// given as well: the newest of each workload is then shown in detail.
+/// Machines, versions of a workload and settings are never mixed. Files of runs, as bench run --json prints them, can
+/// be given as well: the newest of each workload is then shown in detail.
 ///
 /// The page is one HTML file that loads and runs nothing.
 #[derive(Debug, Args)]
@@ -216,7 +216,7 @@ fn read_apart(files: &[PathBuf]) -> Result<(Vec<Row>, Vec<Run>), Failure> {
     Ok((rows, runs))
 }
 
-/// Writes what was made of `read` to the file, which must be none of them, or to stdout.
+/// Writes `text`, made from the files `read`, to stdout or to `path`, which must be none of those files.
 fn write(path: Option<&Path>, read: &[PathBuf], text: &str) -> Result<(), Failure> {
     let Some(path) = path else {
         let mut out = io::stdout().lock();

@@ -62,8 +62,8 @@ pub(in crate::cli) struct Run {
     /// The process of that service, if it is on this machine: then its CPU and memory are shown
     #[arg(long, value_name = "PID", requires = "server", help_heading = "Target")]
     pid: Option<u32>,
-    /// What that service is, as in "0.1.0, PostgreSQL": a history wants it, and figures of services with different labels are
-    /// never compared
+    /// What that service is, as in "0.1.0, PostgreSQL": a history wants it, and figures of services with different
+    /// labels are never compared
     #[arg(long, value_name = "TEXT", requires = "server", help_heading = "Target",
           value_parser = NonEmptyStringValueParser::new())]
     label: Option<String>,
@@ -134,7 +134,8 @@ impl Run {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let workloads = self.workloads()?;
         let place = self.place()?;
-        // What cannot be written is better known before the measuring than after it. Others add to the history meanwhile.
+        // What cannot be written is better known before the measuring than after it. Others add to the history
+        // meanwhile.
         let page = self.html.as_deref().map(destination::Place::of).transpose().map_err(other)?;
         let page = page.map(Destination::create).transpose().map_err(other)?;
         self.history.as_deref().map(|path| History::open(path, false)).transpose()?;

@@ -20,7 +20,8 @@ const LONGEST: Duration = Duration::from_secs(60 * 60);
 const CONSUMED: &str =
     "SELECT partition, next_offset FROM consumer_offsets WHERE topic = $1 AND next_offset IS NOT NULL";
 
-/// What became of the events with ids from $1 up to, and not, $2: by product. An id is in its table once, being its key.
+/// What became of the events with ids from $1 up to, and not, $2: by product. An id is in its table once, being its
+/// key.
 const DECIDED: &str = "\
     SELECT p.product_id, count(*), \
         count(*) FILTER (WHERE j.transaction_id = p.event_id AND j.account_id = p.product_id AND j.operation = 'update'), \
@@ -32,8 +33,8 @@ const DECIDED: &str = "\
 const ENTRIES: &str =
     "SELECT count(*) FROM journal WHERE transaction_id COLLATE \"C\" >= $1 AND transaction_id COLLATE \"C\" < $2";
 
-/// The stock of the products $1, what of it the journal does not explain, and how low it was. In one statement: others may be
-/// at work.
+/// The stock of the products $1, what of it the journal does not explain, and how low it was. In one statement: others
+/// may be at work.
 const STOCK: &str = "\
     WITH changes AS ( \
         SELECT account_id AS sku, CASE operation WHEN 'transfer' THEN -amount ELSE amount END AS change, balance_after AS after \

@@ -375,8 +375,8 @@ mod tests {
         assert!(differences(sent, right, true)[0].contains("2 of 3 events were accepted"));
     }
 
-    /// D6, case A16: poison is known by its key, and counted once; a good event among the dead letters is noticed, and so is a letter that
-    /// is there twice.
+    /// D6, case A16: poison is known by its key, and counted once; a good event among the dead letters is noticed, and
+    /// so is a letter that is there twice.
     #[test]
     fn dead_letters_are_told_apart() {
         let origin = |offset: u64| {

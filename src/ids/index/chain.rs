@@ -35,9 +35,9 @@ struct Flaw {
     what: String,
 }
 
-/// Opens the runs of this ledger in `dir`, whose journal has the entries that `journal` says, and removes the others: runs that
-/// a larger one contains, and everything from the first bad place on; all of them, where ids of entries before the journal's
-/// oldest cannot be relied on.
+/// Opens the runs of `ledger` in `dir`; `journal` says which entries the journal has. Removes the others: runs that a
+/// larger one contains, and everything from the first bad place on; or all of them, if ids of entries before the
+/// journal's oldest cannot be relied on.
 ///
 /// # Errors
 /// [`IndexError::Damaged`] if ids from before the journal's oldest entry may be honoured and are lost; nothing is
@@ -86,7 +86,8 @@ fn cannot_be_made_again(what: &str, oldest: u64) -> String {
     )
 }
 
-/// What `chain` lacks of the ids that the index had of entries before `oldest`, where the journal begins, if it lacks any.
+/// What `chain` lacks of the ids that the index had of entries before `oldest`, where the journal begins, if it lacks
+/// any.
 fn gap_before(oldest: u64, dir: &Folder, ledger: &[u8; 16], spans: &[Span], chain: &Chain) -> Option<Flaw> {
     if oldest <= 1 {
         return None;

@@ -57,8 +57,8 @@ mod tests {
         Key(u128::from(upper) << 96 | lower)
     }
 
-    /// B4: the page that holds a key is among those that are read for it, also where the upper bits of keys are the same;
-    /// where they are not, it is the only one.
+    /// B4: the page that holds a key is among those that are read for it, also where the upper bits of keys are the
+    /// same; where they are not, it is the only one.
     #[test]
     fn the_page_of_a_key_is_read() {
         let spread: Vec<_> = (0..1_000).map(|page| key(page * 4_294_967, u128::from(page) + 7)).collect();

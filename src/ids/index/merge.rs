@@ -36,8 +36,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(1);
 
 impl DiskIndex {
-    /// The merging thread; `failed` hears of the first failure in a row. Ends after [`DiskIndex::wake`] once `closed` is
-    /// set; what it has written by then of a run is removed.
+    /// The merging thread; `failed` hears of the first failure in a row. Ends after [`DiskIndex::wake`] once `closed`
+    /// is set; what it has written by then of a run is removed.
     pub(crate) fn merge_until_closed(&self, closed: &Latch, failed: impl Fn(&IndexError)) {
         let (mut pause, mut again) = (FIRST_PAUSE, Instant::now());
         while !closed.is_set() {

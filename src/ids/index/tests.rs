@@ -171,8 +171,9 @@ fn the_chain_begins_where_the_journal_does() {
     assert_eq!((index.wiped().is_some(), index.published()), (true, 299));
 }
 
-/// B1, B4: ids from before the journal's oldest entry cannot be taken from it again. Where they are honoured nothing is removed and
-/// the index is not opened, however they were lost; where not, what is left is removed, so that the next index is whole.
+/// B1, B4: ids from before the journal's oldest entry cannot be taken from it again. Where they are honoured nothing is
+/// removed and the index is not opened, however they were lost; where not, what is left is removed, so that the next
+/// index is whole.
 #[test]
 fn what_the_journal_cannot_make_again_is_not_given_up() {
     type Loss = fn(&Path);

@@ -13,7 +13,8 @@ use crate::opening::{OpenError, Progress};
 /// How many accounts and changes are handed over together: what fits into a processor's cache.
 const TOGETHER: usize = 1 << 10;
 
-/// How many messages may wait: a few megabytes, so that where others want the processors too neither side waits for the other at once.
+/// How many messages may wait: a few megabytes, so that where others want the processors too neither side waits for the
+/// other at once.
 const WAITING: usize = 64;
 
 enum Message {
@@ -138,7 +139,8 @@ mod tests {
         Ok(())
     }
 
-    /// E6: what is found is applied in its order, and progress and events stand between what was found before and after.
+    /// E6: what is found is applied in its order, and progress and events stand between what was found before and
+    /// after.
     #[test]
     fn everything_is_applied_in_its_order() {
         let applied = Mutex::new(Vec::new());

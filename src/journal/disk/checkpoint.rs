@@ -120,7 +120,7 @@ impl Header {
         }
     }
 
-    /// What need not be read in the journal, because the checkpoint has it.
+    /// What the checkpoint contains, so that it need not be read from the journal.
     pub(super) fn covered(&self) -> Covered {
         Covered { sequence: self.sequence, batch: self.notes.map(|notes| notes.batch) }
     }
@@ -131,12 +131,12 @@ impl Header {
     }
 }
 
-/// What a checkpoint has, so that nobody need read it in the journal.
+/// What a checkpoint contains, so that it need not be read from the journal.
 #[derive(Clone, Copy)]
 pub(super) struct Covered {
-    /// Entries up to it.
+    /// Entries up to this sequence.
     pub(super) sequence: u64,
-    /// Notes of batches up to it; None: nothing had been noted when it was written.
+    /// Notes of batches up to this one; None if nothing had been noted when it was written.
     pub(super) batch: Option<u64>,
 }
 
@@ -154,12 +154,12 @@ impl Covered {
         }
     }
 
-    /// Whether a journal that begins with the segment with `header` leaves no gap after the checkpoint.
+    /// Whether no gap lies between the checkpoint and a journal whose first segment has `header`.
     pub(super) fn joins(&self, header: &segment::Header) -> bool {
         header.first <= self.sequence + 1 && self.batch.is_none_or(|batch| header.batch <= batch + 1)
     }
 
-    /// Whether it has the notes of the batch with `header`.
+    /// Whether it contains the notes of the batch with `header`.
     pub(super) fn notes_of(&self, header: &batch::Header) -> bool {
         self.batch.map_or(header.first <= self.sequence, |batch| header.number <= batch)
     }
@@ -281,7 +281,7 @@ impl Drop for Writing<'_> {
     }
 }
 
-/// Reads a checkpoint through, or says what is wrong with it.
+/// Reads and checks a whole checkpoint, or returns what is wrong with it.
 pub(super) fn read(file: &dyn File) -> Result<Header, String> {
     let (mut blocks, _) = Blocks::open(file)?;
     let mut accounts = Accounts::of(blocks.header);
@@ -390,13 +390,13 @@ impl Accounts {
     }
 }
 
-/// What a checkpoint of `length` bytes with `header` says is noted, or what is wrong with it.
+/// The notes in a checkpoint of `length` bytes with `header`, or what is wrong with them.
 fn noted(file: &dyn File, header: &Header, length: u64) -> Result<Noted, String> {
     let Some(notes) = header.notes else { return Ok(Noted::default()) };
     if header.accounts_at() > length {
         return Err(format!("it ends within its {} bytes of notes", notes.length));
     }
-    // No longer than the file is.
+    // At most the file's length.
     let mut bytes = vec![0; notes.length as usize];
     fill(file, &mut bytes, HEADER as u64)?;
     if crc32c::crc32c(&bytes) != notes.checksum {

@@ -117,7 +117,8 @@ fn in_brackets(text: Option<&str>) -> String {
 /// [`HistoryError::Gone`]: crate::HistoryError::Gone
 ///
 /// # Errors
-/// [`OpenError`]: in use, damaged, or the system refused something; after a refused removal the ones before it are gone.
+/// [`OpenError`]: in use, damaged, or the system refused something; after a refused removal the ones before it are
+/// gone.
 pub fn compact(
     dir: impl AsRef<Path>,
     options: &CompactOptions,

@@ -123,7 +123,8 @@ impl OnDisk {
     /// The data directory `root`, whose lock the caller has; makes its folders.
     pub(crate) fn within(root: Folder) -> io::Result<Self> {
         let (journal, checkpoints) = (root.open_or_create_folder(JOURNAL)?, root.open_or_create_folder(CHECKPOINTS)?);
-        // Whether we made them or a process that died of a power cut: their names are to be durable before anything in them.
+        // Whether we made them or a process that died of a power cut: their names are to be durable before anything in
+        // them.
         root.sync()?;
         for above in root.path().canonicalize()?.ancestors().skip(1) {
             // Where that may not be read, whoever made it sees to it.

@@ -50,7 +50,7 @@ pub(super) fn encode(handle: &Handle<Balance>, into: &mut Vec<u8>) -> u64 {
     decision.time
 }
 
-/// Appends a member; `state_at` says what it made of its accounts, in their order.
+/// Appends a member. `state_at` returns the state of the member's nth account after it.
 #[inline]
 fn encode_member(member: &Member, mut state_at: impl FnMut(usize) -> Balance, into: &mut Vec<u8>) {
     let id = member.id.as_ref().map_or("", TransactionId::as_str);

@@ -26,7 +26,7 @@ pub(super) struct Checkpoint {
 /// The accounts of a block.
 type Decoded = Vec<Account<Balance>>;
 
-/// Reads a checkpoint, or says what is wrong with it. Fails where there is no other thread to be had.
+/// Loads a checkpoint, or returns what is wrong with it. Fails if no second thread can be started.
 pub(super) fn load(file: &dyn File) -> io::Result<Result<Checkpoint, String>> {
     let (blocks, noted) = match Blocks::open(file) {
         Ok(opened) => opened,
@@ -38,7 +38,7 @@ pub(super) fn load(file: &dyn File) -> io::Result<Result<Checkpoint, String>> {
         let named = thread::Builder::new().name("equipoise-blocks".to_owned());
         let reader = named.spawn_scoped(scope, move || decode_all(blocks, &full, &emptied))?;
         let mut accounts = Loaded::new();
-        // Its end drops the receiver: then the reader's next block is its last.
+        // When this ends it drops the receiver, and the reader stops at its next block.
         let taken = filled.into_iter().try_for_each(|mut decoded: Decoded| {
             let mut each = decoded.drain(..);
             each.try_for_each(|account| accounts.push(account))

@@ -8,7 +8,8 @@
 //! ids/{first:020}-{last:020}.run        the id index, derived from the journal: the ids of all entries of a span, see `ids::index`
 //! ```
 //!
-//! All integers are little-endian. A **segment** is a header of 4,096 bytes, then batches at multiples of 8, then zeros:
+//! All integers are little-endian. A **segment** is a header of 4,096 bytes, then batches at multiples of 8, then
+//! zeros:
 //!
 //! | offset | bytes | |
 //! |---|---|---|
@@ -221,12 +222,13 @@ impl Disk {
         Ok(())
     }
 
-    /// Tells an operator. For a caller without locks.
+    /// Tells the observer. The caller holds no lock.
     pub(crate) fn tell(&self, event: &Event) {
         self.observer.tell(event);
     }
 
-    /// The number of the newest durable batch, and the time of the newest entry. Waits for a batch that is being written.
+    /// The number of the newest durable batch, and the time of the newest entry. Waits for a batch that is being
+    /// written.
     pub(crate) fn newest(&self) -> (u64, u64) {
         let next = self.tail.lock().next;
         (next.batch - 1, next.time)
@@ -236,7 +238,8 @@ impl Disk {
         self.segments.read().first_key_value().map_or(1, |(first, _)| *first)
     }
 
-    /// The ids of the entries from sequence `from` to `through`: shows `each` an id, its sequence, time and member's place.
+    /// The ids of the entries from sequence `from` to `through`: shows `each` an id, its sequence, time and member's
+    /// place.
     pub(crate) fn ids(
         &self,
         from: u64,

@@ -1,4 +1,5 @@
-//! From the files of a data directory to the state that they tell of. Nothing is written before all of it was found good.
+//! From the files of a data directory to the state that they tell of. Nothing is written before all of it was found
+//! good.
 
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;

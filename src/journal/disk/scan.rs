@@ -164,7 +164,7 @@ impl<'a, 'r> Scan<'a, 'r> {
         Ok(segment)
     }
 
-    /// What the first batch of a segment is to continue, if the segment continues `before` and what was read.
+    /// What the first batch of a segment must continue. Fails unless the segment continues `before` and what was read.
     fn expected(
         &self,
         image: &Image,

@@ -21,7 +21,7 @@ pub(super) const FORMAT: Format = Format { kind: *b"EQPSEGM", version: VERSION }
 const NEWER: &str = "a segment of another format than this program reads: a newer version wrote it";
 /// How much of the header is checked.
 const CHECKED: usize = 128;
-/// About one batch's offset is remembered in so many bytes of a segment.
+/// For every so many bytes of a segment, the offset of about one batch is remembered.
 const REMEMBERED_EVERY: u64 = 32 * 1024;
 
 /// What tells one ledger's files from another's.

@@ -45,7 +45,7 @@ struct State {
     closed: bool,
     /// Why the last attempt to make or rename a spare failed.
     failure: Option<Event>,
-    /// What of that the observer knows.
+    /// The `failure` that the observer was last told about.
     told: Option<Event>,
 }
 
@@ -54,7 +54,7 @@ impl Spare {
         Spare { files, length, state: Mutex::default(), changed: Condvar::new(), observer, short: Flag::new() }
     }
 
-    /// Why there is none and none can be made; None while all is well.
+    /// Why there is no spare and none can be made; None while there is one or one can be made.
     pub(super) fn shortage(&self) -> Option<Exhausted> {
         if !self.short.is_set() {
             return None;
@@ -66,7 +66,7 @@ impl Spare {
         }
     }
 
-    /// Makes the first segment of a journal, that nobody uses yet.
+    /// Makes the first segment of a journal that nobody uses yet.
     pub(super) fn begin(&self, name: &str, header: &[u8]) -> io::Result<Box<dyn File>> {
         let begun = self.find_or_make().and_then(|file| {
             begin_with(&*file, header)?;
@@ -101,7 +101,8 @@ impl Spare {
         self.left_over().or_else(|_| self.make().inspect_err(|_| self.remove(UNFINISHED)))
     }
 
-    /// A spare is whole: it got its name when all of it was zeroed. An interrupted start of it as a segment left a header.
+    /// A spare is complete: it is renamed only once all of it is zeroed. Only a header can be left, from an interrupted
+    /// take.
     fn left_over(&self) -> io::Result<Box<dyn File>> {
         let file = self.files.open(NAME)?;
         // It has another length, or contents: it was made for other segments, or by somebody else. Removing it makes
@@ -168,14 +169,14 @@ impl Spare {
         Ok(file)
     }
 
-    /// Ends [`Spare::keep_ready`]; nobody waits for a spare any more that cannot be made.
+    /// Ends [`Spare::keep_ready`] and every wait for a spare that cannot be made.
     pub(super) fn close(&self) {
         self.state.lock().closed = true;
         self.changed.notify_all();
     }
 
-    /// The thread that makes the next one as soon as the last was taken, and tells the observer; looks at something meanwhile, once a
-    /// second or more often.
+    /// The thread that makes the next spare once the last was taken, and tells the observer. Calls `look` once a second
+    /// or more often.
     pub(super) fn keep_ready(&self, look: impl Fn()) {
         loop {
             look();
@@ -203,7 +204,7 @@ impl Spare {
         }
     }
 
-    /// There is one again, or it has its name.
+    /// A spare exists again, or its rename has succeeded.
     fn recovered(&self) {
         let mut state = self.state.lock();
         state.failure = None;
@@ -222,7 +223,7 @@ impl Spare {
         self.changed.notify_all();
     }
 
-    /// Waits until it is time for another try.
+    /// Waits before the next attempt.
     fn rest(&self) {
         let mut state = self.state.lock();
         if !state.closed {
@@ -230,8 +231,8 @@ impl Spare {
         }
     }
 
-    /// Tells the observer what has changed since it was told. Whoever takes a spare holds the journal's end meanwhile, so only
-    /// [`Self::keep_ready`] tells.
+    /// Reports a change of `failure` to the observer. Only [`Self::keep_ready`] does that: a thread that takes a spare
+    /// holds the journal's end meanwhile.
     fn tell(&self) {
         let mut state = self.state.lock();
         if state.failure == state.told {

@@ -41,7 +41,7 @@ impl Next {
         batch.header.number == self.batch && batch.header.first == self.sequence && batch.continues(&self.before)
     }
 
-    /// What follows on the batch with `header`, which continues this.
+    /// What comes after the batch with `header`, which continues this.
     pub(super) fn after(&self, header: &batch::Header) -> Next {
         let time = header.time.max(self.time);
         Next { batch: self.batch + 1, sequence: header.next(), before: header.hash, time }

@@ -1,7 +1,7 @@
 //! Holes: records that librdkafka could not read. It does not say of which partition they are, and goes on behind them.
 //!
-//! A partition whose records follow one another without a gap has passed over nothing, and goes on. One with a gap where the
-//! unreadable records may be is held up, and so is one that stands still at that place.
+//! A partition whose records follow one another without a gap has passed over nothing, and goes on. One with a gap
+//! where the unreadable records may be is held up, and so is one that stands still at that place.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};

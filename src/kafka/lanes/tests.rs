@@ -103,8 +103,8 @@ fn runs_of_an_earlier_assignment_are_dropped() {
     assert_eq!((again.runs[0].partition, again.runs[0].epoch, again.runs[0].from), (0, 8, Some(0)));
 }
 
-/// A partition that begins with the next record is remembered at once: what comes until the first record is applied is not
-/// skipped by a restart.
+/// A partition that begins with the next record is remembered at once: what comes until the first record is applied is
+/// not skipped by a restart.
 #[test]
 fn where_a_partition_began_is_announced() {
     let lanes = Lanes::default();
@@ -116,8 +116,8 @@ fn where_a_partition_began_is_announced() {
     assert!(lanes.take().runs.is_empty());
 }
 
-/// A topic that is consumed from its beginning although the store was further: no run ends where the store was already, or the
-/// store would take it for one that it has.
+/// A topic that is consumed from its beginning although the store was further: no run ends where the store was already,
+/// or the store would take it for one that it has.
 #[test]
 fn a_step_back_is_announced() {
     let lanes = Lanes::default();
@@ -232,7 +232,8 @@ fn closing_gives_the_room_back() {
     assert_eq!(lanes.state.lock().drainable_bytes, 0);
 }
 
-/// D3: while the store is at a run another goes on where that ends, if enough waits; nothing goes behind an announcement.
+/// D3: while the store is at a run another goes on where that ends, if enough waits; nothing goes behind an
+/// announcement.
 #[test]
 fn a_second_run_goes_on_where_the_first_ends() {
     let lanes = lanes(&[0], Limits::default());
@@ -259,7 +260,8 @@ fn a_second_run_goes_on_where_the_first_ends() {
     assert_eq!(lanes.take().runs[0].from, Some(0));
 }
 
-/// D5: between being fenced and being closed a partition cannot be assigned anew, or the lane of its new assignment would be closed.
+/// D5: between being fenced and being closed a partition cannot be assigned anew, or the lane of its new assignment
+/// would be closed.
 #[test]
 fn a_fenced_partition_is_closed_before_it_is_assigned_again() {
     use super::super::assignment::{Settled, Step};

@@ -72,7 +72,8 @@ fn what_one_partition_waits_for_is_not_forgotten_for_another() {
     assert_eq!(bench.waiting(), None);
 }
 
-/// D9: without partitions of its own, a member hears that there is no topic, and then that there is one by what the group gives it.
+/// D9: without partitions of its own, a member hears that there is no topic, and then that there is one by what the
+/// group gives it.
 #[test]
 fn a_topic_that_is_missing_is_waited_for_until_the_group_gives_something() {
     let bench = bench();
@@ -125,7 +126,8 @@ fn unreadable_records_are_not_passed_over() {
     }
 }
 
-/// D6: what was read before them gets to the store first, however late that is; else it would be read, and dropped, again and again.
+/// D6: what was read before them gets to the store first, however late that is; else it would be read, and dropped,
+/// again and again.
 #[test]
 fn records_before_unreadable_ones_are_not_dropped() {
     let bench = bench();
@@ -153,7 +155,8 @@ fn records_before_unreadable_ones_are_not_dropped() {
     assert!(bench.waiting().is_some_and(|why| why.contains("held up at offset 7")), "{:?}", bench.waiting());
 }
 
-/// D9: the service is not ready while a partition waits for the store before it is held up, whatever showed that it has to be.
+/// D9: the service is not ready while a partition waits for the store before it is held up, whatever showed that it has
+/// to be.
 #[test]
 fn a_partition_that_is_about_to_be_held_up_is_told() {
     let bench = bench();

@@ -38,7 +38,8 @@ fn a_claim_excludes_others() {
     assert_eq!(claims.len(), 0);
 }
 
-/// C6: tables go when what was claimed in them has ended, whichever is held longest; each claim is found as long as it holds.
+/// C6: tables go when what was claimed in them has ended, whichever is held longest; each claim is found as long as it
+/// holds.
 #[test]
 fn tables_go_with_their_last_claim() {
     let claims = Claims::new(0);
@@ -102,7 +103,8 @@ fn a_claim_that_is_held_keeps_one_table() {
     assert!(claims.contains(hash(0), |found, _| *found == 0));
 }
 
-/// B2: of a transaction's parts one is claimed, found and ended without the others, however much their hashes look alike.
+/// B2: of a transaction's parts one is claimed, found and ended without the others, however much their hashes look
+/// alike.
 #[test]
 fn parts_are_claimed_one_by_one() {
     const LAST: u32 = PARTS as u32 - 1;

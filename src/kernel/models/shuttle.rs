@@ -131,7 +131,8 @@ fn bank(accounts: usize, writers: usize, transfers: usize, readers: usize) {
     }
 }
 
-/// A9, A10, A11: writers whose transfers go in groups, a flusher, and readers of snapshots: what they saw is a prefix of the journal.
+/// A9, A10, A11: writers whose transfers go in groups, a flusher, and readers of snapshots: what they saw is a prefix
+/// of the journal.
 fn grouped_bank(accounts: usize, groups: usize, size: usize) {
     let journaled = Journaled::new(&vec![5; accounts]);
     let mut threads = Vec::new();
@@ -182,7 +183,8 @@ fn a_bank_of_groups_that_collide() {
     check(|| grouped_bank(2, 1, 3));
 }
 
-/// A8: two groups in opposite orders and one who is alone, without a consumer: all are applied, each once, each group in its order.
+/// A8: two groups in opposite orders and one who is alone, without a consumer: all are applied, each once, each group
+/// in its order.
 #[test]
 fn groups_in_opposite_orders() {
     check(|| {

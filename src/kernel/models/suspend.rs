@@ -108,7 +108,8 @@ fn a_writer_suspended_at_any_step_holds_nobody_up() {
     }
 }
 
-/// D7: wherever a transfer is suspended before its entry is linked, who changes other accounts neither waits for it nor finishes it.
+/// D7: wherever a transfer is suspended before its entry is linked, who changes other accounts neither waits for it nor
+/// finishes it.
 #[test]
 fn a_suspended_writer_leaves_other_accounts_alone() {
     for step in STEPS.into_iter().take_while(|step| *step != Step::Link) {
@@ -185,7 +186,8 @@ fn who_is_alone_contends_with_nobody() {
     assert_eq!(world.kernel.contended(), Contended::default());
 }
 
-/// E3: a writer that is overtaken between its look at an account and its CAS tries again, and that counts, with its time.
+/// E3: a writer that is overtaken between its look at an account and its CAS tries again, and that counts, with its
+/// time.
 #[test]
 fn a_lost_cas_counts_once_and_takes_time() {
     let on_the_account: &[(usize, i64)] = &[(0, -1), (2, 1)];
@@ -202,8 +204,8 @@ fn a_lost_cas_counts_once_and_takes_time() {
     }
 }
 
-/// A4, A8, E7: wherever the owner of a group is suspended, others finish what is in their way, after what comes before that, and no more;
-/// what one call made of an account the next one of the group sees.
+/// A4, A8, E7: wherever the owner of a group is suspended, others finish what is in their way, after what comes before
+/// that, and no more; what one call made of an account the next one of the group sees.
 #[test]
 fn the_owner_of_a_group_suspended_at_any_step_holds_nobody_up() {
     for step in STEPS {

@@ -47,14 +47,16 @@ fn two_instances_are_as_one() {
     assert!(seen.fenced > 0 && seen.replays > 0 && seen.applied.redecided > 0 && seen.applied.rejected > 0, "{seen:?}");
 }
 
-/// D4, D6: connections break, commits are not answered, instances are killed: nothing is lost and nothing happens twice.
+/// D4, D6: connections break, commits are not answered, instances are killed: nothing is lost and nothing happens
+/// twice.
 #[test]
 fn trouble_changes_nothing() {
     let seen = all(seeds(400), 60, Bug::None);
     assert!(seen.lost_commits > 0 && seen.crashes > 0 && seen.fenced > 0, "{seen:?}");
 }
 
-/// D4: what was decided on top of a batch that failed does no harm where it is written all the same, as it is compared then.
+/// D4: what was decided on top of a batch that failed does no harm where it is written all the same, as it is compared
+/// then.
 #[test]
 fn a_batch_on_a_failed_one_is_in_vain() {
     let seen = all(seeds(400), 60, Bug::NeverDoubts);

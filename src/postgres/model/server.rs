@@ -1,4 +1,5 @@
-//! A model of the database: rows, row locks held until the end of a transaction, and everything that can go wrong on the way.
+//! A model of the database: rows, row locks held until the end of a transaction, and everything that can go wrong on
+//! the way.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -221,8 +222,8 @@ impl Session {
         }
     }
 
-    /// Takes the row of an account, unless it is not there, or is although it should be new: that is seen without waiting for
-    /// whoever has locked it.
+    /// Takes the row of an account, unless it is not there, or is although it should be new: that is seen without
+    /// waiting for whoever has locked it.
     async fn take_account(&mut self, id: &AccountId, new: bool) -> Result<bool, Fault> {
         let lock = format!("account {id}");
         loop {

@@ -95,7 +95,8 @@ impl Start {
         shown
     }
 
-    /// Something goes wrong at a call: nothing that was shown may be missing afterwards. False when there are fewer calls.
+    /// Something goes wrong at a call: nothing that was shown may be missing afterwards. False when there are fewer
+    /// calls.
     fn trial(&self, threads: usize, seed: u64, call: u64, fault: Fault, end: End) -> bool {
         let disk = self.disk.copy();
         disk.fail(call, fault);

@@ -321,8 +321,8 @@ fn the_padding_before_a_torn_tail_is_made_zero() {
     assert_eq!(disk.bytes(&name)[padded.clone()], vec![0; padded.len()]);
 }
 
-/// Case A12, exactly: C1, C2, C3: whatever is torn off the newest segment, what is left is a prefix, and what comes later
-/// survives.
+/// Case A12, exactly: C1, C2, C3: whatever is torn off the newest segment, what is left is a prefix, and what comes
+/// later survives.
 #[test]
 fn a_torn_tail_is_cut_and_written_over() {
     let journal = Journal::of_a_hundred();

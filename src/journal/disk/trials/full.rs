@@ -185,21 +185,21 @@ fn a_checkpoint_that_cannot_be_removed_is_in_nobodys_way() {
     assert_eq!(disk.names().iter().filter(|name| name.starts_with("checkpoints/")).count(), 3, "{:?}", disk.names());
 }
 
-/// C1: of a batch of requests that a failed disk ends, the answers that are durable stand.
+/// C1: when a failed disk ends a batch of requests, the answers that are durable stand.
 #[test]
 fn a_failed_device_takes_no_durable_answer_back() {
     let disk = Disk::new();
     let ledger = reopen(&disk).with_durability(Durability::OnDisk);
     begin(&ledger);
     let first = ledger.submit(named(create("kept", 1), "x")).expect("decided");
-    // With the name alone the sync of its folder may be still to come, which is a call too.
+    // A power cut keeps the name only after the sync of its folder, so no call of the spare is left.
     assert!(eventually(|| disk.after(End::WorstPowerCut).names().contains(&"journal/spare".to_owned())));
     disk.fail(disk.calls() + 1, Fault::Failed);
     let requests = [named(create("kept", 1), "x"), named(create("lost", 1), "y"), named(create("kept", 2), "x")];
     let [kept, lost, reused] = ledger.submit_all(requests).try_into().expect("three");
     assert_eq!(kept.expect("durable").sequence(), first.sequence());
     assert!(matches!(lost, Err(SubmitError::JournalFailed { .. })), "{lost:?}");
-    // What it rests on is durable, but who tells that does not ask which use of the id it met.
+    // The use that it met is durable, but the error path does not check which use that was.
     assert!(reused.is_err());
 }
 
@@ -211,7 +211,7 @@ fn a_failed_device_closes_the_ledger() {
         let (ledger, events) = open(&disk, 1_000);
         let ledger = ledger.expect("opens").with_durability(Durability::OnDisk);
         begin(&ledger);
-        // With the name alone the sync of its folder may be still to come, which is a call too.
+        // A power cut keeps the name only after the sync of its folder, so no call of the spare is left.
         assert!(eventually(|| disk.after(End::WorstPowerCut).names().contains(&"journal/spare".to_owned())));
         let mut known = Known::default();
         known.check(&ledger, &Shown::default());

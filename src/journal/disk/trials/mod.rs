@@ -1,5 +1,5 @@
-//! Trials of the journal on a simulated disk: at every call that it makes something goes wrong, the process ends, and what
-//! was shown as durable is looked for after the next start.
+//! Trials of the journal on a simulated disk: at every call that it makes something goes wrong, the process ends, and
+//! what was shown as durable is looked for after the next start.
 //!
 //! `EQUIPOISE_TRIALS` multiplies how many of the calls are tried.
 

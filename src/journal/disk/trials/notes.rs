@@ -279,7 +279,8 @@ fn notes_after_a_checkpoint(before: bool) -> (Disk, Ledger, Events) {
     (disk, ledger, events)
 }
 
-/// C2: entries after a checkpoint are read wherever they are, also where its batch says that a later segment is soon enough.
+/// C2: entries after a checkpoint are read wherever they are, also where its batch says that a later segment is soon
+/// enough.
 #[test]
 fn a_checkpoint_of_a_later_batch_than_its_sequence_loses_nothing() {
     let disk = Disk::new();

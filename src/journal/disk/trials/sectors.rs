@@ -62,7 +62,8 @@ impl Content {
 pub(super) struct Inode {
     pub(super) content: Content,
     pub(super) durable: Content,
-    /// By sector: whether it is to be written by the next sync. Not so after one that failed: only writing it again helps.
+    /// By sector: whether it is to be written by the next sync. Not so after one that failed: only writing it again
+    /// helps.
     pub(super) dirty: Vec<bool>,
 }
 

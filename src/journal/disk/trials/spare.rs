@@ -87,7 +87,8 @@ fn a_close_on_a_full_disk_ends() {
     assert!(known.sequence > 5);
 }
 
-/// E6: a device that fails while the next segment is made is told of as that, not as full; once it works there is a segment.
+/// E6: a device that fails while the next segment is made is told of as that, not as full; once it works there is a
+/// segment.
 #[test]
 fn a_segment_that_cannot_be_made_says_why() {
     let disk = Disk::new();
@@ -108,7 +109,8 @@ fn a_segment_that_cannot_be_made_says_why() {
     assert!(roll(&ledger));
 }
 
-/// E7: whoever is refused while the next segment cannot be made hears what failed, now; once it can be made, writes go on by themselves.
+/// E7: whoever is refused while the next segment cannot be made hears what failed, now; once it can be made, writes go
+/// on by themselves.
 #[test]
 fn a_refused_caller_hears_why_there_is_no_segment() {
     let disk = Disk::new();
@@ -132,7 +134,7 @@ fn a_refused_caller_hears_why_there_is_no_segment() {
     assert!(eventually(|| told(|event| matches!(event, Event::RoomAgain)) == 1));
 }
 
-/// Entries of about 150 kB, until one is refused; why.
+/// Submits entries of about 150 kB until one is refused, and returns the error.
 fn fill(ledger: &Ledger) -> SubmitError {
     let name = "x".repeat(equipoise::MAX_ID_BYTES);
     let long = || common::chain((0..1_000).map(|_| common::update(&name, 1)));
@@ -146,14 +148,14 @@ fn fill(ledger: &Ledger) -> SubmitError {
     panic!("it is never refused");
 }
 
-/// As [`fill`], until there is no room for one.
+/// Like [`fill`], until there is no room for an entry.
 fn fill_until_refused(ledger: &Ledger) {
     let refused = fill(ledger);
     assert!(matches!(refused, SubmitError::Exhausted(_)), "{refused}");
 }
 
-/// Case A13: C1, E7: a name that the next segment cannot have closes nothing: writes are refused, with the reason, and what was decided
-/// waits, until it can.
+/// Case A13: C1, E7: a name that the next segment cannot have closes nothing: writes are refused, with the reason, and
+/// what was decided waits, until it can.
 #[test]
 fn a_refused_name_is_asked_for_again() {
     let disk = Disk::new();
@@ -201,14 +203,14 @@ fn a_close_waits_for_no_name() {
     assert!(reopen(&disk.after(End::WorstPowerCut)).sequence() >= durable);
 }
 
-/// C1, E4: who is told that a segment cannot have its name may close the ledger: that ends, and so does whoever waits.
+/// C1, E4: an observer may close the ledger when a segment's rename fails. The close ends, and so do waiting calls.
 #[test]
 fn an_observer_may_close_the_ledger() {
     let disk = Disk::new();
     let (of, closed) = (Arc::new(Mutex::new(None::<Ledger>)), Arc::new(OnceLock::new()));
     let (ledger, done) = (of.clone(), closed.clone());
     let closes = move |event: &Event| {
-        // Taken out: an observer that keeps its ledger keeps it for ever.
+        // Taken out: an observer that owns its ledger would keep it for ever.
         let ledger = matches!(event, Event::SegmentFailed { .. }).then(|| ledger.lock().take()).flatten();
         if let Some(ledger) = ledger {
             ledger.close();
@@ -230,7 +232,7 @@ fn an_observer_may_close_the_ledger() {
     assert!(reopen(&disk.after(End::WorstPowerCut)).sequence() >= durable);
 }
 
-/// C1, E7: an observer that panics ends no thread: what is told of heals, and writes go on by themselves.
+/// C1, E7: an observer that panics ends no thread: the failure heals, and writes go on by themselves.
 #[test]
 fn an_observer_that_panics_holds_nothing_up() {
     let disk = Disk::new();
@@ -265,7 +267,7 @@ fn a_spare_that_is_gone_is_made_again() {
     assert_eq!(reopen(&cut).sequence(), sequence);
 }
 
-/// C1: of what a segment's begin takes, only its name may be refused: after a failed write or sync nobody knows what is on the disk.
+/// C1: of a segment's beginning only the rename may fail; after a failed write or sync the disk's contents are unknown.
 #[test]
 fn a_failed_write_or_sync_of_a_segments_begin_closes_the_ledger() {
     const NAME: u64 = 3;
@@ -274,15 +276,15 @@ fn a_failed_write_or_sync_of_a_segments_begin_closes_the_ledger() {
         let ledger = reopen(&disk);
         begin(&ledger);
         assert!(eventually(|| disk.names().contains(&SPARE.to_owned())));
-        // With the name alone the sync of its folder may be still to come, which is a call too.
+        // A power cut keeps the name only after the sync of its folder, so no call of the spare is left.
         assert!(eventually(|| disk.after(End::WorstPowerCut).names().contains(&SPARE.to_owned())));
         disk.fail(disk.calls() + call, Fault::Failed);
         assert_eq!(roll(&ledger), call == NAME, "{}", disk.last_calls());
     }
 }
 
-/// C1: what a process answers after another died between the rename of a segment and the sync of its folder is not taken
-/// back by a power cut.
+/// C1: what a process answers after another died between the rename of a segment and the sync of its folder is not
+/// taken back by a power cut.
 #[test]
 fn a_name_that_was_not_durable_is_made_so_before_anybody_relies_on_it() {
     let disk = Disk::new();
@@ -338,8 +340,8 @@ fn only_zeros_become_a_segment() {
     }
 }
 
-/// C2, C3: a segment that is called spare and goes on where the journal ends is not removed: the start says which file that is. Under
-/// its own name it is read; with nothing in it, it is a spare.
+/// C2, C3: a segment that is called spare and goes on where the journal ends is not removed: the start says which file
+/// that is. Under its own name it is read; with nothing in it, it is a spare.
 #[test]
 fn a_segment_under_the_spares_name_is_not_removed() {
     let disk = Disk::new();

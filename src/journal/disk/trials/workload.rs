@@ -25,7 +25,7 @@ pub(super) fn open(disk: &Disk, checkpoint_every: u64) -> (Result<Ledger, OpenEr
     (observed(disk, checkpoint_every, move |event| heard.lock().push(event.clone())), events)
 }
 
-/// As [`open`], with an observer of one's own.
+/// Like [`open`], with an observer of the caller's.
 pub(super) fn observed(
     disk: &Disk,
     checkpoint_every: u64,
