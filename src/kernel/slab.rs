@@ -7,9 +7,11 @@ use super::sync::{
     Ordering::{Acquire, Relaxed},
 };
 
-/// Entries of the first four chunks together. Chunks double every fourth, so little is allocated ahead.
+/// Entries of the first [`PER_DOUBLING`] chunks together.
 const FIRST: usize = 1024;
-const CHUNKS: usize = 4 * 22;
+/// After this many chunks their length doubles, so at most one eighth of the entries is allocated ahead.
+const PER_DOUBLING: usize = 8;
+const CHUNKS: usize = PER_DOUBLING * 22;
 /// Entries of a chunk of loaded ones.
 const LOADED: usize = 1 << 14;
 
@@ -56,7 +58,8 @@ impl<T> Slab<T> {
         let Some(index) = self.loaded.count.checked_add(later) else { return Err(value) };
         let (chunk, offset) = place(later);
         let Some(chunk_cell) = self.chunks.get(chunk) else { return Err(value) };
-        let slots = chunk_cell.get_or_init(|| (0..(FIRST / 4) << (chunk / 4)).map(|_| Slot(OnceLock::new())).collect());
+        let length = (FIRST / PER_DOUBLING) << (chunk / PER_DOUBLING);
+        let slots = chunk_cell.get_or_init(|| (0..length).map(|_| Slot(OnceLock::new())).collect());
         slots[offset].0.set(value).map(|()| SlabIndex(index))
     }
 
@@ -176,9 +179,10 @@ impl<T> Loaded<T> {
 #[inline]
 fn place(index: u32) -> (usize, usize) {
     let shifted = index as usize + FIRST;
-    // The highest bit tells which four chunks, the two below it which of them.
-    let bits = shifted.ilog2() - 2;
-    let chunk = 4 * (bits + 2 - FIRST.ilog2()) as usize + (shifted >> bits) % 4;
+    // The highest bit tells how often the length has doubled; the next ones tell which chunk of that length it is.
+    let bits = shifted.ilog2() - PER_DOUBLING.ilog2();
+    let doublings = shifted.ilog2() - FIRST.ilog2();
+    let chunk = PER_DOUBLING * doublings as usize + (shifted >> bits) % PER_DOUBLING;
     (chunk, shifted % (1 << bits))
 }
 
