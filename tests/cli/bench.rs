@@ -196,7 +196,8 @@ fn an_interrupt_ends_it_early() {
 #[cfg(target_os = "linux")]
 fn a_second_interrupt_leaves_nothing_behind() {
     let arguments = ["bench", "run", "hot", "--in-memory", "--duration", "1m", "--json"];
-    let mut child = equipoise(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs");
+    let mut command = interruptible(BINARY, &arguments);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs");
     let children = format!("/proc/{0}/task/{0}/children", child.id());
     let began = Instant::now();
     let service = loop {
