@@ -31,9 +31,9 @@ enum Exit {
     Usage = 2,
     Unreachable = 3,
     Failed = 4,
-    HungUp = 128 + Signal::Hangup as isize,
+    HungUp = Signal::Hangup.exit_code() as isize,
     Interrupted = INTERRUPTED as isize,
-    Terminated = 128 + Signal::Terminate as isize,
+    Terminated = Signal::Terminate.exit_code() as isize,
 }
 
 /// Why a command did not do what it was asked.

@@ -12,7 +12,7 @@ use tokio::signal::unix::{Signal as Hearing, SignalKind, signal};
 use super::exit::Failure;
 
 /// The exit code by which shells report SIGINT.
-pub(super) const INTERRUPTED: u8 = 130;
+pub(super) const INTERRUPTED: u8 = Signal::Interrupt.exit_code();
 
 /// A signal, with its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,13 +23,18 @@ pub(super) enum Signal {
 }
 
 impl Signal {
+    /// The exit code by which shells report a process that ended by this signal.
+    pub(super) const fn exit_code(self) -> u8 {
+        128 + self as u8
+    }
+
     /// Ends the process by this signal, so that a shell ends its script. After an exit with code 130 it would go on.
     fn end(self) -> ! {
         // In a container the process may be number 1, which none of its own signals ends.
         if process::id() != 1 {
             let _ = emulate_default_handler(self as i32);
         }
-        exit(128 + self as i32)
+        exit(i32::from(self.exit_code()))
     }
 }
 

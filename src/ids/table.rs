@@ -152,14 +152,19 @@ impl Table {
     /// Whether the table is so far past its bound that callers must help to forget.
     #[inline]
     pub(super) fn is_overfull(&self) -> bool {
-        self.order.len() + self.extra() > self.capacity.saturating_add(self.capacity / 8)
+        self.noted_room() > self.capacity.saturating_add(self.capacity / 8)
     }
 
     /// The bytes of the ids past the capacity, which may be forgotten.
     #[inline]
     pub(super) fn overdue_bytes(&self) -> u64 {
-        let ids = (self.order.len() + self.extra()).saturating_sub(self.capacity);
-        ids as u64 * ID_BYTES
+        self.noted_room().saturating_sub(self.capacity) as u64 * ID_BYTES
+    }
+
+    /// For how many ids' worth of memory the claims count that wait to be forgotten.
+    #[inline]
+    fn noted_room(&self) -> usize {
+        self.order.len() + self.extra()
     }
 
     /// Runs `then` while a thread that forgets is suspended.

@@ -9,7 +9,9 @@ use crate::journal::disk::checkpoint::name;
 
 use super::common::{account, alone, chain, create, named};
 use super::disk::{Disk, End, Fault};
-use super::workload::{Known, Shown, begin, checkpoint, eventually, fill, newest_checkpoint, open, reopen};
+use super::workload::{
+    Known, Shown, begin, checkpoint, eventually, fill, newest_checkpoint, open, reopen, spare_is_made,
+};
 
 const SEGMENT: usize = 1 << 20;
 
@@ -192,8 +194,7 @@ fn a_failed_device_takes_no_durable_answer_back() {
     let ledger = reopen(&disk).with_durability(Durability::OnDisk);
     begin(&ledger);
     let first = ledger.submit(named(create("kept", 1), "x")).expect("decided");
-    // A power cut keeps the name only after the sync of its folder, so no call of the spare is left.
-    assert!(eventually(|| disk.after(End::WorstPowerCut).names().contains(&"journal/spare".to_owned())));
+    assert!(spare_is_made(&disk));
     disk.fail(disk.calls() + 1, Fault::Failed);
     let requests = [named(create("kept", 1), "x"), named(create("lost", 1), "y"), named(create("kept", 2), "x")];
     let [kept, lost, reused] = ledger.submit_all(requests).try_into().expect("three");
@@ -211,8 +212,7 @@ fn a_failed_device_closes_the_ledger() {
         let (ledger, events) = open(&disk, 1_000);
         let ledger = ledger.expect("opens").with_durability(Durability::OnDisk);
         begin(&ledger);
-        // A power cut keeps the name only after the sync of its folder, so no call of the spare is left.
-        assert!(eventually(|| disk.after(End::WorstPowerCut).names().contains(&"journal/spare".to_owned())));
+        assert!(spare_is_made(&disk));
         let mut known = Known::default();
         known.check(&ledger, &Shown::default());
         disk.fail(disk.calls() + call, Fault::Failed);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::common;
 use super::disk::{Disk, End, Fault};
-use super::workload::{Known, Shown, begin, eventually, fill_applied, observed, open, reopen, roll};
+use super::workload::{Known, Shown, begin, eventually, fill_applied, observed, open, reopen, roll, spare_is_made};
 use equipoise::{Durability, Event, Ledger, OpenError, SubmitError};
 use parking_lot::Mutex;
 
@@ -275,9 +275,7 @@ fn a_failed_write_or_sync_of_a_segments_begin_closes_the_ledger() {
         let disk = Disk::new();
         let ledger = reopen(&disk);
         begin(&ledger);
-        assert!(eventually(|| disk.names().contains(&SPARE.to_owned())));
-        // A power cut keeps the name only after the sync of its folder, so no call of the spare is left.
-        assert!(eventually(|| disk.after(End::WorstPowerCut).names().contains(&SPARE.to_owned())));
+        assert!(spare_is_made(&disk));
         disk.fail(disk.calls() + call, Fault::Failed);
         assert_eq!(roll(&ledger), call == NAME, "{}", disk.last_calls());
     }

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::common::model::{Answer, Entry, Model, answers, plain};
 use super::common::{Random, account, alone, chain, create, id, post, transfer, update};
-use super::disk::Disk;
+use super::disk::{Disk, End};
 use crate::lock::Lock;
 
 /// How many accounts the workload knows; some of them are never opened.
@@ -52,6 +52,12 @@ pub(super) fn eventually(is_so: impl Fn() -> bool) -> bool {
         std::thread::sleep(Duration::from_micros(200));
     }
     true
+}
+
+/// Waits until the next segment is made and none of its calls is left: a power cut keeps its name only after the sync
+/// of its folder.
+pub(super) fn spare_is_made(disk: &Disk) -> bool {
+    eventually(|| disk.after(End::WorstPowerCut).names().contains(&"journal/spare".to_owned()))
 }
 
 /// The sequence of the newest checkpoint that was told of.
