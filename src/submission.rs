@@ -443,7 +443,9 @@ mod tests {
         ledger.core().ids.while_forgetting(|| {
             let refused = (0..100_000).find_map(|number| update(number).err());
             assert!(matches!(refused, Some(SubmitError::Exhausted(Exhausted::Garbage { .. }))), "{refused:?}");
-            assert!(ledger.stats().garbage_bytes > cap && ledger.stats().ids > 1_000, "{:?}", ledger.stats());
+            // Other tests of this process count towards the cap, but may have freed their garbage by now.
+            let (stats, overdue) = (ledger.stats(), ledger.core().ids.overdue_bytes());
+            assert!(stats.garbage_bytes >= overdue && overdue > 1 << 20 && stats.ids > 1_000, "{stats:?}");
         });
         let before = ledger.stats().ids;
         let (mut written, healing) = (0, Instant::now());
