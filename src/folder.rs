@@ -158,6 +158,11 @@ impl Folder {
         Ok(unlinkat(&self.handle, name, AtFlags::empty())?)
     }
 
+    /// Removes an empty folder.
+    pub(crate) fn remove_folder(&self, name: &str) -> io::Result<()> {
+        Ok(unlinkat(&self.handle, name, AtFlags::REMOVEDIR)?)
+    }
+
     /// How much room its file system has left for us, in bytes; all there is, where it does not say.
     pub(crate) fn free(&self) -> io::Result<u64> {
         let said = retry_on_intr(|| fstatvfs(&self.handle))?;

@@ -60,6 +60,11 @@ impl Lock {
         Ok(Some(lock).filter(|_| is_there))
     }
 
+    /// The locked directory.
+    pub(crate) fn directory(&self) -> &Folder {
+        &self.directory
+    }
+
     fn stay(&self) {
         // Once is enough.
         let _ = self.stays.set(());

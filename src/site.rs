@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::folder::Folder;
@@ -17,18 +17,18 @@ pub(crate) struct Site<'a> {
     dir: &'a Path,
     /// Itself and the directories above it, from the innermost on.
     above: Vec<&'a Path>,
-    /// The folders in it.
-    inside: Vec<PathBuf>,
+    /// The names of the folders in it.
+    inside: Vec<&'a str>,
 }
 
 impl<'a> Site<'a> {
     /// Looks for `dir` and for the folders in it that a start makes.
-    pub(crate) fn look(dir: &'a Path, folders: &[&str]) -> Self {
+    pub(crate) fn look(dir: &'a Path, folders: &[&'a str]) -> Self {
         let is_missing =
             |path: &Path| fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         let named = dir.ancestors().filter(|above| !above.as_os_str().is_empty());
         let above = named.take_while(|above| is_missing(above)).collect();
-        let inside = folders.iter().map(|name| dir.join(name)).filter(|folder| is_missing(folder)).collect();
+        let inside = folders.iter().copied().filter(|name| is_missing(&dir.join(name))).collect();
         Site { dir, above, inside }
     }
 
@@ -41,13 +41,19 @@ impl<'a> Site<'a> {
         let done = self.take().and_then(|(lock, root)| {
             let done = work(root, lock.clone());
             if done.is_err() {
-                // Nobody else begins in there, as long as the lock is ours.
-                clear(&self.inside);
+                // Nobody else begins in this directory while we hold its lock. Another one may have its path by now.
+                for name in &self.inside {
+                    // One that holds something stays.
+                    let _ = lock.directory().remove_folder(name);
+                }
             }
             done
         });
         if done.is_err() {
-            clear(&self.above);
+            for folder in &self.above {
+                // One that holds something stays.
+                let _ = fs::remove_dir(folder);
+            }
         }
         done
     }
@@ -72,9 +78,23 @@ impl<'a> Site<'a> {
     }
 }
 
-fn clear(folders: &[impl AsRef<Path>]) {
-    for folder in folders {
-        // One that holds something stays.
-        let _ = fs::remove_dir(folder);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// E6: a refused start removes nothing from a directory that has taken the place of its own.
+    #[test]
+    fn a_refused_start_clears_its_own_directory_alone() {
+        let place = tempfile::tempdir().expect("a directory");
+        let (dir, moved) = (place.path().join("data"), place.path().join("moved"));
+        let refused = Site::look(&dir, &["journal"]).occupy(|root, _lock| {
+            root.open_or_create_folder("journal").expect("made");
+            fs::rename(&dir, &moved).expect("moved");
+            fs::create_dir_all(dir.join("journal")).expect("another start");
+            Err::<(), _>(OpenError::Cancelled)
+        });
+        assert!(matches!(refused, Err(OpenError::Cancelled)), "{refused:?}");
+        assert!(dir.join("journal").exists(), "it is another's");
+        assert!(!moved.join("journal").exists(), "its own is as it was");
     }
 }
