@@ -37,6 +37,11 @@ fuzz() {
     executed=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
     say "$target: ${executed:-0} inputs"
     tail -n 40 "$log"
+    if [ $code -ne 0 ]; then
+        # Why, and on which input, stands before a long backtrace: once more, where it is seen.
+        grep -A 3 -E 'panicked at|ERROR: ' "$log" | head -n 12 || true
+        grep -E 'Test unit written to|^Base64: ' "$log" || true
+    fi
     rm -f "$log"
     [ $code -eq 0 ] || fail "$target failed ($code)"
     [ "${executed:-0}" -gt 0 ] || fail "$target executed nothing"

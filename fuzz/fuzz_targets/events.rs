@@ -99,7 +99,7 @@ fn agrees(event: &Event, value: &[u8]) {
     assert_eq!(read["product_id"].as_str(), Some(event.product.as_str()));
     match (read["quantity_change"].as_i64(), read["quantity_change"].as_f64()) {
         (Some(exact), _) => assert_eq!(exact, event.quantity_change),
-        // Written with a point or an exponent: as near as a double comes.
+        // Written with a point or an exponent: the nearest double.
         (None, Some(near)) => assert_eq!(near, event.quantity_change as f64),
         (None, None) => panic!("no number: {read}"),
     }
