@@ -107,7 +107,8 @@ fuzz_target!(|data: &[u8]| {
         let frames = batch.frames.iter().zip(first..).flat_map(|(frame, time)| frame.bytes(time));
         let body: Vec<u8> = section.iter().copied().chain(frames).collect();
         let count = batch.frames.len() as u32 + u32::from(batch.count % 3 == 2);
-        let (mut fields, mut offsets, mut flags) = ([number, first], section.len() as u32, u32::from(count == 0 && section.is_empty()));
+        let (mut fields, mut offsets, mut flags) =
+            ([number, first], section.len() as u32, u32::from(count == 0 && section.is_empty()));
         let mut length = body.len() as u32;
         match batch.wrong {
             Some(Wrong::Number(number)) => fields[0] = number,

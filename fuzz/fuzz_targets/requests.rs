@@ -293,7 +293,21 @@ impl Session {
                     assert!(answer.from_balance >= 0 && answer.to_balance >= 0);
                 }
             }
-            "ExecuteBatch" => self.batch(method, bytes).await,
+            "ExecuteBatch" => {
+                let asked = self.unary::<proto::ExecuteBatchRequest, proto::ExecuteBatchResponse>(method, bytes).await;
+                asked.allowed(&[]);
+                if let (Some(request), Ok(answer)) = (asked.request, asked.answer) {
+                    self.executed(&request, &answer);
+                }
+            }
+            "ExecuteStream" => {
+                let asked = self.stream::<proto::ExecuteBatchRequest, proto::ExecuteBatchResponse>(method, bytes).await;
+                asked.allowed(&[]);
+                if let (Some(request), Ok(answers)) = (asked.request, asked.answer) {
+                    assert_eq!(answers.len(), 1, "one batch was sent");
+                    self.executed(&request, &answers[0]);
+                }
+            }
             "ListAccounts" => {
                 let asked = self.unary::<proto::ListAccountsRequest, proto::ListAccountsResponse>(method, bytes).await;
                 asked.allowed(&[Code::ResourceExhausted]);
@@ -324,10 +338,8 @@ impl Session {
         }
     }
 
-    async fn batch(&mut self, method: &'static str, bytes: &[u8]) {
-        let asked = self.unary::<proto::ExecuteBatchRequest, proto::ExecuteBatchResponse>(method, bytes).await;
-        asked.allowed(&[]);
-        let (Some(request), Ok(answer)) = (asked.request, asked.answer) else { return };
+    /// Counts what a batch did.
+    fn executed(&mut self, request: &proto::ExecuteBatchRequest, answer: &proto::ExecuteBatchResponse) {
         assert_eq!(request.operations.len(), answer.results.len());
         for (operation, result) in request.operations.iter().zip(&answer.results) {
             assert_eq!(result.code == 0, result.message.is_empty());
@@ -372,7 +384,7 @@ impl Session {
         Asked { request: Q::decode(bytes).ok(), answer }
     }
 
-    /// The messages of a stream until it ends or nothing comes for a while.
+    /// The messages of a stream until it ends; of a watch, which never does, until nothing comes for a while.
     async fn stream<Q: Message + Default, A: Message + Default>(&self, method: &str, bytes: &[u8]) -> Asked<Q, Vec<A>> {
         Asked { request: Q::decode(bytes).ok(), answer: self.messages(method, bytes).await }
     }
@@ -383,10 +395,12 @@ impl Session {
         let answer = grpc.server_streaming(Request::new(bytes.to_vec()), path(method), Raw).await?;
         let mut stream = answer.into_inner();
         let mut messages = Vec::new();
-        if method == "WatchTransactions" && self.listened > MOST_LISTENED {
+        let is_watch = method == "WatchTransactions";
+        if is_watch && self.listened > MOST_LISTENED {
             return Ok(messages);
         }
-        while let Ok(message) = tokio::time::timeout(PATIENCE, stream.message()).await {
+        let patience = if is_watch { PATIENCE } else { Duration::MAX };
+        while let Ok(message) = tokio::time::timeout(patience, stream.message()).await {
             match message? {
                 Some(bytes) => messages.push(A::decode(&bytes[..]).expect("a message")),
                 None => break,
