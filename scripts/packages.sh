@@ -24,7 +24,7 @@ need postgresql postgres_server
 if [ ${#packages[@]} -gt 0 ]; then
     [ "$EUID" -eq 0 ] || fail "packages are missing; as root: apt-get install ${packages[*]}"
     say "installing ${packages[*]}"
-    timeout 120 apt-get update --quiet
-    DEBIAN_FRONTEND=noninteractive timeout 600 apt-get -o DPkg::Lock::Timeout=60 install --yes --quiet \
+    timeout 120 apt-get -o Acquire::Retries=3 update --quiet
+    DEBIAN_FRONTEND=noninteractive timeout 600 apt-get -o Acquire::Retries=3 -o DPkg::Lock::Timeout=60 install --yes --quiet \
         --no-install-recommends "${packages[@]}"
 fi

@@ -17,7 +17,7 @@ esac
 # Its ports are the machine's. The lock is flock's own: what outlives this script does not hold it.
 if [ -z "${TEST_LOCKED:-}" ]; then
     export TEST_LOCKED=1
-    lock=${TMPDIR:-/tmp}/equipoise-test.lock
+    lock=${TMPDIR:-/tmp}/equipoise-test-$EUID.lock
     flock --nonblock "$lock" true || say "another run of the tests is under way on this machine: waiting for it"
     exec flock --close "$lock" scripts/test.sh "$@"
 fi

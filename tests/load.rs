@@ -132,7 +132,8 @@ fn two_hundred_callers_do_anything() {
             let effect = (0..rounds(240)).map(|round| one_call(&ledger, &mut random, &names, thread, round)).sum();
             (effect, began.elapsed())
         });
-        assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
+        // A deadlock, not a slow machine: ThreadSanitizer takes up to 40 s.
+        assert!(started.elapsed() < Duration::from_secs(600), "{:?}", started.elapsed());
         let effects: Vec<i64> = calls.iter().map(|(effect, _)| *effect).collect();
         let executing: Duration = calls.iter().map(|(_, time)| *time).sum();
         tell_contention(&ledger, executing);

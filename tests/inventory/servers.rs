@@ -105,6 +105,8 @@ fn of_broker(port: u16) -> Vec<(&'static str, String)> {
         ("KAFKA_PORT", port.to_string()),
         ("KAFKA_HOME_DIR", home("kafka", port).display().to_string()),
         ("KAFKA_CACHE_DIR", cache.display().to_string()),
+        // It may be killed, and is to be back soon.
+        ("KAFKA_SESSION_MS", "3000".to_owned()),
     ]
 }
 

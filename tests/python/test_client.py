@@ -78,7 +78,7 @@ class Tests:
 
     def __init__(self, messages, stubs, address, log):
         self.pb = messages
-        self.channel = grpc.insecure_channel(address)
+        self.channel = grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)])
         self.stub = stubs.AccountServiceStub(self.channel)
         self.log = log
 
