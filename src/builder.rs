@@ -224,7 +224,7 @@ impl Builder {
         let nothing_beyond = |ledger: Option<&LedgerId>, end| no_ids_beyond(files.root(), ledger, end);
         let (disk, position, noted) =
             Disk::open(files.clone(), self.segment_bytes, recovery, self.observer.clone(), nothing_beyond)?;
-        lock.sign();
+        lock.begin();
         let clock = Clock::start(position.time);
         let ids = self.open_ids(files.root(), &disk, position, clock.now())?;
         let disk = Arc::new(disk.with_blocking(self.blocking.clone()));

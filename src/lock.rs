@@ -3,6 +3,7 @@
 use std::fs::{File, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use crate::folder::Folder;
 use crate::opening::OpenError;
@@ -11,14 +12,31 @@ use crate::opening::OpenError;
 const NAME: &str = "LOCK";
 /// How often others may take the file away just before we have it.
 const TRIES: usize = 100;
+/// The most that is read of the lock file: a process id, and a line's end.
+const MOST_SIGNED: u64 = 20;
 
-/// A data directory that is ours until this is dropped, or the process dies.
+/// How long a process that has just taken the lock may take to sign it. Only those wait that are refused.
+const SIGNING: Duration = Duration::from_millis(20);
+
+/// A data directory that is ours until this is dropped, or the process dies. Its file says who has it.
 pub(crate) struct Lock {
     file: File,
     /// Locked as well, where the file system lets it be: somebody may remove the file and believe that nobody has it.
     directory: Folder,
-    /// Set once the file is to stay: it was there before, or something was begun in the directory.
-    stays: OnceLock<()>,
+    /// What a refused start does with the file.
+    undo: Undo,
+    /// Set once something is begun in the directory: then there is nothing to undo.
+    begun: OnceLock<()>,
+}
+
+/// How the lock file becomes what it was before.
+enum Undo {
+    /// It was made.
+    Remove,
+    /// It held the process id of whoever had the lock before.
+    Restore(Vec<u8>),
+    /// It is not ours to change.
+    Leave,
 }
 
 impl Lock {
@@ -37,15 +55,13 @@ impl Lock {
         let cannot = |error| cannot(root, error);
         let directory = root.reopen().map_err(cannot)?;
         let Some((file, made)) = find_or_make(root).map_err(cannot)? else { return Ok(None) };
-        let lock = Lock { file, directory, stays: OnceLock::new() };
-        if !made {
-            lock.stay();
-        }
+        let undo = if made { Undo::Remove } else { Undo::Leave };
+        let mut lock = Lock { file, directory, undo, begun: OnceLock::new() };
         match lock.file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 // It is another's now.
-                lock.stay();
+                lock.undo = Undo::Leave;
                 return Err(held(root, &lock.file));
             }
             Err(TryLockError::Error(error)) => return Err(cannot(error)),
@@ -53,11 +69,12 @@ impl Lock {
         if let Err(TryLockError::WouldBlock) = lock.directory.try_lock() {
             return Err(held(root, &lock.file));
         }
-        let is_there = root.is(NAME, &lock.file).map_err(cannot)?;
-        if !is_there {
-            lock.stay();
+        if !root.is(NAME, &lock.file).map_err(cannot)? {
+            lock.undo = Undo::Leave;
+            return Ok(None);
         }
-        Ok(Some(lock).filter(|_| is_there))
+        lock.sign(made);
+        Ok(Some(lock))
     }
 
     /// The locked directory.
@@ -65,31 +82,43 @@ impl Lock {
         &self.directory
     }
 
-    fn stay(&self) {
-        // Once is enough.
-        let _ = self.stays.set(());
+    /// Writes our process id into the file, for people. Nothing depends on it, so a failure is none of the start's.
+    fn sign(&mut self, made: bool) {
+        let mut before = Vec::new();
+        if !made && Read::take(&self.file, MOST_SIGNED).read_to_end(&mut before).is_ok() {
+            self.undo = Undo::Restore(before);
+        }
+        let _ = write(&self.file, format!("{}\n", std::process::id()).as_bytes());
     }
 
-    /// Writes our process id into the file, for people, since something is begun in the directory.
-    pub(crate) fn sign(&self) {
-        self.stay();
-        let mut file = &self.file;
-        let signed = file.rewind().and_then(|()| file.set_len(0));
-        // Nothing depends on it.
-        let _ = signed.and_then(|()| writeln!(file, "{}", std::process::id()));
+    /// Something is begun in the directory: the file stays, with our process id.
+    pub(crate) fn begin(&self) {
+        // Once is enough.
+        let _ = self.begun.set(());
     }
 }
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        if self.stays.get().is_none() {
-            // Left over, it is in nobody's way.
-            let _ = self.directory.remove(NAME);
+        if self.begun.get().is_none() {
+            // What cannot be undone is in nobody's way.
+            let _ = match &self.undo {
+                Undo::Remove => self.directory.remove(NAME),
+                Undo::Restore(before) => write(&self.file, before),
+                Undo::Leave => Ok(()),
+            };
         }
         // Closing is not enough: a child that another thread is about to start has copies of both descriptors until it
         // runs its program. If unlocking fails, closing is all that is left.
         let _ = (self.file.unlock(), self.directory.unlock());
     }
+}
+
+/// Makes `content` all that the file holds.
+fn write(mut file: &File, content: &[u8]) -> io::Result<()> {
+    file.rewind()?;
+    file.write_all(content)?;
+    file.set_len(content.len() as u64)
 }
 
 /// The lock file, and whether it was made. None: it was there, and is not any more.
@@ -108,9 +137,10 @@ fn cannot(root: &Folder, error: io::Error) -> OpenError {
 }
 
 fn held(root: &Folder, file: &File) -> OpenError {
+    std::thread::sleep(SIGNING);
     let mut holder = String::new();
     // Only people read it; without it the error is as true.
-    let _ = Read::take(file, 20).read_to_string(&mut holder);
+    let _ = Read::take(file, MOST_SIGNED).read_to_string(&mut holder);
     let holder = Some(holder.trim().to_owned()).filter(|holder| !holder.is_empty());
     OpenError::Held { dir: root.path().to_owned(), holder }
 }
@@ -120,6 +150,34 @@ mod tests {
     use std::os::fd::{AsFd, OwnedFd};
 
     use super::*;
+
+    /// A14: the file names whoever has the lock, from its taking on; a start that is refused leaves it as it was.
+    #[test]
+    fn the_file_says_who_has_the_lock() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let root = Folder::open(dir.path()).expect("opens");
+        let signed = || std::fs::read_to_string(dir.path().join(NAME)).ok();
+        let ours = format!("{}\n", std::process::id());
+        let lock = Lock::take(&root).expect("free");
+        assert_eq!(signed().as_ref(), Some(&ours));
+        drop(lock);
+        assert_eq!(signed(), None, "nothing was begun");
+
+        std::fs::write(dir.path().join(NAME), "123456789\n").expect("written");
+        let lock = Lock::take(&root).expect("its process is dead");
+        let refused = Lock::take(&root).err();
+        let is_ours = |holder: &str| holder == ours.trim_end();
+        assert!(
+            matches!(&refused, Some(OpenError::Held { holder: Some(holder), .. }) if is_ours(holder)),
+            "{refused:?}"
+        );
+        assert_eq!(signed().as_ref(), Some(&ours));
+        drop(lock);
+        assert_eq!(signed().as_deref(), Some("123456789\n"), "nothing was begun");
+
+        Lock::take(&root).expect("free").begin();
+        assert_eq!(signed().as_ref(), Some(&ours));
+    }
 
     /// B5: a child that another thread just forked has a copy of every descriptor until it runs its own program.
     #[test]

@@ -51,7 +51,7 @@ pub enum OpenError {
         known: u32,
     },
     /// There is no room to begin.
-    #[error("no room in {}: {needed} bytes are needed: {error}", path.display())]
+    #[error("no room in {}: {needed} bytes are needed, and inodes for files: {error}", path.display())]
     NoRoom {
         /// The directory.
         path: PathBuf,
