@@ -22,6 +22,7 @@ mod backup;
 #[allow(dead_code, reason = "the tests of PostgreSQL use all of it")]
 mod proxy;
 
+mod counting;
 mod disk;
 mod ends_of_i64;
 mod events;
