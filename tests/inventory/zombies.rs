@@ -6,6 +6,7 @@ use crate::client::balance;
 use crate::events::{Events, Load};
 use crate::instance::{SESSION, serve};
 use crate::model::everything_once;
+use crate::pair::{ASKED, Pair};
 use crate::servers::{PARTITIONS, fresh_database, shared_broker};
 use crate::service::{SOON, Service};
 use crate::state::{connect, consumed};
@@ -54,6 +55,92 @@ async fn a_sleeper_changes_nothing_and_tells_nothing_old() {
     for instance in instances {
         instance.stop();
     }
+}
+
+/// D5, A11: it falls asleep within a transaction, which waits for a row that somebody else has locked, and which the database goes on
+/// with, or gives up, while the other instance takes over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sleeper_leaves_a_transaction_behind() {
+    let (brokers, url) = (shared_broker(), fresh_database("waiting").await);
+    let topic = Topic::create(&brokers, "waiting").await;
+    let mut locker = connect(&url).await;
+    // PostgreSQL tells who waits by the role.
+    let roles = [0, 1].map(|instance| format!("sleeper_{}_{instance}", std::process::id()));
+    for role in &roles {
+        locker.batch_execute(&format!("CREATE ROLE {role} SUPERUSER LOGIN")).await.unwrap();
+    }
+    let urls = [0, 1].map(|instance| url.replace("//postgres@", &format!("//{}@", roles[instance])));
+    let pair = Pair::start("waiting", topic, &url, [(&brokers, &urls[0]), (&brokers, &urls[1])]).await;
+    // The row is free again as soon as it sleeps, or when the other one has everything.
+    for until_replaced in [false, true] {
+        let lock = locker.transaction().await.unwrap();
+        lock.execute("SELECT FROM products WHERE sku = 'p7' FOR UPDATE", &[]).await.unwrap();
+        let pid: i32 = lock.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+        let waiting = async || {
+            let query = "SELECT usename::text FROM pg_stat_activity WHERE $1 = ANY (pg_blocking_pids(pid))";
+            let rows = pair.database.query(query, &[&pid]).await.unwrap();
+            let waits = |instance: &usize| rows.iter().any(|row| row.get::<_, &str>(0) == roles[*instance]);
+            (0..2).find(waits)
+        };
+        let mut asleep = None;
+        pair.until("one waits", async || {
+            let Some(instance) = waiting().await else { return false };
+            let sleeper = &pair.instances[instance];
+            sleeper.signal("STOP");
+            // It may have given up just before.
+            let still = waiting().await == Some(instance);
+            asleep = still.then_some(instance);
+            if !still {
+                sleeper.signal("CONT");
+            }
+            still
+        })
+        .await;
+        let asleep = asleep.unwrap();
+        let mut lock = Some(lock);
+        if !until_replaced {
+            lock.take().unwrap().rollback().await.unwrap();
+        }
+        pair.has_all(1 - asleep).await;
+        if let Some(lock) = lock {
+            lock.rollback().await.unwrap();
+        }
+        let committed = pair.committed().await;
+        pair.instances[asleep].signal("CONT");
+        assert_eq!(pair.told(asleep, committed).await, ASKED);
+        pair.works(asleep).await;
+    }
+    pair.end(2).await;
+    for role in &roles {
+        locker
+            .batch_execute(&format!("REASSIGN OWNED BY {role} TO postgres; DROP OWNED BY {role}; DROP ROLE {role}"))
+            .await
+            .unwrap();
+    }
+}
+
+/// D5, A11: both sleep until the group has forgotten them, and wake up at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_sleep_at_once() {
+    let (brokers, url) = (shared_broker(), fresh_database("both").await);
+    let topic = Topic::create(&brokers, "both").await;
+    let pair = Pair::start("both", topic, &url, [(&brokers, &url); 2]).await;
+    for _ in 0..2 {
+        pair.instances.iter().for_each(|sleeper| sleeper.signal("STOP"));
+        let until = tokio::time::Instant::now() + SOON;
+        while pair.topic.members() > 0 {
+            assert!(tokio::time::Instant::now() < until, "the group has not forgotten them");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let committed = pair.committed().await;
+        pair.instances.iter().for_each(|sleeper| sleeper.signal("CONT"));
+        for instance in [0, 1] {
+            assert_eq!(pair.told(instance, committed.clone()).await, ASKED);
+        }
+        pair.works(0).await;
+        pair.works(1).await;
+    }
+    pair.end(2).await;
 }
 
 /// D5: the partitions of an instance that died are consumed again soon after the group's session has ended.
