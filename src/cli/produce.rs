@@ -127,7 +127,7 @@ impl Produce {
         let settings = self.kafka.settings(&[("compression.type", self.compression.name())])?;
         let topic = settings.topic.clone();
         let producer = Producer::connect(&settings, &topic, Some(self.partitions))?;
-        let check = Check::begin(&self.check, environment, settings, &options)?;
+        let check = Check::begin(&self.check, environment, settings, &options, self.json)?;
         let mut workload = Workload::new(options);
         let begun = Instant::now();
         stage.begin_sending();

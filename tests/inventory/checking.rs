@@ -1,11 +1,14 @@
 //! `equipoise produce --check` beside an instance that consumes into PostgreSQL.
 
+use std::process::Stdio;
+use std::time::Duration;
+
 use serde_json::Value;
 use tokio_postgres::Client;
 
 use crate::instance::serve;
 use crate::servers::{fresh_database, shared_broker};
-use crate::service::{Service, equipoise};
+use crate::service::{SOON, Service, equipoise};
 use crate::state::connect;
 use crate::topic::Topic;
 
@@ -34,8 +37,7 @@ impl Trial {
     /// Its exit code, stdout and stderr.
     fn check(&self, more: &[&str]) -> (Option<i32>, String, String) {
         let place = [self.url.as_str(), "--brokers", &self.brokers, "--topic", &self.topic.name];
-        let output =
-            equipoise(&[&RUN[..], &place, more].concat()).stdout(std::process::Stdio::piped()).output().unwrap();
+        let output = equipoise(&[&RUN[..], &place, more].concat()).stdout(Stdio::piped()).output().unwrap();
         let [told, said] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
         (output.status.code(), told, said)
     }
@@ -95,8 +97,8 @@ async fn a_falsified_stock_is_named() {
     let trial = Trial::new("found_wrong").await;
     let falsify = "CREATE FUNCTION falsify() RETURNS trigger LANGUAGE plpgsql AS
             'BEGIN NEW.current_stock := NEW.current_stock + 1; RETURN NEW; END';
-        CREATE TRIGGER falsify BEFORE UPDATE ON products FOR EACH ROW
-            WHEN (NEW.sku = 'sku-000004' AND OLD.version = 1) EXECUTE FUNCTION falsify()";
+        CREATE TRIGGER falsify BEFORE INSERT ON products FOR EACH ROW
+            WHEN (NEW.sku = 'sku-000004') EXECUTE FUNCTION falsify()";
     trial.database.batch_execute(falsify).await.unwrap();
     let (code, told, said) = trial.check(&["--json"]);
     assert_eq!(code, Some(1), "{told} {said}");
@@ -106,4 +108,29 @@ async fn a_falsified_stock_is_named() {
     assert!(difference.starts_with("sku-000004: the stock ") && difference.contains(" is off by 1 "), "{difference}");
     let error = &objects(&said)[0]["error"];
     assert_eq!(error["message"], format!("the check failed: {difference}"), "{said}");
+}
+
+/// D8: README starts the service and the check at once: the check waits until the tables are there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_check_waits_for_a_service_that_begins() {
+    let (brokers, url) = (shared_broker(), fresh_database("begins").await);
+    let topic = Topic::create(&brokers, "begins").await;
+    let place = [url.as_str(), "--brokers", &brokers, "--topic", &topic.name];
+    let mut command = equipoise(&[&RUN[..], &place].concat());
+    let check = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let database = connect(&url).await;
+    let asks =
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%FROM journal%'
+        AND application_name = 'equipoise produce')";
+    let until = tokio::time::Instant::now() + SOON;
+    while !database.query_one(asks, &[]).await.unwrap().get::<_, bool>(0) {
+        assert!(tokio::time::Instant::now() < until, "it does not ask");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let service = Service::start(&mut serve(&brokers, &topic, &url));
+    let output = check.wait_with_output().unwrap();
+    let [told, said] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    assert!(output.status.success() && said.contains("no tables yet"), "{told} {said}");
+    assert!(told.contains("everything is as it must be"), "{told}");
+    service.stop();
 }

@@ -1,7 +1,6 @@
 //! README's demonstration of the inventory door, as it stands there, on ports of its own and with fewer events.
 
 use std::fs::File;
-use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use crate::service::{Service, equipoise};
@@ -85,7 +84,6 @@ fn succeeded(what: &str, output: Output) -> String {
 fn the_demonstration_runs_as_it_is_written() {
     let commands = commands();
     let [start, serve, produce, psql, destroy] = &commands[..] else { panic!("{commands:?}") };
-    assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/servers.sh").exists());
     let mut shell = Shell::new(destroy);
     let set = shell.run(&format!("{start}; printf '%s\\n' \"$KAFKA_BROKERS\" \"$DATABASE_URL\""));
     let [brokers, url] = set.lines().collect::<Vec<_>>()[..] else { panic!("{set}") };
@@ -95,7 +93,7 @@ fn the_demonstration_runs_as_it_is_written() {
 
     let other_ports = serve.replace("127.0.0.1:9464", "127.0.0.1:0");
     assert!(serve.ends_with('&') && other_ports != *serve, "{serve}");
-    let service = Service::begin(shell.program(&other_ports).env("EQUIPOISE_LISTEN", "127.0.0.1:0"));
+    let service = Service::spawn(shell.program(&other_ports).env("EQUIPOISE_LISTEN", "127.0.0.1:0"));
     let fewer = produce.replace("--events 100000", "--events 5000").replace("--poison 0.001", "--poison 0.01");
     assert!(fewer.contains("5000") && fewer.contains("0.01"), "{produce}");
     let told = succeeded(&fewer, shell.program(&fewer).stdout(Stdio::piped()).output().expect("it runs"));

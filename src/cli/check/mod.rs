@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::dead_letters::Letter;
 use super::exit::Failure;
+use super::note;
 use super::output::{Page, Record, escape};
 use super::produce::too_late;
 use super::progress::Bar;
@@ -38,7 +39,7 @@ pub(super) struct Options {
     /// The same against a service: its journal, from the oldest entry on, and its balances
     #[arg(long, value_name = "URL")]
     check_server: Option<String>,
-    /// How long to wait while nothing more is consumed, as in 30s or 5m
+    /// How long to wait while nothing more is consumed, and for a service to make the tables, as in 30s or 5m
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
     check_patience: Duration,
 }
@@ -92,8 +93,9 @@ impl Check {
         environment: &Environment,
         settings: Settings,
         workload: &WorkloadOptions,
+        hidden: bool,
     ) -> Result<Option<Self>, Failure> {
-        let Some(place) = options.place(environment, &settings.topic, workload)? else { return Ok(None) };
+        let Some(place) = options.place(environment, &settings.topic, workload, hidden)? else { return Ok(None) };
         let (_, dead_letters_before) = Log::open(&settings, &settings.dead_letter_topic)?.ends()?;
         Ok(Some(Check {
             place,
@@ -329,6 +331,7 @@ impl Options {
         environment: &Environment,
         topic: &str,
         workload: &WorkloadOptions,
+        hidden: bool,
     ) -> Result<Option<Place>, Failure> {
         if let Some(server) = &self.check_server {
             return Ok(Some(Place::Server(server::Server::connect(server, environment)?)));
@@ -336,10 +339,17 @@ impl Options {
         #[cfg(feature = "postgres")]
         if let Some(url) = &self.check {
             let products = (0..workload.products as usize).map(Workload::product).collect();
-            let database = database::Database::connect(url, topic.to_owned(), products)?;
+            let (until, mut told) = (Instant::now() + self.check_patience, hidden);
+            let waits = || {
+                if !std::mem::replace(&mut told, true) {
+                    note("the database has no tables yet: waiting for a service to make them");
+                }
+                Instant::now() < until
+            };
+            let database = database::Database::connect(url, topic.to_owned(), products, waits)?;
             return Ok(Some(Place::Database(Box::new(database))));
         }
-        let _ = (topic, workload);
+        let _ = (topic, workload, hidden);
         Ok(None)
     }
 }
