@@ -9,7 +9,6 @@ use serde::Serialize;
 
 use super::dead_letters::Letter;
 use super::exit::Failure;
-use super::note;
 use super::output::{Page, Record, escape};
 use super::produce::too_late;
 use super::progress::Bar;
@@ -93,9 +92,8 @@ impl Check {
         environment: &Environment,
         settings: Settings,
         workload: &WorkloadOptions,
-        hidden: bool,
     ) -> Result<Option<Self>, Failure> {
-        let Some(place) = options.place(environment, &settings.topic, workload, hidden)? else { return Ok(None) };
+        let Some(place) = options.place(environment, &settings.topic, workload)? else { return Ok(None) };
         let (_, dead_letters_before) = Log::open(&settings, &settings.dead_letter_topic)?.ends()?;
         Ok(Some(Check {
             place,
@@ -293,7 +291,7 @@ impl Verdict {
                     1 => String::new(),
                     count => format!(" (and {} more)", count - 1),
                 };
-                Err(Failure::Other(format!("the check failed: {first}{more}")))
+                Err(Failure::Refused(format!("the check failed: {first}{more}")))
             }
         }
     }
@@ -331,7 +329,6 @@ impl Options {
         environment: &Environment,
         topic: &str,
         workload: &WorkloadOptions,
-        hidden: bool,
     ) -> Result<Option<Place>, Failure> {
         if let Some(server) = &self.check_server {
             return Ok(Some(Place::Server(server::Server::connect(server, environment)?)));
@@ -339,17 +336,17 @@ impl Options {
         #[cfg(feature = "postgres")]
         if let Some(url) = &self.check {
             let products = (0..workload.products as usize).map(Workload::product).collect();
-            let (until, mut told) = (Instant::now() + self.check_patience, hidden);
+            let (until, mut told) = (Instant::now() + self.check_patience, false);
             let waits = || {
                 if !std::mem::replace(&mut told, true) {
-                    note("the database has no tables yet: waiting for a service to make them");
+                    super::note("the database has no tables yet: waiting for a service to make them");
                 }
                 Instant::now() < until
             };
             let database = database::Database::connect(url, topic.to_owned(), products, waits)?;
             return Ok(Some(Place::Database(Box::new(database))));
         }
-        let _ = (topic, workload, hidden);
+        let _ = (topic, workload);
         Ok(None)
     }
 }
