@@ -49,7 +49,8 @@ mod verify;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done (also when the reader of the output closed the pipe)
-  1  refused: unknown or existing account, insufficient balance, a sequence that is not there, ...
+  1  refused: unknown or existing account, insufficient balance, a sequence that is not there, ...;
+     or a check failed (bench run, produce)
   2  wrong usage, a setting that cannot be used, or a request the service calls invalid
   3  the service cannot be reached, is overloaded, or did not answer in time
   4  anything else: the data directory is damaged, in use or cannot be opened, its journal failed,

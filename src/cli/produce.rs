@@ -38,7 +38,8 @@ const LAST_WAIT: Duration = Duration::from_secs(5);
 /// once and is in the journal as it was sent; that every product's stock is the sum of the journal's accepted changes,
 /// and never fell below 0; and that the dead letters are exactly the records that are no events. Letters that are there
 /// twice, as after a kill, are counted. Which events are accepted depends on the order in which partitions are
-/// consumed; with --no-overselling all are, and the stock must be exactly what was sent.
+/// consumed; with --no-overselling all are, and the stock must be exactly what was sent. The exit code is 1 when
+/// something is different.
 ///
 /// The first interrupt (Ctrl-C) ends the sending, waits for what is on its way, and prints what arrived and the seed;
 /// nothing is checked then, and the exit code is 130. What arrived and the seed are also printed if the sending fails.

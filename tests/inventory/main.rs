@@ -22,15 +22,21 @@ mod backup;
 #[allow(dead_code, reason = "the tests of PostgreSQL use all of it")]
 mod proxy;
 
+mod checking;
+mod counting;
+mod cut_off;
 mod disk;
 mod ends_of_i64;
 mod events;
 mod instance;
 mod kills;
+mod line;
 mod model;
 mod operators;
+mod pair;
 mod producing;
 mod readiness;
+mod readme;
 mod secured;
 mod servers;
 mod sharing;

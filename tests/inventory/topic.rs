@@ -82,6 +82,13 @@ impl Topic {
         records
     }
 
+    /// How many members the group has that consumes it.
+    pub fn members(&self) -> usize {
+        let consumer: BaseConsumer = self.config().create().unwrap();
+        let groups = consumer.fetch_group_list(Some(&self.name), SOON).unwrap();
+        groups.groups().iter().map(|group| group.members().len()).sum()
+    }
+
     /// The offset after the last record of each partition.
     pub fn ends(&self) -> Vec<i64> {
         let consumer: BaseConsumer = self.config().create().unwrap();

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{FromSql, ToSql};
 use tokio_postgres::{Error, Row};
 use tonic::Status;
 
@@ -15,6 +17,9 @@ use crate::postgres::{Asking, PgError, Settings};
 
 /// How long one question may take: the journal may be long.
 const LONGEST: Duration = Duration::from_secs(60 * 60);
+
+/// What is said where a service has not made all tables yet.
+const MISSING: [SqlState; 2] = [SqlState::UNDEFINED_TABLE, SqlState::UNDEFINED_COLUMN];
 
 /// How far each partition was consumed.
 const CONSUMED: &str =
@@ -55,7 +60,13 @@ pub(in crate::cli) struct Database {
 }
 
 impl Database {
-    pub(super) fn connect(url: &str, topic: String, products: Vec<String>) -> Result<Self, Failure> {
+    /// `waits` is asked whether to wait on, while there are no tables: a service may have been started a moment ago.
+    pub(super) fn connect(
+        url: &str,
+        topic: String,
+        products: Vec<String>,
+        mut waits: impl FnMut() -> bool,
+    ) -> Result<Self, Failure> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.map_err(|error| Failure::Other(format!("cannot start: {error}")))?;
         let mut settings = Settings::new(url);
@@ -66,6 +77,9 @@ impl Database {
             error => Status::unavailable(format!("cannot reach the database: {error}")).into(),
         })?;
         let mut database = Database { runtime, asking, topic, products, before: BTreeMap::new() };
+        while database.lacks_tables() && waits() {
+            std::thread::sleep(LOOK);
+        }
         let stocks = database.stocks()?;
         database.before = stocks.into_iter().map(|(sku, found)| (sku, found.unexplained)).collect();
         Ok(database)
@@ -127,6 +141,11 @@ impl Database {
         }
     }
 
+    fn lacks_tables(&self) -> bool {
+        let prepared = self.runtime.block_on(self.asking.client().prepare(STOCK));
+        prepared.is_err_and(|error| error.code().is_some_and(|code| MISSING.contains(code)))
+    }
+
     fn stocks(&self) -> Result<BTreeMap<String, Found>, Failure> {
         let found = |row: &Row| {
             let (stock, lowest) = (column(row, 1)?, column(row, 3)?);
@@ -135,11 +154,7 @@ impl Database {
         self.query(STOCK, &[&self.products])?.iter().map(found).collect()
     }
 
-    fn query(
-        &self,
-        text: &str,
-        parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)],
-    ) -> Result<Vec<Row>, Failure> {
+    fn query(&self, text: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Failure> {
         let rows = self.runtime.block_on(self.asking.client().query(text, parameters));
         rows.map_err(|error| match error.as_db_error() {
             Some(refused) => Failure::Other(format!("the database cannot be asked: {refused}")),
@@ -156,7 +171,7 @@ fn explain(error: &Error) -> String {
     }
 }
 
-fn column<'a, T: tokio_postgres::types::FromSql<'a>>(row: &'a Row, at: usize) -> Result<T, Failure> {
+fn column<'a, T: FromSql<'a>>(row: &'a Row, at: usize) -> Result<T, Failure> {
     row.try_get(at).map_err(|error| Failure::Other(format!("the database answers something else: {}", explain(&error))))
 }
 

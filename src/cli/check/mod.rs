@@ -38,7 +38,7 @@ pub(super) struct Options {
     /// The same against a service: its journal, from the oldest entry on, and its balances
     #[arg(long, value_name = "URL")]
     check_server: Option<String>,
-    /// How long to wait while nothing more is consumed, as in 30s or 5m
+    /// How long to wait while nothing more is consumed, and for a service to make the tables, as in 30s or 5m
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
     check_patience: Duration,
 }
@@ -291,7 +291,7 @@ impl Verdict {
                     1 => String::new(),
                     count => format!(" (and {} more)", count - 1),
                 };
-                Err(Failure::Other(format!("the check failed: {first}{more}")))
+                Err(Failure::Refused(format!("the check failed: {first}{more}")))
             }
         }
     }
@@ -336,7 +336,14 @@ impl Options {
         #[cfg(feature = "postgres")]
         if let Some(url) = &self.check {
             let products = (0..workload.products as usize).map(Workload::product).collect();
-            let database = database::Database::connect(url, topic.to_owned(), products)?;
+            let (until, mut told) = (Instant::now() + self.check_patience, false);
+            let waits = || {
+                if !std::mem::replace(&mut told, true) {
+                    super::note("the database has no tables yet: waiting for a service to make them");
+                }
+                Instant::now() < until
+            };
+            let database = database::Database::connect(url, topic.to_owned(), products, waits)?;
             return Ok(Some(Place::Database(Box::new(database))));
         }
         let _ = (topic, workload);
