@@ -22,7 +22,7 @@ const TWO_THREADS: f64 = 1.3;
 pub fn engine(settings: &Settings) {
     let ids = Arc::new(account_ids(ACCOUNTS));
     let ours = Arc::new(Ours::build(&ids, INITIAL, settings.limits()));
-    let ways: [(&str, fn(&mut Caller<Ours>)); 2] = [("one a call", one), ("100 a call", together)];
+    let ways = [("one a call", one as fn(&mut Caller<Ours>)), ("100 a call", together)];
     for (name, call) in ways {
         let mut rates = [const { Vec::new() }; 2];
         let mut quotients = Vec::new();
