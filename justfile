@@ -48,6 +48,7 @@ soak:
 bench:
     cargo bench --bench ratios
     cargo bench --bench grpc
+    cargo bench --bench durable
     cargo run --release --no-default-features --example memory
 
 # Licences, sources and advisories (needs cargo-deny)

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const LONGEST_FILE: usize = 500;
 
 /// The rows of the requirements that hold by now.
-/// B6, C5 and D10 are measured, by `benches/durable.rs`, `benches/grpc/main.rs` and `benches/inventory/main.rs`.
+/// B6, C5 and D10 are measured, by `benches/durable/ids.rs`, `benches/grpc/durable.rs` and `benches/inventory/rates.rs`.
 const REQUIREMENTS: [&str; 42] = [
     "A1", "A2", "A3", "A4", "A5", "A6", "A7", "A8", "A9", "A10", "A11", "A12", "A13", "A14", "A15", "B1", "B2", "B3",
     "B4", "B5", "B7", "C1", "C2", "C3", "C4", "C6", "D1", "D2", "D3", "D4", "D5", "D6", "D7", "D8", "D9", "E1", "E2",

@@ -1,7 +1,7 @@
 //! The service over loopback: against an empty tonic service with the same messages, on disk, and by the batch.
 //!
 //! `cargo bench --bench grpc -- [empty|durable|batches|all]`: single calls in memory against the empty service; durable
-//! ones against the same in memory and against the disk; durable batches, as calls and as streams. `scripts/peers.sh`
+//! ones against the same in memory, the empty service and the disk; durable batches, as calls and as streams. `scripts/peers.sh`
 //! builds a lock-based service in Go and runs `go`: durable calls against it. Each service runs in a process of its own,
 //! on the same processors as the one load generator here, which drives them in turn.
 //! By environment: `GRPC_MILLISECONDS` a measurement (1000), `GRPC_REPETITIONS` (7), `GRPC_CONNECTIONS` (8),
@@ -12,6 +12,7 @@
 #![allow(missing_docs, reason = "a program, not a library")]
 
 mod batches;
+mod durable;
 mod empty;
 mod frames;
 mod raw;
@@ -53,7 +54,7 @@ fn main() {
                 runtime.block_on(unary::against_empty(&settings));
             }
             if wanted("durable") {
-                runtime.block_on(unary::on_disk(&settings));
+                runtime.block_on(durable::on_disk(&settings));
             }
             // Asked for by name only: it has to be built first.
             if let Some(program) = std::env::var_os("GRPC_GO").filter(|_| asked.iter().any(|asked| asked == "go")) {

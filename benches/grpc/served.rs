@@ -16,6 +16,24 @@ pub struct Served {
     pub clients: Vec<AccountServiceClient<Channel>>,
 }
 
+/// What threads have used of the processors, in the program and in the system, and the bytes that they wrote.
+#[derive(Clone, Copy, Default)]
+pub struct Used {
+    pub program: Duration,
+    pub system: Duration,
+    pub written: u64,
+}
+
+impl Used {
+    pub fn since(self, before: Used) -> Used {
+        Used {
+            program: self.program.saturating_sub(before.program),
+            system: self.system.saturating_sub(before.system),
+            written: self.written - before.written,
+        }
+    }
+}
+
 impl Drop for Served {
     fn drop(&mut self) {
         // The end of its input tells it to stop, and to remove what it has on disk.
@@ -59,18 +77,22 @@ impl Served {
         times(&format!("/proc/{}/stat", self.process.id())).iter().sum()
     }
 
-    /// What its threads of that name have used, in the program and in the system.
-    pub fn thread_time(&self, name: &str) -> [Duration; 2] {
+    /// What its threads of that name have used.
+    pub fn threads(&self, name: &str) -> Used {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.process.id())).expect("Linux");
-        let mut time = [Duration::ZERO; 2];
+        let mut used = Used::default();
         for task in tasks.flatten().map(|task| task.path()) {
             let of_that_name = std::fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim() == name);
             if of_that_name {
-                let used = times(&task.join("stat").display().to_string());
-                time = [time[0] + used[0], time[1] + used[1]];
+                let [program, system] = times(&task.join("stat").display().to_string());
+                let io = std::fs::read_to_string(task.join("io")).expect("Linux");
+                let written = io.lines().find_map(|line| line.strip_prefix("wchar: ")?.parse::<u64>().ok());
+                used.program += program;
+                used.system += system;
+                used.written += written.expect("a number of bytes");
             }
         }
-        time
+        used
     }
 }
 

@@ -1,4 +1,4 @@
-//! Calls of one operation, each caller with one under way.
+//! Calls of one operation, each caller with one under way, against other services.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -16,12 +16,10 @@ use tonic::transport::Channel;
 use crate::Settings;
 use crate::frames;
 use crate::served::Served;
-use crate::workload::{
-    INITIAL, Latencies, Random, at_least, at_most, data_directory, fdatasync, median, rate, transaction_id,
-};
+use crate::workload::{INITIAL, Latencies, Random, at_least, at_most, data_directory, median, rate, transaction_id};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Call {
+pub enum Call {
     GetBalance,
     UpdateBalance,
     TransferFunds,
@@ -32,11 +30,11 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1 << 40);
 
 /// One service under one kind of call.
 #[derive(Default)]
-struct Series {
-    rates: Vec<f64>,
+pub struct Series {
+    pub rates: Vec<f64>,
     /// Microseconds of the service's CPU time a call.
-    costs: Vec<f64>,
-    latencies: Latencies,
+    pub costs: Vec<f64>,
+    pub latencies: Latencies,
 }
 
 impl Series {
@@ -65,58 +63,6 @@ pub async fn against_empty(settings: &Settings) {
             }
             report(&format!("{callers} callers, {name}"), goal, &mut series);
         }
-    }
-}
-
-/// Durable transfers against the same in memory, and against what the disk allows.
-pub async fn on_disk(settings: &Settings) {
-    let dir = data_directory();
-    let memory = Served::start("ours", settings.connections).await;
-    let disk = Served::start("disk", settings.connections).await;
-    for callers in [1, 64, 200] {
-        let mut series: [Series; 2] = Default::default();
-        let (mut floor, mut share) = (Vec::new(), Vec::new());
-        for _ in 0..settings.repetitions {
-            floor.push(fdatasync(dir.path()).percentile(500).as_secs_f64());
-            load(&memory, Call::TransferFunds, settings, callers, &mut series[0]).await;
-            let before = (disk.cpu_time(), disk.thread_time("equipoise-flush"));
-            load(&disk, Call::TransferFunds, settings, callers, &mut series[1]).await;
-            let whole = disk.cpu_time().saturating_sub(before.0).as_secs_f64();
-            let flusher = disk.thread_time("equipoise-flush").map(|time| time.as_secs_f64());
-            let before = before.1.map(|time| time.as_secs_f64());
-            share.push([0, 1].map(|mode| (flusher[mode] - before[mode]) / whole));
-        }
-        let [in_memory, on_disk] = &mut series;
-        let floor = median(&mut floor);
-        let (memory_rate, disk_rate) = (median(&mut in_memory.rates), median(&mut on_disk.rates));
-        let allowed = memory_rate.min(callers as f64 / floor);
-        println!(
-            "{callers} callers, TransferFunds: on disk {}, in memory {}, the disk allows {} (fdatasync {:.0} us): of the smaller {}",
-            rate(disk_rate),
-            rate(memory_rate),
-            rate(callers as f64 / floor),
-            floor * 1e6,
-            at_least(disk_rate / allowed, 0.8)
-        );
-        let [memory_p50, disk_p50] = [&*in_memory, &*on_disk].map(|series| series.latencies.percentile(500));
-        let bound = (floor + memory_p50.as_secs_f64()) * 1.2;
-        println!(
-            "{callers} callers: p50/p99/max on disk {:.2?}/{:.2?}/{:.1?}, in memory {:.2?}/{:.2?}; p50 against (fdatasync + in memory) + 20 %: {}",
-            disk_p50,
-            on_disk.latencies.percentile(990),
-            on_disk.latencies.longest(),
-            memory_p50,
-            in_memory.latencies.percentile(990),
-            at_most(disk_p50.as_secs_f64() / bound, 1.0)
-        );
-        let mut shares = [0, 1].map(|mode| share.iter().map(|share| share[mode]).collect::<Vec<f64>>());
-        let [user, system] = shares.each_mut().map(|values| 100.0 * median(values));
-        println!(
-            "{callers} callers: CPU of the service a call {:.1} us on disk, {:.1} us in memory; the flusher's thread {user:.1} % of it in \
-             the program (goal 5 %), {system:.1} % in the system (write and fdatasync)",
-            median(&mut on_disk.costs),
-            median(&mut in_memory.costs)
-        );
     }
 }
 
@@ -213,7 +159,8 @@ fn report(name: &str, goal: f64, series: &mut [Series; 2]) {
     );
 }
 
-async fn load(served: &Served, call: Call, settings: &Settings, callers: u64, series: &mut Series) {
+/// Calls for as long as a measurement takes. Returns how many there were.
+pub async fn load(served: &Served, call: Call, settings: &Settings, callers: u64, series: &mut Series) -> u64 {
     let stop = Arc::new(AtomicBool::new(false));
     let cpu_before = served.cpu_time();
     let began = Instant::now();
@@ -232,6 +179,7 @@ async fn load(served: &Served, call: Call, settings: &Settings, callers: u64, se
         series.latencies.merge(&latencies);
     }
     series.add(done, began, served.cpu_time().saturating_sub(cpu_before));
+    done
 }
 
 /// Calls one after the other.

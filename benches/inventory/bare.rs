@@ -38,7 +38,7 @@ struct Batch {
 
 impl Bare {
     pub async fn new(url: &str) -> Self {
-        let client = crate::client(url).await;
+        let client = crate::servers::client(url).await;
         let open = format!(
             "INSERT INTO products (sku) SELECT 'sku-' || lpad(n::text, 8, '0') FROM generate_series(0, {PRODUCTS} - 1) n;
              INSERT INTO consumer_offsets (topic, partition, epoch, next_offset) VALUES ('bare', 0, 1, 0)"

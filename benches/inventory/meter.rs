@@ -66,12 +66,33 @@ impl std::fmt::Display for Round {
     }
 }
 
-/// How many times as fast the one was as the other, round by round: the middle and the ends.
-pub fn ratios(one: &[Round], other: &[Round]) -> String {
-    let rates = sorted(one.iter().zip(other).map(|(one, other)| one.rate / other.rate));
-    let there = sorted(one.iter().zip(other).map(|(one, other)| other.there / one.there));
-    let told = |it: &[f64]| format!("{:.2} ({:.2} to {:.2})", it[it.len() / 2], it[0], it[it.len() - 1]);
-    format!("{}; by the server's processor time {}", told(&rates), told(&there))
+/// How many times as fast the one was as the other, round by round; and in how much less of the server's processor time.
+pub struct Ratios {
+    rates: Vec<f64>,
+    there: Vec<f64>,
+}
+
+impl Ratios {
+    pub fn of(one: &[Round], other: &[Round]) -> Self {
+        let rounds = || one.iter().zip(other);
+        Ratios {
+            rates: sorted(rounds().map(|(one, other)| one.rate / other.rate)),
+            there: sorted(rounds().map(|(one, other)| other.there / one.there)),
+        }
+    }
+
+    /// The one in the middle.
+    pub fn rate(&self) -> f64 {
+        self.rates[self.rates.len() / 2]
+    }
+}
+
+/// The middle and the ends.
+impl std::fmt::Display for Ratios {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let told = |it: &[f64]| format!("{:.2} ({:.2} to {:.2})", it[it.len() / 2], it[0], it[it.len() - 1]);
+        write!(f, "{}; by the server's processor time {}", told(&self.rates), told(&self.there))
+    }
 }
 
 fn sorted(figures: impl Iterator<Item = f64>) -> Vec<f64> {

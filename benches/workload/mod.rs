@@ -162,22 +162,50 @@ pub fn data_directory() -> tempfile::TempDir {
     tempfile::tempdir_in(root).expect("a directory")
 }
 
-/// How long the disk under `dir` takes to make 4 KiB durable in a file that is allocated already: the floor of a commit.
-pub fn fdatasync(dir: &Path) -> Latencies {
+/// What the disk under a directory takes for writes into a file that is allocated already, each made durable.
+pub struct Disk {
+    /// Of this thread's processor time for all writes, and for all syncs.
+    pub writing: Duration,
+    pub syncing: Duration,
+    /// By the clock, of each sync.
+    pub syncs: Latencies,
+}
+
+/// Writes so many bytes 500 times, one after the other, with a pause before each.
+pub fn write_through(dir: &Path, bytes: usize, pause: Duration) -> Disk {
     use std::os::unix::fs::FileExt;
     let path = dir.join("probe");
     let file = std::fs::File::create(&path).expect("a file");
-    file.write_all_at(&vec![0; 4 << 20], 0).expect("room");
+    file.write_all_at(&vec![0; (500 * bytes).max(4 << 20)], 0).expect("room");
     file.sync_all().expect("synced");
-    let mut latencies = Latencies::default();
+    let mut disk = Disk { writing: Duration::ZERO, syncing: Duration::ZERO, syncs: Latencies::default() };
     for block in 0..500 {
-        file.write_all_at(&[block as u8; 4096], block * 4096).expect("room");
+        if !pause.is_zero() {
+            std::thread::sleep(pause);
+        }
+        let content = vec![block as u8; bytes];
+        let before = cpu_time();
+        file.write_all_at(&content, block * bytes as u64).expect("room");
+        let written = cpu_time();
         let began = Instant::now();
         file.sync_data().expect("synced");
-        latencies.record(began.elapsed());
+        disk.syncs.record(began.elapsed());
+        disk.writing += written.saturating_sub(before);
+        disk.syncing += cpu_time().saturating_sub(written);
     }
     std::fs::remove_file(path).expect("removed");
-    latencies
+    disk
+}
+
+/// How long the disk under `dir` takes to make 4 KiB durable in a file that is allocated already: the floor of a commit.
+pub fn fdatasync(dir: &Path) -> Latencies {
+    write_through(dir, 4096, Duration::ZERO).syncs
+}
+
+/// What this thread has used of a processor.
+pub fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
 }
 
 /// The middle one.

@@ -8,6 +8,10 @@ use super::{Call, Run};
 
 /// The most concurrent calls for which the bound on creates holds.
 const CREATES_AT_ONCE: u32 = 50;
+/// The concurrent calls under which the bounds of `open` hold as well.
+const CALLS_AT_ONCE: u32 = 100;
+/// The bounds on the 99th percentiles, in ms.
+const LATENCIES: [(&str, f64); 3] = [("GetBalance", 5.0), ("UpdateBalance", 20.0), ("TransferFunds", 50.0)];
 /// The number of cores that the service may use at E2's rate: 70 % of four.
 const CORES: f64 = 4.0 * 0.7;
 /// The share of the requested rate that counts as sustained.
@@ -56,6 +60,7 @@ pub(super) fn verdicts(run: &Run) -> Vec<Verdict> {
     match run.workload.as_str() {
         "open" => of_open(run),
         "create" if run.settings.callers <= CREATES_AT_ONCE => vec![p99(run, "CreateAccount", 10.0)],
+        "mixed" if run.settings.callers == CALLS_AT_ONCE => latencies(run),
         "contended" => vec![under(
             "E3",
             "time on accounts that others hold, % of the time worked",
@@ -67,8 +72,7 @@ pub(super) fn verdicts(run: &Run) -> Vec<Verdict> {
 }
 
 fn of_open(run: &Run) -> Vec<Verdict> {
-    let bounds = [("GetBalance", 5.0), ("UpdateBalance", 20.0), ("TransferFunds", 50.0)];
-    let mut verdicts: Vec<_> = bounds.into_iter().map(|(call, bound)| p99(run, call, bound)).collect();
+    let mut verdicts = latencies(run);
     if let Some(rate) = run.settings.rate {
         let bound = rate * SUSTAINED;
         verdicts.push(Verdict {
@@ -83,6 +87,10 @@ fn of_open(run: &Run) -> Vec<Verdict> {
     let cores = run.usage.as_ref().map(|usage| usage.cpu_seconds / run.settings.seconds);
     verdicts.push(under("E2", "cores used by the service", cores, CORES));
     verdicts
+}
+
+fn latencies(run: &Run) -> Vec<Verdict> {
+    LATENCIES.into_iter().map(|(call, bound)| p99(run, call, bound)).collect()
 }
 
 fn p99(run: &Run, call: &str, bound: f64) -> Verdict {
@@ -139,6 +147,27 @@ mod tests {
             let found = verdicts.iter().find(|verdict| verdict.at_least).expect("judged");
             assert_eq!(found.held, Some(held));
         }
+    }
+
+    /// E2: the bounds on latency hold under 100 concurrent calls, too. Fewer would prove nothing, more are not asked for.
+    #[test]
+    fn a_hundred_calls_at_once_are_judged() {
+        let judged = |callers: u32, p99: f64| {
+            let mut run = sample::run("mixed", "2026-11-26T06:00:00Z");
+            run.settings.callers = callers;
+            let mut call = run.calls.remove(0);
+            call.latency.p99 = p99;
+            run.calls = LATENCIES.map(|(name, _)| Call { name: name.to_owned(), ..call.clone() }).into();
+            verdicts(&run).into_iter().map(|verdict| (verdict.what, verdict.held)).collect::<Vec<_>>()
+        };
+        let held = |of_each: [bool; 3]| {
+            let named = LATENCIES.iter().zip(of_each);
+            named.map(|((name, _), held)| (format!("{name} p99, ms"), Some(held))).collect::<Vec<_>>()
+        };
+        assert_eq!(judged(CALLS_AT_ONCE, 4_900.0), held([true, true, true]));
+        assert_eq!(judged(CALLS_AT_ONCE, 20_000.0), held([false, false, true]));
+        assert_eq!(judged(64, 4_900.0), []);
+        assert_eq!(judged(200, 4_900.0), []);
     }
 
     /// E2: a service that answers nothing holds no bound; nor one that fails more than one call in a hundred.

@@ -41,7 +41,7 @@
 //! The last mean is above its 99th percentile because of a few pauses while others had the cores. Pages were in the
 //! system's cache; an id that was not used for long costs one more disk read. Opening 12 million ids took 0.12 s. The
 //! answer to a repeated request is also read from the journal, with its whole batch, which takes as long again as the
-//! look-up (`benches/durable.rs`).
+//! look-up (`benches/durable/ids.rs`).
 
 mod index;
 #[cfg(all(test, equipoise_shuttle))]

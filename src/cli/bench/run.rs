@@ -37,8 +37,8 @@ const MAX_THREADS: u64 = 256;
 ///
 /// The first interrupt (Ctrl-C) ends the run early and prints what there is; the exit code is then 130, and the run
 /// that was cut off is not added to the history. If the service cannot be reached for the check, the exit code is 3. If
-/// the check fails, or a bound of the requirements on load is broken (open, create and contended are judged), the exit
-/// code is 1.
+/// the check fails, or a bound of the requirements on load is broken (open, create, contended, and mixed with 100 callers
+/// are judged), the exit code is 1.
 #[derive(Debug, Args)]
 #[command(
     arg_required_else_help = true,
@@ -47,6 +47,7 @@ const MAX_THREADS: u64 = 256;
 Example:
   equipoise bench run open --rate 500 --duration 60s
   equipoise bench run uniform zipf hot --embedded
+  equipoise bench run mixed --callers 100
   equipoise bench run stream --batch 100 --callers 64
   equipoise bench run contended --in-memory --json
   equipoise bench run mixed --server 127.0.0.1:50051 --pid $(pidof equipoise)"
