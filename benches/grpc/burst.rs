@@ -24,11 +24,14 @@ pub async fn of_reads(settings: &Settings) {
     }
     let served = Served::start("ours", settings.connections).await;
     for (accounts, limit) in CASES {
-        let (mut by_threads, mut by_calls) = (Vec::new(), Vec::new());
+        let (mut idle, mut by_threads, mut by_calls) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..settings.repetitions {
-            by_threads.push(threads(&ledger, &settings.ids[..accounts]).as_secs_f64());
-            by_calls.push(calls(&served, &settings.ids[..accounts]).await.as_secs_f64());
+            idle.push(threads(|_| true).as_secs_f64());
+            let ids = &settings.ids[..accounts];
+            by_threads.push(threads(|reader| ledger.balance(&ids[reader % accounts]).is_some()).as_secs_f64());
+            by_calls.push(calls(&served, ids).await.as_secs_f64());
         }
+        println!("{READS} threads that read nothing: median {:.2} ms", median(&mut idle) * 1e3);
         report("crate, a thread each", accounts, limit, &mut by_threads);
         report("service, a call each", accounts, limit, &mut by_calls);
     }
@@ -45,18 +48,19 @@ fn report(through: &str, accounts: usize, limit: Duration, took: &mut [f64]) {
     );
 }
 
-fn threads(ledger: &Ledger, ids: &[AccountId]) -> Duration {
+/// From when all threads may begin until the last has done `read`; without one, what waking them takes.
+fn threads(read: impl Fn(usize) -> bool + Sync) -> Duration {
     let begin = Barrier::new(READS + 1);
     thread::scope(|scope| {
-        let read = |reader: usize| {
-            let (begin, id) = (&begin, &ids[reader % ids.len()]);
+        let reader = |reader: usize| {
+            let (begin, read) = (&begin, &read);
             scope.spawn(move || {
                 begin.wait();
-                assert!(std::hint::black_box(ledger.balance(id)).is_some());
+                assert!(std::hint::black_box(read(reader)));
                 Instant::now()
             })
         };
-        let readers: Vec<_> = (0..READS).map(read).collect();
+        let readers: Vec<_> = (0..READS).map(reader).collect();
         // Before the last one arrives, all others wait.
         let began = Instant::now();
         begin.wait();
