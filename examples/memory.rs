@@ -138,7 +138,10 @@ impl Run<'_> {
         loop {
             match self.ledger.submit(request.clone()) {
                 Err(SubmitError::Exhausted(_)) => std::thread::sleep(Duration::from_millis(5)),
-                decided => return Ok(drop(decided?.result()?)),
+                decided => {
+                    decided?.result()?;
+                    return Ok(());
+                }
             }
         }
     }
