@@ -92,7 +92,10 @@ impl Watched {
                 let updates = (0..2_000).map(move |number| update(0, format!("hot-{round}-{caller}-{number}")));
                 let request = ExecuteBatchRequest { operations: updates.collect() };
                 // A connection of its own: one connection's calls may share a thread.
-                let call = async { AccountServiceClient::connect(server).await.unwrap().execute_batch(request).await };
+                let call = async {
+                    let mut client = AccountServiceClient::connect(server).await.expect("a connection");
+                    client.execute_batch(request).await
+                };
                 calls.spawn_on(call, self.runtime.handle());
             }
             let answers = self.runtime.block_on(calls.join_all());
