@@ -61,6 +61,7 @@ say "the engine alone, release"
 tested alone test --no-fail-fast
 say "what accounts, ids and operations cost in memory"
 alone run --example memory
+alone run --example memory -- disk
 
 if [ -n "$whole" ]; then
     say "release, without Kafka and PostgreSQL: those wait for servers, not for our code"

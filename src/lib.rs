@@ -135,8 +135,8 @@
 //! and is decided with one more CAS on the commit list. That list is the one word all writers share: two writers at
 //! full speed are not twice as fast as one. Opening a snapshot sets a bit and reads the newest sequence; while it is
 //! open, an account that changes keeps one old version (64 bytes). An account takes about 490 bytes with the look-up
-//! cache. An id takes about 470 bytes while it is in memory (`examples/memory.rs` measures both); on disk it takes
-//! about 38 bytes, and 1.3 to 2.6 bytes of memory.
+//! cache. An id takes about 470 bytes while it is in memory (`examples/memory.rs` measures both), and about 900
+//! if it and the ids of its accounts are the longest; on disk it takes about 38 bytes, and 1.3 to 2.6 bytes of memory.
 //!
 //! Deciding, reading and snapshots are lock-free. These are not: opening accounts (see [`Builder::reserve`]), a request
 //! whose id has left memory, which reads the disk, a thread's first look-up, and the allocator, if it has locks: with

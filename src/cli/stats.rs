@@ -15,6 +15,8 @@ use crate::verify::{Directory, Sizes, hex, measure};
 
 /// What an id takes in memory, in bytes: the crate's page says so, and its example `memory` measures it.
 const MEMORY_BYTES_PER_ID: u64 = 470;
+/// The same of a transfer whose id and accounts have the longest ids.
+const MEMORY_BYTES_PER_LONGEST_ID: u64 = 900;
 
 /// Print how much room a data directory takes, for what, and what an entry and a transaction id cost
 ///
@@ -77,7 +79,11 @@ struct StatsRecord<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     ids_not_counted: Option<&'a str>,
     index_bytes_per_id: Option<f64>,
+    /// Of a service that uses the index.
+    index_memory_bytes: u64,
+    index_memory_bytes_per_id: Option<f64>,
     memory_bytes_per_id: u64,
+    memory_bytes_per_longest_id: u64,
     /// How many a service keeps in memory if it is not told otherwise, and what they take.
     default_ids_in_memory: u64,
     default_memory_bytes_of_ids: u64,
@@ -114,7 +120,10 @@ impl<'a> From<&'a Sizes> for StatsRecord<'a> {
             ids_in_index,
             ids_not_counted: sizes.ids.as_ref().err().map(String::as_str),
             index_bytes_per_id: each(sizes.index_bytes, ids_in_index.unwrap_or(0)),
+            index_memory_bytes: sizes.index_resident_bytes,
+            index_memory_bytes_per_id: each(sizes.index_resident_bytes, ids_in_index.unwrap_or(0)),
             memory_bytes_per_id: MEMORY_BYTES_PER_ID,
+            memory_bytes_per_longest_id: MEMORY_BYTES_PER_LONGEST_ID,
             default_ids_in_memory: ids,
             default_memory_bytes_of_ids: ids * MEMORY_BYTES_PER_ID,
             notes: &sizes.notes,
@@ -158,12 +167,21 @@ impl Record for StatsRecord<'_> {
                 page.field("ids in index", format_args!("{}: not counted", escape(why.unwrap_or_default())))?
             }
         }
-        page.field("per id", format_args!("{} bytes of the index", or_none(self.index_bytes_per_id)))?;
+        page.field(
+            "per id",
+            format_args!(
+                "{} bytes of the index on disk, {} of its memory",
+                or_none(self.index_bytes_per_id),
+                or_none(self.index_memory_bytes_per_id)
+            ),
+        )?;
         page.field(
             "",
             format_args!(
-                "{} bytes while in memory, {} for the {} ids that serve --ids keeps by default",
-                self.memory_bytes_per_id, self.default_memory_bytes_of_ids, self.default_ids_in_memory
+                "{} bytes while in memory ({} with ids of 128 bytes), {} for the {} ids that serve --ids keeps by default",
+                self.memory_bytes_per_id,
+                self.memory_bytes_per_longest_id,
+                self.default_memory_bytes_of_ids, self.default_ids_in_memory
             ),
         )?;
         self.notes.iter().try_for_each(|note| page.field("note", escape(note)))

@@ -128,7 +128,7 @@ impl Opening {
 }
 
 /// Runs what may wait for a disk. A worker's other tasks go to another thread first: among them may be calls that need
-/// no disk.
+/// no disk. Nothing cuts a read short: its call ends when the disk answers, however long after its limits.
 fn beside_others(read: &mut dyn FnMut()) {
     match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(read),

@@ -86,6 +86,11 @@ impl Index {
         self.runs.iter().map(Run::count).sum()
     }
 
+    /// What a ledger that uses it keeps of it in memory, in bytes.
+    pub(super) fn resident_bytes(&self) -> u64 {
+        self.runs.iter().map(Run::resident_bytes).sum()
+    }
+
     /// Goes through all runs, and then looks up every id that `walk` shows; the journal ends at `end`.
     pub(super) fn check(self, oldest: u64, end: &Link) -> Result<Check, Problem> {
         if let Some(run) = self.runs.first()

@@ -36,6 +36,8 @@ pub(crate) struct Sizes {
     pub(crate) accounts: Option<(u64, u64)>,
     /// The number of ids in the index, or why they are not counted.
     pub(crate) ids: Result<u64, String>,
+    /// What the index takes in memory while it is in use, if its ids are counted.
+    pub(crate) index_resident_bytes: u64,
     /// The number of known sources, and of parked records; None if that is unknown, because notes were dropped.
     pub(crate) sources: Option<(u64, u64)>,
     pub(crate) notes: Vec<String>,
@@ -60,6 +62,7 @@ impl Sizes {
             last_time: 0,
             accounts: None,
             ids: Ok(0),
+            index_resident_bytes: 0,
             sources: None,
             notes: Vec::new(),
         }
@@ -92,7 +95,10 @@ pub(crate) fn measure(directory: &Directory, progress: &mut dyn FnMut(u64, u64))
     let ids = directory.path.join("ids");
     sizes.index_bytes = bytes_under(&ids);
     sizes.ids = match index::open(&ids, directory.live()) {
-        Ok(Ok(index)) => Ok(index.count()),
+        Ok(Ok(index)) => {
+            sizes.index_resident_bytes = index.resident_bytes();
+            Ok(index.count())
+        }
         Ok(Err(why)) => Err(why),
         Err(problem) => Err(problem.to_string()),
     };

@@ -44,6 +44,11 @@ impl Run {
         self.records
     }
 
+    /// What an index that is in use keeps of it in memory, in bytes: the filter, and the upper 32 bits of each fence.
+    pub(super) fn resident_bytes(&self) -> u64 {
+        self.filter.len() as u64 + self.fences.len() as u64 * 4
+    }
+
     /// The first and the last sequence in a file's name.
     pub(super) fn span(name: &str) -> Option<(u64, u64)> {
         let (first, last) = name.strip_suffix(".run")?.split_once('-')?;

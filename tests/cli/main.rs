@@ -15,6 +15,7 @@ mod import;
 mod interrupts;
 #[cfg(feature = "kafka")]
 mod kafka;
+mod metrics;
 mod program;
 mod serve;
 mod settings;

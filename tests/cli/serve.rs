@@ -1,6 +1,6 @@
 //! The service's beginning and end.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -119,27 +119,6 @@ fn a_second_service_on_one_directory_ends() {
     first.child.wait().expect("a child");
     let again = Service::start_as(&mut equipoise(&arguments));
     assert_eq!(again.json(&["balance", "a"])[0]["balance"], 5);
-}
-
-/// D9: metrics, health and readiness over HTTP, on a port of their own.
-#[test]
-fn metrics_and_readiness_are_served_over_http() {
-    let arguments = ["serve", "--in-memory", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"];
-    let service = Service::start_as(&mut equipoise(&arguments));
-    let address = service.said.iter().find_map(|line| line.strip_prefix("metrics on http://")).expect("an address");
-    let address = address.trim_end_matches("/metrics").to_owned();
-    service.json(&["create", "a", "--balance", "5"]);
-    let get = |path: &str| {
-        let mut stream = TcpStream::connect(&address).expect("somebody listens");
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("it reads");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("it answers");
-        answer
-    };
-    assert!(get("/healthz").starts_with("HTTP/1.1 200 "));
-    assert!(get("/readyz").starts_with("HTTP/1.1 200 "));
-    assert!(get("/metrics").contains("\nequipoise_accounts 1\n"), "{}", get("/metrics"));
-    assert!(get("/nothing").starts_with("HTTP/1.1 404 "));
 }
 
 /// A13: a misspelt target silences even errors, which is said.

@@ -7,6 +7,7 @@ mod batch;
 mod ends_of_i64;
 mod harness;
 mod ids;
+mod largest;
 mod limits;
 mod log;
 mod opening;

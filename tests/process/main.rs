@@ -15,6 +15,7 @@ mod deadlines;
 mod descriptors;
 mod failing_disk;
 mod full_disk;
+mod hot_copy;
 mod kills;
 mod limits;
 mod load;
