@@ -1,13 +1,8 @@
 //! The service over loopback: against an empty tonic service with the same messages, on disk, and by the batch.
 //!
-<<<<<<< HEAD
-//! `cargo bench --bench grpc -- [empty|durable|batches|all]`: single calls in memory against the empty service; durable
-//! ones against the same in memory, the empty service and the disk; durable batches, as calls and as streams. `scripts/peers.sh`
-=======
 //! `cargo bench --bench grpc -- [empty|durable|batches|burst|all]`: single calls in memory against the empty service;
-//! durable ones against the same in memory and against the disk; durable batches, as calls and as streams; 1,000 reads at
-//! the same time, through the crate as well, against requirement A4. `scripts/peers.sh`
->>>>>>> servetests
+//! durable ones against the same in memory, the empty service and the disk; durable batches, as calls and as streams;
+//! 1,000 reads at the same time, through the crate as well, against requirement A4. `scripts/peers.sh`
 //! builds a lock-based service in Go and runs `go`: durable calls against it. Each service runs in a process of its own,
 //! on the same processors as the one load generator here, which drives them in turn.
 //! By environment: `GRPC_MILLISECONDS` a measurement (1000), `GRPC_REPETITIONS` (7), `GRPC_CONNECTIONS` (8),
@@ -18,11 +13,8 @@
 #![allow(missing_docs, reason = "a program, not a library")]
 
 mod batches;
-<<<<<<< HEAD
-mod durable;
-=======
 mod burst;
->>>>>>> servetests
+mod durable;
 mod empty;
 mod frames;
 mod raw;
