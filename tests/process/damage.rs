@@ -164,11 +164,12 @@ async fn a_torn_tail_is_cut_and_written_on() {
         .await;
     }
     for k in [3, 1 + dice.roll(frames) as usize] {
-        let torn = written_on(&format!("the last {k} bytes overwritten at random"), |bytes| {
+        let what = format!("the last {k} bytes overwritten at random");
+        let overwrite = |bytes: &mut Vec<u8>| {
             let end = end(bytes);
             bytes[end - k..end].fill_with(|| 1 + dice.roll(255) as u8);
-        });
-        assert!(torn.await.is_some(), "{k} bytes overwritten");
+        };
+        assert!(written_on(&what, overwrite).await.is_some(), "{what}");
     }
     assert_eq!(written_on("0 bytes", Vec::clear).await, None);
     assert_eq!(written_on("a part of a header", |bytes| bytes.truncate(100)).await, None);

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
 use equipoise::verify::{Options, verify};
 use equipoise::{AccountId, Event, Ledger, Member, OpenError, Operation, Request, TransactionId};
@@ -11,6 +13,12 @@ use crate::garbage::Dice;
 
 const LENGTH: usize = 1 << 20;
 const HEADER: usize = 4096;
+const NEVER: u64 = 1 << 40;
+/// Stands for the segment that is ready for when the third is full.
+const SPARE: u64 = 0;
+
+/// Files that are other ones than they were, or missing.
+type Changed<'a> = &'a [(u64, Option<&'a [u8]>)];
 
 /// The files of a ledger whose process was killed.
 struct Journal {
@@ -27,7 +35,7 @@ impl Journal {
         let account = AccountId::new("account").expect("an id");
         ledger.create(&account, 0).expect("new");
         let third = live.path().join("journal/0000000003.segment");
-        let mut more = 5;
+        let mut more = 15;
         for number in 0.. {
             let member = |place| {
                 let id = TransactionId::new(&format!("{number}-{place:0>100}")).expect("an id");
@@ -41,6 +49,15 @@ impl Journal {
                 break;
             }
         }
+        let begin = fs::read(&third).expect("readable")[32..40].try_into().expect("eight bytes");
+        let newest = || {
+            let entries = fs::read_dir(live.path().join("checkpoints")).expect("a folder");
+            let names = entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"));
+            names.filter_map(|name| name.strip_suffix(".checkpoint")?.parse().ok()).max().unwrap_or(0)
+        };
+        while checkpoint_every < NEVER && newest() < u64::from_le_bytes(begin) {
+            thread::sleep(Duration::from_millis(2));
+        }
         let journal = Journal { files: read(live.path(), Path::new("")), folder };
         drop(ledger);
         journal
@@ -52,7 +69,7 @@ impl Journal {
     }
 
     /// Compares what both say of a copy with these files changed; whether it starts.
-    fn compare(&self, what: &str, changed: &[(u64, Option<&[u8]>)]) -> bool {
+    fn compare(&self, what: &str, changed: Changed<'_>) -> bool {
         let path = self.folder.path();
         for folder in ["journal", "checkpoints", "ids"] {
             let _ = fs::remove_dir_all(path.join(folder));
@@ -64,10 +81,13 @@ impl Journal {
                 fs::write(path.join(name), bytes).expect("room");
             }
         }
+        if let Some(spare) = change(&name(SPARE)).flatten() {
+            fs::write(path.join(name(SPARE)), spare).expect("room");
+        }
         let told: Arc<Mutex<Vec<Event>>> = Arc::default();
         let tell = told.clone();
         let verified = verify(path, &Options::default(), &mut |_, _| {});
-        let builder = Ledger::builder().segment_bytes(LENGTH as u64).checkpoint_every(1 << 40);
+        let builder = Ledger::builder().segment_bytes(LENGTH as u64).checkpoint_every(NEVER);
         let opened = builder.observer(move |event| tell.lock().expect("whole").push(event.clone())).open(path);
         match (verified, opened) {
             (Ok(report), Ok(ledger)) => {
@@ -98,8 +118,9 @@ impl Journal {
         }
     }
 
-    /// Harms the segment `number` in many ways; how often it starts, and how often not.
-    fn harm(&self, number: u64, dice: &mut Dice) -> [u32; 2] {
+    /// Harms the segment `number` in many ways, where `others` are harmed too; how often it does not start, and how
+    /// often it does.
+    fn harm(&self, number: u64, others: Changed<'_>, dice: &mut Dice) -> [u32; 2] {
         let whole = self.segment(number);
         let batches = batches(whole);
         let end = batches[batches.len() - 1].1;
@@ -107,7 +128,7 @@ impl Journal {
         let mut try_out = |what: String, harm: &mut dyn FnMut(&mut Vec<u8>)| {
             let mut bytes = whole.to_vec();
             harm(&mut bytes);
-            let starts = self.compare(&format!("segment {number}, {what}"), &[(number, Some(&bytes))]);
+            let starts = self.compare(&format!("segment {number}, {what}"), &[others, &[(number, Some(&bytes))]].concat());
             counts[usize::from(starts)] += 1;
         };
         let lengths = [0, 1, 100, 127, 128, 2_000, HEADER - 1, HEADER, HEADER + 1, LENGTH - 1, LENGTH + 1, LENGTH + 8];
@@ -150,6 +171,9 @@ impl Journal {
 }
 
 fn name(number: u64) -> PathBuf {
+    if number == SPARE {
+        return "journal/spare".into();
+    }
     format!("journal/{number:010}.segment").into()
 }
 
@@ -181,18 +205,27 @@ fn batches(segment: &[u8]) -> Vec<(usize, usize)> {
 /// Case A12: E6, C1, C2: of a segment that is too long, too short, or changed, both say the same.
 #[test]
 fn harm_to_a_segment_is_at_one_place() {
-    let journal = Journal::new(1 << 40);
+    let journal = Journal::new(NEVER);
     let mut dice = Dice(7);
-    let [refused, started] = journal.harm(1, &mut dice);
+    let [refused, started] = journal.harm(1, &[], &mut dice);
     assert!(refused > 50 && started < 20, "{refused} refused, {started} started");
-    let [refused, started] = journal.harm(3, &mut dice);
+    let [refused, started] = journal.harm(3, &[], &mut dice);
     assert!(refused > 5 && started > 40, "{refused} refused, {started} started");
+}
+
+/// Case A12: the same where checkpoints stand for the first segment, which was dropped.
+#[test]
+fn harm_to_a_compacted_journal_is_at_one_place() {
+    let journal = Journal::new(10);
+    let mut dice = Dice(8);
+    let [refused, started] = journal.harm(3, &[(1, None)], &mut dice);
+    assert!(refused > 5 && started > 5, "{refused} refused, {started} started");
 }
 
 /// Case A12: the same in more than one segment, and of segments that are in each other's place, or in none.
 #[test]
 fn harm_to_several_segments_is_at_one_place() {
-    let journal = Journal::new(1 << 40);
+    let journal = Journal::new(NEVER);
     let [one, two, three] = [1, 2, 3].map(|number| journal.segment(number));
     let zeros = vec![0; LENGTH];
     let blank = |segment: &[u8]| [&segment[..HEADER], &zeros[HEADER..]].concat();
@@ -204,7 +237,7 @@ fn harm_to_several_segments_is_at_one_place() {
     let mut behind = two.to_vec();
     let end = ends(two).next_multiple_of(8);
     behind[end..].iter_mut().take(50).for_each(|byte| *byte = 7);
-    let refused: &[(&str, &[(u64, Option<&[u8]>)])] = &[
+    let refused: &[(&str, Changed<'_>)] = &[
         ("the first is missing", &[(1, None)]),
         ("the second is missing", &[(2, None)]),
         ("two are missing", &[(2, None), (1, None)]),
@@ -219,16 +252,19 @@ fn harm_to_several_segments_is_at_one_place() {
         ("garbage before a segment without a batch", &[(2, Some(&behind)), (3, Some(&three_blank))]),
         ("short before a segment without a batch", &[(2, Some(short)), (3, Some(&three_blank))]),
         ("short before an unused segment", &[(2, Some(short)), (3, Some(&zeros))]),
+        ("the last became the spare", &[(3, None), (SPARE, Some(three))]),
+        ("the last became the spare, and the one before is short", &[(2, Some(short)), (3, None), (SPARE, Some(three))]),
     ];
     for (what, changed) in refused {
         assert!(!journal.compare(what, changed), "{what}");
     }
-    let started: &[(&str, &[(u64, Option<&[u8]>)])] = &[
+    let started: &[(&str, Changed<'_>)] = &[
         ("nothing", &[]),
         ("the last is missing", &[(3, None)]),
         ("torn before an unused segment", &[(2, Some(&torn)), (3, Some(&zeros))]),
         ("torn before an empty file", &[(2, Some(&torn)), (3, Some(&[]))]),
         ("the last is short", &[(2, Some(short)), (3, None)]),
+        ("the last is short, with a spare", &[(2, Some(short)), (3, None), (SPARE, Some(&three_blank))]),
     ];
     for (what, changed) in started {
         assert!(journal.compare(what, changed), "{what}");
