@@ -128,7 +128,8 @@ impl Journal {
         let mut try_out = |what: String, harm: &mut dyn FnMut(&mut Vec<u8>)| {
             let mut bytes = whole.to_vec();
             harm(&mut bytes);
-            let starts = self.compare(&format!("segment {number}, {what}"), &[others, &[(number, Some(&bytes))]].concat());
+            let starts =
+                self.compare(&format!("segment {number}, {what}"), &[others, &[(number, Some(&bytes))]].concat());
             counts[usize::from(starts)] += 1;
         };
         let lengths = [0, 1, 100, 127, 128, 2_000, HEADER - 1, HEADER, HEADER + 1, LENGTH - 1, LENGTH + 1, LENGTH + 8];
@@ -253,7 +254,10 @@ fn harm_to_several_segments_is_at_one_place() {
         ("short before a segment without a batch", &[(2, Some(short)), (3, Some(&three_blank))]),
         ("short before an unused segment", &[(2, Some(short)), (3, Some(&zeros))]),
         ("the last became the spare", &[(3, None), (SPARE, Some(three))]),
-        ("the last became the spare, and the one before is short", &[(2, Some(short)), (3, None), (SPARE, Some(three))]),
+        (
+            "the last became the spare, and the one before is short",
+            &[(2, Some(short)), (3, None), (SPARE, Some(three))],
+        ),
     ];
     for (what, changed) in refused {
         assert!(!journal.compare(what, changed), "{what}");
