@@ -8,14 +8,15 @@ use thiserror::Error;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Event {
-    /// An earlier process died while it wrote a batch; no caller was told about that batch.
-    #[error("cut a torn batch off the journal: {} at offset {offset}, {bytes} bytes", file.display())]
+    /// An earlier process died while it wrote a batch, of which no caller was told, or the newest segment is not as long
+    /// as it was.
+    #[error("cut a torn tail off the journal: {} at offset {offset}, {bytes} bytes", file.display())]
     TornTail {
         /// The segment.
         file: PathBuf,
-        /// Where the batch began.
+        /// Where the batch began, or the wrong length.
         offset: u64,
-        /// How many bytes of it were there.
+        /// How many bytes of it were there; 0 where the segment only ended too soon.
         bytes: u64,
     },
     /// A checkpoint cannot be used; the one before, or the journal, serves.

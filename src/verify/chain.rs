@@ -8,7 +8,9 @@ use super::batch::{Batch, Place};
 use super::bytes::hex;
 use super::directory::Directory;
 use super::problem::Problem;
-use super::segment::{self, HEADER, Header};
+use super::segment::{HEADER, Header, Image};
+
+const PADDING: &str = "the padding of the batch is not zero";
 
 /// Is shown the chain: each batch links to those shown before.
 pub(crate) trait Visitor {
@@ -50,25 +52,25 @@ impl End {
 
 /// Shows `visitor` the chain from the segment at `start` on.
 pub(crate) fn walk<V: Visitor>(directory: &Directory, start: usize, visitor: &mut V) -> Result<End, V::Error> {
-    let mut walk = Walk { directory, index: start, segment: Vec::new(), number: 0, link: None, visitor };
+    let (image, notes) = (Image::default(), Vec::new());
+    let mut walk = Walk { directory, index: start, image, number: 0, link: None, notes, visitor };
     while walk.index < directory.segments.len() {
-        segment::load(walk.file(), &mut walk.segment)?;
-        if let Some(note) = walk.one_segment()? {
-            return Ok(End { link: walk.link, segment: walk.number, notes: note });
-        }
-        walk.visitor.passed(walk.segment.len() as u64);
+        walk.image.load(walk.file())?;
+        walk.one_segment()?;
+        walk.visitor.passed(walk.image.length);
         walk.index += 1;
     }
-    Ok(End { link: walk.link, segment: walk.number, notes: Vec::new() })
+    Ok(End { link: walk.link, segment: walk.number, notes: walk.notes })
 }
 
 struct Walk<'a, V> {
     directory: &'a Directory,
     index: usize,
-    segment: Vec<u8>,
+    image: Image,
     /// Of the last segment that has a header.
     number: u64,
     link: Option<Link>,
+    notes: Vec<String>,
     visitor: &'a mut V,
 }
 
@@ -91,50 +93,60 @@ impl<'a, V: Visitor> Walk<'a, V> {
     }
 
     /// Goes through the loaded segment; notes when the journal ends in it, or before it.
-    fn one_segment(&mut self) -> Result<Option<Vec<String>>, V::Error> {
+    fn one_segment(&mut self) -> Result<(), V::Error> {
         let file = self.file();
         let mut patience = Patience::default();
-        let mut header = Header::read(&self.segment);
-        while header.is_err()
-            && !segment::unused(&self.segment, self.newest())
-            && self.may_change()
-            && patience.again(file, &mut self.segment, 0)?
-        {
-            header = Header::read(&self.segment);
-        }
-        let header = match header {
-            Ok(header) => header,
-            Err(_) if segment::unused(&self.segment, self.newest()) => {
-                self.nothing_after(file, 0, "an unused segment")?;
-                return Ok(Some(vec![format!("{} is an unused segment: the journal ends before it", file.display())]));
-            }
-            Err(wrong) => return Err(self.problem(wrong.at, wrong.what).into()),
+        let Some(header) = self.header(&mut patience)? else {
+            self.notes.push(format!("{} is an unused segment: the journal ends before it", file.display()));
+            return Ok(());
         };
-        header.check(&self.segment, self.number()).map_err(|wrong| self.problem(wrong.at, wrong.what))?;
+        self.image.check_page().map_err(|wrong| self.problem(wrong.at, wrong.what))?;
         let mut link = self.continues(&header)?;
         self.number = header.number;
         self.visitor.segment(file, &header)?;
-        let mut at = HEADER;
+        // Where the next batch begins, and what of that is clean: less if padding is not zero.
+        let (mut at, mut clean) = (HEADER, HEADER);
         let torn = loop {
-            match Batch::read(file, &self.segment, at, &header.salt) {
+            match Batch::read(file, self.image.segment(&header), at, &header.salt) {
+                Place::End if clean < at && self.newest() => break Some(PADDING.to_owned()),
+                Place::Good(_) | Place::End if clean < at => {
+                    let before = Problem::at(file, clean, PADDING);
+                    return Err(before.in_batch(link.batch - 1, link.sequence).into());
+                }
                 Place::End => break None,
                 Place::Good(batch) => {
                     follows(&batch, &link)?;
                     link = next(&batch, link)?;
-                    at = batch.end();
+                    (at, clean) = (batch.end(), batch.clean_end());
                     self.visitor.batch(&batch)?;
                 }
                 Place::Bad(what) => {
-                    if !(self.may_change() && patience.again(file, &mut self.segment, at)?) {
+                    if !(self.may_change() && patience.again(file, &mut self.image, at)?) {
                         break Some(what);
                     }
                 }
             }
         };
         self.link = Some(link);
-        match torn {
-            None => Ok(None),
-            Some(what) => self.torn(at, what).map(Some),
+        Ok(self.tail(&header, clean, torn)?)
+    }
+
+    /// The header of the loaded segment; none if it is unused, which the newest one may be.
+    fn header(&mut self, patience: &mut Patience) -> Result<Option<Header>, Problem> {
+        loop {
+            let wrong = match Header::of(&self.image.bytes, self.number()) {
+                Ok(header) => return Ok(Some(header)),
+                Err(wrong) => wrong,
+            };
+            if self.newest() && self.image.is_unused() {
+                if self.index == 0 && self.number() > 1 {
+                    return Err(self.problem(0, "an unused segment, and the ones before are missing"));
+                }
+                return Ok(None);
+            }
+            if !(self.may_change() && patience.again(self.file(), &mut self.image, 0)?) {
+                return Err(self.problem(wrong.at, wrong.what));
+            }
         }
     }
 
@@ -152,9 +164,6 @@ impl<'a, V: Visitor> Walk<'a, V> {
         let expected = match &self.link {
             Some(link) => link.clone(),
             None if header.number == 1 => Link { batch: 1, sequence: 1, hash: [0; 32], ..here },
-            None if here.batch == 0 || here.sequence == 0 => {
-                return Err(self.problem(24, "batches and sequences are numbered from 1"));
-            }
             None => here.clone(),
         };
         if here.ledger != expected.ledger {
@@ -172,45 +181,48 @@ impl<'a, V: Visitor> Walk<'a, V> {
         Ok(expected)
     }
 
-    /// Distinguishes a torn tail at `at` from damage: after a torn tail, nothing good follows anywhere.
-    fn torn(&self, at: usize, what: String) -> Result<Vec<String>, V::Error> {
-        let file = self.file();
-        self.nothing_after(file, at, &what)?;
-        let bytes = self.segment[at..].iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-        let end = match self.directory.live() {
-            true => "the service is writing there",
-            false => "the next start cuts it",
+    /// Takes what follows the last batch of the segment with `header`: where that is something else than zeros, `torn`
+    /// says what, and `at` where. It is a torn tail if nothing good follows anywhere, and so is a newest file of another
+    /// length than it should have.
+    fn tail(&mut self, header: &Header, at: usize, torn: Option<String>) -> Result<(), Problem> {
+        let (segment, wrong_length) = (self.image.segment(header), self.image.wrong_length(header));
+        if let Some(what) = &torn {
+            self.nothing_after(header, at, what)?;
+        }
+        if let Some((end, _, what)) = wrong_length.as_ref().filter(|_| !self.newest()) {
+            return Err(self.problem(*end, what.clone()));
+        }
+        let (at, bytes, cut) = match (torn, wrong_length) {
+            (Some(_), _) => {
+                (at, segment[at..].iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1), String::new())
+            }
+            (None, Some((end, more, what))) => (end, more, format!("{what}; ")),
+            (None, None) => return Ok(()),
         };
-        Ok(vec![format!("torn tail at {} offset {at}, {bytes} bytes: {end}", file.display())])
+        let then = match (self.directory.live(), bytes) {
+            (true, _) => "the service is writing there",
+            (false, 0) => "the next start fills it up",
+            (false, _) => "the next start cuts it",
+        };
+        self.notes.push(format!("torn tail at {} offset {at}, {bytes} bytes: {cut}{then}", self.file().display()));
+        Ok(())
     }
 
-    /// Fails when the journal goes on after `at` of the loaded segment, where `what` is wrong.
-    fn nothing_after(&self, file: &Path, at: usize, what: &str) -> Result<(), Problem> {
+    /// Fails when the journal goes on after `at` of the segment with `header`, where `what` is wrong.
+    fn nothing_after(&self, header: &Header, at: usize, what: &str) -> Result<(), Problem> {
         let damage = |place: String| Err(self.problem(at, format!("{what}, and {place}")));
-        if let Ok(header) = Header::read(&self.segment)
-            && let Some(good) = any_batch(file, &self.segment, at + 8, &header.salt)
-        {
+        if let Some(good) = any_batch(self.file(), self.image.segment(header), at + 1, &header.salt) {
             return damage(format!("there is a good batch after it, at offset {good}"));
         }
-        let mut later = Vec::new();
-        let next = self.link.as_ref().map_or(1, |link| link.batch);
-        for (index, path) in self.directory.segments.iter().enumerate().skip(self.index + 1) {
-            segment::load(path, &mut later)?;
-            match Header::read(&later) {
-                Ok(header) => {
-                    if let Some(good) = any_batch(path, &later, HEADER, &header.salt) {
-                        return damage(format!("there is a good batch after it, at {} offset {good}", path.display()));
-                    }
-                    if header.first_batch != next {
-                        let first = header.first_batch;
-                        return damage(format!("{} says that batch {first} comes next", path.display()));
-                    }
-                }
-                Err(_) if segment::unused(&later, index + 1 == self.directory.segments.len()) => {}
-                Err(wrong) => return Err(Problem::at(path, wrong.at, wrong.what)),
-            }
+        let Some(path) = self.directory.segments.get(self.index + 1) else { return Ok(()) };
+        let mut later = Image::default();
+        later.load(path)?;
+        // Where the next segment is none, that is what is wrong, unless it is unused.
+        let Ok(header) = Header::of(&later.bytes, self.number().saturating_add(1)) else { return Ok(()) };
+        match any_batch(path, later.segment(&header), HEADER, &header.salt) {
+            Some(good) => damage(format!("there is a good batch after it, at {} offset {good}", path.display())),
+            None => damage(format!("{} says that batch {} comes next", path.display(), header.first_batch)),
         }
-        Ok(())
     }
 
     /// An error in the loaded segment.
@@ -229,16 +241,16 @@ struct Patience(u32);
 
 impl Patience {
     /// Reads the segment again; whether it has changed from `at` on.
-    fn again(&mut self, file: &Path, segment: &mut Vec<u8>, at: usize) -> Result<bool, Problem> {
+    fn again(&mut self, file: &Path, image: &mut Image, at: usize) -> Result<bool, Problem> {
         const LOOKS: u32 = 100;
         const PAUSE: Duration = Duration::from_millis(2);
-        let mut newer = Vec::new();
+        let mut newer = Image::default();
         while self.0 < LOOKS {
             self.0 += 1;
             thread::sleep(PAUSE);
-            segment::load(file, &mut newer)?;
-            if newer.get(at..) != segment.get(at..) {
-                *segment = newer;
+            newer.load(file)?;
+            if newer.bytes.get(at..) != image.bytes.get(at..) {
+                *image = newer;
                 return Ok(true);
             }
         }

@@ -192,12 +192,12 @@ fn segments(folder: &Path, notes: &mut Vec<String>) -> Result<(u64, Vec<PathBuf>
     if first == 0 {
         return Err(Problem::new(path, "segments are numbered from 1"));
     }
-    if let Some(((number, path), _)) = found.iter().zip(first..).find(|((number, _), expected)| number != expected) {
-        let missing = match found.iter().rfind(|(before, _)| before < number).map_or(0, |(before, _)| before + 1) {
-            from if from + 1 == *number => format!("segment {from} is missing before it"),
-            from => format!("segments {from} to {} are missing before it", number - 1),
+    if let Some(((number, _), missing)) = found.iter().zip(first..).find(|((number, _), expected)| number != expected) {
+        let what = match number - missing {
+            1 => "the segment is missing".to_owned(),
+            _ => format!("segments {missing} to {} are missing", number - 1),
         };
-        return Err(Problem::new(path, missing));
+        return Err(Problem::at(&folder.join(format!("{missing:010}.segment")), 0, what));
     }
     Ok((first, found.into_iter().map(|(_, path)| path).collect()))
 }

@@ -5,9 +5,10 @@
 //! What is checked, in this order; the first bad place ends it:
 //!
 //! 1. The folder: its files by name, segments numbered without a gap.
-//! 2. Each segment's header: checksum, version, number, length, ledger, and that it continues the segment before.
-//! 3. Each batch: checksum, number, first sequence, the BLAKE3 chain, zeros in its padding and after the last one. A
-//!    batch that is bad with no good one after it anywhere is a torn tail: a note, since the next start cuts it.
+//! 2. Each segment's header: checksum, version, number, ledger, and that it continues the segment before.
+//! 3. Each batch: checksum, number, first sequence, the BLAKE3 chain, zeros in its padding and after the last one; then
+//!    the file's length. A batch that is bad with no good one and no segment after it is a torn tail: a note, since the
+//!    next start cuts it. So is the newest segment's file if it is too long or too short.
 //! 4. Each entry: its frame, ids of 1 to 128 bytes of UTF-8 without control characters, times that never fall.
 //! 5. Each transaction id: at most once within the window.
 //! 6. Each change: version + 1, balance + delta, never below 0; transfers and postings add up to 0. A refused entry

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// The first bad place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The file at fault, or the folder in which something is missing.
+    /// The file at fault, or that is missing, or the folder in which nothing is.
     pub file: PathBuf,
     /// The offset in the file, in bytes.
     pub offset: Option<u64>,

@@ -1,4 +1,4 @@
-//! A segment: its header, and the whole file in memory.
+//! A segment: its header, and its file in memory.
 
 use std::fs::File;
 use std::io::Read;
@@ -12,6 +12,8 @@ use super::problem::Problem;
 pub(super) const HEADER: usize = 4096;
 const FIELDS: usize = 128;
 const LARGEST: u64 = 1 << 30;
+/// No segment, batch or entry has a higher number.
+const MOST: u64 = 1 << 62;
 
 /// What a segment says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +29,7 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    /// Reads the header at the start of `segment`, which is the whole file or at least the header's fields.
+    /// Reads the header at the start of `segment`, which is the file's beginning with at least the header's fields.
     pub(super) fn read(segment: &[u8]) -> bytes::Read<Self> {
         let mut bytes = Bytes::new(segment);
         let fields = Bytes::new(segment).take(FIELDS)?;
@@ -46,7 +48,7 @@ impl Header {
         if version != 1 {
             return Err(Wrong { at: 12, what: format!("format version {version}; this program reads version 1") });
         }
-        Ok(Header {
+        let header = Header {
             number: bytes.u64()?,
             first_batch: bytes.u64()?,
             first_sequence: bytes.u64()?,
@@ -54,31 +56,76 @@ impl Header {
             salt: bytes.array()?,
             hash: bytes.array()?,
             length: bytes.u64()?,
-        })
+        };
+        if header.length > LARGEST || header.length < HEADER as u64 || !header.length.is_multiple_of(8) {
+            return Err(Wrong { at: 104, what: format!("a segment of {} bytes", header.length) });
+        }
+        for (at, number) in [(16, header.number), (24, header.first_batch), (32, header.first_sequence)] {
+            if number == 0 || number > MOST {
+                return Err(Wrong { at, what: format!("a segment, batch or sequence of number {number}") });
+            }
+        }
+        Ok(header)
     }
 
-    /// Checks the header against the whole file `segment`, beyond its checksum.
-    pub(super) fn check(&self, segment: &[u8], number: u64) -> bytes::Read<()> {
-        if self.number != number {
-            let what = format!("the header says segment {}, the file's name says {number}", self.number);
+    /// Reads the header of the file that is named for the segment `number`.
+    pub(super) fn of(segment: &[u8], number: u64) -> bytes::Read<Self> {
+        let header = Self::read(segment)?;
+        if header.number != number {
+            let what = format!("the header says segment {}, the file's name says {number}", header.number);
             return Err(Wrong { at: 16, what });
         }
-        if self.length != segment.len() as u64 {
-            let what = format!("the file is {} bytes long, its header says {}", segment.len(), self.length);
-            return Err(Wrong { at: 104, what });
-        }
-        let rest = segment.get(112..HEADER).ok_or(Wrong { at: 104, what: "shorter than a header".to_owned() })?;
-        match rest.iter().position(|byte| *byte != 0) {
+        Ok(header)
+    }
+}
+
+/// A segment's file in memory.
+#[derive(Default)]
+pub(super) struct Image {
+    /// The file's bytes, as far as a segment can reach.
+    pub(super) bytes: Vec<u8>,
+    /// How long the file is.
+    pub(super) length: u64,
+}
+
+impl Image {
+    /// Reads the file `path` instead of what is there.
+    pub(super) fn load(&mut self, path: &Path) -> Result<(), Problem> {
+        let unreadable = |error| Problem::unreadable(path, &error);
+        self.bytes.clear();
+        let file = File::open(path).map_err(unreadable)?;
+        self.length = file.metadata().map_err(unreadable)?.len();
+        self.bytes.reserve_exact(self.length.min(LARGEST) as usize);
+        file.take(LARGEST).read_to_end(&mut self.bytes).map_err(unreadable)?;
+        self.length = self.length.max(self.bytes.len() as u64);
+        Ok(())
+    }
+
+    /// What there is of the segment with `header`.
+    pub(super) fn segment(&self, header: &Header) -> &[u8] {
+        &self.bytes[..self.bytes.len().min(header.length as usize)]
+    }
+
+    /// Whether nothing was ever written to it, but perhaps a header.
+    pub(super) fn is_unused(&self) -> bool {
+        self.length <= LARGEST && zeros(self.bytes.get(HEADER..).unwrap_or_default())
+    }
+
+    /// What is wrong with the rest of the header's page.
+    pub(super) fn check_page(&self) -> bytes::Read<()> {
+        let page = &self.bytes[..self.bytes.len().min(HEADER)];
+        match page.iter().skip(112).position(|byte| *byte != 0) {
             Some(at) => Err(Wrong { at: 112 + at, what: "a byte after the header's fields is not zero".to_owned() }),
             None => Ok(()),
         }
     }
-}
 
-/// Whether a file with a bad header may be the end of the journal nevertheless: nothing was ever written to it, or, in
-/// the newest segment, no more than a header.
-pub(super) fn unused(segment: &[u8], newest: bool) -> bool {
-    zeros(segment) || (newest && zeros(segment.get(HEADER..).unwrap_or_default()))
+    /// Where the file is too short for `header` or too long, how many bytes it is too long by, and what is wrong.
+    pub(super) fn wrong_length(&self, header: &Header) -> Option<(usize, u64, String)> {
+        let what = || format!("the file is {} bytes long, its header says {}", self.length, header.length);
+        (self.length != header.length)
+            .then(|| (self.segment(header).len(), self.length.saturating_sub(header.length), what()))
+    }
 }
 
 /// Fails if the spare is no spare: a segment with content that lost its name, and continues the journal at its end.
@@ -92,9 +139,9 @@ pub(super) fn check_spare(path: &Path, last: u64, link: &Link) -> Result<(), Pro
     if !follows || (header.first_batch, header.first_sequence) != (batch, sequence) {
         return Ok(());
     }
-    let mut spare = Vec::new();
-    load(path, &mut spare)?;
-    if unused(&spare, true) {
+    let mut spare = Image::default();
+    spare.load(path)?;
+    if spare.is_unused() {
         return Ok(());
     }
     let what = format!("it is the segment that belongs to journal/{:010}.segment, with something in it", header.number);
@@ -111,18 +158,4 @@ fn fields(path: &Path) -> Result<Vec<u8>, Problem> {
     let file = File::open(path).map_err(|error| Problem::unreadable(path, &error))?;
     file.take(FIELDS as u64).read_to_end(&mut fields).map_err(|error| Problem::unreadable(path, &error))?;
     Ok(fields)
-}
-
-/// Reads the whole file into `buffer`.
-pub(super) fn load(path: &Path, buffer: &mut Vec<u8>) -> Result<(), Problem> {
-    let unreadable = |error| Problem::unreadable(path, &error);
-    buffer.clear();
-    let file = File::open(path).map_err(unreadable)?;
-    let length = file.metadata().map_err(unreadable)?.len();
-    if length > LARGEST {
-        return Err(Problem::new(path, format!("a segment of {length} bytes; they have at most {LARGEST}")));
-    }
-    buffer.reserve_exact(length as usize);
-    file.take(LARGEST).read_to_end(buffer).map_err(unreadable)?;
-    Ok(())
 }

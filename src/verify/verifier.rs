@@ -86,14 +86,14 @@ pub fn verify(path: &Path, options: &Options, progress: &mut dyn FnMut(u64, u64)
 
     let mut verifier = Verifier::new(&directory, options, &mut meter);
     let end = chain::walk(&directory, 0, &mut verifier)?;
-    if let Some(run) = furthest {
-        run.is_within(end.link.as_ref().map(|link| &link.ledger), end.last_sequence())?;
-    }
+    let mut report = verifier.end(end.link.as_ref())?;
     // The spare of a running service is left alone: it may get its name meanwhile.
     if let (Some(link), false) = (&end.link, directory.live()) {
         segment::check_spare(&path.join("journal/spare"), end.segment, link)?;
     }
-    let mut report = verifier.end(end.link.as_ref())?;
+    if let Some(run) = furthest {
+        run.is_within(end.link.as_ref().map(|link| &link.ledger), end.last_sequence())?;
+    }
     report.notes = [&directory.notes[..], &report.notes, &end.notes].concat();
     if let Some(holder) = &directory.access.holder {
         let holder = if holder.is_empty() { "a process" } else { holder };
@@ -164,6 +164,8 @@ struct Verifier<'a, 'm> {
     base_time: Option<u64>,
     /// The batch as of which that checkpoint has the sources; 0 if nothing had been noted.
     base_batch: u64,
+    /// That checkpoint.
+    base: PathBuf,
     /// The place of the last batch.
     file: PathBuf,
     offset: usize,
@@ -186,6 +188,7 @@ impl<'a, 'm> Verifier<'a, 'm> {
             report: Report::default(),
             base_time: None,
             base_batch: 0,
+            base: PathBuf::new(),
             file: directory.path.join("journal"),
             offset: 0,
             head: None,
@@ -223,6 +226,7 @@ impl<'a, 'm> Verifier<'a, 'm> {
             }
             (self.replay, self.base_time) = (base, Some(time));
             (self.sources, self.base_batch) = (stated.sources, stated.batch);
+            self.base.clone_from(path);
             self.report.replayed_from = *sequence;
             self.report.notes.push(format!(
                 "the journal begins with sequence {}: replayed from {}",
@@ -301,21 +305,18 @@ impl<'a, 'm> Verifier<'a, 'm> {
 
     /// What was found, when all batches were shown.
     fn end(mut self, end: Option<&Link>) -> Result<Report, Problem> {
-        if let Some((sequence, path, _)) = self.checkpoints.next() {
-            let what =
-                format!("a checkpoint at sequence {sequence}; the journal ends at {}", self.report.last_sequence);
-            return Err(Problem::new(path, what));
-        }
-        if self.report.replayed_from > self.report.last_sequence {
-            let Report { replayed_from, last_sequence, .. } = self.report;
-            let what = format!("a checkpoint at sequence {replayed_from}; the journal ends at {last_sequence}");
-            return Err(Problem::new(&self.file, what));
+        let Report { replayed_from, last_sequence, .. } = self.report;
+        let beyond = self.checkpoints.by_ref().last().map(|(sequence, path, _)| (*sequence, path));
+        let base = Some((replayed_from, &self.base)).filter(|_| replayed_from > last_sequence);
+        if let Some((sequence, path)) = beyond.or(base) {
+            let what = format!("a checkpoint at sequence {sequence}; the journal ends at {last_sequence}");
+            return Err(Problem::at(path, 16, what));
         }
         let last = end.map_or(0, |link| link.batch - 1);
         if self.base_batch > last {
             let what =
                 format!("the checkpoint has the sources as of batch {}; the journal ends at {last}", self.base_batch);
-            return Err(Problem::new(&self.file, what));
+            return Err(Problem::at(&self.base, 72, what));
         }
         if let Some((path, _, Stated { batch, .. })) = self.stated.pop_front() {
             return Err(Problem::at(&path, 72, format!("sources as of batch {batch}; the journal ends at {last}")));

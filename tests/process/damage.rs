@@ -102,8 +102,15 @@ fn end(bytes: &[u8]) -> usize {
     bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1
 }
 
-/// Starts on a copy with a torn tail: a prefix of the journal is there, and what is written behind it stays.
-async fn written_on(what: &str, tear: impl FnOnce(&mut Vec<u8>)) {
+/// What stands between the two, after what comes before them in some line.
+fn between<'a>(lines: impl IntoIterator<Item = &'a str>, before: &str, after: &str) -> Option<String> {
+    let told = lines.into_iter().find_map(|line| line.split_once(before))?.1;
+    Some(told.split_once(after).map_or(told, |(told, _)| told).replace(" at offset ", " offset "))
+}
+
+/// Starts on a copy with a torn tail: a prefix of the journal is there, and what is written behind it stays. Returns
+/// the place of the tail, of which `verify` and the start say the same, if there is one to be told of.
+async fn written_on(what: &str, tear: impl FnOnce(&mut Vec<u8>)) -> Option<String> {
     println!("{what}");
     let original = Original::get();
     let copy = original.copy();
@@ -111,6 +118,10 @@ async fn written_on(what: &str, tear: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = fs::read(&segment).unwrap();
     tear(&mut bytes);
     fs::write(&segment, bytes).unwrap();
+    let notes = verified(copy.path()).notes;
+    let torn = between(notes.iter().map(String::as_str), "torn tail at ", ": ");
+    let (code, said) = run(&mut equipoise(&["verify", copy.path().to_str().unwrap()]));
+    assert_eq!(code, Some(0), "{what}: {said}");
     let service = Service::start(&mut serve_with(copy.path(), NONE));
     let client = service.client().await;
     let mut audit = Audit::default();
@@ -124,8 +135,10 @@ async fn written_on(what: &str, tear: impl FnOnce(&mut Vec<u8>)) {
         let answers = order.send(&client).await.unwrap();
         told.answered.push((order, answers));
     }
-    service.kill();
-    verified(copy.path());
+    let said = service.kill();
+    let cut = between(said.lines(), "cut a torn tail off the journal: ", "\"");
+    assert_eq!(torn, cut, "{what}: verify noted {notes:?}, the start said {said}");
+    assert!(!verified(copy.path()).notes.iter().any(|note| note.starts_with("torn tail at ")), "{what}");
     let service = Service::start(&mut serve_with(copy.path(), NONE));
     let client = service.client().await;
     audit.read(&client).await;
@@ -133,6 +146,7 @@ async fn written_on(what: &str, tear: impl FnOnce(&mut Vec<u8>)) {
     audit.compare(&client, &Told::default()).await;
     service.stop();
     verified(copy.path());
+    torn
 }
 
 /// E6, C1: the newest segment may be torn in any way.
@@ -141,7 +155,8 @@ async fn a_torn_tail_is_cut_and_written_on() {
     let mut dice = Dice::of_today("a_torn_tail");
     let frames = 600;
     for k in [1, 8, 9, 200, 1 + dice.roll(frames) as usize] {
-        written_on(&format!("cut {k} bytes short"), |bytes| bytes.truncate(end(bytes) - k)).await;
+        let torn = written_on(&format!("cut {k} bytes short"), |bytes| bytes.truncate(end(bytes) - k)).await;
+        assert!(torn.is_some(), "cut {k} bytes short");
         written_on(&format!("the last {k} bytes zeroed"), |bytes| {
             let end = end(bytes);
             bytes[end - k..end].fill(0);
@@ -149,23 +164,49 @@ async fn a_torn_tail_is_cut_and_written_on() {
         .await;
     }
     for k in [3, 1 + dice.roll(frames) as usize] {
-        written_on(&format!("the last {k} bytes overwritten at random"), |bytes| {
+        let what = format!("the last {k} bytes overwritten at random");
+        let overwrite = |bytes: &mut Vec<u8>| {
             let end = end(bytes);
-            bytes[end - k..end].fill_with(|| dice.roll(256) as u8);
-        })
-        .await;
+            bytes[end - k..end].fill_with(|| 1 + dice.roll(255) as u8);
+        };
+        assert!(written_on(&what, overwrite).await.is_some(), "{what}");
     }
-    written_on("0 bytes", Vec::clear).await;
-    written_on("only zeros", |bytes| bytes.fill(0)).await;
-    written_on("only a header", |bytes| bytes.truncate(HEADER)).await;
-    written_on("a header, and zeros", |bytes| bytes[HEADER..].fill(0)).await;
-    written_on("half a header, and zeros", |bytes| bytes[60..].fill(0)).await;
-    written_on("one byte appended", |bytes| bytes.push(1)).await;
-    written_on("garbage behind the end", |bytes| {
+    assert_eq!(written_on("0 bytes", Vec::clear).await, None);
+    assert_eq!(written_on("a part of a header", |bytes| bytes.truncate(100)).await, None);
+    assert_eq!(written_on("only zeros", |bytes| bytes.fill(0)).await, None);
+    assert_eq!(written_on("a header, and zeros", |bytes| bytes[HEADER..].fill(0)).await, None);
+    assert_eq!(written_on("half a header, and zeros", |bytes| bytes[60..].fill(0)).await, None);
+    let garbage = written_on("garbage behind the end", |bytes| {
         let end = end(bytes).next_multiple_of(8);
-        bytes[end..end + 100].fill_with(|| dice.roll(256) as u8);
-    })
-    .await;
+        bytes[end..end + 100].fill_with(|| 1 + dice.roll(255) as u8);
+    });
+    assert!(garbage.await.is_some());
+}
+
+/// E6, C1: a newest segment of a wrong length is a torn tail, wherever it ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tail_of_another_length_is_cut_and_written_on() {
+    let length = fs::read(Original::get().dir.path().join(NEWEST)).unwrap().len();
+    let ends = |torn: Option<String>, place: usize, bytes: usize| {
+        let expected = format!("{NEWEST} offset {place}, {bytes} bytes");
+        assert!(torn.as_ref().is_some_and(|torn| torn.ends_with(&expected)), "{torn:?}, not {expected}");
+    };
+    for at in [2_000, HEADER] {
+        ends(written_on(&format!("cut to {at}"), |bytes| bytes.truncate(at)).await, at, 0);
+    }
+    // A batch may end with zeros, but no more than these.
+    for behind in [16, 100, 5_000] {
+        let mut at = 0;
+        let cut = |bytes: &mut Vec<u8>| {
+            at = end(bytes) + behind;
+            bytes.truncate(at);
+        };
+        let torn = written_on(&format!("cut {behind} bytes behind the end"), cut).await;
+        ends(torn, at, 0);
+    }
+    ends(written_on("the last byte cut", |bytes| bytes.truncate(length - 1)).await, length - 1, 0);
+    ends(written_on("one byte appended", |bytes| bytes.push(1)).await, length, 1);
+    ends(written_on("a page of zeros appended", |bytes| bytes.resize(length + 4_096, 0)).await, length, 4_096);
 }
 
 /// Starts on a copy with a damaged file: it is refused, with file and offset, as `verify` has it, and left alone.
@@ -177,20 +218,17 @@ fn left_alone(what: &str, name: &str, damage: impl FnOnce(&mut Vec<u8>)) {
     damage(&mut bytes);
     fs::write(&file, bytes).unwrap();
     let before = tree(copy.path());
+    let problem = verify(copy.path(), &Options::default(), &mut |_, _| {}).expect_err(what);
+    let (named, offset) = (problem.file.display(), problem.offset.expect("a place"));
+    let (code, said) = run(&mut equipoise(&["verify", copy.path().to_str().unwrap()]));
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.contains(&format!("{named}, offset {offset}")), "{what}: {said}");
     let (code, said) = run(&mut serve_with(copy.path(), NONE));
     assert_eq!(code, Some(4), "{what}: {said}");
     assert!(!said.contains("panicked"), "{said}");
     let error = said.lines().last().unwrap();
-    let problem = verify(copy.path(), &Options::default(), &mut |_, _| {}).expect_err(what);
-    // Of a header the engine names the whole, verify the field.
-    let place = match problem.offset.filter(|offset| *offset >= HEADER as u64) {
-        Some(offset) => format!("{}: ", offset),
-        None => String::new(),
-    };
-    let place = format!("error: {} is damaged at offset {place}", problem.file.display());
+    let place = format!("error: {named} is damaged at offset {offset}: ");
     assert!(error.starts_with(&place), "{what}: {error}, but verify: {problem}");
-    let (code, said) = run(&mut equipoise(&["verify", copy.path().to_str().unwrap()]));
-    assert_eq!(code, Some(4), "{said}");
     assert!(tree(copy.path()) == before, "{what}: something was changed");
 }
 
@@ -198,7 +236,7 @@ fn left_alone(what: &str, name: &str, damage: impl FnOnce(&mut Vec<u8>)) {
 #[test]
 fn an_older_segment_is_left_alone() {
     let mut dice = Dice::of_today("an_older_segment");
-    for k in [1, 8, 300] {
+    for k in [1, 8, 50, 200, 300, 550] {
         left_alone(&format!("cut {k} bytes short"), OLDER, |bytes| bytes.truncate(end(bytes) - k));
         left_alone(&format!("the last {k} bytes zeroed"), OLDER, |bytes| {
             let end = end(bytes);
@@ -216,10 +254,14 @@ fn an_older_segment_is_left_alone() {
             bytes[at] ^= 1 << dice.roll(8);
         });
     }
+    left_alone("the last byte cut", OLDER, |bytes| bytes.truncate(bytes.len() - 1));
+    left_alone("one byte appended", OLDER, |bytes| bytes.push(1));
     left_alone("0 bytes", OLDER, Vec::clear);
+    left_alone("a part of a header", OLDER, |bytes| bytes.truncate(2_000));
     left_alone("only zeros", OLDER, |bytes| bytes.fill(0));
     left_alone("only a header", OLDER, |bytes| bytes.truncate(HEADER));
     left_alone("its header", OLDER, |bytes| bytes[20] ^= 1);
+    left_alone("its first bytes", OLDER, |bytes| bytes[0] ^= 1);
 }
 
 /// E6: a batch in the middle of the newest segment, with good ones after it, is damage too.

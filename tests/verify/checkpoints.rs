@@ -82,7 +82,7 @@ fn a_checkpoint_beyond_the_end_is_damage() {
     let mut writer = sample("beyond");
     writer.checkpoint(13, writer.time, &[]);
     let error = writer.wrong();
-    assert!(error.ends_with("checkpoint: a checkpoint at sequence 13; the journal ends at 12"), "{error}");
+    assert!(error.ends_with("checkpoint, offset 16: a checkpoint at sequence 13; the journal ends at 12"), "{error}");
 }
 
 /// C2: retention drops whole old segments; the rest is replayed from the oldest checkpoint that it reaches back to.

@@ -9,6 +9,7 @@ mod damage;
 mod engine;
 mod garbage;
 mod index;
+mod places;
 mod rules;
 mod sources;
 mod whole;

@@ -13,8 +13,10 @@ const MAGIC: [u8; 4] = *b"EQBT";
 const CLOSING: u32 = 1;
 /// What the checksum covers begins here, and what the hash covers too.
 const COVERED: usize = 8;
+pub(super) const NUMBER_AT: u64 = 8;
+pub(super) const FIRST_AT: u64 = 16;
 /// Where the hash stands.
-const HASH: usize = 48;
+pub(super) const HASH: usize = 48;
 
 /// The chained hash of a batch and, through it, of everything before.
 pub(super) type Hash = [u8; 32];

@@ -22,6 +22,7 @@ const HEADER: usize = 128;
 /// Where in the header the sequence and the ledger's id stand.
 pub(super) const SEQUENCE_AT: u64 = 16;
 pub(super) const LEDGER_AT: u64 = 32;
+pub(super) const BATCH_AT: u64 = 72;
 /// A block is closed when it is that long; with its last account it stays under 1 MiB.
 const BLOCK: usize = 256 * 1024;
 const LONGEST_BLOCK: usize = 1 << 20;

@@ -25,7 +25,8 @@
 //! | 104 | 8 | length of the file |
 //!
 //! A **batch** is the unit that becomes durable. Batch *k* + 1 is written only after the fdatasync of batch *k* has
-//! returned. So a bad batch is a *torn tail* if no good batch follows it anywhere, and *damage* otherwise:
+//! returned. So a bad batch is a *torn tail* if no good batch and no segment follows it, and *damage* otherwise. A file
+//! that is longer or shorter than its header says is a torn tail in the newest segment, and damage in an older one:
 //!
 //! | offset | bytes | |
 //! |---|---|---|

@@ -11,7 +11,7 @@ use super::load::{Checkpoint, load};
 use super::newer;
 use super::scan::{Scan, cannot, damaged, numbers, open, read_header};
 use super::section::Fold;
-use super::segment::{self, Segment};
+use super::segment::{self, Flaw, Segment};
 use super::spare;
 use super::tail::{Next, Tail};
 use crate::account::{AccountId, Balance};
@@ -57,7 +57,7 @@ pub(super) struct Found {
     pub(super) checkpoint: u64,
     /// What is noted at the end.
     pub(super) noted: Noted,
-    /// The torn batch there, to be told of when it is cut off.
+    /// The torn tail there, to be told of when it is cut off.
     pub(super) torn: Option<Event>,
 }
 
@@ -113,23 +113,21 @@ fn superseded<'n>(
     for number in numbers {
         headers.push(read_header(files, *number)?);
     }
-    let good =
-        |header: &Result<segment::Header, &'static str>| header.is_ok_and(|header| covered.is_continued_from(&header));
+    let good = |header: &Result<segment::Header, Flaw>| header.is_ok_and(|header| covered.is_continued_from(&header));
     let start = headers.iter().rposition(good).unwrap_or(0);
     if let Some(Ok(first)) = headers.first()
         && !covered.joins(first)
     {
         let what =
             format!("the journal begins at sequence {}, and no good checkpoint covers what came before", first.first);
-        return Err(damaged(files.path(&segment::name(first.number)), 0, what));
+        return Err(damaged(files.path(&segment::name(first.number)), segment::FIRST_AT, what));
     }
     let mut segments = Vec::with_capacity(numbers.len());
     for (header, number) in headers[..start].iter().zip(numbers) {
-        let header = header.map_err(|what| damaged(files.path(&segment::name(*number)), 0, what))?;
-        if segments.last().is_some_and(|before: &Arc<Segment>| !before.header.may_precede(&header)) {
-            let what = "a segment that does not continue the one before";
-            return Err(damaged(files.path(&segment::name(*number)), 0, what));
-        }
+        let flawed = |flaw: Flaw| damaged(files.path(&segment::name(*number)), flaw.at, flaw.what);
+        let header = header.map_err(flawed)?;
+        let before: Option<&Arc<Segment>> = segments.last();
+        before.map_or(Ok(()), |before| header.follow(&before.header)).map_err(flawed)?;
         segments.push(Arc::new(Segment::new(header)));
     }
     Ok((segments, &numbers[start..]))
@@ -147,7 +145,8 @@ fn check_against_checkpoint(
     if newest < checkpoint.sequence || checkpoint.covered().batch.is_some_and(|covered| batch < covered) {
         let what =
             format!("it is at sequence {}, but the journal ends at {newest}: a tail is missing", checkpoint.sequence);
-        return Err(damaged(file, checkpoint::SEQUENCE_AT, what));
+        let offset = if newest < checkpoint.sequence { checkpoint::SEQUENCE_AT } else { checkpoint::BATCH_AT };
+        return Err(damaged(file, offset, what));
     }
     if last.is_some_and(|segment| segment.header.ledger != checkpoint.ledger) {
         return Err(damaged(file, checkpoint::LEDGER_AT, "it is another ledger's"));

@@ -1,7 +1,7 @@
 //! Reads the segments of a journal in order: finds torn or damaged batches, and the accounts as the entries left them.
 
 use std::io;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::files::{File, Files, JOURNAL, read_full, written_pieces};
 use super::frame::Frame;
 use super::recovery::{End, Recorded, Recovered, Recovery};
 use super::section::Fold;
-use super::segment::{self, Segment};
+use super::segment::{self, Flaw, Segment};
 use super::tail::Next;
 use crate::account::AccountId;
 use crate::event::Event;
@@ -61,7 +61,7 @@ pub(super) struct Scan<'a, 'r> {
     pub(super) end: Option<End>,
     /// Segments behind the end that hold nothing.
     pub(super) unused: Vec<u64>,
-    /// The torn batch at the end.
+    /// The torn tail at the end.
     pub(super) torn: Option<Event>,
     progress: Progress,
     /// The buffer of the previous image, for reuse.
@@ -120,7 +120,7 @@ impl<'a, 'r> Scan<'a, 'r> {
                 self.unused.push(number);
                 Ok(None)
             }
-            Err(what) => Err(image.damaged(self.files, 0, what)),
+            Err(flaw) => Err(image.damaged(self.files, flaw.at, flaw.what)),
         }
     }
 
@@ -131,21 +131,14 @@ impl<'a, 'r> Scan<'a, 'r> {
         header: segment::Header,
         before: Option<&Arc<Segment>>,
     ) -> Result<Arc<Segment>, OpenError> {
-        let wrong = |offset, what: &str| Err(image.damaged(self.files, offset, what));
         let mut next = self.expected(image, &header, before)?;
         let segment = Arc::new(Segment::new(header));
         let bytes = image.bytes.as_slice();
         let (mut at, mut last) = (segment::HEADER as usize, None);
-        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
-            let Some(batch) = Batch::read(rest, &header.salt) else {
-                if written(rest) > 0 {
-                    self.torn = Some(self.torn_tail(image, at, &header)?);
-                }
-                break;
-            };
-            if !next.is_continued_by(&batch) {
-                return wrong(at as u64, "a batch that does not continue the one before");
-            }
+        // Where the last batch ends, without its padding.
+        let mut unpadded = at;
+        while let Some(batch) = bytes.get(at..).and_then(|rest| Batch::read(rest, &header.salt)) {
+            next.check(&batch).map_err(|flaw| image.damaged(self.files, at as u64 + flaw.at, flaw.what))?;
             self.replay(&batch).map_err(|what| match what {
                 Stop::Malformed(what) => image.damaged(self.files, at as u64, what),
                 Stop::Error(error) => error,
@@ -153,12 +146,11 @@ impl<'a, 'r> Scan<'a, 'r> {
             segment.remember_offset(batch.header.first, at as u64);
             next = next.after(&batch.header);
             last = Some(at as u64);
+            unpadded = at + batch.header.unpadded();
             at += batch.header.span();
             self.report(batch.header.span() as u64)?;
         }
-        if self.numbers.len() > 0 && image.length != header.length {
-            return wrong(bytes.len() as u64, "a segment of another length than its header says");
-        }
+        self.torn = self.tail(image, unpadded..at, &header)?;
         self.report(bytes.len().saturating_sub(at) as u64)?;
         self.end = Some(End { segment: segment.clone(), offset: at as u64, last, next });
         Ok(segment)
@@ -171,16 +163,37 @@ impl<'a, 'r> Scan<'a, 'r> {
         header: &segment::Header,
         before: Option<&Arc<Segment>>,
     ) -> Result<Next, OpenError> {
-        let wrong = |what: &str| Err(image.damaged(self.files, 0, what));
-        if before.is_some_and(|before| !before.header.may_precede(header)) {
-            return wrong("a segment that does not continue the one before");
+        let continued = match (&self.end, before) {
+            (Some(end), _) => header.go_on(&end.segment.header.ledger, &end.next),
+            (None, Some(before)) => header.follow(&before.header),
+            (None, None) => Ok(()),
+        };
+        continued.map_err(|flaw| image.damaged(self.files, flaw.at, flaw.what))?;
+        let first = Next { batch: header.batch, sequence: header.first, before: header.before, time: 0 };
+        Ok(self.end.as_ref().map_or(first, |end| end.next))
+    }
+
+    /// The torn tail behind the last batch of a segment, which ends with `padding`, if there is one. In the newest
+    /// segment that may be the file's length alone.
+    fn tail(&self, image: &Image, padding: Range<usize>, header: &segment::Header) -> Result<Option<Event>, OpenError> {
+        let (bytes, newest) = (image.bytes.as_slice(), self.numbers.len() == 0);
+        let behind = padding.end.min(bytes.len());
+        // What tore the tail off may have begun in the padding, which no checksum covers.
+        let begin = (padding.start..behind).find(|at| bytes[*at] != 0).unwrap_or(behind);
+        let mut torn = None;
+        if written(&bytes[behind..]) > 0 || (newest && begin < behind) {
+            torn = Some(self.torn_tail(image, begin, header)?);
         }
-        let next = Next { batch: header.batch, sequence: header.first, before: header.before, time: 0 };
-        let Some(end) = &self.end else { return Ok(next) };
-        if next != (Next { time: 0, ..end.next }) || header.ledger != end.segment.header.ledger {
-            return wrong("a segment that does not continue the one before: batches are missing");
+        if image.length != header.length {
+            let offset = bytes.len() as u64;
+            if !newest {
+                return Err(image.damaged(self.files, offset, "a segment of another length than its header says"));
+            }
+            let file = self.files.path(&image.name);
+            let bytes = image.length.saturating_sub(header.length);
+            torn = torn.or(Some(Event::TornTail { file, offset, bytes }));
         }
-        Ok(end.next)
+        Ok(torn)
     }
 
     /// A batch that is bad and not zeros: the journal may end here, unless something good comes later.
@@ -248,7 +261,7 @@ impl<'a, 'r> Scan<'a, 'r> {
 /// A segment in memory.
 struct Image {
     name: String,
-    header: Result<segment::Header, &'static str>,
+    header: Result<segment::Header, Flaw>,
     /// The file's bytes, up to the length in its header; empty if the header is bad.
     bytes: Vec<u8>,
     /// How long the file is.
@@ -284,14 +297,16 @@ pub(super) fn open(files: &dyn Files, name: &str) -> Result<Box<dyn File>, OpenE
     files.open(name).map_err(cannot("open", files.path(name)))
 }
 
-pub(super) fn read_header(files: &dyn Files, number: u64) -> Result<Result<segment::Header, &'static str>, OpenError> {
+pub(super) fn read_header(files: &dyn Files, number: u64) -> Result<Result<segment::Header, Flaw>, OpenError> {
     let name = segment::name(number);
     let mut bytes = vec![0; segment::HEADER as usize];
     let read = read_full(&*open(files, &name)?, &mut bytes, 0);
     let read = read.map_err(cannot("read", files.path(&name)))?;
     let header = segment::Header::read(&bytes[..read]);
-    Ok(header
-        .and_then(|header| if header.number == number { Ok(header) } else { Err("a segment under another's name") }))
+    Ok(header.and_then(|header| match header.number == number {
+        true => Ok(header),
+        false => Err(Flaw { at: segment::NUMBER_AT, what: "a segment under another's name" }),
+    }))
 }
 
 pub(super) fn damaged(file: PathBuf, offset: u64, what: impl Into<String>) -> OpenError {

@@ -5,6 +5,7 @@ use parking_lot::Mutex;
 use super::batch::{self, Hash, Salt};
 use super::bytes::Bytes;
 use super::files::JOURNAL;
+use super::tail::Next;
 use crate::format::Format;
 
 /// Batches begin here.
@@ -21,11 +22,24 @@ pub(super) const FORMAT: Format = Format { kind: *b"EQPSEGM", version: VERSION }
 const NEWER: &str = "a segment of another format than this program reads: a newer version wrote it";
 /// How much of the header is checked.
 const CHECKED: usize = 128;
+pub(super) const NUMBER_AT: u64 = 16;
+const BATCH_AT: u64 = 24;
+pub(super) const FIRST_AT: u64 = 32;
+const LEDGER_AT: u64 = 40;
+const BEFORE_AT: u64 = 72;
+const LENGTH_AT: u64 = 104;
 /// For every so many bytes of a segment, the offset of about one batch is remembered.
 const REMEMBERED_EVERY: u64 = 32 * 1024;
 
 /// What tells one ledger's files from another's.
 pub(crate) type LedgerId = [u8; 16];
+
+/// What is wrong in a segment's header or a batch's, and how far behind its beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Flaw {
+    pub(super) at: u64,
+    pub(super) what: &'static str,
+}
 
 /// What a segment says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,21 +78,23 @@ impl Header {
     }
 
     /// The header at the start of a segment's `bytes`.
-    pub(super) fn read(bytes: &[u8]) -> Result<Self, &'static str> {
-        let checked = bytes.get(..CHECKED).ok_or("a segment without a whole header")?;
+    pub(super) fn read(bytes: &[u8]) -> Result<Self, Flaw> {
+        const NONE: Flaw = Flaw { at: 0, what: "a segment without a whole header" };
+        let flaw = |at, what| Err(Flaw { at, what });
+        let checked = bytes.get(..CHECKED).ok_or(NONE)?;
         let mut header = Bytes(checked);
         match header.array() {
             Some(MAGIC) => {}
-            Some([kind @ .., _]) if kind == MAGIC[..7] => return Err(NEWER),
-            _ => return Err("a segment that does not begin like one"),
+            Some([kind @ .., _]) if kind == MAGIC[..7] => return flaw(0, NEWER),
+            _ => return flaw(0, "a segment that does not begin like one"),
         }
         if header.u32() != Some(crc32c::crc32c(&checked[12..])) {
-            return Err("a segment's header whose checksum is wrong");
+            return flaw(8, "a segment's header whose checksum is wrong");
         }
         match header.u32() {
             Some(VERSION) => {}
-            Some(version) if version > VERSION => return Err(NEWER),
-            _ => return Err("a segment of a format version that there never was"),
+            Some(version) if version > VERSION => return flaw(12, NEWER),
+            _ => return flaw(12, "a segment of a format version that there never was"),
         }
         let read = |mut header: Bytes<'_>| {
             Some(Header {
@@ -91,25 +107,43 @@ impl Header {
                 length: header.u64()?,
             })
         };
-        let header = read(header).ok_or("a segment without a whole header")?;
+        let header = read(header).ok_or(NONE)?;
         if !SEGMENT_BYTES.contains(&header.length) || !header.length.is_multiple_of(batch::ALIGNMENT as u64) {
-            return Err("a segment of an impossible length");
+            return flaw(LENGTH_AT, "a segment of an impossible length");
         }
-        let counts = [header.number, header.batch, header.first];
-        if counts.iter().all(|count| COUNTS.contains(count)) {
-            Ok(header)
-        } else {
-            Err("a segment of an impossible number")
+        let counts = [(NUMBER_AT, header.number), (BATCH_AT, header.batch), (FIRST_AT, header.first)];
+        match counts.iter().find(|(_, count)| !COUNTS.contains(count)) {
+            Some((at, _)) => flaw(*at, "a segment of an impossible number"),
+            None => Ok(header),
         }
     }
 
-    /// Whether `next` may be the segment after this one, as far as their headers tell.
-    pub(super) fn may_precede(&self, next: &Header) -> bool {
-        self.ledger == next.ledger
-            && self.number + 1 == next.number
-            && self.batch <= next.batch
-            && self.first <= next.first
+    /// Fails unless this may be the segment after the one with header `before`, as far as their headers tell.
+    pub(super) fn follow(&self, before: &Header) -> Result<(), Flaw> {
+        let flaws = [
+            (LEDGER_AT, self.ledger == before.ledger),
+            (NUMBER_AT, self.number == before.number + 1),
+            (BATCH_AT, self.batch >= before.batch),
+            (FIRST_AT, self.first >= before.first),
+        ];
+        first(&flaws, "a segment that does not continue the one before")
     }
+
+    /// Fails unless this continues what was read of `ledger`.
+    pub(super) fn go_on(&self, ledger: &LedgerId, next: &Next) -> Result<(), Flaw> {
+        let flaws = [
+            (LEDGER_AT, self.ledger == *ledger),
+            (BATCH_AT, self.batch == next.batch),
+            (FIRST_AT, self.first == next.sequence),
+            (BEFORE_AT, self.before == next.before),
+        ];
+        first(&flaws, "a segment that does not continue the one before: batches are missing")
+    }
+}
+
+/// Fails with the first place that is not as it should be.
+fn first(places: &[(u64, bool)], what: &'static str) -> Result<(), Flaw> {
+    places.iter().find(|(_, good)| !good).map_or(Ok(()), |(at, _)| Err(Flaw { at: *at, what }))
 }
 
 /// The name of segment `number`.
@@ -184,8 +218,8 @@ mod tests {
             bytes[8..12].copy_from_slice(&checksum.to_le_bytes());
             Header::read(&bytes).expect_err("another version")
         };
-        assert_eq!(of_version(2), NEWER);
-        assert!(!of_version(0).contains("newer"), "{}", of_version(0));
+        assert_eq!(of_version(2), Flaw { at: 12, what: NEWER });
+        assert!(!of_version(0).what.contains("newer"), "{:?}", of_version(0));
     }
 
     #[test]

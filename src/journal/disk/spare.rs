@@ -270,7 +270,7 @@ pub(super) fn check(files: &dyn Files, last: &Header, end: &Next) -> Result<(), 
     let read = read_full(&*file, &mut bytes, 0).map_err(cannot)?;
     let follows = |header: &Header| {
         let (batch, first, before) = (header.batch, header.first, header.before);
-        last.may_precede(header) && (batch, first, before) == (end.batch, end.sequence, end.before)
+        header.follow(last).is_ok() && (batch, first, before) == (end.batch, end.sequence, end.before)
     };
     let Some(header) = Header::read(&bytes[..read]).ok().filter(follows) else { return Ok(()) };
     let length = file.length().map_err(cannot)?;

@@ -9,7 +9,7 @@ use super::batch::{self, Batch, Draft, Hash};
 use super::files::{File, write_all};
 use super::frame;
 use super::section::{self, Sections};
-use super::segment::{self, Segment};
+use super::segment::{self, Flaw, Segment};
 use crate::account::Balance;
 use crate::journal::{JournalError, Record};
 use crate::kernel::Handle;
@@ -37,8 +37,19 @@ pub(super) struct Next {
 }
 
 impl Next {
-    pub(super) fn is_continued_by(&self, batch: &Batch<'_>) -> bool {
-        batch.header.number == self.batch && batch.header.first == self.sequence && batch.continues(&self.before)
+    /// Fails unless `batch` continues this.
+    pub(super) fn check(&self, batch: &Batch<'_>) -> Result<(), Flaw> {
+        let flaw = |at| Err(Flaw { at, what: "a batch that does not continue the one before" });
+        if batch.header.number != self.batch {
+            return flaw(batch::NUMBER_AT);
+        }
+        if batch.header.first != self.sequence {
+            return flaw(batch::FIRST_AT);
+        }
+        if !batch.continues(&self.before) {
+            return flaw(batch::HASH as u64);
+        }
+        Ok(())
     }
 
     /// What comes after the batch with `header`, which continues this.

@@ -199,7 +199,7 @@ fn a_flipped_byte_in_a_checkpoint_is_passed_over() {
     // Both damaged, and the journal's beginning gone.
     let disk = disk.copy();
     disk.take(&segment::name(1));
-    journal.refuses(&disk, &segment::name(2), 0);
+    journal.refuses(&disk, &segment::name(2), segment::FIRST_AT);
     // What the checkpoint covers may be gone, or damaged.
     let disk = journal.disk.copy();
     disk.take(&segment::name(1));
@@ -251,17 +251,17 @@ fn segments_that_do_not_belong_are_refused() {
     journal.refuses(&disk, &names[1], 0);
     let disk = whole.copy();
     disk.take(&names[0]);
-    journal.refuses(&disk, &names[1], 0);
+    journal.refuses(&disk, &names[1], segment::FIRST_AT);
     let disk = whole.copy();
     let (one, two) = (disk.bytes(&names[0]), disk.bytes(&names[1]));
     disk.put(&names[0], &two);
     disk.put(&names[1], &one);
-    journal.refuses(&disk, &names[0], 0);
+    journal.refuses(&disk, &names[0], segment::NUMBER_AT);
     let other = Journal::of_three_segments();
     for (number, name) in names.iter().enumerate() {
         let disk = whole.copy();
         disk.put(name, &other.disk.bytes(name));
-        journal.refuses(&disk, &names[number.max(1)], 0);
+        journal.refuses(&disk, &names[number.max(1)], segment::HEADER);
         // Neither where a checkpoint covers what is not read.
         let disk = journal.disk.copy();
         disk.put(name, &other.disk.bytes(name));
@@ -298,7 +298,7 @@ fn a_stale_batch_behind_the_tail_is_no_new_one() {
     for pair in starts.windows(2) {
         let disk = whole.copy();
         disk.edit(&newest, |bytes| bytes[end..end + pair[1] - pair[0]].copy_from_slice(&tail[pair[0]..pair[1]]));
-        journal.refuses(&disk, &newest, end as u64);
+        journal.refuses(&disk, &newest, end as u64 + batch::NUMBER_AT);
     }
 }
 
@@ -408,7 +408,7 @@ fn hostile_headers_and_names_are_refused() {
         let disk = whole.copy();
         let hostile = segment::Header { batch, first, length, ..header };
         disk.edit(&name, |bytes| bytes[..4_096].copy_from_slice(&hostile.bytes()));
-        journal.refuses(&disk, &name, 0);
+        journal.refuses(&disk, &name, segment::HEADER);
     }
     let disk = whole.copy();
     for odd in ["18446744073709551615.segment", "018446744073709551615.segment", "00000000001.segment", "x", "spare"] {
