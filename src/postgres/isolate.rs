@@ -1,4 +1,4 @@
-//! Which asks of a batch the database does not keep.
+//! Which asks of a batch the database does not keep, or which runs.
 
 use super::batch::{Changes, Missed, Written};
 use super::database::{Database, Fault};
@@ -61,8 +61,36 @@ pub(super) async fn isolate<D: Database>(
             good += 1;
         }
     }
-    // The fault is in something else that the batch writes.
-    if culprits == 0 { Err(Fault::Failed(why.what().to_owned())) } else { Ok(None) }
+    if culprits > 0 {
+        return Ok(None);
+    }
+    isolate_runs(database, batch, asks, known, &why).await
+}
+
+/// Finds the runs whose offsets or dead letters the database does not keep, where no ask is to blame.
+async fn isolate_runs<D: Database>(
+    database: &mut D,
+    batch: &mut Batch,
+    asks: &Asks,
+    known: &Known,
+    why: &Fault,
+) -> Result<Option<Outdated>, Fault> {
+    let mut decision = decide(&asks.asks, known, |index| batch.is_refused(asks, index))?;
+    let Changes { offsets, letters, .. } = batch.changes(asks, &mut decision);
+    let mut any = false;
+    for offset in offsets {
+        let (topic, partition) = (offset.topic.clone(), offset.partition);
+        let its = letters.iter().filter(|letter| letter.partition == partition && letter.topic == topic);
+        let number = database.number().await?;
+        let changes = Changes { number, letters: its.cloned().collect(), offsets: vec![offset], ..Changes::default() };
+        match trial(database, changes).await? {
+            Trial::Kept => {}
+            Trial::Not(fault) => any |= batch.set_aside_run(&topic, partition, fault.what()),
+            Trial::Outdated(outdated) => return Ok(Some(outdated)),
+        }
+    }
+    // Otherwise the fault is in something else that the batch writes.
+    if any { Ok(None) } else { Err(Fault::Failed(why.what().to_owned())) }
 }
 
 /// Whether the database would keep the first `length` asks.
@@ -76,7 +104,11 @@ async fn is_kept<D: Database>(
     let decision = decide(&asks.asks, known, |index| index >= length || batch.is_refused(asks, index))?;
     let number = database.number().await?;
     let Decision { records, accounts, ids, .. } = decision;
-    let changes = Changes { number, records, accounts, ids, ..Changes::default() };
+    trial(database, Changes { number, records, accounts, ids, ..Changes::default() }).await
+}
+
+/// Whether the database would keep these changes.
+async fn trial<D: Database>(database: &mut D, changes: Changes) -> Result<Trial, Fault> {
     match database.write(&changes, true).await {
         Ok(Written::Missed(missed)) => Ok(Trial::Outdated(Outdated(Box::new(changes), missed))),
         Ok(_) => Ok(Trial::Kept),

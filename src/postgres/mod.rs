@@ -52,7 +52,8 @@
 //! With every connection, and every second besides, an instance checks what it is connected to (`standing.rs`). It
 //! neither reads nor writes a standby, which may lack what was answered; a schema without its keys, which is being
 //! restored; or an older schema, which is brought up to date first. A database whose `default_transaction_read_only` is
-//! on is only read, although the sessions here could write it.
+//! on is only read, although the sessions here could write it. So is one where the role lacks a privilege that some
+//! statement needs, unless reading needs it too.
 //!
 //! # How long an id is honoured
 //!
@@ -67,7 +68,7 @@
 //! (all others). Refused data is traced to its events by trials that are rolled back (`isolate.rs`); these events
 //! become dead letters, and everything else is kept. A column that is not ours and that nobody fills (23502) is not the
 //! fault of an event, so what cannot be kept because of it waits for a person: a call gets an error, an event waits
-//! with its partition.
+//! with its partition. So does a partition whose offset or dead letter is refused, for whatever reason.
 //!
 //! # Rows that somebody else has locked
 //!

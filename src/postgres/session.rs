@@ -253,6 +253,20 @@ impl Session {
         Ok(row.as_ref().map(write::committed).transpose()?)
     }
 
+    /// Names a dead letter that is left, if nobody can read it.
+    async fn say_unreadable(&mut self) -> Result<(), Fault> {
+        let Open { link, .. } = self.open()?;
+        let found = link.timed(link.client.query_opt(sql::UNREADABLE, &[])).await;
+        match self.clear(found).await? {
+            Some(row) => {
+                let number: i64 = column(&row, 0)?;
+                let what = format!("the header_names of the letter {number} in dead_letters have a null");
+                Err(Fault::Failed(what))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Runs one statement that writes, in a transaction of its own.
     async fn change(
         &mut self,
@@ -366,6 +380,9 @@ impl Database for Session {
         let Open { link, statements } = self.open()?;
         let rows = link.timed(link.client.query(&statements.letters, &[&limit, &LETTERS])).await;
         let rows = self.clear(rows).await?;
+        if rows.is_empty() {
+            self.say_unreadable().await?;
+        }
         let letters = rows.iter().map(letter).collect::<Result<Vec<_>, _>>()?;
         let place = |stored: &StoredDeadLetter| {
             let DeadLetter { topic, partition, offset, timestamp, .. } = &stored.letter;

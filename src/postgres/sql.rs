@@ -189,13 +189,21 @@ const PUBLISH: &str = "INSERT INTO dead_letter_publisher AS p (holder, until)
         OR p.until > clock_timestamp() + 2 * make_interval(secs => $2::float8)
     RETURNING true";
 
-/// The oldest letters, at most `$1`, and about `$2` bytes of keys and values; at least one letter.
+/// The oldest letters, at most `$1`, and about `$2` bytes of keys and values; at least one letter. Without those of
+/// [`UNREADABLE`].
 const LETTERS: &str = "SELECT number, topic, partition, kafka_offset, record_time, key, value, header_names,
         header_values, reason
     FROM (SELECT *, coalesce(sum(coalesce(octet_length(key), 0) + coalesce(octet_length(value), 0)) OVER (
             ORDER BY number ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS before
-        FROM (SELECT * FROM dead_letters ORDER BY number LIMIT $1) AS oldest) AS sized
+        FROM (
+            SELECT * FROM dead_letters WHERE array_position(header_names, NULL::bytea) IS NULL
+            ORDER BY number LIMIT $1
+        ) AS oldest) AS sized
     WHERE before < $2::bigint ORDER BY number";
+
+/// The oldest letter that has a header without a name, which no record has: somebody changed it by hand.
+pub(super) const UNREADABLE: &str = "SELECT number FROM dead_letters
+    WHERE array_position(header_names, NULL::bytea) IS NOT NULL ORDER BY number LIMIT 1";
 
 /// Removes these letters, but not others that got their numbers after the database was put back. Then `$6` is no longer
 /// the publisher.

@@ -182,16 +182,25 @@ impl Batch {
     pub(super) fn set_aside_ask(&mut self, asks: &Asks, index: usize, what: &str) -> bool {
         let Some((work, at, _)) = asks.origins.get(index).copied() else { return false };
         if let Some(Work::Apply { topic, runs, .. }) = &self.works[work] {
-            // The answer names the partition, and not why.
-            tracing::error!(
-                topic,
-                partition = runs[at].partition,
-                "PostgreSQL cannot keep an event, its partition waits: {what}"
-            );
+            say_held(topic, runs[at].partition, what);
             return self.held.insert((work, at));
         }
         if let Some(work) = self.works[work].take() {
             work.fail(PgError::Failed { what: what.to_owned() });
+        }
+        false
+    }
+
+    /// Holds the run of a partition whose offset or dead letters somebody has to see to. Returns whether it was held.
+    pub(super) fn set_aside_run(&mut self, topic: &str, partition: i32, what: &str) -> bool {
+        for (index, work) in self.works.iter().enumerate() {
+            if let Some(Work::Apply { topic: its, runs, .. }) = work
+                && its == topic
+                && let Some(at) = runs.iter().position(|run| run.partition == partition)
+            {
+                say_held(topic, partition, what);
+                return self.held.insert((index, at));
+            }
         }
         false
     }
@@ -358,6 +367,11 @@ impl Asks {
         self.asks.push(ask);
         self.origins.push(origin);
     }
+}
+
+/// The answer names the partition, and not why.
+fn say_held(topic: &str, partition: i32, what: &str) {
+    tracing::error!(topic, partition, "PostgreSQL cannot keep a run of events, its partition waits: {what}");
 }
 
 fn count(applied: &mut Applied, verdict: &Verdict, records: &[Arc<Record>]) {

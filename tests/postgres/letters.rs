@@ -128,3 +128,28 @@ async fn a_letter_with_the_number_of_another_is_kept() {
     store.published(&[lent[0].number]).await.expect("forgotten");
     assert!(waiting(&store).await.is_empty());
 }
+
+/// D6: a letter that somebody made unreadable, as no array of names may have a null, keeps no other from being published, however many there are
+/// of them; it is named.
+#[tokio::test]
+async fn a_letter_that_cannot_be_read_holds_up_no_other() {
+    let database = Database::new().await;
+    let store = database.store().await;
+    let mut partition = Partition::take(&store, 0).await;
+    let contents = (0..5).map(|time| Content::Malformed(Arc::new(written_at(time)))).collect();
+    let run = partition.run_of(contents);
+    partition.apply_run(&store, &run).await.expect("applied");
+    let nulls = "UPDATE dead_letters SET header_names = '{NULL,b}' WHERE kafka_offset IN (0, 1, 3)";
+    database.run(nulls).await;
+    let first: i64 = database.one("SELECT min(number) FROM dead_letters").await;
+    for time in [2, 4] {
+        let letters = store.dead_letters(1).await.expect("letters");
+        assert_eq!(letters.iter().map(|stored| stored.letter.timestamp).collect::<Vec<_>>(), [Some(time)]);
+        store.published(&[letters[0].number]).await.expect("forgotten");
+    }
+    let refused = store.dead_letters(2).await.expect_err("none can be read").to_string();
+    assert!(refused.contains(&format!("the header_names of the letter {first} in dead_letters")), "{refused}");
+    assert_eq!(database.one::<i64>("SELECT count(*) FROM dead_letters").await, 3);
+    database.run("UPDATE dead_letters SET header_names = header_names[2:], header_values = header_values[2:]").await;
+    assert_eq!(waiting(&store).await, [Some(0), Some(1), Some(3)]);
+}

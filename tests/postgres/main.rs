@@ -13,6 +13,7 @@ mod letters;
 mod listings;
 mod locks;
 mod poison;
+mod privileges;
 mod pruning;
 mod reads;
 mod restore;

@@ -1,11 +1,12 @@
 //! The tables, as people and other versions meet them.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use equipoise::inventory::{Store as _, StoreError};
+use equipoise::inventory::{Content, Store as _, StoreError};
 use equipoise::postgres::{PgError, PgStore, Settings};
 
-use crate::harness::{Database, Partition, SOON, TOPIC, account, create, event, update};
+use crate::harness::{Database, Partition, SOON, TOPIC, account, create, event, letter, update};
 
 /// D8: a person finds the products and the events in tables named after them.
 #[tokio::test]
@@ -129,6 +130,60 @@ async fn a_column_that_some_leave_empty_holds_up_only_them() {
     assert_eq!(database.one::<i64>(stock).await, 1_013);
     assert!(store.dead_letters(1).await.expect("letters").is_empty());
     database.check().await;
+}
+
+/// D6: a dead letter or an offset that cannot be kept, since a column was left empty, holds up its partition alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_column_that_a_partition_leaves_empty_holds_up_only_that() {
+    let letters = "ALTER TABLE dead_letters ADD team text NOT NULL";
+    let offsets = "ALTER TABLE consumer_offsets ADD team text NOT NULL DEFAULT 'a';
+        CREATE FUNCTION team() RETURNS trigger LANGUAGE plpgsql AS
+            $$BEGIN IF NEW.partition = 0 THEN NEW.team := NULL; END IF; RETURN NEW; END$$;
+        CREATE TRIGGER team BEFORE UPDATE ON consumer_offsets FOR EACH ROW EXECUTE FUNCTION team()";
+    let cases = [
+        (letters, "ALTER TABLE dead_letters ALTER team SET DEFAULT 'a'"),
+        (offsets, "DROP TRIGGER team ON consumer_offsets"),
+    ];
+    for (broken, mended) in cases {
+        let database = Database::new().await;
+        let store = database.store().await;
+        store.submit(create("open", 0)).await.expect("opened");
+        let [mut bad, mut good] = [Partition::take(&store, 0).await, Partition::take(&store, 1).await];
+        database.run(broken).await;
+        let original = Arc::new(letter(0, 0, "malformed"));
+        let first = Content::Event { event: event("b", "open", 1), original: original.clone() };
+        let runs = [bad.run_of(vec![first, Content::Malformed(original)]), good.run(&[event("g", "open", 10)])];
+        let mut queued = store.enqueue(update("u", "open", 100)).await.expect("queued");
+        match store.apply(TOPIC, &runs).await {
+            Err(StoreError::Held { partitions, applied }) => assert_eq!((partitions, applied.applied), (vec![0], 1)),
+            other => panic!("{broken}: {other:?}"),
+        }
+        queued.outcome().await.expect("decided").result().expect("applied");
+        let stock = "SELECT current_stock FROM products WHERE sku = 'open'";
+        assert_eq!(database.one::<i64>(stock).await, 110, "nothing of the run that waits");
+        good.0.next = Some(1);
+        good.apply(&store, &[event("g2", "open", 10)]).await.expect("applied");
+        database.run(mended).await;
+        let applied = bad.apply_run(&store, &runs[0]).await.expect("applied");
+        assert_eq!((applied.applied, applied.dead_letters), (1, 1));
+        assert_eq!(store.dead_letters(2).await.expect("letters").len(), 1);
+        database.check().await;
+    }
+}
+
+/// D6: where the rows of new partitions cannot be kept, it is said why, and those that were taken over go on.
+#[tokio::test]
+async fn a_column_of_the_offsets_that_nobody_fills_is_told() {
+    let database = Database::new().await;
+    let store = database.store().await;
+    let mut partition = Partition::take(&store, 0).await;
+    database.run("ALTER TABLE consumer_offsets ADD team text NOT NULL DEFAULT 'a'").await;
+    database.run("ALTER TABLE consumer_offsets ALTER team DROP DEFAULT").await;
+    partition.apply(&store, &[event("a", "sku", 1)]).await.expect("applied");
+    let refused = store.take_over(TOPIC, &[1]).await.expect_err("it cannot be kept");
+    let named = ["column team", "table consumer_offsets"];
+    assert!(matches!(&refused, StoreError::Failed { what } if named.iter().all(|it| what.contains(it))), "{refused}");
+    partition.apply(&store, &[event("b", "sku", 1)]).await.expect("applied");
 }
 
 /// C2: nobody changes the journal in place.
