@@ -34,6 +34,7 @@ mod server;
 mod service;
 mod status;
 mod stream;
+mod unready;
 mod upload;
 mod walk;
 mod watch;
