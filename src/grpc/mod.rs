@@ -29,6 +29,7 @@ mod foreign;
 mod opening;
 mod operations;
 mod pull;
+mod readers;
 mod results;
 mod server;
 mod service;
