@@ -5,10 +5,10 @@
 
 mod lines;
 
-use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io};
 
+use prometheus_client::metrics::counter::Counter;
 use thiserror::Error;
 use tracing::field::{Field, Visit};
 use tracing::{Event as Logged, Subscriber};
@@ -23,7 +23,6 @@ use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
 use self::lines::Lines;
 use crate::Event;
-use crate::kernel::cells::Counter;
 
 /// The target of the events of failed operations, and their field that is a JSON array.
 const AUDIT: &str = "equipoise::audit";
@@ -64,17 +63,11 @@ impl Guard {
 }
 
 /// Lines that were lost: nobody took them in time, or writing them failed.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Losses {
     /// Those that found the queue full.
     crowded_out: ErrorCounter,
-    unwritten: Arc<Counter>,
-}
-
-impl fmt::Debug for Losses {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Losses").field("lines", &self.lines()).finish()
-    }
+    unwritten: Counter,
 }
 
 impl Losses {
@@ -153,7 +146,7 @@ pub fn log(event: &Event) {
 }
 
 fn writer(to: impl io::Write + Send + 'static) -> (NonBlocking, Guard) {
-    let unwritten = Arc::new(Counter::new());
+    let unwritten = Counter::default();
     let (writer, worker) = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(QUEUE_LINES)
@@ -224,6 +217,7 @@ impl Visit for Fields<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Instant;
 
     use parking_lot::Mutex;

@@ -1,21 +1,20 @@
 //! Lines on their way out, each as a whole or counted as lost.
 
 use std::io::{self, ErrorKind};
-use std::sync::Arc;
 
-use crate::kernel::cells::Counter;
+use prometheus_client::metrics::counter::Counter;
 
 /// A writer of lines, each handed over in one write. The log's thread does nothing about an error: a line that `to` does
 /// not take, or not all of, is counted here, and the next one begins on a line of its own.
 pub(super) struct Lines<W> {
     to: W,
-    lost: Arc<Counter>,
+    lost: Counter,
     /// Whether what was written last ends within a line.
     torn: bool,
 }
 
 impl<W: io::Write> Lines<W> {
-    pub(super) fn new(to: W, lost: Arc<Counter>) -> Self {
+    pub(super) fn new(to: W, lost: Counter) -> Self {
         Lines { to, lost, torn: false }
     }
 
@@ -43,7 +42,7 @@ impl<W: io::Write> Lines<W> {
 impl<W: io::Write> io::Write for Lines<W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if self.line(line).is_err() {
-            self.lost.add(1);
+            self.lost.inc();
         }
         Ok(line.len())
     }
@@ -81,7 +80,7 @@ mod tests {
 
     /// What is written of three lines, and how many are counted as lost.
     fn three(answers: &[Result<usize, ErrorKind>]) -> (String, u64) {
-        let lost = Arc::new(Counter::new());
+        let lost = Counter::default();
         let to = Scripted { answers: answers.iter().copied().collect(), text: Vec::new() };
         let mut lines = Lines::new(to, lost.clone());
         for line in ["first\n", "second\n", "third\n"] {
