@@ -272,6 +272,12 @@ impl Ledger {
         }
     }
 
+    /// Whether reading the history may wait for a disk.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn history_blocks(&self) -> bool {
+        self.core().flusher.as_ref().is_some_and(|flusher| flusher.sink().blocks())
+    }
+
     /// The newest commit sequence.
     #[must_use]
     pub fn sequence(&self) -> u64 {

@@ -3,9 +3,12 @@
 //! Logging never blocks a call: lines wait in a bounded queue, and when nobody reads standard error, or its disk is
 //! full, lines are lost and counted.
 
+mod lines;
+
 use std::time::Duration;
 use std::{fmt, io};
 
+use prometheus_client::metrics::counter::Counter;
 use thiserror::Error;
 use tracing::field::{Field, Visit};
 use tracing::{Event as Logged, Subscriber};
@@ -18,6 +21,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
+use self::lines::Lines;
 use crate::Event;
 
 /// The target of the events of failed operations, and their field that is a JSON array.
@@ -58,15 +62,20 @@ impl Guard {
     }
 }
 
-/// Lines that nobody took in time.
+/// Lines that were lost: nobody took them in time, or writing them failed.
 #[derive(Clone, Debug)]
-pub struct Losses(ErrorCounter);
+pub struct Losses {
+    /// Those that found the queue full.
+    crowded_out: ErrorCounter,
+    unwritten: Counter,
+}
 
 impl Losses {
     /// How many so far.
     #[must_use]
     pub fn lines(&self) -> usize {
-        self.0.dropped_lines()
+        let unwritten = usize::try_from(self.unwritten.get()).unwrap_or(usize::MAX);
+        self.crowded_out.dropped_lines().saturating_add(unwritten)
     }
 
     /// Says in the log, once there is room for it, how many were lost; for ever.
@@ -84,7 +93,10 @@ impl Losses {
         if lost == *told {
             return;
         }
-        tracing::error!(lost_lines = lost, "lines of this log were lost: nobody took them in time");
+        tracing::error!(
+            lost_lines = lost,
+            "lines of this log were lost: nobody took them in time, or they could not be written"
+        );
         // Another one may be this one: then it is told again.
         if self.lines() == lost {
             *told = lost;
@@ -134,12 +146,13 @@ pub fn log(event: &Event) {
 }
 
 fn writer(to: impl io::Write + Send + 'static) -> (NonBlocking, Guard) {
+    let unwritten = Counter::default();
     let (writer, worker) = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(QUEUE_LINES)
         .thread_name("equipoise-log")
-        .finish(to);
-    let losses = Losses(writer.error_counter());
+        .finish(Lines::new(to, unwritten.clone()));
+    let losses = Losses { crowded_out: writer.error_counter(), unwritten };
     (writer, Guard { _worker: worker, losses })
 }
 
@@ -225,9 +238,9 @@ mod tests {
     }
 
     #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
+    struct Text(Arc<Mutex<Vec<u8>>>);
 
-    impl io::Write for Lines {
+    impl io::Write for Text {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().extend_from_slice(bytes);
             Ok(bytes.len())
@@ -241,7 +254,7 @@ mod tests {
     /// A13: one JSON line an event, whatever is in it.
     #[test]
     fn an_event_is_one_json_line() {
-        let lines = Lines::default();
+        let lines = Text::default();
         let (writer, guard) = writer(lines.clone());
         tracing::subscriber::with_default(subscriber(EnvFilter::new("error"), writer), || {
             tracing::error!(operation = "GetBalance", details = "a\nb", "operation failed");
@@ -260,7 +273,7 @@ mod tests {
     /// A13: the ids of a failed operation are an array, whatever is in them.
     #[test]
     fn account_ids_are_an_array() {
-        let lines = Lines::default();
+        let lines = Text::default();
         let (writer, guard) = writer(lines.clone());
         tracing::subscriber::with_default(subscriber(EnvFilter::new("error"), writer), || {
             let ids = r#"["a b","c"]"#;
@@ -279,7 +292,7 @@ mod tests {
 
     #[test]
     fn events_have_their_level() {
-        let lines = Lines::default();
+        let lines = Text::default();
         let (writer, guard) = writer(lines.clone());
         tracing::subscriber::with_default(subscriber(EnvFilter::new("info"), writer), || {
             log(&Event::JournalFailed { what: "no\ndisk".to_owned() });
@@ -295,7 +308,7 @@ mod tests {
     }
 
     /// Writes while nobody holds the lock.
-    struct Gated(Arc<Mutex<()>>, Lines);
+    struct Gated(Arc<Mutex<()>>, Text);
 
     impl io::Write for Gated {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -311,7 +324,7 @@ mod tests {
     /// A13, A09: how many lines were lost is told as soon as there is room, and once.
     #[test]
     fn losses_are_told_when_there_is_room() {
-        let (gate, lines) = (Arc::new(Mutex::new(())), Lines::default());
+        let (gate, lines) = (Arc::new(Mutex::new(())), Text::default());
         let (writer, guard) = writer(Gated(gate.clone(), lines.clone()));
         let (losses, mut told) = (guard.losses(), 0);
         let text = || String::from_utf8(lines.0.lock().clone()).unwrap();
@@ -338,6 +351,63 @@ mod tests {
         let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
         let lost: Vec<_> = lines.filter_map(|line| line["lost_lines"].as_u64()).collect();
         assert_eq!(lost, [told as u64]);
+    }
+
+    /// A disk with room for so many bytes.
+    #[derive(Clone, Default)]
+    struct Disk(Arc<Mutex<usize>>, Text);
+
+    impl io::Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let mut room = self.0.lock();
+            if *room == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let taken = bytes.len().min(*room);
+            *room -= taken;
+            self.1.write(&bytes[..taken])
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A13, A09: lines that a full disk did not take are counted and told, and those after a torn one are whole.
+    #[test]
+    fn losses_to_a_full_disk_are_told_when_there_is_room() {
+        const LOST: usize = 50;
+        let disk = Disk::default();
+        *disk.0.lock() = 20;
+        let (writer, guard) = writer(disk.clone());
+        let (losses, mut told) = (guard.losses(), 0);
+        let counted = |lines: usize| {
+            let until = Instant::now() + Duration::from_secs(30);
+            while losses.lines() < lines {
+                assert!(Instant::now() < until, "{} of {lines} lost lines are counted", losses.lines());
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        tracing::subscriber::with_default(subscriber(EnvFilter::new("error"), writer), || {
+            for _ in 0..LOST {
+                tracing::error!("operation failed");
+            }
+            counted(LOST);
+            losses.tell_new(&mut told);
+            counted(LOST + 1);
+            *disk.0.lock() = usize::MAX;
+            losses.tell_new(&mut told);
+            losses.tell_new(&mut told);
+            tracing::error!("operation failed");
+        });
+        drop(guard);
+        assert_eq!(losses.lines(), LOST + 1);
+        let text = String::from_utf8(disk.1.0.lock().clone()).unwrap();
+        let lines: Vec<serde_json::Value> =
+            text.lines().skip(1).map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 2, "{text}");
+        assert_eq!(lines[0]["lost_lines"], LOST + 1);
+        assert_eq!(lines[1]["message"], "operation failed");
     }
 
     struct Stuck;

@@ -54,14 +54,15 @@ impl<M: About> Asked<M> {
     /// # Errors
     /// The deadline passed before the call began.
     pub(super) fn new(operation: &'static str, request: Request<M>) -> Result<Self, Status> {
-        let mut asked = Asked { operation, message: request.into_inner(), answered: false };
-        if !deadline::late() {
-            return Ok(asked);
-        }
-        let failure = Failure::deadline(operation);
-        asked.answered = true;
-        asked.message.failed(operation, &mut Unanswered::of(&failure));
-        Err(failure.status())
+        let asked = Asked { operation, message: request.into_inner(), answered: false };
+        if deadline::late() { Err(asked.refuse(&Failure::deadline(operation))) } else { Ok(asked) }
+    }
+
+    /// The status of a failure for which nothing was begun; each operation of the request is logged.
+    pub(super) fn refuse(mut self, failure: &Failure) -> Status {
+        self.answered = true;
+        self.message.failed(self.operation, &mut Unanswered::of(failure));
+        failure.status()
     }
 
     /// The answer, or the status of the failure, which is logged.

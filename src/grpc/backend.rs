@@ -10,7 +10,7 @@ use tonic_health::server::HealthReporter;
 use super::Error;
 use super::books::Books;
 use super::opening::Opening;
-use super::server_side::account_service_server::AccountServiceServer;
+use super::server_side::account_service_server::{AccountService, AccountServiceServer};
 use super::service::Accounts;
 use super::walk::Walks;
 
@@ -74,7 +74,11 @@ impl Backend {
             stopping: self.stopping.clone(),
             max_message_bytes: self.max_message_bytes,
         };
-        Service::new(accounts)
+        self.service(accounts)
+    }
+
+    pub(super) fn service<T: AccountService>(&self, calls: T) -> AccountServiceServer<T> {
+        AccountServiceServer::new(calls)
             .max_decoding_message_size(self.max_message_bytes)
             .max_encoding_message_size(self.max_message_bytes)
     }

@@ -3,9 +3,6 @@
 #[cfg(feature = "postgres")]
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
-
 #[cfg(feature = "postgres")]
 use crate::postgres::{Listing, PgStore, Queued};
 use crate::{
@@ -13,6 +10,7 @@ use crate::{
     SubmitError, TransactionId,
 };
 
+use super::readers::Readers;
 use super::status::Failure;
 
 /// A page of the history ends once its entries take this many bytes on disk.
@@ -20,8 +18,10 @@ const BYTES: usize = 64 * 1024;
 /// The most entries in a page from PostgreSQL, which knows no such sizes.
 #[cfg(feature = "postgres")]
 const ROWS: usize = 100;
-/// How many readers may read the history far from its end at once; the others wait for their turn.
-static READS: Semaphore = Semaphore::const_new(4);
+/// Who may read the history far from its end at once; the others wait for their turn.
+static FAR: Readers = Readers::new(4);
+/// The same at its end, on disk.
+static AT_END: Readers = Readers::new(4);
 
 /// Where the accounts are.
 #[derive(Clone, Debug)]
@@ -112,8 +112,7 @@ impl Books {
     }
 
     /// Up to `limit` durable journal entries from sequence `from` on (0: the oldest kept); none only at the journal's
-    /// end. Entries close to the end are in memory, this process's or the system's; others are read where blocking
-    /// disturbs nobody.
+    /// end. They are read where blocking disturbs nobody, unless they are in this process's memory and few.
     pub(super) async fn history(&self, from: u64, limit: usize) -> Result<Vec<Outcome>, Failure> {
         match self {
             Books::Ledger(ledger) => history(ledger, from, limit).await,
@@ -216,24 +215,14 @@ async fn reached(ledger: &Ledger, sequence: u64) -> Result<(), Failure> {
 }
 
 async fn history(ledger: &Ledger, from: u64, limit: usize) -> Result<Vec<Outcome>, Failure> {
-    if ledger.durable().saturating_sub(from) < limit as u64 {
+    let at_end = ledger.durable().saturating_sub(from) < limit as u64;
+    if at_end && !ledger.history_blocks() {
         return Ok(ledger.history_within(from, limit, BYTES)?);
     }
-    let ledger = ledger.clone();
-    // A separate task: the caller may be polled as rarely as its client likes, and must not hold a permit meanwhile.
-    let mut reading = JoinSet::new();
-    reading.spawn(async move {
-        let permit = READS.acquire().await;
-        let read = tokio::task::spawn_blocking(move || {
-            let entries = ledger.history_within(from, limit, BYTES);
-            drop(permit);
-            entries
-        });
-        read.await
-    });
-    match reading.join_next().await {
-        Some(Ok(Ok(entries))) => Ok(entries?),
-        _ => Err(Failure::Internal("the journal's reader ended")),
+    let (readers, ledger) = (if at_end { &AT_END } else { &FAR }, ledger.clone());
+    match readers.run(move || ledger.history_within(from, limit, BYTES)).await {
+        Some(entries) => Ok(entries?),
+        None => Err(Failure::Internal("the journal's reader ended")),
     }
 }
 

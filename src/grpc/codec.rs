@@ -33,7 +33,8 @@ impl<M: Message + Default> Decodes for M {
 
 impl<M: Message> Encodes for M {
     fn put(self, into: &mut EncodeBuf<'_>) {
-        // There is room: an EncodeBuf grows.
+        // At once: growing, a buffer has up to twice the size, and leaves others behind.
+        into.reserve(self.encoded_len());
         self.encode_raw(into);
     }
 }

@@ -15,10 +15,10 @@ use tonic::service::Routes;
 use super::call::{Call, Method};
 use super::deadline;
 use super::foreign::Foreign;
-use super::opening::Recovery;
 use super::server_side::account_service_server::AccountServiceServer;
 use super::service::Accounts;
 use super::status::Failure;
+use super::unready::Unready;
 use super::upload::{Room, Upload};
 
 const PREFIX: &str = "/equipoise.v1.AccountService/";
@@ -28,7 +28,8 @@ const PREFIX: &str = "/equipoise.v1.AccountService/";
 pub(super) struct Door {
     /// Empty until the ledger is open.
     pub(super) accounts: Arc<OnceLock<AccountServiceServer<Accounts>>>,
-    pub(super) recovery: Arc<Recovery>,
+    /// Answers until then.
+    pub(super) unready: AccountServiceServer<Unready>,
     pub(super) others: Routes,
     /// Those of the connection's calls whose clients send many messages.
     pub(super) places: Arc<Semaphore>,
@@ -69,7 +70,7 @@ impl hyper::service::Service<Request<Incoming>> for Door {
         let answer = match self.accounts.get() {
             _ if !ours => self.foreign(method.name, request),
             Some(accounts) => accounts.clone().call(request),
-            None => return Call::refused(method, self.recovery.progress().into()),
+            None => self.unready.clone().call(request),
         };
         Call::new(method, answer, timeout, self.cap)
     }

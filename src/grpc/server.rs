@@ -19,6 +19,7 @@ use super::backend::{Backend, Service};
 use super::deadline::Tasks;
 use super::door::Door;
 use super::opening::Opening;
+use super::unready::Unready;
 use super::upload::{Room, WAITING};
 use super::walk::Walks;
 use super::{Error, Options, proto};
@@ -98,7 +99,7 @@ fn wire(options: &Options, opening: &Opening, stopping: &watch::Receiver<bool>) 
     };
     let door = Door {
         accounts: backend.accounts.clone(),
-        recovery: opening.recovery(),
+        unready: backend.service(Unready { recovery: opening.recovery() }),
         others,
         places: Arc::new(Semaphore::const_new(0)),
         max_request_streams: options.max_request_streams,

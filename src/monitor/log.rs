@@ -18,7 +18,8 @@ impl<F> fmt::Debug for LogMetrics<F> {
 impl<F: Fn() -> usize + Send + Sync + 'static> Collector for LogMetrics<F> {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let lost = ConstCounter::new((self.0)() as u64);
-        let help = "Lines of the log that were lost because nobody took them in time, those that tell of it among them";
+        let help =
+            "Lines of the log that nobody took in time or that could not be written, those that tell of it among them";
         lost.encode(encoder.encode_descriptor("log_lines_lost", help, None, lost.metric_type())?)
     }
 }

@@ -15,6 +15,7 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt as _;
 
 use crate::harness::*;
+use crate::log::{about, log};
 
 const ACCOUNTS: &str = "equipoise.v1.AccountService";
 
@@ -72,6 +73,51 @@ async fn until_the_ledger_is_open_the_service_is_alive_and_not_ready() {
     assert_eq!(health(&service, ACCOUNTS).await, Ok(ServingStatus::Serving));
     service.settle().await;
     assert_eq!(balance(&client, "a").await.unwrap().balance, 7);
+}
+
+/// A13: a call that comes too early is logged with what it was about, as one that fails later is.
+#[tokio::test]
+async fn a_call_before_the_ledger_is_open_is_logged_with_its_ids() {
+    let log = log();
+    let service = Service::behind(Ledger::new(), Opening::new(std::future::pending()), Options::default()).await;
+    let client = service.client().await;
+    create(&client, "early-a", 0).await.unwrap_err();
+    balance(&client, "early-b").await.unwrap_err();
+    update(&client, "early-c", 1, "early-u").await.unwrap_err();
+    transfer(&client, "early-d", "early-e", 1, "early-t").await.unwrap_err();
+    transaction(&client, "early-g").await.unwrap_err();
+    let watch = WatchTransactionsRequest { account_id: "early-w".into(), from_sequence: 1 };
+    client.clone().watch_transactions(watch).await.unwrap_err();
+    let create =
+        CreateAccountRequest { account_id: "early-h".into(), transaction_id: "early-i".into(), ..Default::default() };
+    let update = UpdateBalanceRequest { account_id: "early-j".into(), delta: 1, transaction_id: "early-k".into() };
+    let operations = [Kind::CreateAccount(create), Kind::UpdateBalance(update)];
+    let operations = operations.map(|operation| Operation { operation: Some(operation), linked: false });
+    batch(&client, operations.into()).await.unwrap_err();
+    let lines = about(&log, "early-");
+    let said = |field: &str| lines.iter().map(|line| line[field].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    let operations = [
+        "CreateAccount",
+        "GetBalance",
+        "UpdateBalance",
+        "TransferFunds",
+        "GetTransaction",
+        "WatchTransactions",
+        "ExecuteBatch/CreateAccount",
+        "ExecuteBatch/UpdateBalance",
+    ];
+    assert_eq!(said("operation"), operations);
+    let accounts = ["a", "b", "c", "d,e", "", "w", "h", "j"].map(|names| {
+        let names: Vec<_> =
+            names.split(',').filter(|name| !name.is_empty()).map(|name| format!("early-{name}")).collect();
+        serde_json::to_string(&names).unwrap()
+    });
+    assert_eq!(said("account_ids"), accounts);
+    assert_eq!(said("transaction_id"), ["", "", "early-u", "early-t", "early-g", "", "early-i", "early-k"]);
+    for line in &lines {
+        assert_eq!((&line["level"], &line["code"]), (&"ERROR".into(), &"UNAVAILABLE".into()));
+        assert_eq!(line["details"], "the ledger is being recovered: 0 entries, 0 %");
+    }
 }
 
 /// E4: an end that is asked for while the ledger is being opened is no failure, and does not wait for it.

@@ -21,9 +21,9 @@ const CALLERS: usize = 50;
 const PIPE_BYTES: usize = 64 << 10;
 const LINE_BYTES: usize = 100;
 
-fn serve(dir: &Path, listen: &str) -> Command {
+fn serve(dir: &Path, listen: &str, metrics: &str) -> Command {
     let dir = dir.to_str().unwrap();
-    equipoise(&["serve", "--data-dir", dir, "--listen", listen, "--metrics-listen", "127.0.0.1:0", "--log", "info"])
+    equipoise(&["serve", "--data-dir", dir, "--listen", listen, "--metrics-listen", metrics, "--log", "info"])
 }
 
 /// Killed when it is dropped.
@@ -117,7 +117,7 @@ fn unread(mut command: Command) -> Quiet {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_nobody_reads_holds_up_no_call() {
     let dir = tempfile::tempdir().unwrap();
-    let service = unread(serve(dir.path(), "127.0.0.1:0"));
+    let service = unread(serve(dir.path(), "127.0.0.1:0", "127.0.0.1:0"));
     let slowest = good_calls_beside_failing_ones(&service).await;
     assert!(slowest < SOON / 2, "{slowest:?} for one call");
     assert!(service.lost() > 0, "the pipe took all of it");
@@ -130,7 +130,7 @@ async fn a_failed_journal_ends_a_service_whose_log_nobody_reads() {
     for told_to_end in [false, true] {
         let dir = tempfile::tempdir().unwrap();
         let switch = dir.path().join("fault");
-        let command = serve(dir.path(), "127.0.0.1:0");
+        let command = serve(dir.path(), "127.0.0.1:0", "127.0.0.1:0");
         let mut service = unread(shimmed(command, dir.path(), &[("FAIL_WHILE", switch.to_str().unwrap())]));
         let client = service.client().await;
         for _ in 0..PIPE_BYTES / LINE_BYTES {
@@ -155,13 +155,15 @@ async fn a_failed_journal_ends_a_service_whose_log_nobody_reads() {
     }
 }
 
-/// A service whose log has no room, once it is ready; None: it ended, as it does where another has got its port.
+/// A service whose log has no room, once it is ready; None: it ended, as it does where another has got one of its
+/// ports.
 async fn ready_without_a_log(dir: &Path) -> Option<Quiet> {
-    // Free a moment ago; the log cannot tell which it is.
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    // Free a moment ago; the log cannot tell which they are.
+    let free = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let [address, metrics] = free.map(|free| free.local_addr().unwrap().to_string());
     let full = File::options().write(true).open("/dev/full").unwrap();
-    let child = serve(dir, &address).stderr(full).spawn().unwrap();
-    let mut service = Quiet { child, address, metrics: String::new(), _unread: None };
+    let child = serve(dir, &address, &metrics).stderr(full).spawn().unwrap();
+    let mut service = Quiet { child, address, metrics, _unread: None };
     let until = Instant::now() + SOON;
     while service.child.try_wait().unwrap().is_none() {
         if service.is_ready().await {
@@ -173,7 +175,7 @@ async fn ready_without_a_log(dir: &Path) -> Option<Quiet> {
     None
 }
 
-/// A13: the log has no room: calls go on.
+/// A13: the log has no room: calls go on, and every line is counted as lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_without_room_holds_up_no_call() {
     let dir = tempfile::tempdir().unwrap();
@@ -187,4 +189,9 @@ async fn a_log_without_room_holds_up_no_call() {
     let service = ready.expect("each time it ended");
     let slowest = good_calls_beside_failing_ones(&service).await;
     assert!(slowest < SOON / 2, "{slowest:?} for one call");
+    let until = Instant::now() + SOON;
+    while service.lost() < FAILING as u64 {
+        assert!(Instant::now() < until, "{} lost lines are counted of at least {FAILING}", service.lost());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }

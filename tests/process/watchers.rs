@@ -3,7 +3,10 @@
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use equipoise::grpc::proto::WatchTransactionsRequest;
+use equipoise::grpc::proto::operation::Operation as Kind;
+use equipoise::grpc::proto::{
+    ExecuteBatchRequest, Operation as Spelled, UpdateBalanceRequest, WatchTransactionsRequest,
+};
 use equipoise::{Ledger, Member, Operation, Request};
 use tonic::transport::Channel;
 
@@ -75,6 +78,51 @@ async fn watchers_of_long_entries_take_little_memory() {
     let grown = resident(&service, "VmHWM") - before;
     assert!(grown < 150 << 20, "{} MiB", grown >> 20);
     service.stop();
+}
+
+/// A08: those who wait for a change of one account among many changes of others read on together, but not on a thread
+/// each: every thread keeps some MB of memory that it has used.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watchers_of_one_account_take_few_threads() {
+    const BATCHES: usize = 15;
+    const BATCH: usize = 1_000;
+    let dir = tempfile::tempdir().unwrap();
+    let service = Service::start(&mut serve_with(dir.path(), &[]));
+    let client = service.client().await;
+    for account in ["rare", "busy"] {
+        Order::create(account, account, 0).send(&client).await.unwrap();
+    }
+    let mut watches = tokio::task::JoinSet::new();
+    for _ in 0..50 {
+        let mut client = AccountServiceClient::new(service.endpoint().connect().await.unwrap());
+        let request = WatchTransactionsRequest { account_id: "rare".into(), from_sequence: 1 };
+        let mut stream = client.watch_transactions(request).await.unwrap().into_inner();
+        assert_eq!(stream.message().await.unwrap().unwrap().transactions[0].sequence, 1);
+        watches.spawn(async move { stream.message().await.unwrap().unwrap().transactions[0].sequence });
+    }
+    let mut most = 0;
+    for batch in 0..BATCHES {
+        let update =
+            |at| UpdateBalanceRequest { account_id: "busy".into(), delta: 1, transaction_id: format!("{batch}-{at}") };
+        let operation = |at| Spelled { operation: Some(Kind::UpdateBalance(update(at))), linked: false };
+        let request = ExecuteBatchRequest { operations: (0..BATCH).map(operation).collect() };
+        client.clone().execute_batch(request).await.unwrap();
+        most = most.max(threads(&service));
+    }
+    let end = Order::update("end", "rare", 1).send(&client).await.unwrap()[0].sequence.unwrap();
+    while let Some(seen) = watches.join_next().await {
+        assert_eq!(seen.unwrap(), end);
+        most = most.max(threads(&service));
+    }
+    assert!(most < 40, "{most} threads for 50 watchers");
+    service.stop();
+}
+
+/// How many threads the process has.
+#[cfg(target_os = "linux")]
+fn threads(service: &Service) -> usize {
+    std::fs::read_dir(format!("/proc/{}/task", service.process())).unwrap().count()
 }
 
 /// A4, C3, case A08: watchers who stop reading, and processes that are stopped, keep nobody from writing; whoever goes on sees every
