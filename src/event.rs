@@ -14,7 +14,7 @@ pub enum Event {
     TornTail {
         /// The segment.
         file: PathBuf,
-        /// Where the batch began, or the wrong length.
+        /// Where what was cut began, or the wrong length.
         offset: u64,
         /// How many bytes of it were there; 0 where the segment only ended too soon.
         bytes: u64,

@@ -62,12 +62,12 @@ impl Lock {
             Err(TryLockError::WouldBlock) => {
                 // It is another's now.
                 lock.undo = Undo::Leave;
-                return Err(held(root, &lock.file));
+                return Err(lock.held(root));
             }
             Err(TryLockError::Error(error)) => return Err(cannot(error)),
         }
         if let Err(TryLockError::WouldBlock) = lock.directory.try_lock() {
-            return Err(held(root, &lock.file));
+            return Err(lock.held(root));
         }
         if !root.is(NAME, &lock.file).map_err(cannot)? {
             lock.undo = Undo::Leave;
@@ -77,15 +77,33 @@ impl Lock {
         Ok(Some(lock))
     }
 
+    /// The error for a directory that another process has.
+    fn held(self, root: &Folder) -> OpenError {
+        let file = self.file.try_clone();
+        // Others may take what was locked here, without waiting for us.
+        drop(self);
+        std::thread::sleep(SIGNING);
+        let mut holder = String::new();
+        // Only people read it; without it the error is as true.
+        let _ = file.and_then(|file| Read::take(&file, MOST_SIGNED).read_to_string(&mut holder));
+        let holder = Some(holder.trim().to_owned()).filter(|holder| !holder.is_empty());
+        OpenError::Held { dir: root.path().to_owned(), holder }
+    }
+
     /// The locked directory.
     pub(crate) fn directory(&self) -> &Folder {
         &self.directory
     }
 
-    /// Writes our process id into the file, for people. Nothing depends on it, so a failure is none of the start's.
+    /// Writes our process id into the file, for people, unless what is there cannot be put back. Nothing depends on it,
+    /// so a failure is none of the start's.
     fn sign(&mut self, made: bool) {
         let mut before = Vec::new();
-        if !made && Read::take(&self.file, MOST_SIGNED).read_to_end(&mut before).is_ok() {
+        if !made {
+            let read = Read::take(&self.file, MOST_SIGNED + 1).read_to_end(&mut before);
+            if !read.is_ok_and(|length| length as u64 <= MOST_SIGNED) {
+                return;
+            }
             self.undo = Undo::Restore(before);
         }
         let _ = write(&self.file, format!("{}\n", std::process::id()).as_bytes());
@@ -103,7 +121,11 @@ impl Drop for Lock {
         if self.begun.get().is_none() {
             // What cannot be undone is in nobody's way.
             let _ = match &self.undo {
-                Undo::Remove => self.directory.remove(NAME),
+                // Somebody may have removed it, and another process made its own.
+                Undo::Remove => match self.directory.is(NAME, &self.file) {
+                    Ok(true) => self.directory.remove(NAME),
+                    _ => Ok(()),
+                },
                 Undo::Restore(before) => write(&self.file, before),
                 Undo::Leave => Ok(()),
             };
@@ -134,15 +156,6 @@ fn find_or_make(root: &Folder) -> io::Result<Option<(File, bool)>> {
 
 fn cannot(root: &Folder, error: io::Error) -> OpenError {
     OpenError::Io { path: root.path_of(NAME), what: "lock", error }
-}
-
-fn held(root: &Folder, file: &File) -> OpenError {
-    std::thread::sleep(SIGNING);
-    let mut holder = String::new();
-    // Only people read it; without it the error is as true.
-    let _ = Read::take(file, MOST_SIGNED).read_to_string(&mut holder);
-    let holder = Some(holder.trim().to_owned()).filter(|holder| !holder.is_empty());
-    OpenError::Held { dir: root.path().to_owned(), holder }
 }
 
 #[cfg(test)]
@@ -177,6 +190,11 @@ mod tests {
 
         Lock::take(&root).expect("free").begin();
         assert_eq!(signed().as_ref(), Some(&ours));
+
+        let foreign = "this is another program's file\n";
+        std::fs::write(dir.path().join(NAME), foreign).expect("written");
+        drop(Lock::take(&root).expect("free"));
+        assert_eq!(signed().as_deref(), Some(foreign));
     }
 
     /// B5: a child that another thread just forked has a copy of every descriptor until it runs its own program.

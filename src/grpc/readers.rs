@@ -4,7 +4,7 @@
 //! reads a second: with a task for each, there are soon more threads than watchers, and every thread keeps memory that
 //! it has used.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use parking_lot::Mutex;
@@ -13,29 +13,53 @@ use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 /// Runs reads in the order in which they are asked for, so many at once.
 pub(super) struct Readers {
     threads: Semaphore,
-    waiting: Mutex<VecDeque<Box<dyn FnOnce() + Send>>>,
+    waiting: Mutex<Waiting>,
+}
+
+struct Waiting {
+    /// How many were asked for.
+    tickets: u64,
+    reads: BTreeMap<u64, Box<dyn FnOnce() + Send>>,
+}
+
+/// A caller's place among those who wait, which is given up when it leaves.
+struct Place {
+    readers: &'static Readers,
+    ticket: u64,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let left = self.readers.waiting.lock().reads.remove(&self.ticket);
+        // Outside the lock: it may hold a ledger.
+        drop(left);
+    }
 }
 
 impl Readers {
     pub(super) const fn new(threads: usize) -> Self {
-        Readers { threads: Semaphore::const_new(threads), waiting: Mutex::new(VecDeque::new()) }
+        let waiting = Waiting { tickets: 0, reads: BTreeMap::new() };
+        Readers { threads: Semaphore::const_new(threads), waiting: Mutex::new(waiting) }
     }
 
     /// What `read` returns; None if it panicked. It is not begun if the caller has left by then.
     pub(super) async fn run<T: Send + 'static>(&'static self, read: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let (tell, told) = oneshot::channel();
-        let read = move || {
-            if !tell.is_closed() {
-                // The caller may leave meanwhile.
-                let _ = tell.send(read());
-            }
-        };
-        self.waiting.lock().push_back(Box::new(read));
+        // The caller may leave while it is read.
+        let _place = self.wait(Box::new(move || drop(tell.send(read()))));
         if let Some(reader) = self.reader() {
             // A runtime that is ending drops it unrun.
             tokio::task::spawn_blocking(move || drop(reader));
         }
         told.await.ok()
+    }
+
+    fn wait(&'static self, read: Box<dyn FnOnce() + Send>) -> Place {
+        let mut waiting = self.waiting.lock();
+        waiting.tickets += 1;
+        let ticket = waiting.tickets;
+        waiting.reads.insert(ticket, read);
+        Place { readers: self, ticket }
     }
 
     /// One more thread's place, if there is one.
@@ -45,7 +69,7 @@ impl Readers {
     }
 
     fn next(&self) -> Option<Box<dyn FnOnce() + Send>> {
-        self.waiting.lock().pop_front()
+        self.waiting.lock().reads.pop_first().map(|(_, read)| read)
     }
 }
 
@@ -64,7 +88,7 @@ impl Drop for Reader {
             }
             drop(place);
             // One may have come too late to be seen, and too early to find this place free.
-            if !self.readers.waiting.lock().is_empty() {
+            if !self.readers.waiting.lock().reads.is_empty() {
                 self.place = self.readers.threads.try_acquire().ok();
             }
         }
@@ -108,6 +132,21 @@ mod tests {
         }
         let most = now.lock().1;
         assert!((1..=3).contains(&most), "{most} at once");
+    }
+
+    /// E7: those who leave keep nothing waiting, while nobody reads.
+    #[tokio::test]
+    async fn who_leaves_gives_up_the_place() {
+        static READERS: Readers = Readers::new(1);
+        let busy = READERS.reader().expect("a place");
+        let held = Arc::new(());
+        for _ in 0..10 {
+            let held = held.clone();
+            let left = tokio::time::timeout(Duration::ZERO, READERS.run(move || drop(held))).await;
+            assert!(left.is_err(), "nobody reads");
+        }
+        assert_eq!((READERS.waiting.lock().reads.len(), Arc::strong_count(&held)), (0, 1));
+        drop(busy);
     }
 
     /// E4: a runtime that ends before it reads strands no caller on another one.

@@ -68,7 +68,7 @@
 //! (all others). Refused data is traced to its events by trials that are rolled back (`isolate.rs`); these events
 //! become dead letters, and everything else is kept. A column that is not ours and that nobody fills (23502) is not the
 //! fault of an event, so what cannot be kept because of it waits for a person: a call gets an error, an event waits
-//! with its partition. So does a partition whose offset or dead letter is refused, for whatever reason.
+//! with its partition. So does a partition whose offset or dead letter is refused as data.
 //!
 //! # Rows that somebody else has locked
 //!

@@ -26,7 +26,6 @@ const BLOCKS: i64 = 1 << 16;
 
 /// After a batch that did not find what it expected, this many are written in two round trips: while others interfere,
 /// that is cheaper than writing twice.
-/// is cheaper than to write twice.
 const CAUTIOUS: u32 = 64;
 
 /// About how many bytes of dead letters are read at once.

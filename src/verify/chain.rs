@@ -182,8 +182,8 @@ impl<'a, V: Visitor> Walk<'a, V> {
     }
 
     /// Takes what follows the last batch of the segment with `header`: where that is something else than zeros, `torn`
-    /// says what, and `at` where. It is a torn tail if nothing good follows anywhere, and so is a newest file of another
-    /// length than it should have.
+    /// says what, and `at` where. It is a torn tail if no good batch and no segment follows, and so is a newest file of
+    /// another length than it should have.
     fn tail(&mut self, header: &Header, at: usize, torn: Option<String>) -> Result<(), Problem> {
         let (segment, wrong_length) = (self.image.segment(header), self.image.wrong_length(header));
         if let Some(what) = &torn {
