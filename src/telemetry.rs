@@ -337,7 +337,7 @@ mod tests {
             losses.tell_new(&mut told);
             assert_eq!(told, 0, "there was no room");
             drop(closed);
-            let until = Instant::now() + Duration::from_secs(30);
+            let until = Instant::now() + Duration::from_secs(60);
             while text().lines().count() < QUEUE_LINES {
                 assert!(Instant::now() < until);
                 std::thread::sleep(Duration::from_millis(5));

@@ -13,8 +13,16 @@ use crate::state::connect;
 use crate::topic::Topic;
 
 /// Few products and much poison, so that few events are enough for each to be sold out.
-const RUN: [&str; 7] =
-    ["produce", "--events=3000", "--products=20", "--duplicates=0.1", "--poison=0.01", "--seed=7", "--check"];
+const RUN: [&str; 8] = [
+    "produce",
+    "--events=3000",
+    "--products=20",
+    "--duplicates=0.1",
+    "--poison=0.01",
+    "--seed=7",
+    "--check-patience=10m",
+    "--check",
+];
 
 /// An instance, and what `produce` is told of it.
 struct Trial {

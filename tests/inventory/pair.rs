@@ -44,6 +44,7 @@ impl Pair {
         let database = connect(url).await;
         let mut pair = Pair { topic, database, instances, load, epoch: 0 };
         pair.works(0).await;
+        pair.until("enough products", async || pair.committed().await.len() >= ASKED).await;
         pair.epoch = highest_epoch(&pair.database, &pair.topic).await;
         pair
     }

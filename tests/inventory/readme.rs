@@ -38,9 +38,14 @@ impl Shell {
 
     #[track_caller]
     fn run(&self, line: &str) -> String {
+        succeeded(line, self.bash(line).output().expect("bash runs"))
+    }
+
+    fn bash(&self, line: &str) -> Command {
         let mut command = Command::new("bash");
         command.args(["-c", line]).envs(self.variables.iter().cloned()).stdin(Stdio::null());
-        succeeded(line, command.current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("bash runs"))
+        command.current_dir(env!("CARGO_MANIFEST_DIR"));
+        command
     }
 
     /// What the program is run with by `cargo run … -- …`.
@@ -68,7 +73,11 @@ impl Shell {
 impl Drop for Shell {
     fn drop(&mut self) {
         let line = std::mem::take(&mut self.destroy);
-        self.run(&line);
+        let ended = self.bash(&line).output();
+        // A second panic would end all tests.
+        if !std::thread::panicking() {
+            succeeded(&line, ended.expect("bash runs"));
+        }
     }
 }
 
@@ -94,7 +103,9 @@ fn the_demonstration_runs_as_it_is_written() {
     let other_ports = serve.replace("127.0.0.1:9464", "127.0.0.1:0");
     assert!(serve.ends_with('&') && other_ports != *serve, "{serve}");
     let service = Service::spawn(shell.program(&other_ports).env("EQUIPOISE_LISTEN", "127.0.0.1:0"));
-    let fewer = produce.replace("--events 100000", "--events 5000").replace("--poison 0.001", "--poison 0.01");
+    let fewer = produce
+        .replace("--events 100000", "--events 5000")
+        .replace("--poison 0.001", "--poison 0.01 --check-patience 10m");
     assert!(fewer.contains("5000") && fewer.contains("0.01"), "{produce}");
     let told = succeeded(&fewer, shell.program(&fewer).stdout(Stdio::piped()).output().expect("it runs"));
     assert!(told.contains("check        everything is as it must be"), "{told}");

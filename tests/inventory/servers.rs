@@ -18,7 +18,10 @@ pub struct Server {
 
 impl Server {
     pub fn broker(port: u16) -> Self {
-        Server::begin("kafka", port, of_broker(port))
+        let mut variables = of_broker(port);
+        // It may be killed, and is to be back soon.
+        variables.push(("KAFKA_SESSION_MS", "3000".to_owned()));
+        Server::begin("kafka", port, variables)
     }
 
     /// A broker with more properties than others, and options for what formats its data.
@@ -84,18 +87,25 @@ impl Server {
 
     #[track_caller]
     fn run(&self, what: &str) -> String {
+        self.try_run(what).unwrap_or_else(|said| panic!("{said}"))
+    }
+
+    fn try_run(&self, what: &str) -> Result<String, String> {
         let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(&self.script));
         command.arg(what).envs(self.variables.iter().cloned()).stdin(Stdio::null()).stderr(Stdio::piped());
         let output = command.output().expect("the script runs");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{} {what}: {said}", self.script);
-        String::from_utf8(output.stdout).expect("an address")
+        if output.status.success() {
+            return Ok(String::from_utf8(output.stdout).expect("an address"));
+        }
+        Err(format!("{} {what}: {}", self.script, String::from_utf8_lossy(&output.stderr)))
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.run("destroy");
+        let ended = self.try_run("destroy");
+        // A second panic would end all tests.
+        assert!(ended.is_ok() || std::thread::panicking(), "{ended:?}");
     }
 }
 
@@ -105,8 +115,6 @@ fn of_broker(port: u16) -> Vec<(&'static str, String)> {
         ("KAFKA_PORT", port.to_string()),
         ("KAFKA_HOME_DIR", home("kafka", port).display().to_string()),
         ("KAFKA_CACHE_DIR", cache.display().to_string()),
-        // It may be killed, and is to be back soon.
-        ("KAFKA_SESSION_MS", "3000".to_owned()),
     ]
 }
 

@@ -86,7 +86,6 @@ async fn a_role_needs_what_the_statements_need() {
         ))
         .await;
     settings.id_window = Duration::ZERO;
-    settings.statement_timeout = Duration::from_secs(1);
     let done = use_all(&database, &settings).await;
     let mut begun = Vec::new();
     for (privileges, on) in NEEDED {

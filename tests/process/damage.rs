@@ -135,6 +135,9 @@ async fn written_on(what: &str, tear: impl FnOnce(&mut Vec<u8>)) -> Option<Strin
         let answers = order.send(&client).await.unwrap();
         told.answered.push((order, answers));
     }
+    if torn.is_some() {
+        service.says("cut a torn tail off").await;
+    }
     let said = service.kill();
     let cut = between(said.lines(), "cut a torn tail off the journal: ", "\"");
     assert_eq!(torn, cut, "{what}: verify noted {notes:?}, the start said {said}");

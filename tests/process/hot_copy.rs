@@ -69,14 +69,20 @@ async fn answered(client: &Client, told: &mut Told, round: usize) {
 /// Copies file by file. Returns false if a file went meanwhile, as a checkpoint does that newer ones replace.
 fn copy(from: &Path, to: &Path) -> bool {
     let (code, said) = run(Command::new("cp").arg("-r").args([from, to]));
-    assert!(code == Some(0) || said.contains("No such file"), "{said}");
+    let went = said.contains("No such file") || said.contains("replaced while being copied");
+    assert!(code == Some(0) || went, "{said}");
     code == Some(0)
 }
 
-/// Waits until so many more entries are there than now: checkpoints and runs of the id index among them.
-async fn later(client: &Client) {
+/// Waits until there is a checkpoint of `dir` beyond all that is there now.
+async fn later(dir: &Path, client: &Client) {
     let (now, _) = snapshot(client).await.unwrap();
-    while snapshot(client).await.unwrap().0 < now + 2 * CHECKPOINT_EVERY {
+    let newest = || {
+        let names = fs::read_dir(dir.join("checkpoints")).unwrap().map(|entry| entry.unwrap().file_name());
+        let sequence = |name: OsString| name.to_str()?.strip_suffix(".checkpoint")?.parse::<u64>().ok();
+        names.filter_map(sequence).max()
+    };
+    while newest() <= Some(now) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -110,7 +116,7 @@ impl First {
         if !copy_all(&before) {
             return false;
         }
-        later(client).await;
+        later(from, client).await;
         copy_all(&after)
     }
 }
