@@ -25,8 +25,6 @@ fi
 scripts/packages.sh
 
 say "a Kafka broker and a PostgreSQL server"
-# Those of single tests, too: several may start at once.
-export KAFKA_START_TIMEOUT=300 POSTGRES_START_TIMEOUT=300
 # Not the ports of scripts/servers.sh: that may run beside.
 kafka() { KAFKA_PORT=28092 KAFKA_CACHE_DIR=$cache/kafka-broker tests/servers/kafka.sh "$1"; }
 postgres() { POSTGRES_PORT=28432 tests/servers/postgres.sh "$1"; }

@@ -5,8 +5,13 @@ use std::process::{Command, Output, Stdio};
 
 use crate::service::{Service, equipoise};
 
-/// The broker's, whose controller takes the next one, and the database's.
-const PORTS: [(&str, &str); 2] = [("KAFKA_PORT", "28196"), ("POSTGRES_PORT", "28542")];
+/// The broker's port, whose controller takes the next one, and the database's; several servers may start at once.
+const SERVERS: [(&str, &str); 4] = [
+    ("KAFKA_PORT", "28196"),
+    ("POSTGRES_PORT", "28542"),
+    ("KAFKA_START_TIMEOUT", "300"),
+    ("POSTGRES_START_TIMEOUT", "300"),
+];
 
 /// The commands in README's section, without their comments.
 fn commands() -> Vec<String> {
@@ -30,7 +35,7 @@ impl Shell {
     fn new(destroy: &str) -> Self {
         let lock = File::create(std::env::temp_dir().join("equipoise-readme.lock")).expect("a lock file");
         lock.lock().expect("the ports");
-        let variables = PORTS.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let variables = SERVERS.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         let shell = Shell { variables, destroy: destroy.to_owned(), _lock: lock };
         shell.run(destroy);
         shell

@@ -38,7 +38,9 @@ impl Server {
         Server::begin("postgres", port, variables)
     }
 
-    fn begin(name: &str, port: u16, variables: Vec<(&'static str, String)>) -> Self {
+    fn begin(name: &str, port: u16, mut variables: Vec<(&'static str, String)>) -> Self {
+        // Several may start at once.
+        variables.extend(["KAFKA_START_TIMEOUT", "POSTGRES_START_TIMEOUT"].map(|name| (name, "300".to_owned())));
         let lock = File::create(home(name, port).with_extension("lock")).expect("a lock file");
         lock.lock().expect("the port");
         let script = format!("tests/servers/{name}.sh");
