@@ -55,7 +55,7 @@ tested cargo test --locked --features full --no-fail-fast --doc
 
 alone() {
     RUSTFLAGS="${RUSTFLAGS:-} --cfg equipoise_no_benches" CARGO_TARGET_DIR=target-alone \
-        cargo "$@" --locked --release --no-default-features
+        cargo "$1" --locked --release --no-default-features "${@:2}"
 }
 say "the engine alone, release"
 tested alone test --no-fail-fast
