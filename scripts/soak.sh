@@ -12,5 +12,7 @@ for round in $(seq 10); do
     scripts/sanitize.sh
 done
 scripts/kills.sh 1000
+say "what ids and operations cost in memory, on disk"
+cargo run --locked --release --no-default-features --example memory -- disk
 scripts/fuzz.sh $((hours * 3600))
 say "the soak found nothing"

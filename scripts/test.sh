@@ -60,8 +60,8 @@ alone() {
 say "the engine alone, release"
 tested alone test --no-fail-fast
 say "what accounts, ids and operations cost in memory"
+# Without "-- disk", which scripts/soak.sh runs: there a merge of the id index may be all of the tenth that is allowed.
 alone run --example memory
-alone run --example memory -- disk
 
 if [ -n "$whole" ]; then
     say "release, without Kafka and PostgreSQL: those wait for servers, not for our code"
