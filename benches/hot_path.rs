@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use baseline::{Bank, Limits, Locks, Mutexed, Ours, Seqlocks};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use equipoise::{AccountId, Ledger, Member, Operation, Request};
-use workload::{INITIAL, Random, Spread, account_ids, transaction_id};
+use workload::{INITIAL, Random, Spread, account_ids, open_accounts, transaction_id};
 
 /// Operations of a chain: a transfer there, a transfer on, an update.
 const CHAIN: usize = 3;
@@ -41,9 +41,7 @@ fn quick() -> Criterion {
 
 fn ledger(ids: &[AccountId], cache: bool) -> Ledger {
     let ledger = Ledger::builder().reserve(ids.len()).look_up_cache(cache).build();
-    for id in ids {
-        ledger.create(id, INITIAL).expect("a new account");
-    }
+    open_accounts(&ledger, ids);
     ledger
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use equipoise::Ledger;
 
-use crate::workload::{INITIAL, Latencies, Random, account_ids, at_most, data_directory, median};
+use crate::workload::{Latencies, Random, account_ids, at_most, data_directory, median, open_accounts};
 
 const ACCOUNTS: usize = 1_000_000;
 const REPETITIONS: usize = 3;
@@ -56,9 +56,7 @@ pub fn checkpoint() {
 /// A ledger whose state is in a checkpoint: the checkpoint's file.
 fn filled(dir: &Path) -> PathBuf {
     let ledger = Ledger::builder().checkpoint_every(ACCOUNTS as u64).open(dir).expect("opens");
-    for id in account_ids(ACCOUNTS) {
-        ledger.create(&id, INITIAL).expect("a new account");
-    }
+    open_accounts(&ledger, &account_ids(ACCOUNTS));
     ledger.wait_durable(ledger.sequence()).expect("durable");
     loop {
         let mut written = files_in(&dir.join("checkpoints")).into_iter();

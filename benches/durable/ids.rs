@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use equipoise::{AccountId, Ledger, Operation, Request, TransactionId};
 
-use crate::workload::{INITIAL, Latencies, Random, account_ids, at_most, data_directory, rate, transaction_id};
+use crate::workload::{Latencies, Random, account_ids, at_most, data_directory, open_accounts, rate, transaction_id};
 use crate::{CALLERS, journal_in_batches, number, numbered, settled};
 
 /// Of each kind of call.
@@ -19,9 +19,7 @@ pub fn transaction_ids() {
     let accounts = account_ids(1_000);
     let dir = data_directory();
     let ledger = Ledger::open(dir.path()).expect("opens");
-    for id in &accounts {
-        ledger.create(id, INITIAL).expect("a new account");
-    }
+    open_accounts(&ledger, &accounts);
     journal_in_batches(&ledger, &accounts, 0, count / 10, CALLERS);
     let (early, few) = settled(&ledger, &accounts, count / 10);
     journal_in_batches(&ledger, &accounts, few, count, CALLERS);

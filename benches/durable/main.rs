@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 
 use equipoise::{AccountId, Durability, Ledger, Operation, Request};
 use workload::{
-    INITIAL, Latencies, Random, account_ids, at_least, at_most, data_directory, fdatasync, rate, transaction_id,
+    INITIAL, Latencies, Random, account_ids, at_least, at_most, data_directory, fdatasync, open_accounts, rate,
+    transaction_id,
 };
 
 const ACCOUNTS: usize = 100_000;
@@ -58,9 +59,7 @@ fn calls() {
     let ids = account_ids(1_000);
     let dir = data_directory();
     let applied = Ledger::open(dir.path()).expect("opens");
-    for id in &ids {
-        applied.create(id, INITIAL).expect("a new account");
-    }
+    open_accounts(&applied, &ids);
     let durable = applied.with_durability(Durability::OnDisk);
     let mut random = Random::new(1);
     let mut transfer = |ledger: &Ledger, number| {
@@ -178,9 +177,7 @@ fn memory() {
     let ids = account_ids(ACCOUNTS);
     let dir = data_directory();
     let ledger = Ledger::open(dir.path()).expect("opens");
-    for id in &ids {
-        ledger.create(id, INITIAL).expect("a new account");
-    }
+    open_accounts(&ledger, &ids);
     journal_transfers(&ledger, &ids, 0, operations / 10);
     let (early, sent) = settled(&ledger, &ids, operations / 10);
     println!("  {early:.1} MB after {sent} operations");

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::Settings;
 use crate::served::Served;
-use crate::workload::{INITIAL, at_most, median};
+use crate::workload::{INITIAL, at_most, median, open_accounts};
 
 const READS: usize = 1_000;
 /// How many accounts are read, and how long that may take.
@@ -19,9 +19,7 @@ const CASES: [(usize, Duration); 2] = [(1, Duration::from_millis(100)), (READS, 
 /// From the moment when all begin, through the crate by a thread each, and through the service by a call each.
 pub async fn of_reads(settings: &Settings) {
     let ledger = Ledger::new();
-    for id in &settings.ids[..READS] {
-        ledger.create(id, INITIAL).expect("a new account");
-    }
+    open_accounts(&ledger, &settings.ids[..READS]);
     let served = Served::start("ours", settings.connections).await;
     for (accounts, limit) in CASES {
         let (mut idle, mut by_threads, mut by_calls) = (Vec::new(), Vec::new(), Vec::new());

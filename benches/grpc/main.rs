@@ -31,7 +31,7 @@ use equipoise::{AccountId, Ledger};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tonic::transport::Server;
-use workload::{INITIAL, account_ids, data_directory};
+use workload::{account_ids, data_directory, open_accounts};
 
 const ACCOUNTS: usize = 100_000;
 
@@ -109,9 +109,7 @@ async fn bind() -> TcpListener {
 }
 
 async fn serve_ours(ledger: Ledger) {
-    for account in account_ids(ACCOUNTS) {
-        ledger.create(&account, INITIAL).expect("a new account");
-    }
+    open_accounts(&ledger, &account_ids(ACCOUNTS));
     ledger.wait_durable(ledger.sequence()).expect("an open ledger");
     let served = equipoise::grpc::serve(bind().await, ledger, equipoise::grpc::Options::default(), orphaned());
     served.await.expect("served");

@@ -9,7 +9,9 @@ use crossbeam_skiplist::base::SkipList;
 use equipoise::{AccountId, Ledger};
 
 use crate::baseline::{Bank, Locks, Mutexed, Ours, Seqlocks};
-use crate::workload::{INITIAL, Latencies, Random, account_ids, at_most, cpu_time, median, rate, transaction_id};
+use crate::workload::{
+    INITIAL, Latencies, Random, account_ids, at_most, cpu_time, median, open_accounts, rate, transaction_id,
+};
 use crate::{ACCOUNTS, Settings};
 
 pub fn read(settings: &Settings) {
@@ -25,7 +27,7 @@ fn look_ups(settings: &Settings, accounts: usize) {
     let ids = account_ids(accounts);
     let ledger = |cached| {
         let ledger = Ledger::builder().reserve(accounts).look_up_cache(cached).build();
-        ids.iter().for_each(|id| drop(ledger.create(id, INITIAL).expect("a new account")));
+        open_accounts(&ledger, &ids);
         ledger
     };
     let (cached, uncached) = (ledger(true), ledger(false));

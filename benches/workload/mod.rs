@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use equipoise::{AccountId, TransactionId};
+use equipoise::{AccountId, Ledger, TransactionId};
 
 /// The allocator of the `equipoise` binary, for every contender.
 #[global_allocator]
@@ -17,6 +17,13 @@ pub const INITIAL: i64 = 1_000_000_000;
 /// `count` ids of 16 bytes.
 pub fn account_ids(count: usize) -> Vec<AccountId> {
     (0..count).map(|number| AccountId::new(&format!("account-{number:08}")).expect("a short id")).collect()
+}
+
+/// Opens the accounts `ids`, each with [`INITIAL`].
+pub fn open_accounts(ledger: &Ledger, ids: &[AccountId]) {
+    for id in ids {
+        ledger.create(id, INITIAL).expect("a new account");
+    }
 }
 
 /// A request id: the number's digits.
